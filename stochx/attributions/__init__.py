@@ -1,0 +1,47 @@
+"""Attributions: how much each input value says for (or against) a class.
+
+Add one by writing `stochx/attributions/<name>.py` with one frozen dataclass that fits `Attribution`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from stochx.catalog import ATTRIBUTIONS, lazy_entries
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stochx.engine.seeds import Key
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A map per image, and what is known of its quality.
+
+    `map` (N, C, H, W), C = 1 for methods without channels: signed relevance in units of the target's logit.
+    `error` (N,): relative standard error of the channel-summed map from random sampling; None if there is none.
+    `gap` (N,): sum of the map minus what a complete map sums to; None for methods that claim no completeness.
+    `used` (N,): how many samples (steps, roots, windows) each map took.
+    """
+
+    map: Tensor
+    error: Tensor | None = None
+    gap: Tensor | None = None
+    used: Tensor | None = None
+
+
+class Attribution(Protocol):
+    """x: (N, C, H, W) in [0, 1]; target: (N,) class indices -> `Explanation`.
+
+    `keys`, one for each image, decide the random draws of that image; without them its place in the batch does.
+    """
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None
+    ) -> Explanation: ...
+
+
+__getattr__, __dir__ = lazy_entries(ATTRIBUTIONS)

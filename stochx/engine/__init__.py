@@ -1,0 +1,1 @@
+"""Shared machinery; it knows no method, no command and no terminal."""

@@ -1,0 +1,84 @@
+"""A network that speaks pixels in [0, 1] and knows its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.engine.images import Preparation
+from stochx.errors import InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Noise = Literal["none", "sample", "forward"]
+
+
+class Classifier(nn.Module):
+    """A network behind its own normalisation: (N, 3, H, W) in [0, 1] -> (N, K) logits.
+
+    `network` sees (x - mean) / std. `noise` says whether two forwards differ: not at all (`none`), for every
+    sample on its own (`sample`), or by one draw shared in a batch (`forward`). `arch` is the text that
+    builds the network again.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        preparation: Preparation,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        arch: str = "",
+        noise: Noise = "none",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = tuple(classes)
+        self.preparation = preparation
+        self.arch = arch
+        self.noise: Noise = noise
+        for name, values in (("mean", mean), ("std", std)):  # on the CPU also under a `meta` device
+            self.register_buffer(name, torch.tensor(tuple(values), device="cpu").view(1, -1, 1, 1))
+        if not (self.std > 0).all():
+            raise InputError("a standard deviation is not positive", "check `--std`")
+
+    @property
+    def input_size(self) -> int:
+        """The side of the square that the network is made for, in pixels."""
+        return self.preparation.crop
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Pixels to what the network was trained on."""
+        return (x - self.mean) / self.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of pixels in [0, 1]."""
+        logits: Tensor = self.network(self.normalise(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the network's last layer with weights sees: (N, D), or (N, D, H, W) before a 1x1 classifier."""
+        kept: list[Tensor] = []
+        last = [m for m in self.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+        handle = last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            handle.remove()
+        return kept[-1]
+
+
+def measure_noise(model: nn.Module, x: Tensor) -> Noise:
+    """Whether `model` draws noise in its forward: compares twins in one batch, and two forwards of (1, C, H, W)."""
+    twins = x.repeat(2, 1, 1, 1)
+    with torch.inference_mode(), torch.random.fork_rng():
+        first, second = model(twins), model(twins)
+    if not torch.allclose(first[0], first[1], rtol=1e-4, atol=1e-5):
+        return "sample"
+    return "none" if torch.allclose(first, second, rtol=1e-4, atol=1e-5) else "forward"

@@ -1,0 +1,117 @@
+"""A network as a graph of operations: traced, folded, cut in two.
+
+Frozen networks gain from it twice: batch norms vanish into the convolutions before them, and the affine first
+convolution can be taken out of a loop over many points. What cannot be traced is used as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def trace(network: nn.Module) -> fx.GraphModule | None:
+    """The operations of `network` in order, sharing its weights; None where its control flow needs data."""
+    if any(_has_hooks(module) for module in network.modules()):
+        return None
+    try:
+        return fx.symbolic_trace(network)
+    except Exception:  # tracing runs the user's forward on symbols, which can fail in any way
+        return None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def folded(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy, in eval mode and without gradients for weights, where convolutions absorb the batch norms after them."""
+    graph = copy.deepcopy(graph).eval().requires_grad_(False)
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        conv_node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if conv_node is None or not _calls(node, modules, nn.BatchNorm2d) or len(conv_node.users) > 1:
+            continue
+        conv, norm = modules.get(str(conv_node.target)), modules[str(node.target)]
+        if not _calls(conv_node, modules, nn.Conv2d) or norm.running_mean is None:
+            continue
+        if _times_called(graph, conv_node) > 1:  # one convolution under two different norms
+            continue
+        _replace(graph, str(conv_node.target), fuse_conv_bn_eval(conv, norm))
+        node.replace_all_uses_with(conv_node)
+        graph.graph.erase_node(node)
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def _calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(modules.get(str(node.target)), kind)
+
+
+def _times_called(graph: fx.GraphModule, node: fx.Node) -> int:
+    return sum(n.op == "call_module" and n.target == node.target for n in graph.graph.nodes)
+
+
+def _replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(graph.get_submodule(parent), last, module)
+
+
+def cut(graph: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    """`graph` as two networks, input -> value of `at` -> output; None where a value gets past `at`.
+
+    Both share the modules of `graph`.
+    """
+    nodes = list(graph.graph.nodes)
+    before = set(nodes[: nodes.index(at) + 1])
+    for node in nodes[nodes.index(at) + 1 :]:
+        for source in node.all_input_nodes:
+            if source in before and source is not at and source.op != "get_attr":
+                return None
+    head, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in nodes[: nodes.index(at) + 1]:
+        copies[node] = head.node_copy(node, copies.__getitem__)
+    head.output(copies[at])
+    tail = fx.Graph()
+    copies = {at: tail.placeholder("hidden")}
+    for node in nodes:
+        if node.op == "get_attr" or node not in before:
+            copies[node] = tail.node_copy(node, copies.__getitem__)
+    return _module(graph, head), _module(graph, tail)
+
+
+def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    graph.lint()
+    return fx.GraphModule(root, graph)
+
+
+def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
+    """The node that ends the last convolution's stage: after its norm, activation, residual sum, concatenation."""
+    modules = dict(graph.named_modules())
+    convs = [n for n in graph.graph.nodes if _calls(n, modules, nn.Conv2d)]
+    if not convs:
+        return None
+    node = convs[-1]
+    while len(node.users) == 1 and _keeps_places(following := next(iter(node.users)), modules):
+        node = following
+    return node
+
+
+ELEMENTWISE: frozenset[Callable[..., Any] | str] = frozenset(
+    {torch.add, torch.cat, torch.relu, nn.functional.relu, nn.functional.relu6, nn.functional.dropout, "relu", "add"}
+    | {operator.add, operator.iadd}
+)
+
+
+def _keeps_places(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        kinds = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.Dropout, nn.Identity)
+        return isinstance(modules.get(str(node.target)), kinds)
+    return node.op in ("call_function", "call_method") and node.target in ELEMENTWISE

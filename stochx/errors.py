@@ -1,0 +1,35 @@
+"""Errors a user can cause and fix; everything else is a bug and keeps its traceback.
+
+    StochxError
+    ├── UsageError     exit 2: an unknown name, key or value; a wrong option
+    ├── InputError     exit 2: a file, image, model or data set that cannot be used
+    └── FailureError   exit 1: the work itself failed (NaN, no image left, a lost rank)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StochxError(Exception):
+    """A problem the user can act on: what is wrong, and `hint`, the remedy."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(StochxError):
+    """An unknown method name, key or value, or options that do not fit together."""
+
+
+class InputError(StochxError):
+    """A file, image, model or data set that cannot be used as it is."""
+
+
+class FailureError(StochxError):
+    """The work was asked for correctly and still failed; it yields no result."""
+
+    exit_code = 1

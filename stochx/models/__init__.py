@@ -1,0 +1,33 @@
+"""Architectures: networks that are not in torchvision, each with the normalisation it is used with.
+
+Add one by writing `stochx/models/<name>.py` with one frozen dataclass that fits `Model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol, Self
+
+from stochx.catalog import MODELS, lazy_entries
+
+if TYPE_CHECKING:
+    from stochx.engine.classifier import Classifier
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Model(Protocol):
+    """classes: how many -> an untrained `Classifier` with random weights."""
+
+    def __call__(self, classes: int) -> Classifier: ...
+
+    @classmethod
+    def fits(cls, shapes: Shapes) -> Iterator[Self]:
+        """The settings of this architecture that bare weights of these shapes may belong to.
+
+        A quick look is enough: the caller builds each one and compares all names and shapes.
+        """
+        ...
+
+
+__getattr__, __dir__ = lazy_entries(MODELS)

@@ -1,0 +1,100 @@
+"""What the tests share: closed-form models in float64, a tiny convnet, and where the real data is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("STOCHX_SHARED", ROOT.parent / "shared" / "data"))
+
+
+def shared(name: str) -> Path:
+    """A path below the real data and weights; skips the test, with the reason, where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs `{name}` of the real data; set STOCHX_SHARED to its folder")
+    return path
+
+
+def random_images(*shape: int, seed: int = 1) -> Tensor:
+    """Images in [0.25, 0.75], float64."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.5 + 0.25
+
+
+class Linear(nn.Module):
+    """Three logits, linear in (N, 1, 4, 4): every map below is known in closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3, 16, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T
+
+
+class Quadratic(nn.Module):
+    """One logit x^T A x / 2 + b^T x on (N, 1, 2, 2): E[SmoothTaylor_i] = -sigma^2 A_ii by Stein's lemma."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        half = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+        self.A = nn.Parameter(half + half.T)
+        self.b = nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return (0.5 * (flat @ self.A * flat).sum(1) + flat @ self.b)[:, None]
+
+
+class TinyNet(nn.Module):
+    """Every kind of wiring on (N, 3, 16, 16): strided stem, batch norms, residual sum, concatenation, pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(2)
+        self.linear = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.stem(x)))
+        x = self.relu(self.norm2(self.conv(x)) + x)
+        x = self.pool(torch.cat([x, self.conv(x)], 1))
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.fixture
+def linear() -> Linear:
+    return Linear().eval()
+
+
+@pytest.fixture
+def quadratic() -> Quadratic:
+    return Quadratic().eval()
+
+
+@pytest.fixture
+def tiny() -> TinyNet:
+    """A convnet in float64 with batch norms that have seen data."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        net = TinyNet().double()
+        for _ in range(20):
+            net(torch.rand(32, 3, 16, 16, dtype=torch.float64))
+    return net.eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """(5, 3, 16, 16) in [0.25, 0.75]."""
+    return random_images(5, 3, 16, 16)
