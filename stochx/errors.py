@@ -1,9 +1,9 @@
 """Errors a user can cause and fix; everything else is a bug and keeps its traceback.
 
-    StochxError
-    ├── UsageError     exit 2: an unknown name, key or value; a wrong option
-    ├── InputError     exit 2: a file, image, model or data set that cannot be used
-    └── FailureError   exit 1: the work itself failed (NaN, no image left, a lost rank)
+StochxError
+├── UsageError     exit 2: an unknown name, key or value; a wrong option
+├── InputError     exit 2: a file, image, model or data set that cannot be used
+└── FailureError   exit 1: the work itself failed (NaN, no image left, a lost rank)
 """
 
 from __future__ import annotations

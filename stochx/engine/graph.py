@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -98,13 +96,13 @@ def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
     convs = [n for n in graph.graph.nodes if _calls(n, modules, nn.Conv2d)]
     if not convs:
         return None
-    node = convs[-1]
+    node: fx.Node = convs[-1]
     while len(node.users) == 1 and _keeps_places(following := next(iter(node.users)), modules):
         node = following
     return node
 
 
-ELEMENTWISE: frozenset[Callable[..., Any] | str] = frozenset(
+ELEMENTWISE: frozenset[object] = frozenset(
     {torch.add, torch.cat, torch.relu, nn.functional.relu, nn.functional.relu6, nn.functional.dropout, "relu", "add"}
     | {operator.add, operator.iadd}
 )

@@ -18,9 +18,7 @@ def atomic(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix)
     except OSError as error:
-        raise InputError(
-            f"cannot write `{path}`: {error.strerror}", "choose another folder with `--output`"
-        ) from None
+        raise InputError(f"cannot write `{path}`: {error.strerror}", "choose another folder with `--output`") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -28,7 +26,9 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write `{path}`: {error.strerror or error}", "free some space or choose another folder") from None
+        raise InputError(
+            f"cannot write `{path}`: {error.strerror or error}", "free some space or choose another folder"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
