@@ -30,14 +30,15 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def folded(graph: fx.GraphModule) -> fx.GraphModule:
     """A copy, in eval mode and without gradients for weights, where convolutions absorb the batch norms after them."""
-    graph = copy.deepcopy(graph).eval().requires_grad_(False)
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in graph.parameters()}
+    graph = copy.deepcopy(graph, shared).eval()  # weights that no norm is folded into are not copied
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         conv_node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if conv_node is None or not _calls(node, modules, nn.BatchNorm2d) or len(conv_node.users) > 1:
             continue
         conv, norm = modules.get(str(conv_node.target)), modules[str(node.target)]
-        if not _calls(conv_node, modules, nn.Conv2d) or norm.running_mean is None:
+        if conv_node.op != "call_module" or not isinstance(conv, nn.Conv2d) or norm.running_mean is None:
             continue
         if _times_called(graph, conv_node) > 1:  # one convolution under two different norms
             continue
@@ -100,6 +101,17 @@ def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
     while len(node.users) == 1 and _keeps_places(following := next(iter(node.users)), modules):
         node = following
     return node
+
+
+def node_of(graph: fx.GraphModule, module: str) -> fx.Node | None:
+    """The last node that belongs to the submodule `module` of the traced network."""
+    inside = [n for n in graph.graph.nodes if _within(n, module)]
+    return inside[-1] if inside else None
+
+
+def _within(node: fx.Node, module: str) -> bool:
+    names = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(name == module or name.startswith(f"{module}.") for name in names)
 
 
 ELEMENTWISE: frozenset[object] = frozenset(

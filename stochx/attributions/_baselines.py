@@ -1,0 +1,27 @@
+"""Reference images: where an explanation says the evidence is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+Constant = Literal["black", "white", "mean", "blur"]
+
+
+def _blur(x: Tensor) -> Tensor:
+    """A Gaussian blur with a standard deviation of a tenth of the short side."""
+    sigma = min(x.shape[-2:]) / 10
+    size = 2 * min(int(3 * sigma), (min(x.shape[-2:]) - 1) // 2) + 1
+    return gaussian_blur(x, [size, size], [sigma, sigma])
+
+
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "black": torch.zeros_like,
+    "white": torch.ones_like,
+    "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x).clone(),
+    "blur": _blur,
+}

@@ -1,0 +1,68 @@
+"""SmoothGrad and its squared and variance forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attributions import Explanation
+from stochx.attributions._noise import noise_in_pixels
+from stochx.engine.gradients import around
+from stochx.engine.montecarlo import mean, monte_carlo
+from stochx.engine.seeds import Key
+
+
+@dataclass(frozen=True)
+class SmoothGrad:
+    """The gradient averaged over noisy copies of the image (Smilkov et al., 2017).
+
+        mean_i gradient(x + sigma * noise_i)
+
+    `squared` is the mean of the squares (Hooker et al., 2019), `variance` the unbiased variance, VarGrad
+    (Adebayo et al., 2018).
+    """
+
+    samples: int = 50  # noisy copies of an image; with `error` the maximum
+    sigma: float = 0.15  # standard deviation of the noise
+    unit: Literal["range", "normalised"] = "range"  # sigma is a fraction of the image's range, or absolute
+    form: Literal["mean", "squared", "variance"] = "mean"  # what is taken of the gradients
+    error: float = 0.0  # stop at this relative Monte-Carlo error; 0 takes all samples
+
+    def __post_init__(self) -> None:
+        if self.samples < (4 if self.form == "variance" else 1):
+            raise ValueError("samples must be at least 1, and 4 for form=variance")
+        if self.sigma <= 0:
+            raise ValueError("sigma must be positive")
+        if not 0 <= self.error < 1:
+            raise ValueError("error must lie in [0, 1)")
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
+        names = keys if keys is not None else range(len(x))
+        sigma = noise_in_pixels(model, x, self.sigma, self.unit)
+
+        def draw(active: Tensor, points: range) -> Tensor:
+            chosen = [names[n] for n in active.tolist()]
+            return around(model, x[active], target[active], chosen, sigma[active], points, TERMS[self.form])
+
+        found = monte_carlo(draw, len(x), self.samples, self.error, _variance if self.form == "variance" else mean)
+        return Explanation(found.map, found.error, used=found.used)
+
+
+def _slope(offset: Tensor, gradient: Tensor) -> Tensor:
+    return gradient
+
+
+def _square(offset: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.square()
+
+
+def _variance(sums: Tensor, count: int) -> Tensor:
+    centre, square = sums / count
+    return torch.relu(square - centre.square()) * (count / (count - 1))
+
+
+TERMS = {"mean": (), "squared": (_square,), "variance": (_slope, _square)}

@@ -1,0 +1,86 @@
+"""Means of random draws that know their own error and can stop when it is small enough."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FIRST_LOOK, GROWTH = 16, 1.25
+LARGEST_ERROR = 100.0
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """A map (N, C, H, W), its relative standard error (N,), and how many draws each took (N,)."""
+
+    map: Tensor
+    error: Tensor
+    used: Tensor
+
+
+def mean(sums: Tensor, count: int) -> Tensor:
+    """The plain mean of the first summed term: (T, N, C, H, W) -> (N, C, H, W)."""
+    return sums[0] / count
+
+
+def monte_carlo(
+    draw: Callable[[Tensor, range], Tensor],
+    images: int,
+    count: int,
+    goal: float = 0.0,
+    finish: Callable[[Tensor, int], Tensor] = mean,
+) -> MonteCarlo:
+    """Sum draws 0..count of all images, or fewer: an image leaves once its estimated error is at most `goal`.
+
+    `draw(active, indices)` returns the sums of draws `indices` for the images `active` (A,), even and odd draws
+    apart: (2, T, A, C, H, W). `finish(sums, count)` makes the map of T sums over `count` draws.
+    """
+    active = torch.arange(images)
+    first = next(rounds := iter(_rounds(count, goal)))
+    sums = draw(active, first)
+    maps = torch.empty_like(sums[0, 0])
+    error, used = torch.full((images,), torch.nan), torch.zeros(images, dtype=torch.long)
+    done = first.stop
+    while True:
+        maps[active] = finish(sums.sum(0), done)
+        error[active] = split_half_error(sums, done, finish).to(error)
+        used[active] = done
+        following = next(rounds, None)
+        going = error[active] > goal
+        if following is None or not going.any():
+            return MonteCarlo(maps, error, used)
+        active, sums = active[going], sums[:, :, going]
+        sums += draw(active, following)
+        done = following.stop
+
+
+def _rounds(count: int, goal: float) -> list[range]:
+    """0..count in one piece, or cut where an early stop may look: after 16 draws, then a quarter more each time."""
+    edges = [0]
+    while goal and edges[-1] < count:
+        edges.append(min(count, max(FIRST_LOOK, 2 * round(edges[-1] * GROWTH / 2))))
+    return [range(a, b) for a, b in itertools.pairwise(edges)] or [range(count)]
+
+
+def split_half_error(sums: Tensor, count: int, finish: Callable[[Tensor, int], Tensor] = mean) -> Tensor:
+    """Relative standard error of the channel-summed map of each image, (N,), from its two halves.
+
+    The maps a, b of the even and the odd draws are independent: |a - b|^2 estimates the variance, and <a, b> the
+    squared norm of the true map without that variance in it, so that the ratio holds where the error is large too:
+
+        error^2 = |a - b|^2 (n_a n_b / n^2) / <a, b>
+
+    It is NaN below two draws and at most 100, which also stands where the halves have nothing in common.
+    """
+    even, odd = (count + 1) // 2, count // 2
+    if odd == 0:
+        return torch.full((sums.shape[2],), torch.nan)
+    a, b = (finish(half, n).sum(1).flatten(1).double() for half, n in ((sums[0], even), (sums[1], odd)))
+    variance = (a - b).square().sum(1) * (even * odd / count**2)
+    signal = (a * b).sum(1).clamp(min=0)
+    ratio = (variance / signal.clamp(min=torch.finfo(torch.double).tiny)).sqrt().clamp(max=LARGEST_ERROR)
+    return torch.where(variance == 0, 0.0, ratio).to(sums.dtype)

@@ -1,0 +1,206 @@
+"""The fast twin of a frozen network: the same function, folded, channels-last, with its affine stem apart.
+
+The twin shares what it can with the original and never changes it. It is made once per network and made anew
+when weights, modes or settings have changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from stochx.engine.classifier import Classifier
+from stochx.engine.device import rows_at_once, saved_bytes
+from stochx.engine.graph import cut, folded, trace
+from stochx.errors import UsageError
+
+
+class Stem(nn.Module):
+    """The affine beginning of a network: pixels -> first convolution's output, and its transpose.
+
+    Along a path or over many noisy copies the stem need not run for every point: it commutes with sums.
+    """
+
+    def __init__(self, conv: nn.Conv2d, normalise: Callable[[Tensor], Tensor], slope: Tensor) -> None:
+        """`slope` is the derivative of `normalise`, which must be affine, in each channel: (1, C, 1, 1)."""
+        super().__init__()
+        self.conv, self.normalise = conv, normalise
+        self.kernel, self.reach = _phases(conv.weight.detach() * slope, conv.stride[0], int(conv.padding[0]))
+
+    @staticmethod
+    def suits(conv: nn.Conv2d) -> bool:
+        """Whether a first layer is a plain square convolution, the kind that `transpose` can undo."""
+        return (
+            conv.groups == 1
+            and conv.padding_mode == "zeros"
+            and not isinstance(conv.padding, str)
+            and len({*conv.stride}) == len({*conv.padding}) == len({*conv.kernel_size}) == 1
+            and {*conv.dilation} == {1}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) pixels -> (N, D, H', W')."""
+        hidden: Tensor = self.conv(self.normalise(x))
+        return hidden
+
+    def transpose(self, gradient: Tensor, like: Tensor) -> Tensor:
+        """The gradient for pixels, shaped as `like`, from the gradient for the stem's output.
+
+        A strided transposed convolution is a dense one for each output phase, then a shuffle: the same sums,
+        some three times faster on a CPU than the general kernel.
+        """
+        height, width = like.shape[-2:]
+        stride, (low, high) = self.conv.stride[0], self.reach
+        rows, columns = -(-height // stride), -(-width // stride)
+        pad = (-low, columns + high - gradient.shape[-1], -low, rows + high - gradient.shape[-2])
+        phases = F.conv2d(F.pad(gradient, pad), self.kernel.to(gradient.dtype))
+        return F.pixel_shuffle(phases, stride)[..., :height, :width]
+
+
+def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
+    """Kernel (C * stride^2, D, K', K') of the transposed convolution by output phase, and its reach (low, high).
+
+    With (q, r) = divmod(phase + padding, stride), pixel stride * i + phase hears the output at i + q - m through
+    tap r + stride * m.
+    """
+    out_channels, in_channels, size, _ = weight.shape
+    taps = {
+        (phase, (phase + padding) // stride - m): k
+        for phase in range(stride)
+        for m, k in enumerate(range((phase + padding) % stride, size, stride))
+    }
+    low, high = min(d for _, d in taps), max(d for _, d in taps)
+    kernel = weight.new_zeros(in_channels, stride, stride, out_channels, high - low + 1, high - low + 1)
+    for (a, d), k in taps.items():
+        for (b, e), m in taps.items():
+            kernel[:, a, b, :, d - low, e - low] = weight[:, :, k, m].T
+    return kernel.flatten(0, 2).contiguous(memory_format=torch.channels_last), (low, high)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """`whole`: pixels -> logits. Where the network begins with a convolution also `stem`, and `tail` after it."""
+
+    whole: nn.Module
+    stem: Stem | None = None
+    tail: nn.Module | None = None
+    graph: fx.GraphModule | None = None
+    _sizes: dict[object, int] = field(default_factory=dict, compare=False)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Pixels to what the first operation of `graph` sees."""
+        return self.whole.normalise(x) if isinstance(self.whole, _Normalised) else x
+
+    def rows(self, x: Tensor) -> int:
+        """How many images of x's shape (N, C, H, W) to differentiate at once."""
+        key = (x.shape[1:], x.dtype, x.device)
+        if key not in self._sizes:
+            self._sizes[key] = saved_bytes(self.whole, x[:1])
+        return rows_at_once(self._sizes[key], x.device)
+
+
+class _Normalised(nn.Module):
+    """A folded network behind its normalisation."""
+
+    def __init__(self, network: nn.Module, standardise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.standardise = network, standardise
+
+    def normalise(self, x: Tensor) -> Tensor:
+        x = self.standardise(x)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(x))
+        return logits
+
+
+def _standardise(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:
+    return (x - mean) / std
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+_twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, Twin]] = weakref.WeakKeyDictionary()
+
+
+def twin(model: Callable[[Tensor], Tensor]) -> Twin:
+    """The fast twin of `model`; for what cannot be traced, the model as it is.
+
+    Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
+    """
+    if not isinstance(model, nn.Module):
+        return Twin(_Function(model))
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
+        raise UsageError("the model is in train mode", "call `model.eval()` first")
+    state = _fingerprint(model)
+    known = _twins.get(model)
+    if known is not None and known[0] == state:
+        return known[1]
+    made = _make(model)
+    if made.graph is not None:  # the untraced twin is the model itself, which a cache would keep alive
+        _twins[model] = (state, made)
+    return made
+
+
+class _Function(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
+
+
+def _fingerprint(model: nn.Module) -> object:
+    """What a twin depends on: every tensor's place and version, every module's plain settings."""
+    tensors = [*model.parameters(), *model.buffers()]
+    settings = [
+        (name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    ]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    return [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors], settings, hooks
+
+
+def _make(model: nn.Module) -> Twin:
+    traced = trace(model.network if isinstance(model, Classifier) else model)
+    if traced is None:
+        return Twin(model)
+    graph = folded(traced).to(memory_format=torch.channels_last)
+    normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
+    whole = _Normalised(graph, normalise)
+    nodes = list(graph.graph.nodes)
+    first = nodes[1] if nodes[0].op == "placeholder" and len(nodes[0].users) == 1 else None
+    if first is None or first.op != "call_module":
+        return Twin(whole, graph=graph)
+    conv, parts = graph.get_submodule(str(first.target)), cut(graph, first)
+    if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
+        return Twin(whole, graph=graph)
+    slope = 1 / model.std if isinstance(model, Classifier) else torch.ones_like(conv.weight[:1, :, :1, :1])
+    return Twin(whole, Stem(conv, normalise, slope), _without_inplace_start(parts[1]), graph)
+
+
+def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
+    """`tail` with its first activation out of place: the hidden values are a leaf that autograd guards."""
+    hidden = next(iter(tail.graph.nodes))
+    for node in hidden.users:
+        if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
+            outside = copy.copy(module)
+            outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, no tensor
+            node.target = f"start_{node.name}"
+            tail.add_submodule(node.target, outside)
+        elif node.kwargs.get("inplace"):
+            node.update_kwarg("inplace", False)
+    tail.recompile()
+    return tail
