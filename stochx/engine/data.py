@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stochx.engine.images import Preparation, to_tensor
+from stochx.engine.images import Preparation, printable, to_tensor
+from stochx.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,19 @@ class Data:
         return len(self.keys)
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
-        """Item `index`, image and mask prepared alike."""
-        image = self.read(index)
-        mask = None
-        if self.mask is not None:
-            drawn = Image.fromarray(self.mask(index).astype(np.uint8) * 255).convert("RGB")
-            drawn = prepare(drawn) if prepare else drawn
-            mask = torch.from_numpy(np.array(drawn)[..., 0] >= 128)
+        """Item `index`, image and mask prepared alike; raises `InputError` for an image that cannot be used."""
+        key, image = self.keys[index], self.read(index)
+        drawn = None if self.mask is None else Image.fromarray(self.mask(index).astype(np.uint8) * 255)
+        try:
+            if prepare is not None:
+                image, drawn = prepare(image), drawn and prepare(drawn)
+        except InputError as error:
+            raise InputError(f"`{printable(key)}`: {error}", error.hint) from None
         return Item(
-            key=self.keys[index],
-            image=to_tensor(prepare(image) if prepare else image),
+            key=key,
+            image=to_tensor(image),
             label=int(self.labels[index]) if self.labels is not None else None,
-            mask=mask,
+            mask=None if drawn is None else torch.from_numpy(np.array(drawn) >= 128),
             domain=self.domains[index] if self.domains is not None else None,
         )
 

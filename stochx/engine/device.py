@@ -100,7 +100,11 @@ def saved_bytes(model: nn.Module, row: Tensor) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         model(row.detach().requires_grad_())
     return sum(size for place, size in kept.items() if place not in weights)
 

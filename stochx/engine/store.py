@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from stochx.errors import InputError
+from stochx.errors import InputError, UsageError
 
 
 @contextlib.contextmanager
@@ -37,3 +40,85 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or absent."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class Run:
+    """A run folder: `config.toml` (replayable), `records.jsonl` (a line a result), `result.json`.
+
+    Each rank appends to records of its own; `finish` merges them in order. With `resume` the records that are
+    there count as done, and a config that differs in more than `FREE` keys raises `UsageError`.
+    """
+
+    FREE = frozenset({"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "output", "show"})
+
+    def __init__(self, folder: Path, config: Mapping[str, object], rank: int = 0, resume: bool = False) -> None:
+        self.folder = folder
+        self.config = {key: value for key, value in config.items() if value not in (None, [], "")}
+        self._own = folder / ("records.jsonl" if rank == 0 else f"records-{rank}.jsonl")
+        self._leads, self._begun = rank == 0, False
+        self.records: list[dict[str, Any]] = self._resume() if resume else []
+        self._fresh = not resume
+
+    def _resume(self) -> list[dict[str, Any]]:
+        path = self.folder / "config.toml"
+        if path.exists():
+            try:
+                before = tomllib.loads(path.read_text(encoding="utf-8"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+                raise InputError(f"`{path}` is damaged", "leave out `--resume` to start again") from None
+            for key in sorted({*before, *self.config} - self.FREE):
+                if before.get(key) != self.config.get(key):
+                    raise UsageError(
+                        f"`{path}` was run with `{key}` = {before.get(key)}, not {self.config.get(key)}",
+                        "repeat the settings of that run, or choose another `--output`",
+                    )
+        return [record for file in self._record_files() for record in _read_records(file)]
+
+    def _record_files(self) -> list[Path]:
+        return sorted(self.folder.glob("records*.jsonl"))
+
+    def begin(self) -> None:
+        """Make the folder and note the config; a run that starts afresh drops the records of an older one."""
+        if self._begun:
+            return
+        self._begun = True
+        if self._leads:
+            write_text(self.folder / "config.toml", to_toml(self.config))
+        if self._fresh:
+            self._own.unlink(missing_ok=True)
+
+    def append(self, records: Iterable[Mapping[str, object]]) -> None:
+        """Add finished records; they are on disk when this returns."""
+        self.begin()
+        with self._own.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, records: Iterable[Mapping[str, object]], result: Mapping[str, object]) -> None:
+        """Write all records in their order and the result; for the leading rank, after the others are done."""
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        write_text(self.folder / "records.jsonl", lines)
+        for part in self.folder.glob("records-*.jsonl"):
+            part.unlink()
+        write_text(self.folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_records(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a records file; a line that a crash cut off is dropped."""
+    records = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def to_toml(values: Mapping[str, object]) -> str:
+    """A flat TOML document; JSON's strings, numbers, booleans and lists are TOML's."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

@@ -1,0 +1,72 @@
+"""Batched evaluation of many items: sharded by rank, resumable, the next batch loading meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stochx.engine.world import World
+
+L = TypeVar("L")
+R = TypeVar("R")
+
+MIN_BATCHES = 8  # small jobs are cut at least so often, so that ranks share them and interrupts lose little
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n items with the half-width of its 95 % interval."""
+
+    mean: float
+    ci95: float
+    n: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of `values` and 1.96 standard errors of it; the interval of one value is NaN."""
+    n = len(values)
+    mean = sum(values) / n if n else math.nan
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    return Estimate(mean, 1.96 * spread, n)
+
+
+def canonical_batches(count: int, rows: int) -> list[range]:
+    """0..count in pieces that depend on these two numbers alone, never on the ranks that share them."""
+    size = max(1, min(rows, math.ceil(count / MIN_BATCHES)))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def sweep(
+    count: int,
+    rows: int,
+    load: Callable[[range], L],
+    work: Callable[[range, L], list[R]],
+    world: World,
+    done: Collection[int] = (),
+    report: Callable[[list[R], int], None] = lambda results, items: None,
+) -> list[R]:
+    """`work` on every batch that is not `done` as a whole, each on one rank; the results of all ranks.
+
+    `load(batch)` runs in the background while the batch before it is worked on. `report(results, items)` is
+    called after each batch of this rank: what it stores survives an interrupt.
+    """
+    batches = [b for b in canonical_batches(count, rows) if not all(i in done for i in b)]
+    mine = batches[world.rank :: world.size]
+    results: list[R] = []
+    with ThreadPoolExecutor(1) as loader:
+        try:
+            ahead = loader.submit(load, mine[0]) if mine else None
+            for batch, following in zip(mine, [*mine[1:], None], strict=True):
+                assert ahead is not None
+                loaded = ahead.result()
+                ahead = loader.submit(load, following) if following is not None else None
+                found = work(batch, loaded)
+                results += found
+                report(found, len(batch))
+        except BaseException:
+            loader.shutdown(wait=False, cancel_futures=True)
+            raise
+    return world.gather(results)

@@ -1,0 +1,1 @@
+"""What commands do, as pure functions: live objects in, result rows out."""
