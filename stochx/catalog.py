@@ -126,10 +126,7 @@ class Catalog(Generic[T]):
 
     def parse(self, text: str) -> tuple[str, dict[str, object]]:
         """`"ig:steps=40"` -> `("ig", {"steps": 40})`; raises `UsageError` with a remedy."""
-        name, _, rest = text.partition(":")
-        name = name.replace("_", "-")
-        if name not in self._files:
-            raise UsageError(f"unknown {self.kind} `{name}`", suggest(name, self))
+        name, rest = self.parse_name(text)
         fields = {f.key: f for f in self.fields(name)}
         values: dict[str, object] = {}
         for item in filter(None, rest.split(",")):
@@ -149,6 +146,14 @@ class Catalog(Generic[T]):
         if missing:
             raise UsageError(f"{self.kind} `{text}` needs `{missing[0]}`", f"write `{name}:{missing[0]}=...`")
         return name, values
+
+    def parse_name(self, text: str) -> tuple[str, str]:
+        """`"ig:steps=40"` -> `("ig", "steps=40")`, for a known name."""
+        name, _, rest = text.partition(":")
+        name = name.replace("_", "-")
+        if name not in self._files:
+            raise UsageError(f"unknown {self.kind} `{name}`", suggest(name, self))
+        return name, rest
 
     def load(self, name: str) -> type[T]:
         """The entry's class; imports its file (and with it torch) now."""

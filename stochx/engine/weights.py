@@ -1,0 +1,149 @@
+"""Weight files: read safely from what people have, written so that they describe themselves."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stochx.engine.classifier import Classifier
+from stochx.engine.store import atomic
+from stochx.errors import InputError
+
+PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
+SUFFIXES = PICKLES | {".safetensors", ".pt2"}
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors in float32 or float64, the `stochx` entry of the header, and its other lines."""
+
+    tensors: dict[str, Tensor]
+    header: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def save(path: Path, model: Classifier) -> None:
+    """Write `model.network`'s weights with one `stochx` header entry that is enough to build it again.
+
+    The entry is JSON: version, arch, classes, mean, std, resize, crop, noise.
+    """
+    entry = {
+        "version": FORMAT,
+        "arch": model.arch,
+        "classes": list(model.classes),
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "resize": model.preparation.resize,
+        "crop": model.preparation.crop,
+        "noise": model.noise,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"stochx": json.dumps(entry)})
+
+
+def load(path: Path) -> Weights:
+    """The weights in a file; raises `InputError` for what is damaged, no state dict, or would run code."""
+    try:
+        if path.is_dir():
+            raise InputError(f"`{path}` is a directory, not a weights file", "name the file in it")
+        if path.suffix == ".pt2":
+            raise InputError(
+                f"`{path}` is an exported program, whose layers cannot be reached",
+                "save the network's `state_dict()` instead",
+            )
+        found = _safetensors(path) if path.suffix == ".safetensors" else Weights(_pickle(path))
+    except FileNotFoundError:
+        raise InputError(f"no such file: `{path}`", "check the path") from None
+    except PermissionError:
+        raise InputError(f"`{path}` may not be read", "check its permissions") from None
+    tensors = {
+        name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in found.tensors.items()
+    }
+    tensors = _without_prefixes(tensors)
+    if not tensors:
+        raise InputError(f"`{path}` holds no weights", "save the network's `state_dict()`")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(
+                f"`{path}`: the tensor `{name}` is not finite", "train it again or take an older checkpoint"
+            )
+    return Weights(tensors, found.header, found.metadata)
+
+
+def _safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
+    try:
+        header = json.loads(metadata.pop("stochx", "{}"))
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict):
+        raise InputError(f"the `stochx` header of `{path}` is damaged", "save it again, or give `--arch`")
+    return Weights(tensors, header, metadata)
+
+
+def _pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise InputError(
+                f"`{path}` holds more than tensors and was not opened: a pickle can run code",
+                "save only `model.state_dict()`, best as .safetensors",
+            ) from None
+        raise _damaged(path, error) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+    return _unwrap(content, path)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"`{path}` is no weights file, or damaged: {_first_line(error)}", "copy or download it again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict inside the usual wrappings: lists of one, `state_dict` and its like."""
+    if isinstance(content, list | tuple) and content and isinstance(content[0], Mapping):
+        return _unwrap(content[0], path)
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+        for name in WRAPPERS:
+            if isinstance(content.get(name), Mapping | list | tuple):
+                return _unwrap(content[name], path)
+    raise InputError(f"`{path}` holds no state dict", "save the network's `state_dict()`")
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers such as DataParallel and torch.compile put before all of them."""
+    pattern = re.compile("|".join(map(re.escape, PREFIXES)))
+    while tensors:
+        found = pattern.match(next(iter(tensors)))
+        if found is None or not all(name.startswith(found.group()) for name in tensors):
+            return tensors
+        tensors = {name[found.end() :]: value for name, value in tensors.items()}
+    return tensors

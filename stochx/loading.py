@@ -1,0 +1,284 @@
+"""A model argument -> `Classifier`, a data argument -> `Data`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import socket
+import sys
+import urllib.error
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from stochx.catalog import DATASETS, MODELS, suggest
+from stochx.datasets import Split
+from stochx.engine import weights
+from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
+from stochx.engine.data import Data
+from stochx.engine.images import SUFFIXES, Preparation
+from stochx.errors import InputError, UsageError
+from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, names, recognise
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SECONDS_FOR_A_CONNECTION = 5
+
+Source = Literal["file", "header", "recognised", "known", "given", "guessed", "measured"]
+
+log = logging.getLogger("stochx")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is known of a model, and where from."""
+
+    name: str
+    value: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, and what is known of it."""
+
+    model: Classifier
+    facts: tuple[Fact, ...]
+
+
+def load_model(
+    text: str,
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+) -> Classifier:
+    """A frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or `module:factory`.
+
+    Raises `InputError` or `UsageError` with a remedy for what cannot be loaded.
+    """
+    return open_model(text, arch=arch, mean=mean, std=std, device=device).model
+
+
+def open_model(
+    text: str,
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+) -> Loaded:
+    """`load_model`, with where each fact about the model comes from."""
+    path = Path(text)
+    if path.suffix in weights.SUFFIXES or path.exists():
+        model, facts = _from_file(path, arch)
+    elif text.startswith("timm:"):
+        model, facts = _from_timm(text.removeprefix("timm:"))
+    elif ":" in text and text.partition(":")[0] not in MODELS:
+        model, facts = _from_factory(text)
+    else:
+        model, facts = _from_torchvision(text)
+    if mean is not None or std is not None:
+        model.mean = torch.tensor(mean if mean is not None else model.mean.flatten().tolist()).view(1, -1, 1, 1)
+        model.std = torch.tensor(std if std is not None else model.std.flatten().tolist()).view(1, -1, 1, 1)
+        if not (model.std > 0).all():
+            raise UsageError("a standard deviation is not positive", "check `--std`")
+        facts = [f for f in facts if f.name != "normalisation"] + [_normalisation(model, "given")]
+    for fact in facts:
+        if fact.source == "guessed":
+            log.warning("`%s`: the %s is guessed: %s", text, fact.name, fact.value)
+    model = model.to(device).eval().requires_grad_(False)
+    side = model.input_size
+    model.noise = measure_noise(model, torch.rand(1, 3, side, side, device=model.mean.device))
+    count = sum(p.numel() for p in model.parameters())
+    facts += [
+        Fact("input", f"{side} x {side}, short side resized to {model.preparation.resize}", "known"),
+        Fact("parameters", f"{count:,}", "measured"),
+        Fact("noise", model.noise, "measured"),
+    ]
+    return Loaded(model, tuple(facts))
+
+
+def _normalisation(model: Classifier, source: Source) -> Fact:
+    mean, std = ([round(float(v), 4) for v in values.flatten()] for values in (model.mean, model.std))
+    return Fact("normalisation", f"mean {mean}, std {std}", source)
+
+
+def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
+    found = weights.load(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    header = found.header
+    if arch is not None or "arch" in header:
+        candidate = from_text(arch or str(header["arch"]), class_count(shapes))
+        source: Source = "given" if arch is not None else "header"
+    else:
+        candidate, source = recognise(shapes, str(path)), "recognised"
+    model = _fill(candidate, found, shapes, path)
+    facts = [
+        Fact("file", str(path), "file"),
+        Fact("format", path.suffix.lstrip(".") or "pickle", "file"),
+        Fact("sha256", hashlib.sha256(path.read_bytes()).hexdigest(), "measured"),
+        Fact("architecture", model.arch, source),
+    ]
+    facts += _describe(model, header, found.metadata)
+    facts += [Fact(name, value, "header") for name, value in found.metadata.items() if name not in ("mean", "std")]
+    return model, facts
+
+
+def _fill(candidate: Candidate, found: weights.Weights, shapes: dict[str, tuple[int, ...]], path: Path) -> Classifier:
+    expected = expected_shapes(candidate)
+    there = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+    if expected != there:
+        raise InputError(f"`{path}` does not fit `{candidate.arch}`: {differences(expected, shapes)}", "check `--arch`")
+    model = candidate.build()
+    model.network.load_state_dict(found.tensors, strict=False)  # names were compared; batch counters may be absent
+    return model
+
+
+def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
+    """Set classes, normalisation and input size from the best source there is."""
+    count = len(model.classes)
+    facts: list[Fact] = []
+    own = model.arch.partition(":")[0] in MODELS
+    named: Source = "header"
+    if "classes" in header and len(header["classes"]) == count:
+        model.classes = tuple(map(str, header["classes"]))
+    elif count == 1000 and not own:
+        model.classes, named = imagenet_classes(), "known"
+    elif count == 10 and own:
+        model.classes, named = CIFAR10, "guessed"
+    else:
+        named = "measured"
+    facts.append(Fact("classes", f"{count}: {', '.join(model.classes[:3])}, ...", named))
+
+    given = {key: header.get(key) or _floats(metadata.get(key, "")) for key in ("mean", "std")}
+    if given["mean"] and given["std"]:
+        for key, values in given.items():
+            setattr(model, key, torch.tensor([float(v) for v in values]).view(1, -1, 1, 1))
+        facts.append(_normalisation(model, "header"))
+    else:
+        facts.append(_normalisation(model, "known" if count == 1000 and not own else "guessed"))
+    if "crop" in header and "resize" in header:
+        model.preparation = Preparation(int(header["resize"]), int(header["crop"]))
+    return facts
+
+
+def _floats(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return values if len(values) == 3 else []
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1000 class names in torchvision's order."""
+    return tuple(torchvision_models.get_model_weights("resnet18").DEFAULT.meta["categories"])
+
+
+def _from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
+    if name in MODELS or name.partition(":")[0] in MODELS:
+        raise UsageError(
+            f"`{name}` is an architecture without weights here",
+            f"train it with `stochx train --arch {name}`, or give a weights file",
+        )
+    if name not in names():
+        raise UsageError(f"`{name}` is neither a file nor a known model", suggest(name, names()))
+    preset = torchvision_models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(preset.url).name
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
+    try:
+        network = torchvision_models.get_model(name, weights=preset, progress=False)
+    except (urllib.error.URLError, OSError, RuntimeError):
+        raise InputError(
+            f"the weights of `{name}` are not here, and there is no network to fetch them",
+            f"bring `{cached.name}` into `{cached.parent}`, or give a weights file with `--model FILE`",
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    view = preset.transforms()
+    preparation = Preparation(view.resize_size[0], view.crop_size[0])
+    model = Classifier(network, preset.meta["categories"], preparation, view.mean, view.std, arch=name)
+    return model, [
+        Fact("architecture", name, "given"),
+        Fact("weights", f"{preset}, {cached.name}", "known"),
+        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known"),
+        _normalisation(model, "known"),
+    ]
+
+
+def _from_timm(name: str) -> tuple[Classifier, list[Fact]]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model `{name}`", suggest(name, timm.list_models()))
+    try:
+        network = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client's errors have no common base
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file") from None
+    view = timm.data.resolve_model_data_config(network)
+    crop = int(view["input_size"][-1])
+    classes = imagenet_classes() if network.num_classes == 1000 else [str(i) for i in range(network.num_classes)]
+    preparation = Preparation(round(crop / view["crop_pct"]), crop)
+    model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
+    return model, [Fact("architecture", model.arch, "given"), _normalisation(model, "known")]
+
+
+def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
+    where, _, what = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(where), what)()
+    except ModuleNotFoundError as error:
+        raise UsageError(f"`{text}`: {error}", "name it as package.module:factory, from where you are") from None
+    except AttributeError:
+        raise UsageError(f"`{where}` has no `{what}`", "name a function without arguments") from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if isinstance(made, Classifier):
+        return made, [Fact("architecture", text, "given"), _normalisation(made, "given")]
+    if not isinstance(made, nn.Module):
+        raise InputError(f"`{text}` returns a {type(made).__name__}, not a network", "return a torch.nn.Module")
+    made.eval()
+    with torch.inference_mode():
+        try:
+            out = made(torch.rand(1, 3, 224, 224))
+        except RuntimeError as error:
+            raise InputError(
+                f"`{text}` cannot take an image of 224 x 224: {str(error).splitlines()[0]}",
+                "return a `stochx.engine.classifier.Classifier`, which names its input size",
+            ) from None
+    labels = [str(i) for i in range(out.shape[-1])]
+    labels = list(imagenet_classes()) if len(labels) == 1000 else labels
+    model = Classifier(made, labels, Preparation(256, 224), IMAGENET_MEAN, IMAGENET_STD, arch=text)
+    return model, [Fact("architecture", text, "given"), _normalisation(model, "guessed")]
+
+
+def load_data(text: str, split: Split = "test") -> Data:
+    """`shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz."""
+    return DATASETS.make(_data_spec(text))(split)
+
+
+def _data_spec(text: str) -> str:
+    """A bare path as the data set that reads it."""
+    path = Path(text)
+    if text.partition(":")[0] in DATASETS or not path.exists():
+        return text
+    if "," in text:
+        raise UsageError(f"the path `{text}` has a comma in it", "rename it")
+    if path.suffix.lower() in (".zip", ".npz"):
+        return f"{path.suffix.lower()[1:]}:path={text}"
+    if path.suffix.lower() in SUFFIXES:
+        raise UsageError(f"`{text}` is one image, no data set", "give it as an argument")
+    folders = any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
+    return f"{'folder' if folders else 'images'}:root={text}"

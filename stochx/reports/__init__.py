@@ -1,0 +1,1 @@
+"""Figures and files for people to look at."""
