@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import logging
@@ -92,7 +93,7 @@ def open_model(
         facts = [f for f in facts if f.name != "normalisation"] + [_normalisation(model, "given")]
     for fact in facts:
         if fact.source == "guessed":
-            log.warning("`%s`: the %s is guessed: %s", text, fact.name, fact.value)
+            log.warning("`%s`: guessed %s: %s", text, fact.name, fact.value)
     model = model.to(device).eval().requires_grad_(False)
     side = model.input_size
     model.noise = measure_noise(model, torch.rand(1, 3, side, side, device=model.mean.device))
@@ -195,7 +196,8 @@ def _from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
     try:
-        network = torchvision_models.get_model(name, weights=preset, progress=False)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            network = torchvision_models.get_model(name, weights=preset, progress=False)
     except (urllib.error.URLError, OSError, RuntimeError):
         raise InputError(
             f"the weights of `{name}` are not here, and there is no network to fetch them",

@@ -111,9 +111,7 @@ def recognise(shapes: Shapes, path: str) -> Candidate:
             return fitting[0]
         if fitting:
             options = " or ".join(f"`--arch {c.arch}`" for c in fitting)
-            raise InputError(
-                f"several architectures fit `{path}`: they differ only in what weights do not show", options
-            )
+            raise InputError(f"several architectures fit `{path}`: strides leave no trace in weights", options)
     score, arch, expected = closest
     if score < 0.3:
         raise InputError(

@@ -16,7 +16,8 @@ def _blur(x: Tensor) -> Tensor:
     """A Gaussian blur with a standard deviation of a tenth of the short side."""
     sigma = min(x.shape[-2:]) / 10
     size = 2 * min(int(3 * sigma), (min(x.shape[-2:]) - 1) // 2) + 1
-    return gaussian_blur(x, [size, size], [sigma, sigma])
+    blurred: Tensor = gaussian_blur(x, [size, size], [sigma, sigma])
+    return blurred
 
 
 BASELINES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -40,6 +40,9 @@ def run_explain(
     start: float,
 ) -> tuple[Document | None, list[dict[str, Any]], int]:
     """Explain and write everything; the document, its rows and the exit code (no document off rank 0)."""
+    for path in args["images"]:
+        if not Path(path).exists() and len(args["images"]) == 1:
+            raise InputError(f"no such image: `{path}`", "check the path")
     with joined() as world:
         runtime = choose(args["device"], args["precision"], batch_size)
         mean, std = normalisation

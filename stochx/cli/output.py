@@ -34,7 +34,7 @@ def number(key: str, pattern: str) -> Callable[[Mapping[str, Any]], str]:
 def result(
     command: str,
     args: Mapping[str, object],
-    runtime: Mapping[str, object],
+    machine: Mapping[str, object],
     rows: Sequence[Mapping[str, Any]],
     seconds: float,
 ) -> dict[str, object]:
@@ -46,7 +46,7 @@ def result(
         "version": __version__,
         "command": command,
         "args": {k: v for k, v in args.items() if v is not None},
-        **runtime,
+        **machine,
         "results": list(rows),
         "seconds": round(seconds, 3),
     }

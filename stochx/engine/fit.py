@@ -71,7 +71,7 @@ def fit(
     first = _restore(state, model, optimizer) if resume and state is not None else 0
     steps = math.ceil(len(pixels) / plan.batch)
     for epoch in range(first, plan.epochs):
-        start, loss_sum, right = time.perf_counter(), 0.0, 0
+        start, seen, loss_sum, right = time.perf_counter(), 0, 0.0, 0
         model.train()
         order = torch.randperm(len(pixels), generator=generator(seed, "order", epoch))
         with seeded(seed, "epoch", epoch, world.rank):
@@ -86,18 +86,16 @@ def fit(
                 if not loss.isfinite():
                     raise FailureError(
                         f"the loss is not finite in epoch {epoch + 1}, step {step + 1}",
-                        "lower the learning rate, `--lr`",
+                        "lower the learning rate",
                     )
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 _average(parameters, world)
                 optimizer.step()
+                seen += len(y)
                 loss_sum += float(loss) * len(y)
                 right += int((out.argmax(1) == y).sum())
         model.eval()
-        seen = sum(
-            len(range(world.rank, min(plan.batch, len(order) - s * plan.batch), world.size)) for s in range(steps)
-        )
         if state is not None and world.leads:
             _store(state, model, optimizer, epoch + 1)
         seconds = time.perf_counter() - start

@@ -71,18 +71,17 @@ def load(path: Path) -> Weights:
         raise InputError(f"no such file: `{path}`", "check the path") from None
     except PermissionError:
         raise InputError(f"`{path}` may not be read", "check its permissions") from None
-    tensors = {
-        name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in found.tensors.items()
-    }
-    tensors = _without_prefixes(tensors)
+    tensors = _without_prefixes({name: _full(tensor) for name, tensor in found.tensors.items()})
     if not tensors:
         raise InputError(f"`{path}` holds no weights", "save the network's `state_dict()`")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(
-                f"`{path}`: the tensor `{name}` is not finite", "train it again or take an older checkpoint"
-            )
+            raise InputError(f"`{path}`: the tensor `{name}` is not finite", "take an older checkpoint")
     return Weights(tensors, found.header, found.metadata)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _safetensors(path: Path) -> Weights:
