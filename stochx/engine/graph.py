@@ -45,6 +45,9 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
         _replace(graph, str(conv_node.target), fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(conv_node)
         graph.graph.erase_node(node)
+    for node in graph.graph.nodes:
+        if node.op == "call_method" and node.target == "view":  # channels-last values have no such view
+            node.target = "reshape"
     graph.graph.lint()
     graph.recompile()
     return graph

@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up everything they need: a .venv with the project in it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint completions bench clean
+
+demo: .venv/demo
+	$(BIN)/stochx demo -o stochx-out/demo
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-all: .venv/dev
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+completions: .venv/demo
+	$(BIN)/python -m stochx.cli.completion completions
+
+bench: .venv/dev
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	$(BIN)/python benchmarks/explain.py
+
+.venv/demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+.venv/dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch .venv/demo $@
+
+clean:
+	rm -rf .venv stochx-out .mypy_cache .ruff_cache .pytest_cache
