@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from stochx.attributions import Explanation
-from stochx.engine.device import in_batches
-from stochx.engine.gradients import slope_of
-from stochx.engine.graph import cut, last_convolution, node_of
+from stochx.engine.device import current, in_batches
+from stochx.engine.graph import last_convolution, node_of
 from stochx.engine.seeds import Key
 from stochx.engine.twin import twin
 from stochx.errors import InputError
@@ -38,20 +38,33 @@ class GradCAM:
         if node is None:
             known = f"no layer `{self.layer}` in the model" if self.layer else "the model has no convolution"
             raise InputError(known, "`stochx info` names what it has; use a gradient method otherwise")
-        parts = cut(fast.graph, node)
-        if parts is None:
-            raise InputError(f"not everything passes through `{node.name}`", "choose another one with `layer=`")
-        head, tail = parts
-        maps: list[Tensor] = []
+        graph, maps = fast.graph, list[Tensor]()
 
         def work(start: int, stop: int) -> None:
-            with torch.no_grad():
-                seen = head(fast.normalise(x[start:stop]))
+            kept = _Kept(graph, node)
+            with torch.enable_grad(), current().autocast():
+                found = kept.run(fast.normalise(x[start:stop]))
+            seen = kept.value
             if seen.dim() != 4:
                 raise InputError(f"`{node.name}` gives no (N, C, H, W) maps", "choose a convolution with `layer=`")
-            weights = slope_of(tail, seen, target[start:stop]).mean((2, 3), keepdim=True)
-            cam = (weights * seen).sum(1, keepdim=True)
-            maps.append(F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear"))
+            (slope,) = torch.autograd.grad(found.gather(1, target[start:stop, None]).sum(), seen)
+            cam = (slope.mean((2, 3), keepdim=True) * seen.detach()).sum(1, keepdim=True)
+            maps.append(F.interpolate((cam.relu() if self.relu else cam).to(x.dtype), x.shape[2:], mode="bilinear"))
 
         in_batches(len(x), fast.rows(x), work)
         return Explanation(torch.cat(maps))
+
+
+class _Kept(fx.Interpreter):
+    """Runs a traced network and keeps the value of one operation as the start of the gradient."""
+
+    def __init__(self, graph: fx.GraphModule, node: fx.Node) -> None:
+        super().__init__(graph)
+        self.node = node
+
+    def run_node(self, n: fx.Node) -> Any:
+        out = super().run_node(n)
+        if n is not self.node:
+            return out
+        self.value: Tensor = out.detach().requires_grad_()
+        return self.value.clone()  # the next operation may work in place

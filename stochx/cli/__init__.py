@@ -51,17 +51,18 @@ def root(
     """Stochastic, robust and explainable vision networks."""
 
 
-class Terminated(BaseException):
-    """SIGTERM came; like Ctrl-C it unwinds through everything that has something to save."""
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM came; it unwinds through everything that has something to save."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -71,12 +72,11 @@ def main() -> NoReturn:
     except TYPING_ERROR as error:
         output.complain(_lower(error.format_message()), _usage_hint(error))
         code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        output.complain("interrupted", "what was finished is kept; `--resume` goes on from there")
-        code = 130
-    except Terminated:
-        output.complain("terminated", "what was finished is kept; `--resume` goes on from there")
-        code = 143
+    except Stopped as stopped:
+        number = int(stopped.args[0])
+        what = "interrupted" if number == signal.SIGINT else "terminated"
+        output.complain(what, "what was finished is kept; `--resume` goes on from there")
+        code = 128 + number
     except BrokenPipeError:  # the reader of the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -18,7 +18,7 @@ from stochx.engine.store import atomic
 from stochx.engine.sweep import estimate
 from stochx.loading import load_data
 
-TRAINING = {"data": "shapes:count=3000,classes=6", "arch": "convnet", "epochs": 6, "lr": 0.1, "batch_size": 64}
+TRAINING = {"data": "shapes:count=3000,classes=6", "arch": "convnet", "epochs": 15, "lr": 0.1, "batch_size": 64}
 IMAGES = 6
 
 

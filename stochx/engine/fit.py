@@ -93,7 +93,7 @@ def fit(
                 _average(parameters, world)
                 optimizer.step()
                 seen += len(y)
-                loss_sum += float(loss) * len(y)
+                loss_sum += loss.item() * len(y)
                 right += int((out.argmax(1) == y).sum())
         model.eval()
         if state is not None and world.leads:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeVar
 
 from stochx.engine.world import World
@@ -59,7 +60,7 @@ def sweep(
     with ThreadPoolExecutor(1) as loader:
         try:
             ahead = loader.submit(load, mine[0]) if mine else None
-            for batch, following in zip(mine, [*mine[1:], None], strict=True):
+            for batch, following in zip_longest(mine, mine[1:]):
                 assert ahead is not None
                 loaded = ahead.result()
                 ahead = loader.submit(load, following) if following is not None else None

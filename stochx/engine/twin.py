@@ -194,7 +194,7 @@ def _make(model: nn.Module) -> Twin:
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
     """`tail` with its first activation out of place: the hidden values are a leaf that autograd guards."""
     hidden = next(iter(tail.graph.nodes))
-    for node in hidden.users:
+    for node in list(hidden.users):
         if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
             outside = copy.copy(module)
             outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, no tensor

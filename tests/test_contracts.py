@@ -1,0 +1,101 @@
+"""What every entry of every family must do; a new file is tested the moment it exists."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from stochx.catalog import ATTRIBUTIONS, DATASETS, FAMILIES, MODELS
+from stochx.engine.classifier import Classifier
+
+CHEAP = {"smoothgrad": "smoothgrad:samples=6", "smoothtaylor": "smoothtaylor:roots=6", "ig": "ig:steps=6"}
+RANDOM = {"smoothgrad", "smoothtaylor"}
+
+
+def explain(name, model, x, y, keys=None):
+    return ATTRIBUTIONS.make(CHEAP.get(name, name))(model, x, y, keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_entry_is_a_frozen_dataclass_with_help(family):
+    catalog = FAMILIES[family]
+    assert list(catalog)
+    for name in catalog:
+        entry = catalog.load(name)
+        assert entry.__dataclass_params__.frozen, name
+        assert catalog.summary(name).endswith("."), name
+        assert [f.name for f in dataclasses.fields(entry)] == [f.name for f in catalog.fields(name)]
+        assert all(f.help for f in catalog.fields(name)), name
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_a_map_has_the_images_shape_and_repeats(name, tiny, images):
+    y = tiny(images).argmax(1)
+    first, second = explain(name, tiny, images, y), explain(name, tiny, images, y)
+    assert torch.equal(first.map, second.map)
+    assert first.map.shape in (images.shape, (len(images), 1, *images.shape[2:]))
+    assert first.map.isfinite().all() and not first.map.requires_grad and first.map.dtype == images.dtype
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_a_map_does_not_depend_on_its_batch_neighbours(name, tiny, images):
+    y = tiny(images).argmax(1)
+    together = explain(name, tiny, images, y, keys=["a", "b", "c", "d", "e"]).map
+    alone = explain(name, tiny, images[3:4], y[3:4], keys=["d"]).map
+    torch.testing.assert_close(together[3:4], alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_explaining_leaves_the_model_and_the_global_generator_alone(name, tiny, images):
+    y = tiny(images).argmax(1)
+    weights = {key: value.clone() for key, value in tiny.state_dict().items()}
+    generator = torch.get_rng_state()
+    explain(name, tiny, images, y)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in tiny.parameters())
+    assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
+
+
+@pytest.mark.parametrize("name", sorted(RANDOM))
+def test_random_maps_follow_their_keys(name, tiny, images):
+    y = tiny(images).argmax(1)
+    a, b = explain(name, tiny, images, y, keys=range(5)), explain(name, tiny, images, y, keys=range(1, 6))
+    assert not torch.allclose(a.map, b.map)
+    assert a.error is not None and a.used.tolist() == [6] * 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_speaks_pixels_and_rebuilds_from_its_text(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = "wide-resnet:depth=10,width=1" if name == "wide-resnet" else name
+        model = MODELS.make(text)(7).eval()
+    assert isinstance(model, Classifier)
+    x = torch.rand(2, 3, model.input_size, model.input_size)
+    with torch.inference_mode():
+        assert model(x).shape == (2, 7)
+        assert model.features(x).shape[0] == 2
+        assert not torch.allclose(model.normalise(x), x)
+    again = MODELS.make(model.arch)(7)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_recognises_its_own_weights(name):
+    text = "wide-resnet:depth=10,width=1" if name == "wide-resnet" else name
+    model = MODELS.make(text)(7)
+    shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
+    assert model.arch in [entry(7).arch for entry in MODELS.load(name).fits(shapes)]
+
+
+def test_shapes_fits_the_contract_of_a_data_set():
+    data = DATASETS.make("shapes:size=32,classes=4,count=12")("train")
+    item = data.item(3)
+    assert len(data) == 12 and len(data.classes) == 4
+    assert item.image.shape == (3, 32, 32) and item.image.min() >= 0 and item.image.max() <= 1
+    assert item.mask.shape == (32, 32) and 0.02 < item.mask.float().mean() < 0.6
+    assert torch.equal(item.image, DATASETS.make("shapes:size=32,classes=4,count=12")("train").item(3).image)
+    assert not torch.equal(item.image, DATASETS.make("shapes:size=32,classes=4,count=12")("test").item(0).image)

@@ -1,0 +1,90 @@
+"""Imports point down only, and the command line starts without anything heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "stochx"
+LEVELS = {
+    "cli": 6,
+    "tasks": 5,
+    "reports": 5,
+    "loading": 4,
+    "recognition": 4,
+    "attributions": 3,
+    "models": 3,
+    "datasets": 3,
+    "engine": 2,
+    "catalog": 1,
+    "errors": 0,
+}
+FAMILIES = {"attributions", "models", "datasets"}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path):
+    """(room, imported room) for every import that runs, those for type checking left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        n
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if node not in skipped and isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stochx."):
+            yield room(node.module)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if here not in LEVELS:
+        return
+    for there in imports(path):
+        assert LEVELS[there] <= LEVELS[here], f"{here} imports {there}"
+        assert not (here in FAMILIES and there in FAMILIES and here != there), f"{here} imports {there}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_below_the_command_line_prints(path):
+    if "cli" in path.parts:
+        return
+    calls = [
+        n.func.id
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
+    assert "print" not in calls and "input" not in calls
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["--version"], ["explain", "--help"], ["list"], ["explain", "x.jpg", "-m", "smothgrad"], ["explain"]],
+    ids=" ".join,
+)
+def test_the_start_imports_nothing_heavy(args):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['stochx', *{args!r}]\n"
+        "from stochx.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_imports_no_torch():
+    code = "import sys, stochx; dir(stochx); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
