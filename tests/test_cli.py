@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +20,35 @@ from conftest import ROOT, SHARED
 from PIL import Image
 
 from stochx.catalog import MODELS
+from stochx.cli import main
 from stochx.engine.weights import save
 
 
-def stochx(*args, cwd=None, env=None, command=(sys.executable, "-m", "stochx")):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(env or {})}
-    return subprocess.run(
-        [*command, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def stochx(*args, cwd=".", env=None):
+    """One command in this process, as `main` runs it."""
+    before, handlers = Path.cwd(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    out, err, argv, environ = io.StringIO(), io.StringIO(), sys.argv, dict(os.environ)
+    sys.argv = ["stochx", *map(str, args)]
+    os.environ.update(env or {})
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environ)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Done(left.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +257,13 @@ def test_an_interrupt_keeps_what_is_finished(number, code, place):
 def test_two_ranks_give_the_rows_and_maps_of_one(run, place):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
     images = ("a.png", "b.jpg", "odd [name] é.png")
-    done = stochx("explain", *images, *FAST, "-o", "ranks", "--json", "--no-figure", cwd=place, command=torchrun)
+    done = subprocess.run(
+        [*torchrun, "explain", *images, *FAST, "-o", "ranks", "--json", "--no-figure"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["results"]
     assert [(r["image"], r["method"], r["target"]) for r in rows] == [
