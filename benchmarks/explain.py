@@ -1,0 +1,215 @@
+"""Ours against Captum and the SmoothTaylor authors' loop: the same images, weights, settings and draws of work.
+
+    python benchmarks/explain.py --networks resnet18 --batches 4 --repeats 3
+
+Every measurement is a process of its own (so that its peak memory is its own), variants alternate, and medians are
+printed: CPU seconds, wall seconds, images/s, the ratio of CPU seconds to the peer, peak memory, and the share of the
+machine's measured 3x3-convolution peak that the useful work of the method amounts to. Maps are compared first, in
+float64 on small images. Random weights with calibrated batch norms, except SqueezeNet's where the real ones are found
+below STOCHX_SHARED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+STEPS, SAMPLES, ROOTS = 50, 50, 150
+SIGMA = {"smoothgrad": 0.15, "smoothtaylor": 0.5}
+
+
+def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    real = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "weights_imagenet" / f"{name}.safetensors"
+    if real.exists():
+        from stochx import load_model
+
+        return load_model(str(real)).network.to(dtype)
+    net = models.get_model(name, weights=None)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        net(torch.randn(16, 3, 224, 224))
+    return net.to(dtype).eval().requires_grad_(False)
+
+
+def images(count: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Smooth random images in normalised units."""
+    rough = torch.randn(count, 3, side // 8, side // 8, generator=torch.Generator().manual_seed(1))
+    return nn.functional.interpolate(rough, (side, side), mode="bicubic").to(dtype)
+
+
+def authors_smoothtaylor(net: nn.Module, x: Tensor, y: Tensor, roots: int, sigma: float, draws: object) -> Tensor:
+    """The formula as the authors run it: image by image, root by root, `backward` on the whole network."""
+    out = torch.zeros_like(x)
+    for n in range(len(x)):
+        for i in range(roots):
+            z = (x[n] + sigma * draws(n, i))[None].detach().requires_grad_()
+            net.zero_grad()
+            net(z)[0, y[n]].backward()
+            out[n] += ((x[n] - z.detach()[0]) * z.grad[0]) / roots
+    return out
+
+
+def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    import captum.attr as captum
+
+    from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor
+    from stochx.engine.gradients import noise
+
+    internal = None if variant == "captum" else 8 if variant == "captum-best" else None
+    if variant.startswith("stochx"):
+        made = {
+            "ig": IntegratedGradients(steps=STEPS),
+            "smoothgrad": SmoothGrad(samples=SAMPLES, sigma=SIGMA["smoothgrad"], unit="normalised"),
+            "smoothtaylor": SmoothTaylor(roots=ROOTS, sigma=SIGMA["smoothtaylor"]),
+        }[method]
+        if variant == "stochx-bf16":
+            from stochx.engine.device import choose
+
+            with choose("cpu", "bf16").scope():
+                return made(net, x, y).map
+        return made(net, x, y).map
+    if method == "ig":
+        batch = None if internal is None else internal
+        return captum.IntegratedGradients(net).attribute(
+            x, target=y, n_steps=STEPS, method="riemann_middle", internal_batch_size=batch
+        )
+    if method == "smoothgrad":
+        return captum.NoiseTunnel(captum.Saliency(net)).attribute(
+            x,
+            nt_type="smoothgrad",
+            nt_samples=SAMPLES,
+            nt_samples_batch_size=1 if internal else None,
+            stdevs=SIGMA["smoothgrad"],
+            target=y,
+            abs=False,
+        )
+    return authors_smoothtaylor(
+        net.requires_grad_(True), x, y, ROOTS, SIGMA["smoothtaylor"], lambda n, i: noise(x, n, i)
+    )
+
+
+PEERS = {
+    "ig": ["captum", "captum-best", "stochx"],
+    "smoothgrad": ["captum", "captum-best", "stochx"],
+    "smoothtaylor": ["authors", "stochx"],
+}
+
+
+def measure(variant: str, method: str, name: str, count: int) -> dict[str, float]:
+    """In this process: CPU and wall seconds, peak memory in MiB."""
+    net, x = network(name), images(count, 224)
+    y = net(x).argmax(1)
+    net(x[:1])
+    wall, cpu = time.perf_counter(), time.process_time()
+    run(variant, method, net, x, y)
+    return {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def peak_gflops() -> float:
+    """The best 3x3 convolution of this machine, in GFLOP for each CPU second."""
+    x, conv = (
+        torch.randn(8, 128, 56, 56).contiguous(memory_format=torch.channels_last),
+        nn.Conv2d(128, 128, 3, padding=1),
+    )
+    conv = conv.to(memory_format=torch.channels_last)
+    work = 2 * 8 * 128 * 128 * 9 * 56 * 56 / 1e9
+    times = []
+    with torch.inference_mode():
+        for _ in range(12):
+            start = time.process_time()
+            conv(x)
+            times.append(time.process_time() - start)
+    return work / min(times)
+
+
+def gflops(net: nn.Module) -> float:
+    """Forward and input gradient of one image: twice the forward's multiply-adds of convolutions and linears."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.randn(1, 3, 224, 224))
+    return 2 * counter.get_total_flops() / 1e9
+
+
+def agreement(name: str) -> None:
+    """Relative L2 distance of our maps to the peers', at 96 px; SmoothGrad draws other noise there."""
+    for dtype in (torch.float64, torch.float32):
+        net, x = network(name, dtype), images(2, 96, dtype)
+        y = net(x).argmax(1)
+        for method, peer in (("ig", "captum"), ("smoothtaylor", "authors")):
+            a, b = run("stochx", method, net, x, y), run(peer, method, net, x, y).detach()
+            print(f"agreement {name:14} {method:13} {str(dtype)[6:]:8} relative L2 {((a - b).norm() / b.norm()):.1e}")
+    c = run("stochx-bf16", "ig", net, x, y)
+    a = run("stochx", "ig", net, x, y)
+    ranks = torch.stack([m.flatten().argsort().argsort().double() for m in (a, c)])
+    cosine = nn.functional.cosine_similarity(a.flatten(), c.flatten(), 0)
+    print(f"agreement {name:14} ig            bf16     cosine {cosine:.3f}, Spearman {torch.corrcoef(ranks)[0, 1]:.3f}")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "densenet121", "squeezenet1_1"])
+    parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-agreement", action="store_true")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        variant, method, name, count = args.one
+        print(json.dumps(measure(variant, method, name, int(count))))
+        return
+    top = peak_gflops()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, best convolution {top:.0f} GFLOP/CPU-s")
+    print(
+        f"{'network':14} {'method':13} {'n':>3} {'variant':12} {'CPU s':>7} {'wall s':>7} {'img/s':>6}"
+        f" {'ratio':>6} {'peak MiB':>9} {'% peak':>7}"
+    )
+    for name in args.networks:
+        if not args.no_agreement:
+            agreement(name)
+        flops = gflops(network(name))
+        for method in args.methods:
+            for count in args.batches:
+                runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in PEERS[method]}
+                for _ in range(args.repeats):
+                    for variant in runs:
+                        command = [sys.executable, __file__, "--one", variant, method, name, str(count)]
+                        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                        runs[variant].append(json.loads(out.splitlines()[-1]))
+                median = {v: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for v, rs in runs.items()}
+                points = {"ig": STEPS, "smoothgrad": SAMPLES, "smoothtaylor": ROOTS}[method] * count
+                for variant, m in median.items():
+                    ratio = m["cpu"] / median["stochx"]["cpu"]
+                    share = 100 * flops * points / m["cpu"] / top
+                    print(
+                        f"{name:14} {method:13} {count:3} {variant:12} {m['cpu']:7.1f} {m['wall']:7.1f}"
+                        f" {count / m['wall']:6.2f} {ratio:6.2f} {m['peak']:9.0f} {share:7.0f}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

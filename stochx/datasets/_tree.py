@@ -1,0 +1,100 @@
+"""Class folders, on disk and inside zips: which paths count, and how they name classes and splits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from stochx.datasets import Split
+from stochx.engine.images import SUFFIXES, printable
+from stochx.errors import InputError
+
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+
+log = logging.getLogger("stochx")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The images of one split: their paths below the root, and the class of each."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+def image_names(names: Iterable[str]) -> list[str]:
+    """Those that end like an image and are not hidden, sorted."""
+    return sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def walk(root: Path) -> list[str]:
+    """The images at any depth below a folder, as sorted relative paths; follows links, but never in a circle."""
+    if not root.exists():
+        raise InputError(f"no such folder: `{printable(root)}`", "check the path")
+    if not root.is_dir():
+        raise InputError(f"`{printable(root)}` is not a folder", "give the folder that holds the images")
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"`{printable(error.filename)}` cannot be read: {error.strerror}", "check its permissions")
+
+    found, seen = [], set()
+    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if not _is_hidden(name))
+        found += [Path(folder, name).relative_to(root).as_posix() for name in files]
+    names = image_names(found)
+    if not names:
+        raise InputError(f"no image in `{printable(root)}`", "looked for " + ", ".join(sorted(SUFFIXES)))
+    return names
+
+
+def class_tree(names: list[str], split: Split, where: str) -> Tree:
+    """Classes are the folders above each file, `Greek/character01` too, without those that all files share.
+
+    `train` beside `test` or `val` are splits, whose classes are numbered together; else both splits are everything.
+    Files beside the class folders are left out, with a warning; `where` is the source, for messages.
+    """
+    parts = {name: PurePosixPath(name).parts for name in names}
+    parents = [path[:-1] for path in parts.values()]
+    shared = _common(min(parents), max(parents))  # what the two extremes share, all in between share
+    tops = {parent[shared] for parent in parents if len(parent) > shared}
+    parted = "train" in tops and not tops.isdisjoint(SPLIT_FOLDERS["test"])
+    if parted:
+        chosen = {s: next(t for t in SPLIT_FOLDERS[s] if t in tops) for s in SPLIT_FOLDERS}
+        parts = {name: path for name, path in parts.items() if path[shared] in chosen.values()}
+        shared += 1
+    elif not tops:  # one class, or none
+        shared = max(0, shared - 1)
+    classed = {name: "/".join(path[shared:-1]) for name, path in parts.items()}
+    loose = [name for name, title in classed.items() if not title]
+    if len(loose) == len(classed):
+        raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder of its name")
+    if loose:
+        log.warning("`%s`: %d images beside class folders are left out (`%s`)", where, len(loose), printable(loose[0]))
+    classes = tuple(sorted({title for title in classed.values() if title}))
+    index = {title: i for i, title in enumerate(classes)}
+    kept = [
+        name for name, title in classed.items() if title and (not parted or parts[name][shared - 1] == chosen[split])
+    ]
+    if not kept:
+        raise InputError(
+            f"`{where}` has no class folders in `{chosen[split]}`", "put the images of each class into one"
+        )
+    return Tree(classes, tuple(kept), tuple(index[classed[name]] for name in kept))
+
+
+def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,0 +1,22 @@
+"""CIFAR-100."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stochx.datasets import Split, _cifar
+from stochx.engine.data import Data
+
+
+@dataclass(frozen=True)
+class Cifar100:
+    """CIFAR-100: 32 x 32 photos of 100 classes, 50,000 to train and 10,000 to test; downloaded where absent.
+
+    Reads torchvision's folder, or strips: `train_000.webp` ... of stacked images, `train_labels.npy`, `classes.txt`.
+    Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+
+    root: str = ""  # its folder or the one above; empty: STOCHX_DATA, then a cache folder
+
+    def __call__(self, split: Split) -> Data:
+        return _cifar.load("cifar100", self.root, split)

@@ -1,0 +1,26 @@
+"""Loose image files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stochx.datasets import Split
+from stochx.datasets._tree import walk
+from stochx.engine import images
+from stochx.engine.data import Data
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images at any depth below a folder, without labels.
+
+    Images are read when asked for; keys are paths below `root`; both splits are the same.
+    """
+
+    root: str  # folder with images
+
+    def __call__(self, split: Split) -> Data:
+        root = Path(self.root).expanduser()
+        names = walk(root)
+        return Data((), names, lambda i: images.read(root / names[i]))

@@ -1,0 +1,114 @@
+"""Arrays in a NumPy file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stochx.datasets import Split
+from stochx.engine.data import Data, from_arrays
+from stochx.engine.images import MIN_SIDE, open_file, printable
+from stochx.errors import InputError
+
+NAMES = {"images": ("images", "x"), "labels": ("labels", "y"), "classes": ("classes",), "masks": ("masks",)}
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Npz:
+    """Arrays in a NumPy file: `images` or `x`, and where there are `labels` or `y`, `classes`, `masks`.
+
+    Images are (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits; masks are
+    (N, H, W), nonzero on the object. Pickled arrays are refused. Both splits are the same.
+    """
+
+    path: str  # .npz file
+
+    def __call__(self, split: Split) -> Data:
+        path = Path(self.path).expanduser()
+        shown = printable(path)
+        arrays = _load(path, shown)
+        if "images" not in arrays:
+            raise InputError(f"`{shown}` has no array `images` or `x`", "save it with `numpy.savez(path, images=...)`")
+        try:
+            pixels = _pixels(arrays["images"])
+            labels = _labels(arrays["labels"], len(pixels)) if "labels" in arrays else None
+            classes = _classes(arrays.get("classes"), labels)
+            masks = _masks(arrays["masks"], pixels) if "masks" in arrays else None
+        except ValueError as error:
+            raise InputError(f"`{shown}`: {error}", "see `stochx list datasets:npz`") from None
+        return from_arrays(pixels, labels, classes, path.stem, masks)
+
+
+def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
+    with open_file(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise InputError(f"`{shown}` is not an npz file", "save it with `numpy.savez(path, images=...)`")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as content:
+                return {
+                    role: content[name]
+                    for role, names in NAMES.items()
+                    for name in reversed(names)  # the first name wins
+                    if name in content.files
+                }
+        except MemoryError:
+            raise InputError(f"`{shown}` is too large for the memory", "split it") from None
+        except Exception as error:  # hostile bytes: zipfile, zlib and the header's parser raise about anything
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"`{shown}` cannot be read: {reason}", "save it with `numpy.savez`") from error
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3) uint8."""
+    if images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]):
+        raise ValueError(f"images are (N, H, W, 3) or (N, 3, H, W), got {images.shape}")
+    if images.shape[3] != 3:
+        images = images.transpose(0, 2, 3, 1)
+    if len(images) == 0:
+        raise ValueError("it holds no image")
+    if min(images.shape[1:3]) < MIN_SIDE:
+        raise ValueError(f"images are at least {MIN_SIDE} x {MIN_SIDE}, got {images.shape[1]} x {images.shape[2]}")
+    if np.issubdtype(images.dtype, np.floating):
+        low, high = images.min(), images.max()
+        if np.isnan(low):
+            raise ValueError("images hold NaN")
+        if low < 0 or high > 1:
+            raise ValueError(f"float images lie in [0, 1], got {low:.4g} to {high:.4g}")
+        images = (images * images.dtype.type(255)).round().astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise ValueError(f"images are uint8 or floats, got {images.dtype}")
+    return np.ascontiguousarray(images)
+
+
+def _labels(labels: np.ndarray, count: int) -> list[int]:
+    if labels.shape not in ((count,), (count, 1)):
+        raise ValueError(f"{count} images need labels ({count},), got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are whole numbers, got {labels.dtype}")
+    if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
+        raise ValueError(f"labels lie in 0 to {MAX_CLASSES - 1}, got {labels.min()} to {labels.max()}")
+    return [int(label) for label in labels.reshape(-1)]
+
+
+def _classes(classes: np.ndarray | None, labels: list[int] | None) -> list[str]:
+    needed = max(labels) + 1 if labels is not None else 0
+    if classes is None:
+        return [str(k) for k in range(needed)]
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise ValueError(f"classes are a list of texts, got {classes.dtype} {classes.shape}")
+    if len(classes) < needed:
+        raise ValueError(f"label {needed - 1} is outside of {len(classes)} classes")
+    return [str(name) for name in classes]
+
+
+def _masks(masks: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    if masks.shape != pixels.shape[:3]:
+        raise ValueError(f"masks are {pixels.shape[:3]}, got {masks.shape}")
+    if masks.dtype.kind not in "bui":
+        raise ValueError(f"masks are booleans or whole numbers, got {masks.dtype}")
+    return masks.astype(bool)
