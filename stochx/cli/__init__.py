@@ -20,7 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Rich draws the help; a completion that waits for it is felt at every <TAB>.
+    rich_markup_mode=None if "_STOCHX_COMPLETE" in os.environ else "rich",
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "STOCHX"},
 )
 app.command("explain")(explain.explain)

@@ -42,8 +42,8 @@ def run_training(
                 rows.append(row)
                 run.append([row])
                 advance(1)
-                if said and not output.stderr.is_terminal:
-                    output.stderr.print(
+                if said and not output.stderr().is_terminal:
+                    output.stderr().print(
                         f"epoch {epoch.epoch}/{args['epochs']}  loss {epoch.loss:.4f}  "
                         f"accuracy {epoch.accuracy:.4f}  {epoch.images_per_second:.0f} images/s",
                         highlight=False,

@@ -30,7 +30,7 @@ def demo(output: o.Output = None, seed: o.Seed = 0, json: o.Json = False, quiet:
     document, rows = run_demo(args, target, METHODS, quiet=quiet, start=start)
     out.show(document, rows, COLUMNS, json)
     if not (json or quiet):
-        out.stderr.print(f"figures: {target}/explain/*.png", highlight=False)
+        out.stderr().print(f"figures: {target}/explain/*.png", highlight=False)
     raise typer.Exit(0)
 
 

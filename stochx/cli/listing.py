@@ -49,8 +49,8 @@ def list_(
                 {"key": f.key, "type": " | ".join(f.choices) or f.type, "default": f.default, "help": f.help}
                 for f in catalog.fields(name)
             ]
-            if not json and output.stdout.is_terminal:
-                output.stdout.print(output.escape(catalog.docstring(name)) + "\n", highlight=False)
+            if not json and output.stdout().is_terminal:
+                output.stdout().print(output.escape(catalog.docstring(name)) + "\n", highlight=False)
         else:
             rows = [{"name": name, "help": catalog.summary(name)} for name in catalog]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]

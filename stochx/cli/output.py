@@ -8,14 +8,30 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 SCHEMA = 1
 
-stdout, stderr = Console(), Console(stderr=True)
+
+@cache
+def stdout() -> Console:
+    """Where results go. Rich is imported late: completions must not wait for it."""
+    from rich.console import Console
+
+    return Console()
+
+
+@cache
+def stderr() -> Console:
+    """Where everything else goes."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,15 @@ def show(
     """Print the document with `--json`, a table on a terminal, else tab-separated lines under a heading."""
     if as_json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
-    elif stdout.is_terminal:
+    elif stdout().is_terminal:
+        from rich.table import Table
+
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:
             table.add_column(column.name, overflow="fold")
         for row in rows:
             table.add_row(*(escape(column.cell(row)) for column in columns))
-        stdout.print(table)
+        stdout().print(table)
     else:
         lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
         sys.stdout.write("".join("\t".join(_plain(cell) for cell in line) + "\n" for line in lines))
@@ -82,9 +100,9 @@ def _plain(cell: str) -> str:
 
 def complain(message: str, hint: str = "") -> None:
     """`error: ...` and `hint: ...` on stderr."""
-    stderr.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    stderr().print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     if hint:
-        stderr.print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
+        stderr().print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
 
 
 class _Notes(logging.Handler):
@@ -99,7 +117,7 @@ class _Notes(logging.Handler):
         if text not in self._seen:
             self._seen.add(text)
             level = "warning" if record.levelno >= logging.WARNING else "note"
-            stderr.print(f"[bold]{level}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+            stderr().print(f"[bold]{level}:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def notes(quiet: bool, verbose: bool = False) -> None:
@@ -113,7 +131,7 @@ def notes(quiet: bool, verbose: bool = False) -> None:
 @contextlib.contextmanager
 def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal's stderr; yields the function that moves it on."""
-    if quiet or not stderr.is_terminal or total == 0:
+    if quiet or not stderr().is_terminal or total == 0:
         yield lambda steps: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -123,7 +141,7 @@ def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], Non
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=stderr,
+        console=stderr(),
         transient=True,
     )
     with bar:
