@@ -274,7 +274,7 @@ def test_two_ranks_give_the_rows_and_maps_of_one(run, place):
             np.testing.assert_allclose(one["map"], two["map"], rtol=2e-2, atol=1e-5)
 
 
-def test_training_writes_a_model_that_explains_and_resumes_bit_for_bit(tmp_path):
+def test_training_writes_a_model_and_minds_what_is_there(tmp_path):
     def train(folder, *more):
         args = ("--data", "shapes:size=32,classes=3,count=60", "--arch", "convnet:width=4", "--lr", "0.05")
         return stochx("train", *args, "-o", folder, "--json", "-q", *more, cwd=tmp_path)

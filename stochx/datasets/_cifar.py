@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +128,7 @@ def _bring(folder: Path, source: type[CIFAR10], kind: str) -> None:
             if check_integrity(archive, source.tgz_md5):
                 extract_archive(archive, work)
             else:
-                with _socket_timeout(TIMEOUT):
+                with _socket_timeout(TIMEOUT), contextlib.redirect_stdout(sys.stderr):  # older torchvisions print
                     source(work, download=True)
             try:
                 Path(work, source.base_folder).rename(folder / source.base_folder)
