@@ -11,14 +11,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: object) -> str:
+    r"""A text on one line: control characters and undecodable bytes are shown as `\x1b` and the like."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class StochxError(Exception):
     """A problem the user can act on: what is wrong, and `hint`, the remedy."""
 
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(printable(message))
+        self.hint = printable(hint)
 
 
 class UsageError(StochxError):

@@ -1,12 +1,17 @@
-"""The strength of input noise, in the units that papers use."""
+"""Averages over noisy copies of an image, and the strength of the noise in the units that papers use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
+from stochx.attributions import Explanation
 from stochx.engine.classifier import Classifier
+from stochx.engine.gradients import Term, around
+from stochx.engine.montecarlo import mean, monte_carlo
+from stochx.engine.seeds import Key
 
 Unit = Literal["normalised", "range"]
 
@@ -23,3 +28,26 @@ def noise_in_pixels(model: nn.Module, x: Tensor, sigma: float, unit: Unit) -> Te
     seen = (model.normalise(x) if isinstance(model, Classifier) else x).flatten(1)
     span = seen.amax(1) - seen.amin(1)
     return sigma * span.view(-1, 1, 1, 1) * std
+
+
+def over_noise(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    keys: Sequence[Key] | None,
+    *,
+    sigma: Tensor,
+    count: int,
+    error: float,
+    terms: Sequence[Term] = (),
+    finish: Callable[[Tensor, int], Tensor] = mean,
+) -> Explanation:
+    """What `finish` makes of the summed terms over up to `count` noisy copies, with its Monte-Carlo error."""
+    names = keys if keys is not None else range(len(x))
+
+    def draw(active: Tensor, points: range) -> Tensor:
+        chosen = [names[n] for n in active.tolist()]
+        return around(model, x[active], target[active], chosen, sigma[active], points, terms)
+
+    found = monte_carlo(draw, len(x), count, error, finish)
+    return Explanation(found.map, found.error, used=found.used)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
-from stochx.attributions._noise import noise_in_pixels
-from stochx.engine.gradients import around
-from stochx.engine.montecarlo import mean, monte_carlo
+from stochx.attributions._noise import noise_in_pixels, over_noise
+from stochx.engine.montecarlo import mean
 from stochx.engine.seeds import Key
 
 
@@ -41,15 +40,11 @@ class SmoothGrad:
             raise ValueError("error must lie in [0, 1)")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        names = keys if keys is not None else range(len(x))
         sigma = noise_in_pixels(model, x, self.sigma, self.unit)
-
-        def draw(active: Tensor, points: range) -> Tensor:
-            chosen = [names[n] for n in active.tolist()]
-            return around(model, x[active], target[active], chosen, sigma[active], points, TERMS[self.form])
-
-        found = monte_carlo(draw, len(x), self.samples, self.error, _variance if self.form == "variance" else mean)
-        return Explanation(found.map, found.error, used=found.used)
+        terms, finish = TERMS[self.form], _variance if self.form == "variance" else mean
+        return over_noise(
+            model, x, target, keys, sigma=sigma, count=self.samples, error=self.error, terms=terms, finish=finish
+        )
 
 
 def _slope(offset: Tensor, gradient: Tensor) -> Tensor:

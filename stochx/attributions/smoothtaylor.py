@@ -9,9 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
-from stochx.attributions._noise import noise_in_pixels
-from stochx.engine.gradients import around
-from stochx.engine.montecarlo import monte_carlo
+from stochx.attributions._noise import noise_in_pixels, over_noise
 from stochx.engine.seeds import Key
 
 
@@ -39,15 +37,8 @@ class SmoothTaylor:
             raise ValueError("error must lie in [0, 1)")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        names = keys if keys is not None else range(len(x))
         sigma = noise_in_pixels(model, x, self.sigma, self.unit)
-
-        def draw(active: Tensor, roots: range) -> Tensor:
-            chosen = [names[n] for n in active.tolist()]
-            return around(model, x[active], target[active], chosen, sigma[active], roots, [_taylor])
-
-        found = monte_carlo(draw, len(x), self.roots, self.error)
-        return Explanation(found.map, found.error, used=found.used)
+        return over_noise(model, x, target, keys, sigma=sigma, count=self.roots, error=self.error, terms=[_taylor])
 
 
 def _taylor(offset: Tensor, gradient: Tensor) -> Tensor:

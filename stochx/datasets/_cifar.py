@@ -18,8 +18,8 @@ import numpy as np
 from stochx.datasets import Split
 from stochx.engine import images
 from stochx.engine.data import Data, from_arrays
-from stochx.engine.images import open_file, printable
-from stochx.errors import InputError
+from stochx.engine.images import open_file
+from stochx.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stochx.datasets import Split
-from stochx.engine.images import SUFFIXES, printable
-from stochx.errors import InputError
+from stochx.engine.images import SUFFIXES
+from stochx.errors import InputError, printable
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 

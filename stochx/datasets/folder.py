@@ -9,7 +9,7 @@ from stochx.datasets import Split
 from stochx.datasets._tree import class_tree, walk
 from stochx.engine import images
 from stochx.engine.data import Data
-from stochx.engine.images import printable
+from stochx.errors import printable
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.engine.data import Data, from_arrays
-from stochx.engine.images import MIN_SIDE, open_file, printable
-from stochx.errors import InputError
+from stochx.engine.images import MIN_SIDE, open_file
+from stochx.errors import InputError, printable
 
 NAMES = {"images": ("images", "x"), "labels": ("labels", "y"), "classes": ("classes",), "masks": ("masks",)}
 MAX_CLASSES = 100_000

@@ -16,8 +16,7 @@ from stochx.datasets import Split
 from stochx.datasets._tree import class_tree, image_names
 from stochx.engine import images
 from stochx.engine.data import Data
-from stochx.engine.images import printable
-from stochx.errors import InputError
+from stochx.errors import InputError, printable
 
 MAX_BYTES = 256 * 2**20  # of one image file, unpacked
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # bzip2 and lzma are unpacked without a limit in steps

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stochx.engine.images import Preparation, printable, to_tensor
-from stochx.errors import InputError
+from stochx.engine.images import Preparation, to_tensor
+from stochx.errors import InputError, printable
 
 
 @dataclass(frozen=True)

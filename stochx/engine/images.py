@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from stochx.errors import InputError
+from stochx.errors import InputError, printable
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
@@ -59,11 +59,6 @@ class Preparation:
             return image
         left, top = (round((side - self.crop) / 2) for side in image.size)
         return image.crop((left, top, left + self.crop, top + self.crop))
-
-
-def printable(name: Path | str) -> str:
-    r"""A file name on one line: control characters and undecodable bytes are shown as `\x1b` and the like."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def open_file(path: Path) -> BinaryIO:
