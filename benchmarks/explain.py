@@ -18,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -33,19 +34,32 @@ SIGMA = {"smoothgrad": 0.15, "smoothtaylor": 0.5}
 
 
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network, its weights from `prepare`'s file."""
+    net = models.get_model(name, weights=None)
+    net.load_state_dict(torch.load(weights_file(name), weights_only=True))
+    return net.to(dtype).eval().requires_grad_(False)
+
+
+def weights_file(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"stochx-bench-{name}.pt"
+
+
+def prepare(name: str) -> None:
+    """Weights for all processes: the real ones, or random ones whose batch norms have seen 16 images."""
     torch.manual_seed(0)
     real = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "weights_imagenet" / f"{name}.safetensors"
     if real.exists():
         from stochx import load_model
 
-        return load_model(str(real)).network.to(dtype)
-    net = models.get_model(name, weights=None)
-    with torch.no_grad():
+        net: nn.Module = load_model(str(real)).network
+    else:
+        net = models.get_model(name, weights=None)
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
-        net(torch.randn(16, 3, 224, 224))
-    return net.to(dtype).eval().requires_grad_(False)
+        with torch.no_grad():
+            net(torch.randn(16, 3, 224, 224))
+    torch.save(net.state_dict(), weights_file(name))
 
 
 def images(count: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -76,8 +90,6 @@ def literal_ig(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    import captum.attr as captum
-
     from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor
     from stochx.engine.gradients import noise
 
@@ -96,6 +108,8 @@ def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tens
             with choose("cpu", "bf16").scope():
                 return made(net, x, y).map
         return made(net, x, y).map
+    import captum.attr as captum  # late: its imports count in the memory of its own variants only
+
     if method == "ig":
         batch = None if internal is None else internal
         return captum.IntegratedGradients(net).attribute(
@@ -201,6 +215,7 @@ def main() -> None:
         f" {'ratio':>6} {'peak MiB':>9} {'% peak':>7}"
     )
     for name in args.networks:
+        prepare(name)
         if not args.no_agreement:
             agreement(name)
         flops = gflops(network(name))
