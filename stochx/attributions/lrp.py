@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stochx.attributions import Explanation
 from stochx.engine import relevance as rules
 from stochx.engine.device import in_batches
-from stochx.engine.propagate import Rule, Tape
+from stochx.engine.propagate import FirstRule, Rule, Rules, Tape
 from stochx.engine.seeds import Key
 from stochx.engine.twin import twin
 from stochx.errors import InputError
@@ -24,9 +24,9 @@ class LRP:
     """The logit handed back layer by layer, to each input what it contributed (Bach et al., 2015).
 
     A composite names the rules: `epsilon` for linear layers; for convolutions `plus` (z+), `alpha2-beta1`, `gamma`
-    or epsilon too; and for the first layer `flat` or `box` (zB), which need no inputs' signs. Batch norms are folded
-    into their convolutions, sums share by contribution, concatenations split, max pooling sends to the winner.
-    `gap` is what biases and stabilisers absorbed: the map's sum minus the logit.
+    or epsilon too; and for the first layer `flat` or `box` (zB), which do not ask for an input's sign. Batch norms
+    are folded into their convolutions, sums share by contribution, concatenations split, max pooling sends to the
+    winner. `gap` is what biases and stabilisers absorbed: the map's sum minus the logit.
     """
 
     composite: Literal[
@@ -41,6 +41,8 @@ class LRP:
     gamma: float = 0.25  # weight of what agrees, for the gamma rule
 
     def __post_init__(self) -> None:
+        if self.composite not in COMPOSITES:
+            raise ValueError("composite must be one of " + ", ".join(COMPOSITES))
         if self.epsilon <= 0:
             raise ValueError("epsilon must be positive")
         if self.gamma < 0:
@@ -50,29 +52,52 @@ class LRP:
         fast = twin(model)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
-        graph, maps, gaps = fast.graph, [], []
+        graph, chosen = fast.graph, self._rules()
         low, high = fast.normalise(torch.zeros_like(x[:1])), fast.normalise(torch.ones_like(x[:1]))
-
-        def choose(layer: nn.Module, first: bool) -> Rule:
-            if first and self.composite.endswith("flat"):
-                return rules.flat
-            if first and self.composite.endswith("box"):
-                return partial(rules.box, low=low, high=high)
-            if isinstance(layer, nn.Linear) or self.composite == "epsilon":
-                return partial(rules.epsilon, stabiliser=self.epsilon)
-            if "plus" in self.composite:
-                return rules.z_plus
-            if "gamma" in self.composite:
-                return partial(rules.gamma, strength=self.gamma)
-            return partial(rules.alpha_beta, alpha=2.0, beta=1.0)
+        maps, gap = torch.empty_like(x), x.new_empty(len(x))
 
         def work(start: int, stop: int) -> None:
             tape = Tape(graph, fast.normalise(x[start:stop]))
-            chosen = target[start:stop, None]
-            logit = tape.output.gather(1, chosen)
-            relevance = tape.relevance(torch.zeros_like(tape.output).scatter(1, chosen, logit), choose)
-            maps.append(relevance)
-            gaps.append(relevance.flatten(1).sum(1) - logit.squeeze(1))
+            classes = target[start:stop, None]
+            logit = tape.output.gather(1, classes)
+            first = torch.zeros_like(tape.output).scatter(1, classes, logit)
+            maps[start:stop] = tape.relevance(first, chosen, low, high)
+            gap[start:stop] = maps[start:stop].flatten(1).sum(1) - logit.squeeze(1)
 
+        # On top of what autograd would keep come halves of weights and the relevance itself.
         in_batches(len(x), max(1, fast.rows(x) // 2), work)
-        return Explanation(torch.cat(maps), gap=torch.cat(gaps))
+        return Explanation(maps, gap=gap)
+
+    def _rules(self) -> Rules:
+        convolution, first = COMPOSITES[self.composite]
+        return Rules(_epsilon(self), convolution(self), first)
+
+
+def _epsilon(lrp: LRP) -> Rule:
+    return partial(rules.epsilon, stabiliser=lrp.epsilon)
+
+
+def _plus(lrp: LRP) -> Rule:
+    return rules.z_plus
+
+
+def _alpha2_beta1(lrp: LRP) -> Rule:
+    return partial(rules.alpha_beta, alpha=2.0, beta=1.0)
+
+
+def _gamma(lrp: LRP) -> Rule:
+    return partial(rules.gamma, strength=lrp.gamma)
+
+
+def _flat(layer: rules.Layer, x: Tensor, relevance: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return rules.flat(layer, x, relevance)
+
+
+COMPOSITES: dict[str, tuple[Callable[[LRP], Rule], FirstRule | None]] = {
+    "epsilon-plus-flat": (_plus, _flat),
+    "epsilon-plus": (_plus, None),
+    "epsilon-alpha2-beta1": (_alpha2_beta1, None),
+    "epsilon-alpha2-beta1-flat": (_alpha2_beta1, _flat),
+    "epsilon-gamma-box": (_gamma, rules.box),
+    "epsilon": (_epsilon, None),
+}

@@ -2,126 +2,144 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from stochx.engine.relevance import Layer, share, through
+from stochx.engine.passage import LAYER, is_in_place, kind_of, outside
+from stochx.engine.relevance import Layer
 from stochx.errors import InputError
 
 Rule = Callable[[Layer, Tensor, Tensor], Tensor]
-Choose = Callable[[nn.Module, bool], Rule]  # a layer with weights, and whether it is the first -> its rule
+FirstRule = Callable[[Layer, Tensor, Tensor, Tensor, Tensor], Tensor]  # ... and the least and greatest input
 
-PASS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.Tanh,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Identity,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,  # one that no convolution could absorb, as before DenseNet's: passed unchanged
-)
-MOVE = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.ChannelShuffle)
-AVERAGE = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-# Functions and, as texts, methods.
-PASS_CALLS: set[object] = {F.relu, F.relu6, F.leaky_relu, F.silu, F.gelu, F.hardswish, F.dropout, torch.relu, "relu"}
-ADD_CALLS: set[object] = {torch.add, operator.add, operator.iadd, "add", "add_"}
-MOVE_CALLS: set[object] = {torch.flatten, torch.reshape, torch.transpose, torch.permute, torch.squeeze, F.pad}
-MOVE_CALLS |= {F.max_pool2d, operator.getitem, "flatten", "reshape", "transpose", "permute", "squeeze", "contiguous"}
-AVERAGE_CALLS: set[object] = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"}
+@dataclass(frozen=True)
+class Rules:
+    """The rule for each kind of layer with weights; `first`, if any, is for those that see the image itself."""
+
+    dense: Rule
+    convolution: Rule
+    first: FirstRule | None = None
 
 
 class Tape:
-    """The values of every operation of a network for one batch, and relevance sent back along them."""
+    """The values of a network for one batch, as far as the way back needs them, and relevance sent back along it.
+
+    `graph` comes from `graph.folded`; its modules are left as they are. `output` holds the logits.
+    """
 
     def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
-        self.graph, self.modules = graph, dict(graph.named_modules())
+        self.graph, self.nodes = graph, _nodes_out_of_place(graph)
+        result = self.nodes[-1].args[0]
+        if not isinstance(result, fx.Node):
+            raise InputError("the network returns several outputs", "wrap it in a module that returns the logits")
+        self.result = result
+        self.modules = {name: _out_of_place(module) for name, module in graph.named_modules()}
+        self.kinds = {node: kind_of(node, self.modules) for node in self.nodes}
+        self.depends: set[fx.Node] = set()  # on the image
+        self.raw: set[fx.Node] = set()  # of these, what comes before every layer with weights
+        for node in self.nodes:
+            sources = self.signals(node)
+            if sources or node.op == "placeholder":
+                self.depends.add(node)
+                if self.kinds[node] is not LAYER and self.raw.issuperset(sources):
+                    self.raw.add(node)
         self.values: dict[fx.Node, Any] = {}
+        self.shapes: dict[fx.Node, torch.Size] = {}
         with torch.no_grad():
-            for node in graph.graph.nodes:
-                if node.op == "placeholder":
-                    self.values[node] = x
-                elif node.op == "output":
-                    self.output = self._value(node.args[0])
-                else:
-                    self.values[node] = self._run(node)
+            self._forward(x)
+        self.output: Tensor = self.values[result]
 
-    def relevance(self, start: Tensor, choose: Choose) -> Tensor:
-        """The input's relevance for `start`, the output's: shapes as the two."""
-        order = list(self.graph.graph.nodes)
-        layers = [n for n in order if isinstance(self._module(n), nn.Linear | nn.Conv2d)]
-        waiting: dict[fx.Node, Tensor] = {order[-1].args[0]: start}
-        for node in reversed(order):
-            relevance = waiting.pop(node, None)
-            if relevance is None:
-                continue
-            if node.op == "placeholder":
-                return relevance
-            for source, part in self._back(node, relevance, choose, node is layers[0] if layers else False):
-                waiting[source] = waiting[source] + part if source in waiting else part
+    def relevance(self, start: Tensor, rules: Rules, low: Tensor, high: Tensor) -> Tensor:
+        """The image's relevance for `start`, the output's; images lie between `low` and `high` (1, C, H, W).
+
+        The values are given up on the way. Raises `InputError` where it meets an operation without a rule.
+        """
+        self.rules, self.bounds = rules, (low, high)
+        waiting: dict[fx.Node, Tensor] = {self.result: start}
+        with torch.no_grad():
+            for node in reversed(self.nodes):
+                relevance = waiting.pop(node, None)
+                if relevance is not None and node.op == "placeholder":
+                    return relevance
+                sent = [] if relevance is None else self.kinds[node].send(self, node, relevance)
+                for source, part in sent:
+                    if source in self.depends:
+                        waiting[source] = waiting[source] + part if source in waiting else part
+                if node in self.depends:
+                    self.values.pop(node, None)
         raise InputError("the network's output does not depend on its input", "check the model")
 
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.modules.get(str(node.target)) if node.op == "call_module" else None
+    def signals(self, node: fx.Node) -> list[fx.Node]:
+        """The inputs of `node` that depend on the image."""
+        return [n for n in node.all_input_nodes if n in self.depends]
 
-    def _value(self, argument: Any) -> Any:
-        return fx.node.map_arg(argument, self.values.__getitem__)
+    def like(self, node: fx.Node, relevance: Tensor) -> Tensor:
+        """The value of `node`, or, where none was kept, anything of its shape."""
+        return self.values[node] if node in self.values else relevance.new_empty(self.shapes[node])
 
-    def _run(self, node: fx.Node, replaced: fx.Node | None = None, by: Tensor | None = None) -> Any:
-        """The value of `node`; one of its inputs may be `replaced`. Nothing is computed in place."""
-
-        def look(source: fx.Node) -> Any:
-            return by if source is replaced else self.values[source]
-
-        args: Any = fx.node.map_arg(node.args, look)
-        kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, look)
+    def run(self, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
+        """What `node` computes from `known` values; never in place."""
+        args: Any = fx.node.map_arg(node.args, known.__getitem__)
+        kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, known.__getitem__)
         if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.graph)
-        module = self._module(node)
-        if module is not None:
-            return module(*(a.clone() if getattr(module, "inplace", False) else a for a in args), **kwargs)
-        if kwargs.get("inplace"):
-            kwargs = {**kwargs, "inplace": False}
+            return attrgetter(str(node.target))(self.graph)
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        function: Any = outside(node.target)
         if node.op == "call_method":
-            return getattr(args[0], str(node.target).rstrip("_"))(*args[1:], **kwargs)
-        assert callable(node.target)
-        function = operator.add if node.target is operator.iadd else node.target
+            return getattr(args[0], function)(*args[1:], **kwargs)
+        if isinstance(function, FunctionType) and "inplace" in (signature := inspect.signature(function)).parameters:
+            bound = signature.bind(*args, **kwargs)
+            bound.arguments["inplace"] = False
+            args, kwargs = bound.args, bound.kwargs
         return function(*args, **kwargs)
 
-    def _back(self, node: fx.Node, relevance: Tensor, choose: Choose, first: bool) -> list[tuple[fx.Node, Tensor]]:
-        """Which inputs of `node` receive how much."""
-        module, target = self._module(node), node.target
-        sources = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
-        only = sources[0]
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            with torch.no_grad():
-                return [(only, choose(module, first)(Layer.of(module), self.values[only], relevance))]
-        if isinstance(module, PASS) or target in PASS_CALLS:
-            return [(only, relevance)]
-        if target in ADD_CALLS:
-            summands = [n for n in node.args if isinstance(n, fx.Node)]
-            parts = share(relevance, [self.values[n] for n in summands], self.values[node])
-            return list(zip(summands, parts, strict=True))
-        if target in (torch.cat, torch.concat):
-            pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
-            axis: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            sizes = [self.values[n].shape[axis] for n in pieces]
-            return list(zip(pieces, torch.split(relevance, sizes, axis), strict=True))
-        if isinstance(module, MOVE + AVERAGE) or target in MOVE_CALLS or target in AVERAGE_CALLS:
-            normed = isinstance(module, AVERAGE) or target in AVERAGE_CALLS
-            return [(only, through(relevance, self.values[only], lambda v: self._run(node, only, v), normed))]
-        if target in (operator.mul, torch.mul) and len(sources) == 2:
-            return [(max(sources, key=lambda n: self.values[n].numel()), relevance)]  # a gate takes nothing
-        what = type(module).__name__ if module is not None else getattr(target, "__name__", str(target))
-        raise InputError(f"lrp has no rule for `{what}` (`{node.name}`)", "use `ig`, `smoothgrad` or `smoothtaylor`")
+    def span(self, end: fx.Node) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value that the raw node `end` can take, for one image."""
+        ends: list[Tensor] = []
+        for bound in self.bounds:
+            known = {n: value for n, value in self.values.items() if n not in self.depends}
+            for node in self.nodes[: self.nodes.index(end) + 1]:
+                if node in self.raw:
+                    known[node] = bound if node.op == "placeholder" else self.run(node, known)
+            ends.append(known[end])
+        return torch.minimum(*ends), torch.maximum(*ends)
+
+    def _forward(self, x: Tensor) -> None:
+        kept = {n for node in self.nodes for n in (self.signals(node) if self.kinds[node].needs_values else [])}
+        last = {n: node for node in self.nodes for n in node.all_input_nodes}
+        for node in self.nodes[:-1]:
+            value = self.values[node] = x if node.op == "placeholder" else self.run(node, self.values)
+            if isinstance(value, Tensor):
+                self.shapes[node] = value.shape
+            for n in node.all_input_nodes:
+                if last[n] is node and n in self.depends - kept and type(self.values[n]) in (Tensor, tuple, list):
+                    del self.values[n]
+
+
+def _nodes_out_of_place(graph: fx.GraphModule) -> list[fx.Node]:
+    """Copies of the nodes, where what comes after an operation in place uses its result and not what it overwrote."""
+    modules = dict(graph.named_modules())
+    anew, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.graph.nodes:
+        copies[node] = anew.node_copy(node, copies.__getitem__)
+        if is_in_place(node, modules):
+            copies[node.all_input_nodes[0]] = copies[node]
+    return list(anew.nodes)
+
+
+def _out_of_place(module: nn.Module) -> nn.Module:
+    if not getattr(module, "inplace", False):
+        return module
+    other = copy.copy(module)
+    other.inplace = False  # type: ignore[assignment]  # a setting of activation modules, no tensor
+    return other

@@ -2,6 +2,7 @@
 
 Every rule has one form. A layer's pre-activation is a sum of parts layer(x_i; w_i, b_i); with s = R / z each part
 sends x_i * layer^T(s; w_i) back (Bach et al., 2015; Montavon et al., 2019). The rules differ in their parts alone.
+Nothing here is recorded by autograd but `through`, which needs it for itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 STABILISER = 1e-6
 
@@ -20,7 +22,7 @@ Part = tuple[Tensor, Tensor, Tensor | None]  # input, weight, bias
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear map with a bias: `apply(x, w, b)` and its transpose `back(s, w, like)`."""
+    """A linear map with a bias: `apply(x, w, b)` and its transpose `back(s, w, like)`, shaped as `like`."""
 
     weight: Tensor
     bias: Tensor | None
@@ -32,37 +34,42 @@ class Layer:
         """The layer that a torch module computes."""
         bias = None if module.bias is None else module.bias.detach()
         if isinstance(module, nn.Linear):
-            return Layer(module.weight.detach(), bias, F.linear, lambda s, w, like: s @ w)
-        stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
+            return Layer.dense(module.weight.detach(), bias)
+        settings = module.stride, module.padding, module.dilation, module.groups
+        return Layer.convolution(module.weight.detach(), bias, *settings)
+
+    @staticmethod
+    def dense(weight: Tensor, bias: Tensor | None = None) -> Layer:
+        """Inputs (..., I) -> x w^T + b (..., O), for weights (O, I)."""
+        return Layer(weight, bias, F.linear, lambda s, w, like: s @ w)
+
+    @staticmethod
+    def convolution(
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Layer:
+        """Inputs (N, I, H, W) -> (N, O, H', W'), for weights (O, I / groups, K, K); outside of the image is zero."""
 
         def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
             return F.conv2d(x, w, b, stride, padding, dilation, groups)
 
         def back(s: Tensor, w: Tensor, like: Tensor) -> Tensor:
-            place = torch.zeros_like(like, requires_grad=True)
-            with torch.enable_grad():
-                out = F.conv2d(place, w, None, stride, padding, dilation, groups)
-            return torch.autograd.grad(out, place, s)[0]
+            if isinstance(padding, str):  # "same" may pad one side more than the other
+                return through(s, torch.empty_like(like), lambda x: apply(x, w, None), normed=False)
+            settings = stride, padding, dilation, groups
+            slope: Tensor = conv2d_input(like.shape, w, s, *settings)  # type: ignore[no-untyped-call]
+            return slope
 
-        return Layer(module.weight.detach(), bias, apply, back)
+        return Layer(weight, bias, apply, back)
 
 
 def stabilise(z: Tensor, epsilon: float = STABILISER) -> Tensor:
     """Z moved away from zero by epsilon: z + epsilon sign(z), with sign(0) = 1."""
-    return z + torch.where(z >= 0, epsilon, -epsilon)
-
-
-def _send(layer: Layer, parts: Sequence[Part], relevance: Tensor, epsilon: float = STABILISER) -> Tensor:
-    """The relevance that all parts together receive: sum_i x_i * layer^T(R / z; w_i)."""
-    z = sum((layer.apply(*part) for part in parts[1:]), start=layer.apply(*parts[0]))
-    s = relevance / stabilise(z, epsilon)
-    sent = [x * layer.back(s, w, x) for x, w, _ in parts]
-    return sum(sent[1:], start=sent[0])
-
-
-def _signed(x: Tensor, same: Part, other: Part) -> list[Part]:
-    """Two parts, or one where the input has no negative value and the other part is all zero."""
-    return [same] if not (x < 0).any() else [same, other]
+    return z + z.new_tensor(epsilon).copysign(z)
 
 
 def epsilon(layer: Layer, x: Tensor, relevance: Tensor, stabiliser: float = STABILISER) -> Tensor:
@@ -72,55 +79,52 @@ def epsilon(layer: Layer, x: Tensor, relevance: Tensor, stabiliser: float = STAB
 
 def alpha_beta(layer: Layer, x: Tensor, relevance: Tensor, alpha: float, beta: float) -> Tensor:
     """LRP-alpha-beta, alpha - beta = 1: what speaks for and what speaks against each output, apart."""
-    w, b = layer.weight, layer.bias
-    up, down = x.clamp(min=0), x.clamp(max=0)
-    more, less = w.clamp(min=0), w.clamp(max=0)
-    b_more, b_less = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
-    positive = _send(layer, _signed(x, (up, more, b_more), (down, less, None)), relevance)
+    positive = _send(layer, _speaking(layer, x, up=True), relevance)
     if beta == 0:
         return alpha * positive
-    return alpha * positive - beta * _send(layer, _signed(x, (up, less, b_less), (down, more, None)), relevance)
+    return alpha * positive - beta * _send(layer, _speaking(layer, x, up=False), relevance)
 
 
 def z_plus(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
     """LRP-z+: alpha-beta with alpha 1, beta 0; only what speaks for an output receives its relevance."""
-    return alpha_beta(layer, x, relevance, 1.0, 0.0)
+    return _send(layer, _speaking(layer, x, up=True), relevance)
 
 
 def gamma(layer: Layer, x: Tensor, relevance: Tensor, strength: float) -> Tensor:
-    """LRP-gamma for inputs of any sign (Andéol et al., 2021): parts that agree with z's sign weigh 1 + gamma."""
-    w, b = layer.weight, layer.bias
-    up, down = x.clamp(min=0), x.clamp(max=0)
-    more, less = w + strength * w.clamp(min=0), w + strength * w.clamp(max=0)
-    b_more = None if b is None else b + strength * b.clamp(min=0)
-    b_less = None if b is None else b + strength * b.clamp(max=0)
-    z = layer.apply(x, w, b)
-    positive, negative = relevance * (z > 0), relevance * (z < 0)
-    sent = _send(layer, _signed(x, (up, more, b_more), (down, less, None)), positive)
-    return sent + _send(layer, _signed(x, (up, less, b_less), (down, more, None)), negative)
+    """LRP-gamma for inputs of any sign (Andéol et al., 2021): what agrees with z's sign weighs 1 + gamma.
+
+    With z = z+ + z-, the parts that speak for and against, the denominator is z + gamma z+ where z > 0 and
+    z + gamma z- where z < 0.
+    """
+    agreeing, opposing = _speaking(layer, x, up=True), _speaking(layer, x, up=False)
+    z, z_up = layer.apply(x, layer.weight, layer.bias), _total(layer, agreeing)
+    s = relevance / stabilise(torch.where(z > 0, z + strength * z_up, z + strength * (z - z_up)))
+    for_, against = s * (z > 0), s * (z < 0)
+    sent = _sent(layer, agreeing, for_ * (1 + strength) + against)
+    return sent + _sent(layer, opposing, for_ + against * (1 + strength))
 
 
 def flat(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
-    """LRP-flat: each output's relevance spread evenly over its inputs (Lapuschkin et al., 2019)."""
-    ones = torch.ones_like(x)
-    return _send(layer, [(ones, torch.ones_like(layer.weight), None)], relevance)
+    """LRP-flat: each output's relevance spread evenly over its inputs (Lapuschkin et al., 2019).
+
+    All channels of a group receive the same: one channel is computed for each group.
+    """
+    axis = 1 if layer.weight.dim() == 4 else x.dim() - 1
+    width = layer.weight.shape[1]
+    groups = x.shape[axis] // width
+    ones, place = torch.ones_like(layer.weight[:groups, :1]), x.narrow(axis, 0, groups)
+    reach = width * layer.apply(torch.ones_like(place[:1]), ones, None)
+    given = torch.unflatten(relevance, axis, (groups, -1)).sum(axis + 1)
+    return layer.back(given / stabilise(reach), ones, place).repeat_interleave(width, axis)
 
 
 def box(layer: Layer, x: Tensor, relevance: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """LRP-zB for inputs between `low` and `high` (Montavon et al., 2017): x w - low w+ - high w-."""
-    w, b = layer.weight, layer.bias
-    low, high = low.expand_as(x), high.expand_as(x)
-    parts = [(x, w, b), (low, w.clamp(min=0), _half(b, True)), (high, w.clamp(max=0), _half(b, False))]
-    z, z_low, z_high = (layer.apply(*part) for part in parts)
-    s = relevance / stabilise(z - z_low - z_high)
-    sent, from_low, from_high = (at * layer.back(s, weight, at) for at, weight, _ in parts)
-    return sent - from_low - from_high
+    """LRP-zB for inputs between `low` and `high` (Montavon et al., 2017): (x - low) w+ + (x - high) w-.
 
-
-def _half(bias: Tensor | None, positive: bool) -> Tensor | None:
-    if bias is None:
-        return None
-    return bias.clamp(min=0) if positive else bias.clamp(max=0)
+    The bias stays out: those of the three terms x w - low w+ - high w- cancel.
+    """
+    above, below = (x - low, layer.weight.clamp(min=0), None), (x - high, layer.weight.clamp(max=0), None)
+    return _send(layer, [above, below], relevance)
 
 
 def share(relevance: Tensor, summands: Sequence[Tensor], total: Tensor) -> list[Tensor]:
@@ -141,3 +145,30 @@ def through(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor],
     weight = relevance / stabilise(out.detach()) if normed else relevance
     (slope,) = torch.autograd.grad(out, leaf, weight)
     return x * slope if normed else slope
+
+
+def _speaking(layer: Layer, x: Tensor, up: bool) -> list[Part]:
+    """The parts that raise each output (`up`), or that lower it; one is enough where no input is negative."""
+    same = _half(layer.weight, up)
+    bias = None if layer.bias is None else _half(layer.bias, up)
+    if not (x < 0).any():
+        return [(x, same, bias)]
+    return [(x.clamp(min=0), same, bias), (x.clamp(max=0), _half(layer.weight, not up), None)]
+
+
+def _half(values: Tensor, up: bool) -> Tensor:
+    return values.clamp(min=0) if up else values.clamp(max=0)
+
+
+def _send(layer: Layer, parts: Sequence[Part], relevance: Tensor, epsilon: float = STABILISER) -> Tensor:
+    return _sent(layer, parts, relevance / stabilise(_total(layer, parts), epsilon))
+
+
+def _total(layer: Layer, parts: Sequence[Part]) -> Tensor:
+    return sum((layer.apply(*part) for part in parts[1:]), start=layer.apply(*parts[0]))
+
+
+def _sent(layer: Layer, parts: Sequence[Part], s: Tensor) -> Tensor:
+    """What all parts together receive: sum_i x_i * layer^T(s; w_i)."""
+    sent = [x * layer.back(s, w, x) for x, w, _ in parts]
+    return sum(sent[1:], start=sent[0])

@@ -1,0 +1,173 @@
+"""Relevance through single operations: what each hands on, and that nothing else is touched."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import random_images
+from torch import nn
+from torch.nn import functional as F
+
+from stochx.engine import relevance as rules
+from stochx.engine.graph import folded, trace
+from stochx.engine.propagate import Rules, Tape
+from stochx.errors import InputError
+
+
+class Wired(nn.Module):
+    """A function of the image and of what a convolution makes of it, as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(4, 4, 1, bias=False).double()
+        self.conv.weight.data.abs_()
+        self.relu = nn.ReLU(inplace=True)
+        self.register_buffer("constant", torch.tensor(3.0, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.function(self, self.conv(x))
+
+
+EXACT = partial(rules.epsilon, stabiliser=1e-12)
+
+
+def tape(function, images=None):
+    return Tape(folded(trace(Wired(function).eval())), random_images(2, 4, 4, 4) if images is None else images)
+
+
+def sent(function, images=None, first=None):
+    """Relevance of the images, where the network's own output is the relevance at its end."""
+    record = tape(function, images)
+    zero, one = torch.zeros(1, 4, 4, 4, dtype=torch.float64), torch.ones(1, 4, 4, 4, dtype=torch.float64)
+    return record.relevance(record.output, Rules(EXACT, EXACT, first), zero, one)
+
+
+def squeezed(x):
+    return x.mean((2, 3), keepdim=True)
+
+
+WIRINGS = {
+    "sum": lambda self, x: x + squeezed(x),
+    "sum of one value": lambda self, x: x + x,
+    "scaled sum": lambda self, x: torch.add(x, F.relu(x), alpha=2),
+    "difference": lambda self, x: x - squeezed(x) * 0.1,
+    "concatenation": lambda self, x: torch.cat([x, F.relu(x)], dim=1),
+    "concatenated rows": lambda self, x: torch.cat((x, x), -1),
+    "slices": lambda self, x: torch.cat([x[:, :2], x[:, 2:] + x[:, 2:]], 1),
+    "pieces": lambda self, x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1),
+    "shuffle": lambda self, x: x.view(x.size(0), 2, 2, 4, 4).transpose(1, 2).contiguous().view(x.shape[0], 4, 4, 4),
+    "activation": lambda self, x: self.relu(x),
+    "functional activation": lambda self, x: F.relu(x, inplace=True),
+    "dropout": lambda self, x: F.dropout(x, training=False),
+    "average pooling": lambda self, x: F.avg_pool2d(x, 2),
+    "adaptive pooling": lambda self, x: F.adaptive_avg_pool2d(x, 3),
+    "max pooling": lambda self, x: F.max_pool2d(x, 2),
+    "padding": lambda self, x: F.pad(x, (1, 1, 1, 1)),
+    "mean": lambda self, x: x.mean((2, 3)),
+    "flattening": lambda self, x: torch.flatten(x, 1),
+    "gate": lambda self, x: torch.sigmoid(squeezed(x)) * x,
+    "constant factor": lambda self, x: x * self.constant,
+    "quotient": lambda self, x: x / 2,
+    "functional layer": lambda self, x: F.conv2d(x, self.conv.weight),
+    "matrix product": lambda self, x: x @ self.conv.weight.flatten(1).abs(),
+}
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_relevance_is_conserved(wiring):
+    relevance, start = sent(WIRINGS[wiring]), tape(WIRINGS[wiring]).output
+    torch.testing.assert_close(relevance.flatten(1).sum(1), start.flatten(1).sum(1), rtol=1e-4, atol=0)
+
+
+def test_a_constant_summand_absorbs_its_share():
+    relevance, value = sent(lambda self, x: x + self.constant), tape(lambda self, x: x).output
+    torch.testing.assert_close(relevance.flatten(1).sum(1), value.flatten(1).sum(1), rtol=1e-4, atol=0)
+
+
+def test_what_follows_an_operation_in_place_sees_its_result():
+    def overwritten(self, x):
+        y = x - 1
+        y.relu_()
+        return y + self.relu(y)
+
+    images = random_images(2, 4, 4, 4)
+    torch.testing.assert_close(tape(overwritten, images).output, Wired(overwritten)(images))
+
+
+def test_operations_in_place_leave_the_values_of_others_alone():
+    expected = sent(lambda self, x: F.relu(x - 1) + F.conv2d(x, self.conv.weight))
+    found = sent(lambda self, x: F.relu(x - 1, True) + F.conv2d(x, self.conv.weight))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+class Normalising(nn.Module):
+    """A network that normalises its images itself, channel by channel, as GoogLeNet does."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+        self.conv = nn.Conv2d(2, 3, 3).double()
+
+    def forward(self, x):
+        if self.inside:
+            x = torch.cat([torch.unsqueeze(x[:, i], 1) * 2 - 0.5 for i in range(2)], 1)
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("first", [None, rules.box, lambda layer, x, r, low, high: rules.flat(layer, x, r)])
+def test_normalisation_inside_the_network_is_as_good_as_outside(first):
+    x, zero, one = random_images(2, 2, 5, 5), torch.zeros(1, 2, 5, 5).double(), torch.ones(1, 2, 5, 5).double()
+    inside, outside = Normalising(True), Normalising(False)
+    outside.load_state_dict(inside.state_dict())
+    tapes = Tape(folded(trace(inside)), x), Tape(folded(trace(outside)), x * 2 - 0.5)
+    chosen = Rules(EXACT, EXACT, first)
+    expected = tapes[1].relevance(tapes[1].output, chosen, zero * 2 - 0.5, one * 2 - 0.5)
+    torch.testing.assert_close(tapes[0].relevance(tapes[0].output, chosen, zero, one), expected)
+
+
+def test_only_layers_that_see_the_image_take_the_first_rule():
+    seen = []
+
+    def first(layer, x, relevance, low, high):
+        seen.append(layer.weight.shape)
+        return rules.flat(layer, x, relevance)
+
+    sent(lambda self, x: F.conv2d(x, self.conv.weight[:2]), first=first)
+    assert seen == [torch.Size([4, 4, 1, 1])]
+
+
+def test_values_are_kept_only_for_the_way_back():
+    record = tape(lambda self, x: self.relu(torch.flatten(F.relu(F.relu(x)), 1)))
+    kept = sum(isinstance(value, torch.Tensor) for node, value in record.values.items() if node in record.depends)
+    assert kept == 2  # the image, for the convolution, and the output
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda self, x: torch.cumsum(x, 1), "`cumsum`"),
+        (lambda self, x: x.softmax(1), "`softmax`"),
+        (lambda self, x: x @ x, "`matmul` with weights that are not constant"),
+        (lambda self, x: x * F.relu(x), "`mul` with"),
+    ],
+)
+def test_an_operation_without_a_rule_is_named(function, name):
+    with pytest.raises(InputError, match=name):
+        sent(function)
+
+
+def test_reflecting_convolutions_are_refused(images):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect")).double()
+    record = Tape(folded(trace(net)), images)
+    with pytest.raises(InputError, match="`Conv2d` with reflect padding"):
+        record.relevance(record.output, Rules(EXACT, EXACT), images[:1], images[:1])
+
+
+def test_several_outputs_are_refused(images):
+    with pytest.raises(InputError, match="several outputs"):
+        tape(lambda self, x: (x, x))
