@@ -14,7 +14,7 @@ from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
 from stochx.engine.seeds import digest, generator, seeded
 from stochx.engine.store import Run, atomic, to_toml
-from stochx.engine.sweep import canonical_batches, estimate, sweep
+from stochx.engine.sweep import canonical_batches, sweep
 from stochx.engine.twin import Stem, twin
 from stochx.engine.world import World
 from stochx.errors import InputError, UsageError
@@ -148,11 +148,6 @@ def test_ranks_share_the_canonical_batches_and_together_see_everything():
 def test_finished_batches_are_skipped():
     done = {0, 1, 2, 3}
     assert sweep(8, 2, list, lambda b, loaded: loaded, World(), done) == [4, 5, 6, 7]
-
-
-def test_an_estimate_carries_its_interval():
-    e = estimate([0.0, 1.0, 1.0, 0.0])
-    assert e.mean == 0.5 and e.n == 4 and e.ci95 == pytest.approx(1.96 * 0.5774 / 2, abs=1e-3)
 
 
 def test_a_file_is_whole_or_absent(tmp_path):

@@ -14,8 +14,8 @@ from stochx.cli import output
 from stochx.cli._explained import run_explain
 from stochx.cli._trained import run_training
 from stochx.engine.images import to_image
+from stochx.engine.statistics import estimate
 from stochx.engine.store import atomic
-from stochx.engine.sweep import estimate
 from stochx.loading import load_data
 
 TRAINING = {"data": "shapes:count=3000,classes=6", "arch": "convnet", "epochs": 15, "lr": 0.1, "batch_size": 64}

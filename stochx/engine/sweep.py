@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -15,23 +14,6 @@ L = TypeVar("L")
 R = TypeVar("R")
 
 MIN_BATCHES = 8  # small jobs are cut at least so often, so that ranks share them and interrupts lose little
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n items with the half-width of its 95 % interval."""
-
-    mean: float
-    ci95: float
-    n: int
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of `values` and 1.96 standard errors of it; the interval of one value is NaN."""
-    n = len(values)
-    mean = sum(values) / n if n else math.nan
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
-    return Estimate(mean, 1.96 * spread, n)
 
 
 def canonical_batches(count: int, rows: int) -> list[range]:

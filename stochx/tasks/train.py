@@ -15,7 +15,7 @@ from stochx.engine.fit import Epoch, Plan, fit
 from stochx.engine.gradients import logits
 from stochx.engine.images import Preparation
 from stochx.engine.seeds import seeded
-from stochx.engine.sweep import Estimate, estimate
+from stochx.engine.statistics import Estimate, estimate
 from stochx.engine.world import World
 from stochx.errors import InputError
 
