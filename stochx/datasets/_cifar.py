@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,34 +17,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stochx.datasets import Split
+from stochx.datasets._root import data_root
 from stochx.engine import images
 from stochx.engine.data import Data, from_arrays
 from stochx.engine.images import open_file
+from stochx.engine.world import local_rank
 from stochx.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
 TIMEOUT = 10.0  # seconds without an answer from the network
+PATIENCE = 1800.0  # seconds that other ranks wait for a download; torchrun ends them at once where it fails
 
 
 def load(kind: str, root: str, split: Split) -> Data:
     """`cifar10` or `cifar100`: uint8 pixels in memory, from `root`, `STOCHX_DATA` or the cache folder."""
-    folder = _root(root)
+    folder = data_root(root)
     for place in (folder, folder / kind):
         if any((place / f"{s}{end}").is_file() for s in ("train", "test") for end in ("_labels.npy", "_000.webp")):
             return _strips(place, kind, split)
     return _batches(folder, kind, split)
-
-
-def _root(root: str) -> Path:
-    given = root or os.environ.get("STOCHX_DATA", "")
-    if not given:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stochx" / "data"
-    folder = Path(given).expanduser()
-    if not folder.is_dir():  # not made here: a slip in a path should not start a download
-        raise InputError(f"no such folder: `{printable(given)}`", "check `root`, or the variable STOCHX_DATA")
-    return folder
 
 
 # Strips ---------------------------------------------------------------------------------------------------------------
@@ -106,7 +100,10 @@ def _batches(folder: Path, kind: str, split: Split) -> Data:
     places = [folder, folder / kind] + ([folder.parent] if folder.name == source.base_folder else [])
     root = next((place for place in places if (place / source.base_folder).is_dir()), None)
     if root is None:
-        _bring(folder, source, kind)
+        if local_rank() == 0:
+            _bring(folder, source, kind)
+        else:
+            _await(folder / source.base_folder)
         root = folder
     try:
         found = source(root, train=split == "train", download=False)
@@ -139,6 +136,15 @@ def _bring(folder: Path, source: type[CIFAR10], kind: str) -> None:
         raise InputError(f"`{printable(folder)}` holds no {kind} and may not be written", hint) from None
     except (OSError, RuntimeError, EOFError) as error:  # URLError is an OSError
         raise InputError(f"no {kind} in `{printable(folder)}`, and no download: {error}", hint) from None
+
+
+def _await(place: Path) -> None:
+    """Wait for what the first process of this machine brings; it is whole as soon as it has its name."""
+    start = time.monotonic()
+    while not place.is_dir():
+        if time.monotonic() - start > PATIENCE:
+            raise InputError(f"local rank 0 brought no `{printable(place)}`", "start one process alone to see why")
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

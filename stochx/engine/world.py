@@ -40,6 +40,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """The rank of this process among those of its machine, likewise."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """The world this process belongs to, connected inside: NCCL on CUDA, else gloo."""
@@ -48,7 +53,7 @@ def joined() -> Iterator[World]:
         yield World()
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield World(dist.get_rank(), size)
