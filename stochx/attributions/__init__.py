@@ -5,7 +5,7 @@ Add one by writing `stochx/attributions/<name>.py` with one frozen dataclass tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What adaptive noising chose for each image: `sigma` (N,) in normalised units, after so many `evaluations` (N,).
+
+    `objective` (N,) is scored again, on draws that the search has not seen: the least of many noisy values lies low.
+    """
+
+    sigma: Tensor
+    objective: Tensor
+    evaluations: Tensor
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A map per image, and what is known of its quality.
 
@@ -25,12 +37,18 @@ class Explanation:
     `error` (N,): relative standard error of the channel-summed map from random sampling; None if there is none.
     `gap` (N,): sum of the map minus what a complete map sums to; None for methods that claim no completeness.
     `used` (N,): how many samples (steps, roots, windows) each map took.
+    `chosen`: what was tuned to each image; None for methods that tune nothing.
     """
 
     map: Tensor
     error: Tensor | None = None
     gap: Tensor | None = None
     used: Tensor | None = None
+    chosen: Chosen | None = None
+
+
+# What adaptive noising makes small: (model, x, target, maps, keys) -> (N,), NaN where it is undefined.
+Measure = Callable[["nn.Module", "Tensor", "Tensor", "Tensor", "Sequence[Key]"], "Tensor"]
 
 
 class Attribution(Protocol):

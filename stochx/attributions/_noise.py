@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
@@ -16,18 +17,24 @@ from stochx.engine.seeds import Key
 Unit = Literal["normalised", "range"]
 
 
-def noise_in_pixels(model: nn.Module, x: Tensor, sigma: float, unit: Unit) -> Tensor:
+def noise_in_pixels(model: nn.Module, x: Tensor, sigma: float | Tensor, unit: Unit) -> Tensor:
     """The standard deviation of the noise in pixels, (N, C or 1, 1, 1).
 
-    `sigma` is absolute in normalised units, or a fraction of the range of each normalised image. Both are
-    multiplied by the per-channel std: (x - r) * gradient is the same in pixels and in normalised units.
+    `sigma`, one for all or (N,), is absolute in normalised units, or a fraction of the range of each normalised
+    image. Both are multiplied by the per-channel std: (x - r) * gradient is the same in pixels and normalised units.
     """
     std = model.std.to(x) if isinstance(model, Classifier) else x.new_ones(1, 1, 1, 1)
+    strength = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).view(-1, 1, 1, 1)
     if unit == "normalised":
-        return (sigma * std).expand(len(x), -1, -1, -1)
-    seen = (model.normalise(x) if isinstance(model, Classifier) else x).flatten(1)
+        return strength * std
+    seen = normalised(model, x).flatten(1)
     span = seen.amax(1) - seen.amin(1)
-    return sigma * span.view(-1, 1, 1, 1) * std
+    return strength * span.view(-1, 1, 1, 1) * std
+
+
+def normalised(model: nn.Module, x: Tensor) -> Tensor:
+    """Pixels as the network behind them sees them."""
+    return model.normalise(x) if isinstance(model, Classifier) else x
 
 
 def over_noise(

@@ -1,0 +1,33 @@
+"""Random maps, a control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attributions import Explanation
+from stochx.engine.seeds import Key, generator
+
+
+@dataclass(frozen=True)
+class RandomMap:
+    """A control, no explanation: standard normal noise, which knows neither the model nor the image.
+
+        map_ij ~ N(0, 1)
+
+    A measure must put every explanation clear of it. Measures of smoothness alone do not: they place it last, as
+    they place last whatever is not smooth. The draw follows the image's key.
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
+        names = keys if keys is not None else range(len(x))
+        return Explanation(torch.stack([_normal(x, key) for key in names]))
+
+
+def _normal(like: Tensor, key: Key) -> Tensor:
+    source = generator(key, "random map", device=like.device)
+    shape = (1, *like.shape[2:])
+    return torch.randn(shape, generator=source, device=like.device, dtype=torch.float32).to(like.dtype)
