@@ -24,6 +24,7 @@ from stochx.errors import UsageError
 if TYPE_CHECKING:
     from stochx.attributions import Attribution
     from stochx.datasets import Dataset
+    from stochx.metrics import Metric
     from stochx.models import Model
 
 T = TypeVar("T")
@@ -204,7 +205,13 @@ def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[
 
 
 ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions")
+METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
 MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
 DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
 
-FAMILIES: dict[str, Catalog[Any]] = {"attributions": ATTRIBUTIONS, "models": MODELS, "datasets": DATASETS}
+FAMILIES: dict[str, Catalog[Any]] = {
+    "attributions": ATTRIBUTIONS,
+    "metrics": METRICS,
+    "models": MODELS,
+    "datasets": DATASETS,
+}

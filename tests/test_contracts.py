@@ -7,10 +7,16 @@ import dataclasses
 import pytest
 import torch
 
-from stochx.catalog import ATTRIBUTIONS, DATASETS, FAMILIES, MODELS
+from stochx.catalog import ATTRIBUTIONS, DATASETS, FAMILIES, METRICS, MODELS
 from stochx.engine.classifier import Classifier
+from stochx.metrics import Evidence
 
-CHEAP = {"smoothgrad": "smoothgrad:samples=6", "smoothtaylor": "smoothtaylor:roots=6", "ig": "ig:steps=6"}
+CHEAP = {
+    "smoothgrad": "smoothgrad:samples=6",
+    "smoothtaylor": "smoothtaylor:roots=6",
+    "ig": "ig:steps=6",
+    "blurred-ig": "blurred-ig:steps=6",
+}
 RANDOM = {"smoothgrad", "smoothtaylor"}
 
 
@@ -65,6 +71,68 @@ def test_random_maps_follow_their_keys(name, tiny, images):
     a, b = explain(name, tiny, images, y, keys=range(5)), explain(name, tiny, images, y, keys=range(1, 6))
     assert not torch.allclose(a.map, b.map)
     assert a.error is not None and a.used.tolist() == [6] * 5
+
+
+def evidence(model, x, places, scale=1.0):
+    """All that a metric may ask for, of the images at `places` of x."""
+    some, keys = x[places], [f"key {n}" for n in places]
+    mask = torch.zeros(some.shape[0], *x.shape[2:], dtype=torch.bool)
+    mask[:, 3:9, 4:12] = True
+    y = model(some).argmax(1)
+
+    def make(network, pixels, target):
+        return ATTRIBUTIONS.make("smoothgrad:samples=3")(network, pixels, target, keys).map * scale
+
+    return Evidence(make(model, some, y), keys, some, y, model, make, mask)
+
+
+METRIC_TEXTS = {
+    "aupc": "aupc:regions=4,draws=3,kernel=2,read=probability",
+    "infidelity": "infidelity:draws=5",
+    "max-sensitivity": "max-sensitivity:draws=2",
+    "randomisation": "randomisation:stages=2",
+    "region-perturbation": "region-perturbation:regions=9,side=4",
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_gives_a_number_an_image_and_declares_itself(name, tiny, images):
+    metric = METRICS.make(METRIC_TEXTS.get(name, name))
+    score = metric(evidence(tiny, images, range(5)))
+    assert (
+        score.value.shape == (5,) and score.value.isfinite().all() and not score.value.requires_grad and not score.why
+    )
+    assert metric.higher_is_better in (True, False, None) and metric.reduction
+    assert metric.needs <= {"model", "explain", "mask"}
+    assert bool(metric.axis) == (score.curve is not None)
+    if score.curve is not None:
+        assert score.curve.shape == (5, len(score.places)) and score.curve.isfinite().all()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_repeats_and_ignores_batch_neighbours(name, tiny, images):
+    metric = METRICS.make(METRIC_TEXTS.get(name, name))
+    together = metric(evidence(tiny, images, range(5))).value
+    assert torch.equal(together, metric(evidence(tiny, images, range(5))).value)
+    torch.testing.assert_close(metric(evidence(tiny, images, [3])).value, together[3:4], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted({*METRICS} - {"infidelity", "completeness"}))
+def test_a_metric_does_not_see_the_scale_of_a_map(name, tiny, images):
+    metric = METRICS.make(METRIC_TEXTS.get(name, name))
+    one, other = (metric(evidence(tiny, images, range(5), scale)).value for scale in (1.0, 37.0))
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_leaves_the_model_and_the_global_generator_alone(name, tiny, images):
+    weights = {key: value.clone() for key, value in tiny.state_dict().items()}
+    given = evidence(tiny, images, range(5))
+    generator = torch.get_rng_state()
+    METRICS.make(METRIC_TEXTS.get(name, name))(given)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
+    assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,13 +17,14 @@ LEVELS = {
     "loading": 4,
     "recognition": 4,
     "attributions": 3,
+    "metrics": 3,
     "models": 3,
     "datasets": 3,
     "engine": 2,
     "catalog": 1,
     "errors": 0,
 }
-FAMILIES = {"attributions", "models", "datasets"}
+FAMILIES = {"attributions", "metrics", "models", "datasets"}
 
 
 def room(module: str) -> str:

@@ -110,6 +110,11 @@ def saved_bytes(model: nn.Module, row: Tensor) -> int:
     return sum(size for place, size in kept.items() if place not in weights)
 
 
+def wide(values: Tensor) -> Tensor:
+    """`values` in float64; on the CPU where the device has no such numbers (MPS)."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
 def in_batches(total: int, rows: int, work: Callable[[int, int], None]) -> None:
     """`work(start, stop)` over 0..total, `rows` at a time, fewer from where the memory runs out."""
     start = 0

@@ -135,11 +135,12 @@ def _hidden(stem: Stem, points: Tensor) -> Tensor:
 def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
     """D logit[target] / d points in one batch, for points of any shape that `model` takes."""
     points = points.detach().requires_grad_()
-    with torch.enable_grad(), current().autocast():
-        found = model(points)
-    if found.dim() != 2 or found.shape[0] != len(points):
-        raise InputError(
-            f"the model returns {tuple(found.shape)} for {len(points)} images", "it must return logits (N, K)"
-        )
-    (slope,) = torch.autograd.grad(found.gather(1, target[:, None]).sum(), points)
+    with torch.enable_grad():
+        with current().autocast():
+            found = model(points)
+        if found.dim() != 2 or found.shape[0] != len(points):
+            raise InputError(
+                f"the model returns {tuple(found.shape)} for {len(points)} images", "it must return logits (N, K)"
+            )
+        (slope,) = torch.autograd.grad(found.gather(1, target[:, None]).sum(), points)
     return slope

@@ -55,7 +55,10 @@ class Run:
     there count as done, and a config that differs in more than `FREE` keys raises `UsageError`.
     """
 
-    FREE = frozenset({"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "output", "show"})
+    FREE = frozenset(
+        {"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "output", "show"}
+        | {"fail_over", "fail_under"}
+    )
 
     def __init__(self, folder: Path, config: Mapping[str, object], rank: int = 0, resume: bool = False) -> None:
         self.folder = folder

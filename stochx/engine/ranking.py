@@ -1,0 +1,103 @@
+"""What is most relevant in a map: channel sums, pixels and windows in order, equal ones in a seeded random order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stochx.engine.device import wide
+from stochx.engine.seeds import Key, generator
+
+Reduction = Literal["abs", "signed"]
+Order = Literal["most", "least", "random"]
+
+
+def channel_sum(relevance: Tensor, reduction: Reduction = "abs") -> Tensor:
+    """(N, C, H, W) signed -> (N, H, W): the sum over channels, or its absolute value."""
+    total = relevance.sum(1)
+    return total.abs() if reduction == "abs" else total
+
+
+def lots(keys: Sequence[Key], shape: Sequence[int], device: torch.device, what: str = "ties") -> Tensor:
+    """Uniform draws (N, *shape) that depend on the keys alone: they decide between equals."""
+    sources = [generator(key, what, device=device) for key in keys]
+    return torch.stack([torch.rand(*shape, generator=source, device=device, dtype=torch.float32) for source in sources])
+
+
+def positions(strength: Tensor, keys: Sequence[Key], order: Order = "most") -> Tensor:
+    """The place of each of D features in the order of their `strength`: (N, D) -> (N, D), 0 comes first."""
+    draw = lots(keys, strength.shape[1:], strength.device).argsort(1)
+    if order == "random":
+        ranked = draw
+    else:
+        shuffled = strength.gather(1, draw)
+        inner = shuffled.sort(dim=1, descending=order == "most", stable=True).indices
+        ranked = draw.gather(1, inner)
+    place = torch.empty_like(ranked)
+    return place.scatter_(1, ranked, torch.arange(ranked.shape[1], device=ranked.device).expand_as(ranked))
+
+
+def window_means(strength: Tensor, side: int) -> Tensor:
+    """The mean over every side x side window: (N, H, W) -> (N, H - side + 1, W - side + 1).
+
+    Rows, then columns: windows of the same values have the same mean, which differences of integral images miss.
+    """
+    columns = F.avg_pool2d(wide(strength)[:, None], (side, 1), stride=1)
+    means = F.avg_pool2d(columns, (1, side), stride=1).squeeze(1)
+    return means if strength.device.type != "mps" else means.to(strength)
+
+
+def fitting_regions(height: int, width: int, side: int) -> int:
+    """How many windows a greedy choice without overlap finds at the least, wherever the first ones lie."""
+    places = (height - side + 1) * (width - side + 1)
+    return -(-places // (2 * side - 1) ** 2) if places > 0 and height >= side and width >= side else 0
+
+
+def regions(strength: Tensor, side: int, count: int, keys: Sequence[Key], order: Order = "most") -> Tensor:
+    """The corners (N, count, 2) of windows chosen one by one, the best that overlaps none before it."""
+    value = window_means(strength, side)
+    draw = lots(keys, value.shape[1:], value.device)
+    value = {"most": value, "least": -value, "random": draw}[order]
+    rows = torch.arange(value.shape[1], device=value.device)[:, None]
+    columns = torch.arange(value.shape[2], device=value.device)
+    free = torch.ones_like(value, dtype=torch.bool)
+    corners = []
+    for _ in range(count):
+        open_value = value.where(free, -torch.inf)
+        best = open_value == open_value.amax((1, 2), keepdim=True)
+        place = draw.where(best & free, -1.0).flatten(1).argmax(1)
+        top, left = place // value.shape[2], place % value.shape[2]
+        corners.append(torch.stack([top, left], 1))
+        near = ((rows - top[:, None, None]).abs() < side) & ((columns - left[:, None, None]).abs() < side)
+        free &= ~near
+    return torch.stack(corners, 1)
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Rank correlation of the rows of a and b, (N, D) -> (N,): 0 for a constant row, NaN for one that is not finite."""
+    a, b = _centred_ranks(a), _centred_ranks(b)
+    spread = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return (a * b).sum(1) / spread.where(spread != 0, 1)
+
+
+def disagreement(maps: Sequence[Tensor]) -> Tensor:
+    """The mean over pairs of maps (N, H, W) of 1 - the rank correlation of their absolute values: (N,).
+
+    NaN for fewer than two maps.
+    """
+    rows = [relevance.abs().flatten(1) for relevance in maps]
+    pairs = [1 - spearman(a, b) for a, b in itertools.combinations(rows, 2)]
+    return torch.stack(pairs).mean(0) if pairs else maps[0].new_full((len(maps[0]),), torch.nan)
+
+
+def _centred_ranks(values: Tensor) -> Tensor:
+    """Ranks (N, D) with a mean of 0; equal values share the mean of theirs."""
+    rising = values.sort(1).values
+    ranks = torch.searchsorted(rising, values) + torch.searchsorted(rising, values, right=True)
+    centred = (ranks - values.shape[1]).to(values.dtype) / 2
+    return centred.where(values.isfinite(), torch.nan)

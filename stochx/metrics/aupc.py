@@ -1,0 +1,106 @@
+"""AUPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from stochx.engine.gradients import logits
+from stochx.engine.perturb import READ, altered
+from stochx.engine.quadrature import simpson
+from stochx.engine.ranking import channel_sum, fitting_regions, regions
+from stochx.engine.seeds import Key, generator
+from stochx.errors import InputError
+from stochx.metrics import Evidence, Need, Score
+
+
+@dataclass(frozen=True)
+class AUPC:
+    """Area under the perturbation curve: how fast the logit falls as the most relevant regions go (Goh et al., 2020).
+
+    Regions are windows of |channel sum| with the largest mean, one after the other, none overlapping. In each,
+    `draws` random patches are tried: the curve has their mean logit, and the patch whose logit is nearest to the
+    median stays. The curve is divided by the first logit; its area is Simpson's with a step of 1 for each region.
+    Undefined where the first logit is not positive. Logits differ from network to network: so do AUPCs.
+    """
+
+    kernel: int = 0  # side of a region in pixels; 0 means a fifteenth of the image's short side
+    regions: int = 30  # regions perturbed one after the other
+    draws: int = 50  # random patches tried in a region
+    patch: Literal["uniform", "image"] = "uniform"  # uniform in [0, 1], or normal with the image's own mean and std
+    order: Literal["most", "least", "random"] = "most"  # relevant regions first
+    read: Literal["logit", "probability", "margin"] = "logit"  # what the curve follows
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+    reduction: ClassVar[str] = "mean of |channel sum| over windows"
+    axis: ClassVar[str] = "regions perturbed"
+
+    def __post_init__(self) -> None:
+        if self.kernel < 0:
+            raise ValueError("kernel must not be negative")
+        if self.regions < 1 or self.draws < 1:
+            raise ValueError("regions and draws must be at least 1")
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        return {"most": False, "least": True, "random": None}[self.order]
+
+    def __call__(self, evidence: Evidence) -> Score:
+        assert evidence.model is not None and evidence.x is not None and evidence.target is not None
+        x, target, keys = evidence.x, evidence.target, evidence.keys
+        side = self.kernel or max(1, round(min(x.shape[2:]) / 15))
+        room = fitting_regions(x.shape[2], x.shape[3], side)
+        if room < self.regions:
+            raise InputError(
+                f"only {room} regions of {side} pixels are sure to fit into {x.shape[2]} x {x.shape[3]}",
+                f"use `aupc:regions={room}` or a smaller kernel" if room else "use a smaller kernel",
+            )
+        # The authors' search leaves out the last row and column of windows; here every window counts.
+        corners = regions(channel_sum(evidence.map), side, self.regions, keys, self.order)
+        curve, now, everyone = [READ[self.read](logits(evidence.model, x), target)], x, torch.arange(len(x))
+        for step in range(self.regions):
+            tried = partial(_patched, now, corners[:, step], self._patches(x, keys, step, side))
+            found = altered(evidence.model, x, target, self.draws, tried, self.read)
+            curve.append(found.mean(1))
+            # Of an even number of draws two are equally near to the median: the earlier one stays, a random choice.
+            stays = (found - found.quantile(0.5, dim=1, keepdim=True)).abs().argmin(1)
+            now = tried(everyone.to(x.device), stays)
+        heights = torch.stack(curve, 1)
+        first = heights[:, :1]
+        falling = heights / first.abs()
+        undefined = (first <= 0).squeeze(1)
+        return Score(
+            value=simpson(falling).masked_fill(undefined, torch.nan),
+            curve=falling,
+            places=torch.arange(self.regions + 1, dtype=x.dtype),
+            why=dict.fromkeys(undefined.nonzero().flatten().tolist(), f"the first {self.read} is not positive"),
+            setting=f"{self.regions} regions of {side} px",
+        )
+
+    def _patches(self, x: Tensor, keys: Sequence[Key], step: int, side: int) -> Tensor:
+        """(N, draws, C, side, side): the same for every map of an image, in every place."""
+        shape = self.draws, x.shape[1], side, side
+        draw = torch.rand if self.patch == "uniform" else torch.randn
+        sources = [generator(key, "patch", step, device=x.device) for key in keys]
+        drawn = torch.stack([draw(shape, generator=g, device=x.device, dtype=torch.float32) for g in sources]).to(x)
+        if self.patch == "uniform":
+            return drawn
+        # The authors divide these draws by 255 although they are in [0, 1] already: near-black patches, not followed.
+        mean, std = (s[:, None, :, None, None] for s in (x.mean((2, 3)), x.std((2, 3), correction=0)))
+        return (mean + std * drawn).clamp(0, 1)
+
+
+def _patched(now: Tensor, corner: Tensor, patches: Tensor, image: Tensor, draw: Tensor) -> Tensor:
+    """Pixels `now[image]` with patch `draw` at `corner` (N, 2) of the image: (B, C, H, W)."""
+    pixels, side = now[image], torch.arange(patches.shape[-1], device=now.device)
+    rows, columns = (corner[image, axis, None] + side for axis in (0, 1))
+    row = torch.arange(len(image), device=now.device).view(-1, 1, 1, 1)
+    channel = torch.arange(now.shape[1], device=now.device).view(1, -1, 1, 1)
+    pixels[row, channel, rows[:, None, :, None], columns[:, None, None, :]] = patches[image, draw]
+    return pixels

@@ -1,0 +1,45 @@
+"""Deletion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._removal import pixel_exchange
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Mean probability while pixels are removed, the most relevant first (Petsiuk et al., 2018).
+
+    The area under p(x without the first k pixels) over the share removed, by trapezoids. Black pixels favour maps
+    whose own reference is black, and all removals leave the images that the network knows: read it for two
+    removals, and beside `order=random`.
+    """
+
+    steps: int = 50  # points of the curve after the first
+    removal: Literal["mean", "black", "white", "blur", "uniform"] = "mean"  # what replaces a removed pixel
+    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
+    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+    axis: ClassVar[str] = "share of pixels removed"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+    @property
+    def reduction(self) -> str:
+        """What ranks the pixels."""
+        return f"{self.reduce} channel sum"
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        return {"most": False, "least": True, "random": None}[self.order]
+
+    def __call__(self, evidence: Evidence) -> Score:
+        return pixel_exchange(evidence, self.steps, self.removal, self.order, self.read, self.reduce, insert=False)

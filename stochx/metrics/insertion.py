@@ -1,0 +1,43 @@
+"""Insertion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._removal import pixel_exchange
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """Mean probability while pixels come back into an empty image, the most relevant first (Petsiuk et al., 2018).
+
+    The area under p(reference with the first k pixels of x) over the share inserted, by trapezoids.
+    """
+
+    steps: int = 50  # points of the curve after the first
+    removal: Literal["blur", "mean", "black", "white", "uniform"] = "blur"  # the image to start from
+    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
+    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+    axis: ClassVar[str] = "share of pixels inserted"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+    @property
+    def reduction(self) -> str:
+        """What ranks the pixels."""
+        return f"{self.reduce} channel sum"
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Higher with the most relevant first, lower with the least; a random order is for comparison."""
+        return {"most": True, "least": False, "random": None}[self.order]
+
+    def __call__(self, evidence: Evidence) -> Score:
+        return pixel_exchange(evidence, self.steps, self.removal, self.order, self.read, self.reduce, insert=True)

@@ -1,0 +1,50 @@
+"""Pixel flipping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from stochx.engine.quadrature import mean_height
+from stochx.engine.ranking import positions
+from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._removal import exchange, replacement, with_unchanged
+
+
+@dataclass(frozen=True)
+class PixelFlipping:
+    """Mean score while single values are replaced, the most positive first (Bach et al., 2015).
+
+    The unit is one channel of one pixel, where the map has channels, in the order of its signed value: what the map
+    says speaks most for the class goes first. It is the finer and signed sister of `deletion`.
+    """
+
+    steps: int = 28  # points of the curve after the first
+    removal: Literal["black", "mean", "white", "blur", "uniform"] = "black"  # what replaces a value
+    order: Literal["most", "least", "random"] = "most"  # relevant values first
+    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+    reduction: ClassVar[str] = "none: signed values of single channels"
+    axis: ClassVar[str] = "share of values replaced"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        return {"most": False, "least": True, "random": None}[self.order]
+
+    def __call__(self, evidence: Evidence) -> Score:
+        assert evidence.x is not None
+        x, relevance = evidence.x, evidence.map
+        place = positions(relevance.flatten(1), evidence.keys, self.order).view(relevance.shape)
+        share = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)
+        other = replacement(self.removal, x, evidence.keys)
+        counts = (share * relevance[0].numel()).round()
+        curve = exchange(evidence, place, counts, x, other, self.read)
+        return with_unchanged(Score(mean_height(curve, share), curve, share.cpu()), x, other)

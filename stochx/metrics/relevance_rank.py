@@ -1,0 +1,32 @@
+"""Relevance rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stochx.engine.ranking import channel_sum, positions
+from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._undefined import CONSTANT, NO_OBJECT, is_constant, undefined
+
+
+@dataclass(frozen=True)
+class RelevanceRank:
+    """The share of the K most relevant pixels that lie on the object of K pixels (Arras et al., 2022).
+
+    Pixels are ranked by |channel sum|; among equal ones a seeded lot decides. A map without knowledge scores the
+    object's share of the image. Undefined for an empty mask and for a constant map, which ranks nothing.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    reduction: ClassVar[str] = "abs of the channel sum"
+    axis: ClassVar[str] = ""
+
+    def __call__(self, evidence: Evidence) -> Score:
+        assert evidence.mask is not None
+        strength, inside = channel_sum(evidence.map).flatten(1), evidence.mask.bool().flatten(1)
+        size = inside.sum(1)
+        top = positions(strength, evidence.keys) < size[:, None]
+        share = (top & inside).sum(1).to(strength.dtype) / size
+        return undefined(Score(share), {NO_OBJECT: size == 0, CONSTANT: is_constant(strength)})

@@ -1,0 +1,73 @@
+"""ROAD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from stochx.engine.imputation import impute
+from stochx.engine.perturb import altered
+from stochx.engine.ranking import channel_sum, positions
+from stochx.engine.seeds import generator
+from stochx.metrics import Evidence, Need, Score
+
+
+@dataclass(frozen=True)
+class ROAD:
+    """Mean probability with a share of the pixels removed and debiased: filled in from their neighbours.
+
+    Remove-and-debias (Rong et al., 2022): a removed pixel becomes the weighted mean of its neighbours, which a linear
+    system couples, plus a little noise, so that the shape of what is gone does not give the class away. The mean is
+    over 10 % to 90 % removed.
+    """
+
+    shares: int = 9  # amounts removed, evenly spaced between none and all
+    noise: float = 0.01  # standard deviation of the noise on filled pixels
+    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
+    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+    axis: ClassVar[str] = "share of pixels removed"
+
+    def __post_init__(self) -> None:
+        if self.shares < 1:
+            raise ValueError("shares must be at least 1")
+        if self.noise < 0:
+            raise ValueError("noise must not be negative")
+
+    @property
+    def reduction(self) -> str:
+        """What ranks the pixels."""
+        return f"{self.reduce} channel sum"
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        return {"most": False, "least": True, "random": None}[self.order]
+
+    def __call__(self, evidence: Evidence) -> Score:
+        assert evidence.model is not None and evidence.x is not None and evidence.target is not None
+        x, keys = evidence.x, evidence.keys
+        place = positions(channel_sum(evidence.map, self.reduce).flatten(1), keys, self.order)
+        place = place.view(len(x), *x.shape[2:])
+        share = torch.arange(1, self.shares + 1, dtype=x.dtype, device=x.device) / (self.shares + 1)
+        counts = (share * place[0].numel()).round()
+
+        def draw(n: int, step: int) -> Tensor:
+            source = generator(keys[n], "road", step, device=x.device)
+            return torch.randn(x.shape[1:], generator=source, device=x.device, dtype=torch.float32).to(x.dtype)
+
+        def build(image: Tensor, step: Tensor) -> Tensor:
+            removed = place[image] < counts[step].view(-1, 1, 1)
+            filled = impute(x[image], removed)
+            if not self.noise:
+                return filled
+            drawn = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])
+            return torch.where(removed[:, None], filled + self.noise * drawn, filled)
+
+        curve = altered(evidence.model, x, evidence.target, self.shares, build, self.read)
+        return Score(curve.mean(1), curve, share.cpu())
