@@ -4,9 +4,9 @@
 
 Every measurement is a process of its own (so that its peak memory is its own), variants alternate, and medians are
 printed: CPU seconds, wall seconds, images/s, the ratio of CPU seconds to the peer, peak memory, and the share of the
-machine's measured 3x3-convolution peak that the useful work of the method amounts to. Maps are compared first, in
-float64 on small images. Random weights with calibrated batch norms, except SqueezeNet's where the real ones are found
-below STOCHX_SHARED.
+machine's measured 3x3-convolution peak that the useful work of the method amounts to. A variant that needs more than
+--memory GiB is stopped and said to be out of memory. Maps are compared first, in float64 on small images. Random
+weights with calibrated batch norms, except SqueezeNet's where the real ones are found below STOCHX_SHARED.
 """
 
 from __future__ import annotations
@@ -137,18 +137,29 @@ PEERS = {
 }
 
 
-def measure(variant: str, method: str, name: str, count: int) -> dict[str, float]:
+def measure(variant: str, method: str, name: str, count: int, memory: float) -> dict[str, float]:
     """In this process: CPU and wall seconds, peak memory in MiB."""
+    limit = int(memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     net, x = network(name), images(count, 224)
-    y = net(x).argmax(1)
-    net(x[:1])
+    with torch.inference_mode():
+        y = torch.cat([net(one) for one in x.split(1)]).argmax(1)
     wall, cpu = time.perf_counter(), time.process_time()
     run(variant, method, net, x, y)
     return {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak": peak_memory(),
     }
+
+
+def peak_memory() -> float:
+    """MiB that this process held at most; `ru_maxrss` would count the parent's from before `exec` too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def peak_gflops() -> float:
@@ -201,12 +212,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB that a variant may take")
     parser.add_argument("--no-agreement", action="store_true")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         variant, method, name, count = args.one
-        print(json.dumps(measure(variant, method, name, int(count))))
+        print(json.dumps(measure(variant, method, name, int(count), args.memory)))
         return
     top = peak_gflops()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, best convolution {top:.0f} GFLOP/CPU-s")
@@ -225,9 +237,16 @@ def main() -> None:
                 for _ in range(args.repeats):
                     for variant in runs:
                         command = [sys.executable, __file__, "--one", variant, method, name, str(count)]
-                        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                        runs[variant].append(json.loads(out.splitlines()[-1]))
-                median = {v: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for v, rs in runs.items()}
+                        done = subprocess.run(
+                            [*command, "--memory", str(args.memory)], capture_output=True, text=True, check=False
+                        )
+                        if done.returncode == 0:
+                            runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
+                        elif "allocate memory" not in done.stderr:
+                            raise SystemExit(done.stderr)
+                median = {v: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for v, rs in runs.items() if rs}
+                for variant in set(runs) - set(median):
+                    print(f"{name:14} {method:13} {count:3} {variant:12} out of memory ({args.memory:g} GiB)")
                 points = {"ig": STEPS, "smoothgrad": SAMPLES, "smoothtaylor": ROOTS}[method] * count
                 for variant, m in median.items():
                     ratio = m["cpu"] / median["stochx"]["cpu"]

@@ -10,11 +10,13 @@ from torch import nn
 from stochx.attributions import Gradient, SmoothGrad
 from stochx.catalog import MODELS
 from stochx.engine.classifier import Classifier
+from stochx.engine.data import Item
 from stochx.engine.fit import Plan, fit
 from stochx.engine.images import Preparation
 from stochx.errors import FailureError
 from stochx.loading import load_data
-from stochx.tasks.explain import Explained, Failed, Source, explain
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.explain import Explained, explain
 from stochx.tasks.train import build
 
 
@@ -36,7 +38,7 @@ def noisy(tiny):
 
 def sources(count):
     x = random_images(count, 3, 16, 16)
-    return [Source(f"image {i}", lambda i=i: (f"key {i}", x[i])) for i in range(count)]
+    return [Source(f"image {i}", lambda i=i: Item(f"key {i}", x[i])) for i in range(count)]
 
 
 def maps(model, count=2, **more):
@@ -61,7 +63,7 @@ def test_more_draws_bring_the_mean_map_nearer(noisy):
 def test_the_target_is_the_top_prediction_unless_given(tiny):
     model = Classifier(tiny, list("abcde"), Preparation(16, 16)).double().eval()
     rows = explain(model, {"gradient": Gradient()}, sources(3))
-    x = torch.stack([s.read()[1] for s in sources(3)])
+    x = torch.stack([s.read().image for s in sources(3)])
     assert [row.target for row in rows] == model(x).argmax(1).tolist()
 
 
@@ -72,7 +74,7 @@ def test_logits_that_are_not_finite_fail_their_image_alone(tiny):
 
     x = torch.stack([torch.full((3, 16, 16), v, dtype=torch.float64) for v in (0.4, 0.6)])
     model = Classifier(Picky(), list("abcde"), Preparation(16, 16)).double().eval()
-    given = [Source(str(i), lambda i=i: (str(i), x[i])) for i in range(2)]
+    given = [Source(str(i), lambda i=i: Item(str(i), x[i])) for i in range(2)]
     bad, good = explain(model, {"gradient": Gradient(), "smoothgrad:samples=2": SmoothGrad(samples=2)}, given)[:2]
     assert isinstance(bad, Failed) and isinstance(bad.error, FailureError) and "`0`" in str(bad.error)
     assert good.index == 1

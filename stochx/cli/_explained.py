@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stochx.attributions import Attribution
-from stochx.catalog import suggest
 from stochx.cli import output
+from stochx.cli._outcome import Document, complain, document, exit_code, merged
+from stochx.cli._sources import sources_of, target_of
 from stochx.cli.preview import preview
 from stochx.engine.classifier import Classifier
-from stochx.engine.device import Runtime, choose
-from stochx.engine.images import read, to_tensor
+from stochx.engine.device import choose
 from stochx.engine.store import Run
 from stochx.engine.world import World, joined
-from stochx.errors import InputError, UsageError
-from stochx.loading import load_data, load_model
+from stochx.errors import InputError
+from stochx.loading import load_model
 from stochx.reports.maps import draw_explanation, file_names, save_map
-from stochx.tasks.explain import Explained, Failed, Row, Source, explain
-
-Document = dict[str, object]
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.explain import Explained, Row, explain
 
 
 def run_explain(
@@ -49,10 +44,10 @@ def run_explain(
         model = load_model(args["model"], arch=args["arch"], mean=mean, std=std, device=runtime.device)
         if not args["crop"]:
             model.preparation = dataclasses.replace(model.preparation, whole=True)
-        sources = _sources(args, model)
-        target = None if args["target"] is None else _target(args["target"], model)
+        sources = sources_of(args, model)
+        target = target_of(args["target"], model)
         with runtime.scope():
-            return _run(args, methods, model, sources, target, runtime, world, resume, show, quiet, start)
+            return _run(args, methods, model, sources, target, world, resume, show, quiet, start)
 
 
 def _run(
@@ -61,7 +56,6 @@ def _run(
     model: Classifier,
     sources: Sequence[Source],
     target: int | None,
-    runtime: Runtime,
     world: World,
     resume: bool,
     show: bool,
@@ -102,81 +96,20 @@ def _run(
             keep=keep,
             report=report,
         )
-    new = [row for row in found if isinstance(row, Row)]
+    new = [_record(row, names[row.index]) for row in found if isinstance(row, Row)]
     failed = [row for row in found if isinstance(row, Failed)]
-    again = {row.index for row in new}
-    rows = [r for r in before if r["index"] not in again] + [_record(row, names[row.index]) for row in new]
-    order = list(methods)
-    rows.sort(key=lambda r: (r["index"], order.index(r["method"])))
+    rows = merged(before, new, list(methods))
     if not world.leads:
-        return None, [], _code(rows, failed)
-    if not rows and len(failed) == 1:
-        raise failed[0].error
-    for failure in failed:
-        output.complain(str(failure.error), failure.error.hint)
-    machine = {
-        "seed": args["seed"],
-        "device": str(runtime.device),
-        "precision": runtime.precision,
-        "batch_size": runtime.batch_size or "auto",
-        "threads": torch.get_num_threads(),
-        "noise": model.noise,
-    }
-    document = output.result("explain", args, machine, rows, time.perf_counter() - start)
-    document["failed"] = [{"image": f.image, "error": str(f.error), "hint": f.error.hint} for f in failed]
+        return None, [], exit_code(rows, failed)
+    complain(rows, failed)
+    made = document("explain", args, model, rows, failed, start)
     if rows:
         run.begin()
-        run.finish(rows, document)
-    return document, rows, _code(rows, failed)
-
-
-def _code(rows: Sequence[object], failed: Sequence[Failed]) -> int:
-    """0 if all is well, 1 if some images failed; if all did, 2 where the input is to blame."""
-    if not failed:
-        return 0
-    return 1 if rows else min(2, *(f.error.exit_code for f in failed), 2)
+        run.finish(rows, made)
+    return made, rows, exit_code(rows, failed)
 
 
 def _record(row: Row, name: str) -> dict[str, Any]:
     record = dataclasses.asdict(row)
     record["map"] = f"{name}.{file_names([row.method])[0]}.npz"
     return record
-
-
-def _sources(args: Mapping[str, Any], model: Classifier) -> list[Source]:
-    limit = args["limit"]
-    sources = [_file(Path(path), model) for path in args["images"]]
-    if args["data"] is not None:
-        data = load_data(args["data"])
-
-        def item(i: int) -> Source:
-            def load() -> tuple[str, torch.Tensor]:
-                found = data.item(i, model.preparation)
-                return found.key, found.image
-
-            return Source(data.keys[i], load)
-
-        sources += [item(i) for i in range(min(len(data), limit or len(data)))]
-    if not sources:
-        raise InputError(f"`{args['data']}` holds no images", "check the path")
-    return sources[:limit]
-
-
-def _file(path: Path, model: Classifier) -> Source:
-    def load() -> tuple[str, torch.Tensor]:
-        image = model.preparation(read(path))
-        return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest(), to_tensor(image)
-
-    return Source(str(path), load)
-
-
-def _target(text: str, model: Classifier) -> int:
-    if text.lstrip("-").isdecimal():
-        if not 0 <= int(text) < len(model.classes):
-            raise UsageError(
-                f"there is no class {text}: the model has {len(model.classes)}", f"use 0 to {len(model.classes) - 1}"
-            )
-        return int(text)
-    if text not in model.classes:
-        raise UsageError(f"the model has no class `{text}`", suggest(text, model.classes) if len(text) < 40 else "")
-    return model.classes.index(text)

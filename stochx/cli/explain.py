@@ -18,21 +18,13 @@ def explain(
     model: o.Model = "resnet50",
     data: o.DataSet = None,
     limit: o.Limit = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Class index or name; default each image's top prediction.", rich_help_panel=o.WHAT),
-    ] = None,
+    target: o.Target = None,
     arch: o.Arch = None,
     mean: o.Mean = None,
     std: o.Std = None,
-    crop: Annotated[
-        bool,
-        typer.Option("--crop/--no-crop", help="Centre crop, or keep the whole image.", rich_help_panel=o.WHAT),
-    ] = True,
+    crop: o.Crop = True,
     method: o.Method = ["smoothtaylor"],  # noqa: B006  # the command line never changes it
-    draws: Annotated[
-        int, typer.Option(min=1, help="Draws of a stochastic network's noise to average.", rich_help_panel=o.METHOD)
-    ] = 16,
+    draws: o.Draws = 16,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     seed: o.Seed = 0,
@@ -104,5 +96,7 @@ COLUMNS = [
     out.Column("gap", out.number("gap", "{:+.3f}")),
     out.Column("error", out.number("error", "{:.3f}")),
     out.Column("used", out.number("used", "{}")),
+    out.Column("sigma", out.number("sigma", "{:.3f}")),
+    out.Column("objective", out.number("objective", "{:.3f}")),
     out.Column("seconds", out.number("seconds", "{:.2f}")),
 ]

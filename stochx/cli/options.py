@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from stochx.catalog import ATTRIBUTIONS, DATASETS, Catalog, suggest
+from stochx.cli.commands import ASKED_BY_FISH, tabbed
 from stochx.errors import InputError, UsageError
 
 WHAT, METHOD, RUN, OUTPUT = "What", "Method", "Run", "Output"
 
 
-def complete(catalog: Catalog[Any]) -> Callable[[str], list[tuple[str, str]]]:
+def complete(catalog: Catalog[Any]) -> Callable[[str], list[Any]]:
     """Completion of `NAME[:KEY=VALUE,...]`: names, then keys, then choices of a key."""
 
     def values(incomplete: str) -> list[tuple[str, str]]:
@@ -38,7 +38,10 @@ def complete(catalog: Catalog[Any]) -> Callable[[str], list[tuple[str, str]]]:
             if f.key.startswith(key)
         ]
 
-    return values
+    def lines(incomplete: str) -> list[str]:
+        return [tabbed(value, help) for value, help in values(incomplete)]
+
+    return lines if ASKED_BY_FISH else values
 
 
 def check(catalog: Catalog[Any]) -> Callable[[list[str]], list[str]]:
@@ -58,6 +61,8 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file whose keys are the command's long options; flags and variables win."""
     if path is None or context.resilient_parsing:
         return path
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -126,6 +131,16 @@ DataSet = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first so many images.", rich_help_panel=WHAT)]
+Target = Annotated[
+    str | None,
+    typer.Option(help="Class index or name; default each image's top prediction.", rich_help_panel=WHAT),
+]
+Crop = Annotated[
+    bool, typer.Option("--crop/--no-crop", help="Centre crop, or keep the whole image.", rich_help_panel=WHAT)
+]
+Draws = Annotated[
+    int, typer.Option(min=1, help="Draws of a stochastic network's noise to average.", rich_help_panel=METHOD)
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN)]
 Precision = Annotated[
     str, typer.Option(help="auto (fp32), fp32, bf16 or tf32. Maps in bf16 differ visibly.", rich_help_panel=RUN)
@@ -169,3 +184,9 @@ def batch_size(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise UsageError(f"`--batch-size {text}` is no positive number", "use `auto` or e.g. `16`")
     return int(text)
+
+
+def empty_or(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder with files in it, unless the run goes on with them or replaces them."""
+    if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
+        raise UsageError(f"`{folder}` is not empty", "use `--resume`, `--overwrite` or another `--output`")

@@ -11,7 +11,6 @@ import typer
 from stochx.catalog import MODELS
 from stochx.cli import options as o
 from stochx.cli import output as out
-from stochx.errors import UsageError
 
 
 def _check_arch(text: str) -> str:
@@ -74,8 +73,7 @@ def train(
         "seed": seed,
         "output": str(target),
     }
-    if target.is_dir() and any(target.iterdir()) and not (resume or overwrite):
-        raise UsageError(f"`{target}` is not empty", "use `--resume`, `--overwrite` or another `--output`")
+    o.empty_or(target, resume, overwrite)
     out.notes(quiet)
     from stochx.cli._trained import run_training
 

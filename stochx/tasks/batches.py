@@ -1,0 +1,204 @@
+"""Images through a classifier, batch by batch: what it says of them, and the maps of methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from stochx.attributions import Attribution, Chosen, Explanation
+from stochx.engine.classifier import Classifier
+from stochx.engine.data import Item
+from stochx.engine.device import current
+from stochx.engine.gradients import logits
+from stochx.engine.montecarlo import split_half_error
+from stochx.engine.seeds import seeded
+from stochx.engine.twin import twin
+from stochx.errors import FailureError, InputError, StochxError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image: its name in results, how to read it as the network will see it, and the class to explain.
+
+    The item's `key` decides the random draws. Without a target it is that of the whole run.
+    """
+
+    name: str
+    read: Callable[[], Item]
+    target: int | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image that could not be worked on."""
+
+    index: int
+    image: str
+    error: StochxError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size and what the network says of them.
+
+    `images` (N, C, H, W) in [0, 1], `probabilities` and `logits` (N, K), `target` (N,); `keys` hold the seed.
+    """
+
+    indices: Sequence[int]
+    names: Sequence[str]
+    items: Sequence[Item]
+    keys: Sequence[str]
+    images: Tensor
+    probabilities: Tensor
+    logits: Tensor
+    target: Tensor
+    draws: int
+
+    @property
+    def key(self) -> str:
+        """What the noise inside a stochastic network is keyed by."""
+        return "/".join(self.keys)
+
+
+def read_all(sources: Sequence[Source], batch: range) -> list[Item | StochxError]:
+    """The items of a batch, or why one cannot be read."""
+
+    def one(source: Source) -> Item | StochxError:
+        try:
+            return source.read()
+        except InputError as error:
+            return error
+
+    return [one(sources[i]) for i in batch]
+
+
+def rows_of(model: Classifier) -> int:
+    """How many images make a canonical batch."""
+    side = model.input_size
+    return twin(model).rows(torch.zeros(1, 3, side, side, device=model.mean.device, dtype=model.mean.dtype))
+
+
+def batches(
+    model: Classifier,
+    sources: Sequence[Source],
+    places: range,
+    loaded: Sequence[Item | StochxError],
+    target: int | None,
+    seed: int,
+    draws: int,
+) -> Iterator[Batch | Failed]:
+    """The images that could be read, in batches of one size, classified; the others, and what is not finite, failed.
+
+    The target is the class index `target`, or each image's top prediction. The logits of a stochastic network are
+    means over `draws` of its noise.
+    """
+    pairs = list(zip(places, loaded, strict=True))
+    yield from (Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError))
+    good = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
+    for _, same_size in groupby(good, key=lambda pair: pair[1].image.shape):
+        yield from _classified(model, sources, list(same_size), target, seed, draws)
+
+
+def _classified(
+    model: Classifier,
+    sources: Sequence[Source],
+    pairs: list[tuple[int, Item]],
+    target: int | None,
+    seed: int,
+    draws: int,
+) -> Iterator[Batch | Failed]:
+    images = torch.stack([item.image for _, item in pairs]).to(model.mean)
+    draws = draws if model.noise != "none" else 1
+    with seeded(seed, "logits", "/".join(item.key for _, item in pairs)):
+        out = torch.stack([logits(model, images).float() for _ in range(draws)])
+    probabilities, out = out.softmax(2).mean(0), out.mean(0)
+    finite = out.isfinite().all(1)
+    for (i, _), fine in zip(pairs, finite.tolist(), strict=True):
+        if not fine:
+            yield not_finite(i, sources[i].name, "the model's logits are")
+    if not finite.any():
+        return
+    pairs = [pair for pair, fine in zip(pairs, finite.tolist(), strict=True) if fine]
+    images, probabilities, out = images[finite], probabilities[finite], out[finite]
+    own = [target if sources[i].target is None else sources[i].target for i, _ in pairs]
+    top = probabilities.argmax(1)
+    chosen = torch.stack([top[n] if given is None else top.new_tensor(given) for n, given in enumerate(own)])
+    yield Batch(
+        indices=[i for i, _ in pairs],
+        names=[sources[i].name for i, _ in pairs],
+        items=[item for _, item in pairs],
+        keys=[f"{seed}/{item.key}" for _, item in pairs],
+        images=images,
+        probabilities=probabilities,
+        logits=out,
+        target=chosen,
+        draws=draws,
+    )
+
+
+def explanations(
+    model: Classifier, methods: Mapping[str, Attribution], batch: Batch
+) -> dict[str, tuple[Explanation, float]]:
+    """Every method's maps of a batch, and the seconds an image took."""
+    found = {}
+    for name, method in methods.items():
+        start = time.perf_counter()
+        explanation = explained(model, method, batch)
+        if batch.images.is_cuda:
+            torch.cuda.synchronize()
+        found[name] = explanation, (time.perf_counter() - start) / len(batch.images)
+    return found
+
+
+def explained(model: Classifier, method: Attribution, batch: Batch) -> Explanation:
+    """One method's maps: of a stochastic network the mean over draws of its noise, with the error that is left."""
+    if model.noise == "none":
+        return method(model, batch.images, batch.target, batch.keys)
+    sums, parts = torch.zeros(0), list[Explanation]()
+    for d in range(batch.draws):
+        with seeded(0, "draw", d, batch.key):
+            one = method(model, batch.images, batch.target, [f"{key}/{d}" for key in batch.keys])
+        sums = one.map.new_zeros(2, 1, *one.map.shape) if not parts else sums
+        sums[d % 2, 0] += one.map
+        parts.append(replace(one, map=sums))
+    return Explanation(
+        map=sums.sum(0)[0] / batch.draws,
+        error=split_half_error(sums, batch.draws),
+        gap=_stacked([part.gap for part in parts], torch.mean),
+        used=_stacked([part.used for part in parts], torch.sum),
+        chosen=_mean_chosen([part.chosen for part in parts if part.chosen is not None]),
+    )
+
+
+def _stacked(values: Sequence[Tensor | None], reduce: Callable[[Tensor, int], Tensor]) -> Tensor | None:
+    there = [value for value in values if value is not None]
+    return reduce(torch.stack(there), 0) if there else None
+
+
+def _mean_chosen(parts: Sequence[Chosen]) -> Chosen | None:
+    if not parts:
+        return None
+    return Chosen(
+        sigma=torch.stack([part.sigma for part in parts]).mean(0),
+        objective=torch.stack([part.objective for part in parts]).mean(0),
+        evaluations=torch.stack([part.evaluations for part in parts]).sum(0),
+    )
+
+
+def not_finite(index: int, name: str, what: str) -> Failed:
+    """The failure of an image for which something came out as NaN or infinity."""
+    reason = FailureError(
+        f"`{name}`: {what} not finite",
+        f"check the weights and the normalisation; precision is {current().precision}",
+    )
+    return Failed(index, name, reason)
+
+
+def number(values: Tensor | None, n: int) -> float | None:
+    """Value n, None where there is none or it is not finite."""
+    return None if values is None or not values[n].isfinite() else float(values[n])

@@ -1,0 +1,298 @@
+"""Score maps: every metric of every method's map of every image, and which method is better."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attributions import Attribution, Explanation
+from stochx.engine.classifier import Classifier
+from stochx.engine.data import Item
+from stochx.engine.ranking import disagreement
+from stochx.engine.seeds import seeded
+from stochx.engine.statistics import estimate, holm, paired_p
+from stochx.engine.sweep import sweep
+from stochx.engine.world import World
+from stochx.errors import InputError, StochxError
+from stochx.metrics import Evidence, Metric, Score
+from stochx.tasks.adaptive import ready
+from stochx.tasks.batches import Batch, Failed, Source, batches, explanations, number, read_all, rows_of
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Value:
+    """One metric of one map: `value` is None where it is undefined, and `why` says so; the curve behind it."""
+
+    value: float | None
+    why: str = ""
+    curve: Sequence[float] = ()
+    places: Sequence[float] = ()
+    setting: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """All metrics of one method's map of one image.
+
+    `disagreement` of an image is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods.
+    Facts of the network are None for maps that are scored without one. `seconds` is what the map took.
+    """
+
+    index: int
+    image: str
+    method: str
+    target: int | None = None
+    class_name: str | None = None
+    probability: float | None = None
+    sigma: float | None = None
+    disagreement: float | None = None
+    seconds: float | None = None
+    scores: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one metric: the mean over the n images for which every method's value is defined.
+
+    `excluded` images were left out for all methods, `why` counts the reasons. `better` is lower, higher or none.
+    `p` is the paired sign-flip p-value of the difference to the method with the best mean, adjusted by Holm for their
+    number; `best` marks that method where all of these stay below 0.05. `setting` is what was scaled to the images.
+    """
+
+    method: str
+    metric: str
+    mean: float | None
+    ci95: float | None
+    n: int
+    excluded: int
+    why: Mapping[str, int]
+    better: str
+    best: bool
+    p: float | None
+    reduction: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The maps of one image, channel-summed (H, W) by method, and their records."""
+
+    index: int
+    name: str
+    image: Tensor | None
+    maps: Mapping[str, Tensor]
+    records: Sequence[Record]
+
+
+def score(
+    model: Classifier,
+    methods: Mapping[str, Attribution],
+    metrics: Mapping[str, Metric],
+    sources: Sequence[Source],
+    *,
+    stored: Callable[[Batch], Mapping[str, tuple[Explanation, float]]] | None = None,
+    target: int | None = None,
+    seed: int = 0,
+    draws: int = 16,
+    world: World | None = None,
+    done: Collection[int] = (),
+    keep: Callable[[Scored], None] = lambda scored: None,
+    report: Callable[[list[Record | Failed], int], None] = lambda records, items: None,
+) -> list[Record | Failed]:
+    """The records of all images, in order; `keep` receives each image's maps when they are scored.
+
+    With `stored` the maps of a batch are taken from there, and `methods` is empty.
+    All methods meet the same random draws of a metric. A map that is not finite or constant, or a constant image,
+    has no value, and says why.
+    """
+    methods = {name: ready(method) for name, method in methods.items()}
+    make = stored or partial(explanations, model, methods)
+
+    def work(places: range, loaded: list[Item | StochxError]) -> list[Record | Failed]:
+        found: list[Record | Failed] = []
+        for batch in batches(model, sources, places, loaded, target, seed, draws):
+            if isinstance(batch, Failed):
+                found.append(batch)
+                continue
+            for scored in _score_batch(model, methods, make(batch), metrics, batch):
+                keep(scored)
+                found += scored.records
+        return found
+
+    def load(places: range) -> list[Item | StochxError]:
+        return read_all(sources, places)
+
+    found = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
+    order = {name: place for place, name in enumerate(methods)}
+    return sorted(found, key=lambda one: (one.index, order.get(getattr(one, "method", ""), 0)))
+
+
+def _score_batch(
+    model: Classifier,
+    methods: Mapping[str, Attribution],
+    found: Mapping[str, tuple[Explanation, float]],
+    metrics: Mapping[str, Metric],
+    batch: Batch,
+) -> list[Scored]:
+    masks = [item.mask for item in batch.items if item.mask is not None]
+    evidence = Evidence(
+        map=batch.images,
+        keys=batch.keys,
+        x=batch.images,
+        target=batch.target,
+        model=model,
+        mask=torch.stack(masks).to(model.mean.device) if len(masks) == len(batch.items) else None,
+    )
+    values = {}
+    for name, (e, _) in found.items():
+        again = partial(_again, methods[name], batch.keys) if name in methods else None
+        values[name] = _values(metrics, replace(evidence, map=e.map, explain=again), batch)
+    sums = {name: e.map.sum(1) for name, (e, _) in found.items()}
+    apart = disagreement(list(sums.values()))
+    scored = []
+    for n, (i, image) in enumerate(zip(batch.indices, batch.names, strict=True)):
+        chosen = int(batch.target[n])
+        records = [
+            Record(
+                index=i,
+                image=image,
+                method=name,
+                target=chosen,
+                class_name=model.classes[chosen],
+                probability=float(batch.probabilities[n, chosen]),
+                sigma=None if e.chosen is None else number(e.chosen.sigma, n),
+                disagreement=number(apart, n),
+                seconds=seconds,
+                scores=values[name][n],
+            )
+            for name, (e, seconds) in found.items()
+        ]
+        maps = {name: total[n].float().cpu() for name, total in sums.items()}
+        scored.append(Scored(i, image, batch.items[n].image, maps, records))
+    return scored
+
+
+def _again(method: Attribution, keys: Sequence[str], model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    return method(model, x, target, keys).map
+
+
+def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: Batch) -> list[dict[str, Value]]:
+    """For each image of the batch, each metric's value of one method's map."""
+    found: list[dict[str, Value]] = [{} for _ in evidence.map]
+    unfit = unfit_maps(evidence.map, evidence.x)
+    whole = replace(evidence, map=evidence.map.nan_to_num(0.0, 0.0, 0.0))
+    for name, metric in metrics.items():
+        start = time.perf_counter()
+        with seeded(0, "score", batch.key):
+            result = metric(whole)
+        seconds = (time.perf_counter() - start) / len(found)
+        for n, value in enumerate(as_values(result, unfit, seconds)):
+            found[n][name] = value
+    return found
+
+
+def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
+    """Which images of a batch have no map worth a number, and why."""
+    flat = relevance.sum(1).flatten(1)
+    why = dict.fromkeys((flat.amax(1) == flat.amin(1)).nonzero().flatten().tolist(), "the map is constant")
+    why |= dict.fromkeys((~flat.isfinite().all(1)).nonzero().flatten().tolist(), "the map is not finite")
+    if x is not None:
+        same = (x.flatten(2).amax(2) == x.flatten(2).amin(2)).all(1)
+        why |= dict.fromkeys(same.nonzero().flatten().tolist(), "the image is constant")
+    return why
+
+
+def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[Value]:
+    """A metric's result image by image; no number stands where there is a reason against it."""
+    why = {**result.why, **unfit}
+    places = [] if result.places is None else result.places.tolist()
+    return [
+        Value(
+            value=None if n in why or not math.isfinite(value) else value,
+            why=why.get(n, "" if math.isfinite(value) else "not finite"),
+            curve=[] if result.curve is None else [round(v, 6) for v in result.curve[n].tolist()],
+            places=places,
+            setting=result.setting,
+            seconds=seconds,
+        )
+        for n, value in enumerate(result.value.double().tolist())
+    ]
+
+
+def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]) -> list[Row]:
+    """The table: a row for each metric and method, from records as they are stored (dictionaries).
+
+    An image counts for a metric only if it is defined for all methods, so that all means are over the same images.
+    """
+    rows = []
+    for name, metric in metrics.items():
+        table: dict[int, dict[str, Mapping[str, Any]]] = {}
+        for record in records:
+            table.setdefault(record["index"], {})[record["method"]] = record["scores"][name]
+        whole = [row for row in table.values() if all(_value(row, m) is not None for m in methods)]
+        why = Counter(reason for row in table.values() if row not in whole for reason in _reasons(row, methods))
+        values = {m: [float(row[m]["value"]) for row in whole] for m in methods}
+        settings = sorted({row[m]["setting"] for row in whole for m in methods if row[m]["setting"]})
+        best, p = _compare(values, metric.higher_is_better)
+        for method in methods:
+            mean = estimate(values[method])
+            rows.append(
+                Row(
+                    method=method,
+                    metric=name,
+                    mean=_finite(mean.mean),
+                    ci95=_finite(mean.ci95),
+                    n=mean.n,
+                    excluded=len(table) - len(whole),
+                    why=dict(why),
+                    better={True: "higher", False: "lower", None: "none"}[metric.higher_is_better],
+                    best=method == best,
+                    p=p.get(method),
+                    reduction=metric.reduction,
+                    setting="; ".join(settings),
+                )
+            )
+    return rows
+
+
+def _value(row: Mapping[str, Mapping[str, Any]], method: str) -> float | None:
+    return row[method]["value"] if method in row else None
+
+
+def _reasons(row: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> set[str]:
+    return {row[m]["why"] if m in row else "there is no map" for m in methods if _value(row, m) is None}
+
+
+def _compare(values: Mapping[str, list[float]], higher: bool | None) -> tuple[str | None, dict[str, float | None]]:
+    """The winner, if there is one, and each other method's adjusted p-value against the best mean."""
+    if higher is None or len(values) < 2 or not all(values.values()):
+        return None, {}
+    sign = 1 if higher else -1
+    first = max(values, key=lambda m: sign * sum(values[m]))
+    others = [m for m in values if m != first]
+    adjusted = holm([paired_p([a - b for a, b in zip(values[first], values[m], strict=True)]) for m in others])
+    wins = all(p < SIGNIFICANT for p in adjusted)
+    return first if wins else None, {m: _finite(p) for m, p in zip(others, adjusted, strict=True)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def check_needs(metrics: Mapping[str, Metric], given: Collection[str], hints: Mapping[str, str]) -> None:
+    """Raise `InputError` for a metric that needs what is not `given`; `hints` say how to bring it."""
+    names = {"model": "images and a network", "explain": "to make maps again", "mask": "masks of the object"}
+    for name, metric in metrics.items():
+        for need in sorted(metric.needs - set(given)):
+            raise InputError(f"`{name}` needs {names[need]}", hints[need])
