@@ -10,7 +10,8 @@ _stochx() {
     IFS=$'\n'
     local -x COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) _STOCHX_COMPLETE=complete_bash
     COMPREPLY=($("$1" 2>/dev/null))
-    # What stands before the last `:` or `=` is already on the line.
+    # What stands before the last `:` or `=` is already on the line; answers lack the `--option=`.
+    [[ $word == --*=* ]] && word=${word#*=}
     prefix=${word%"${word##*[:=]}"}
     COMPREPLY=("${COMPREPLY[@]#"$prefix"}")
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace

@@ -9,5 +9,5 @@ Register-ArgumentCompleter -Native -CommandName stochx -ScriptBlock {
         if (-not $help) { $help = $text }
         [System.Management.Automation.CompletionResult]::new($text, $text, "ParameterValue", $help)
     }
-    Remove-Item Env:_STOCHX_COMPLETE, Env:_TYPER_COMPLETE_ARGS, Env:_TYPER_COMPLETE_WORD_TO_COMPLETE
+    Remove-Item "Env:_STOCHX_COMPLETE", "Env:_TYPER_COMPLETE_ARGS", "Env:_TYPER_COMPLETE_WORD_TO_COMPLETE"
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import importlib
 import logging
 import socket
 import sys
 import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,19 +223,70 @@ def _from_timm(name: str) -> tuple[Classifier, list[Fact]]:
         timm = importlib.import_module("timm")
     except ImportError:
         raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
-    if not timm.is_model(name):
-        raise UsageError(f"timm has no model `{name}`", suggest(name, timm.list_models()))
-    try:
-        network = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub client's errors have no common base
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file") from None
+    if not timm.is_model(name) or not timm.is_model_pretrained(name):
+        lack = "weights for" if timm.is_model(name) else "model"
+        tagged = timm.list_models(pretrained=True)
+        close = difflib.get_close_matches(name, {*tagged, *(t.partition(".")[0] for t in tagged)}, n=1)
+        hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` names them all"
+        raise UsageError(f"timm has no {lack} `{name}`", hint)
+    network = _create(timm, name)
+    if network.num_classes == 0:
+        raise InputError(f"`timm:{name}` returns features, not classes", "choose a network trained to classify")
     view = timm.data.resolve_model_data_config(network)
     crop = int(view["input_size"][-1])
-    classes = imagenet_classes() if network.num_classes == 1000 else [str(i) for i in range(network.num_classes)]
+    known = network.num_classes == 1000
+    classes = imagenet_classes() if known else [str(i) for i in range(network.num_classes)]
     preparation = Preparation(round(crop / view["crop_pct"]), crop)
     model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
-    return model, [Fact("architecture", model.arch, "given"), _normalisation(model, "known")]
+    return model, [
+        Fact("architecture", model.arch, "given"),
+        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),
+        _normalisation(model, "known"),
+    ]
+
+
+def _create(timm: Any, name: str) -> Any:
+    """The network with its weights: from the hub's cache, and only where they are not there, from the hub.
+
+    Asked for what it does not have, the hub's client tries again and again for most of a minute.
+    """
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            constants.HF_HUB_OFFLINE = True
+            with contextlib.suppress(Exception):  # the hub client's errors have no common base
+                return timm.create_model(name, pretrained=True)
+            constants.HF_HUB_OFFLINE = offline
+            if offline or not _answers(constants.ENDPOINT):
+                raise InputError(
+                    f"the weights of `timm:{name}` are not here, and there is no network to fetch them",
+                    f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file with `--model FILE`",
+                )
+            return timm.create_model(name, pretrained=True)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].strip().rstrip(".")
+        raise InputError(
+            f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file with `--model FILE`"
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(patience)
+
+
+def _answers(url: str) -> bool:
+    """Whether a server is there, reached through a proxy where one is set."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_FOR_A_CONNECTION).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED
+import typer
+from conftest import SHARED
 from PIL import Image
 
 from stochx.catalog import MODELS
-from stochx.cli import main
+from stochx.cli import app, main
+from stochx.cli.commands import summary
 from stochx.engine.weights import save
 
 
@@ -214,6 +216,35 @@ def test_list_shows_keys_and_defaults():
     assert stochx("list", "atributions").returncode == 2
 
 
+def test_help_says_what_every_command_does():
+    done = stochx("--help")
+    text = " ".join(done.stdout.replace("│", " ").split())
+    commands = typer.main.get_command(app).commands
+    assert done.returncode == 0 and len(commands) >= 5
+    for name, command in commands.items():
+        first = command.help.partition("\n")[0]
+        assert f"{name} {first}" in text and summary(name) == first
+
+
+def test_help_of_a_command_has_panels_examples_and_defaults():
+    text = stochx("explain", "--help").stdout
+    assert all(f"─ {panel} ─" in text for panel in ("Arguments", "What", "Method", "Run", "Output"))
+    assert "  stochx explain img.jpg --method smoothtaylor\n" in text
+    assert "default: smoothtaylor" in " ".join(text.replace("│", " ").split())
+
+
+def test_no_command_is_a_usage_error_that_shows_the_help():
+    done = stochx()
+    assert done.returncode == 2 and done.stdout == "" and "Usage: stochx" in done.stderr
+
+
+def test_help_waits_for_no_markdown():
+    code = "import sys; sys.argv = ['stochx', '--help']; from stochx.cli import main\ntry: main()\nfinally: "
+    code += "print({'markdown_it', 'pygments', 'stochx.cli.explain'} & {*sys.modules}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(place):
     done = subprocess.run(
         f"{sys.executable} -m stochx list | head -1; exit ${{PIPESTATUS[0]}}",
@@ -296,28 +327,3 @@ def test_a_real_photo_is_explained_with_real_weights(tmp_path):
     assert row["class_name"] == "European fire salamander" and row["probability"] > 0.9
     assert abs(row["gap"]) < 0.05 * abs(row["logit"])
     assert list((tmp_path / "stochx-out" / "explain").glob("*.explained.png"))
-
-
-def test_completion_scripts_are_up_to_date():
-    from stochx.cli.completion import SCRIPTS
-
-    for name, script in SCRIPTS.items():
-        assert (ROOT / "completions" / name).read_text() == script, f"run `make completions` ({name})"
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("stochx ex", "explain"),
-        ("stochx explain -m smoothtaylor:ro", "roots="),
-        ("stochx explain -m ig:baseline=w", "white"),
-        ("stochx list attributions:smoothg", "smoothgrad"),
-    ],
-)
-def test_bash_completes_commands_keys_and_values(line, expected):
-    script = (
-        f'PATH="{Path(sys.executable).parent}:$PATH"; source "{ROOT}/completions/stochx.bash"; compopt() {{ :; }};'
-        f'COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; _stochx stochx; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == [expected], done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
+import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -211,3 +214,80 @@ def test_real_imagenet_weights_classify_as_measured(name, top1):
 def test_the_files_of_the_demo_are_plain_safetensors(convnet, tmp_path):
     save(tmp_path / "w.safetensors", convnet)
     assert set(load_file(tmp_path / "w.safetensors")) == set(convnet.network.state_dict())
+
+
+class TestTimm:
+    """`timm:NAME` without a network: from a filled cache, from an empty one, and for names that are none."""
+
+    @pytest.fixture(autouse=True)
+    def timm(self, monkeypatch, tmp_path):
+        timm = pytest.importorskip("timm", reason="needs timm: pip install -e '.[timm]'")
+
+        def refuse(*_args, **_more):
+            raise socket.gaierror("no network in tests")
+
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        return timm
+
+    def test_weights_come_from_the_cache_without_a_network(self, timm, tmp_path):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = timm.create_model("test_resnet").eval()
+        place = tmp_path / "models--timm--test_resnet.r160_in1k"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        save_file(network.state_dict(), place / "snapshots" / ("0" * 40) / "model.safetensors")
+        model = load_model("timm:test_resnet")
+        assert (model.input_size, model.preparation.resize) == (160, 168)  # a crop of 0.95
+        x, view = torch.rand(2, 3, 160, 160), timm.data.resolve_model_data_config(network)
+        mean, std = (torch.tensor(view[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), network((x - mean) / std))
+
+    def test_a_network_of_imagenet_has_its_classes_and_input(self, timm, monkeypatch):
+        create = timm.create_model
+        monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
+        loaded = open_model("timm:resnet18")
+        assert (loaded.model.input_size, loaded.model.preparation.resize) == (224, 236)
+        assert len(loaded.model.classes) == 1000 and loaded.model.classes[1] == "goldfish"
+        assert loaded.model.arch == "timm:resnet18" and loaded.model.noise == "none"
+        assert sources(loaded)["normalisation"] == sources(loaded)["classes"] == "known"
+
+    def test_a_network_without_classes_is_refused(self, timm, monkeypatch):
+        create = timm.create_model
+        monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, num_classes=0))
+        with pytest.raises(InputError, match="features"):
+            load_model("timm:test_vit")
+
+    def test_absent_weights_without_a_network_are_one_error_soon(self, tmp_path):
+        constants, start = importlib.import_module("huggingface_hub.constants"), time.perf_counter()
+        before = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+        with pytest.raises(InputError, match="no network") as error:
+            load_model("timm:test_vit")
+        assert time.perf_counter() - start < 20 and str(tmp_path) in error.value.hint
+        assert (constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()) == before
+
+    def test_a_hub_that_fails_is_one_error_with_its_reason(self, timm, monkeypatch):
+        def fail(name, pretrained):
+            raise OSError("the hub is closed.\nsee there")
+
+        monkeypatch.setattr(timm, "create_model", fail)
+        monkeypatch.setattr("stochx.loading._answers", lambda url: True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        with pytest.raises(InputError, match=r"fetched: the hub is closed$"):
+            load_model("timm:test_vit")
+
+    @pytest.mark.parametrize(
+        ("name", "message", "hint"),
+        [
+            ("resnet18x", "no model `resnet18x`", "did you mean `timm:resnet18`?"),
+            ("resnet18.a1_in1", "no weights for `resnet18.a1_in1`", "did you mean `timm:resnet18.a1_in1k`?"),
+            ("zzzz", "no model `zzzz`", "`timm.list_models(pretrained=True)` names them all"),
+        ],
+    )
+    def test_an_unknown_name_is_an_error_with_the_nearest(self, name, message, hint):
+        with pytest.raises(UsageError, match=message) as error:
+            load_model(f"timm:{name}")
+        assert error.value.hint == hint

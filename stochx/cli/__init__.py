@@ -10,25 +10,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from stochx.cli import demo as demo_command
-from stochx.cli import explain, info, listing, output, train
-from stochx.errors import StochxError
+from stochx.cli import output
+from stochx.cli.commands import Group
+from stochx.errors import StochxError, UsageError
 
 app = typer.Typer(
     name="stochx",
+    cls=Group,
     help="Stochastic, robust and explainable vision networks.",
-    no_args_is_help=True,
-    add_completion=True,
+    add_completion="_STOCHX_COMPLETE" in os.environ,  # typer answers the shells; `--completion` prints our scripts
     pretty_exceptions_enable=False,
-    # Rich draws the help; a completion that waits for it is felt at every <TAB>.
-    rich_markup_mode=None if "_STOCHX_COMPLETE" in os.environ else "rich",
+    rich_markup_mode=None,  # `Group` draws the help
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "STOCHX"},
 )
-app.command("explain")(explain.explain)
-app.command("train")(train.train)
-app.command("info")(info.info)
-app.command("list")(listing.list_)
-app.command("demo")(demo_command.demo)
 
 
 # Click's base of all errors in how a command was typed; typer names only its children.
@@ -43,13 +37,38 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        from stochx.catalog import suggest
+        from stochx.cli.completion import SCRIPTS
+
+        if shell not in SCRIPTS:
+            raise UsageError(f"there is no completion for `{shell}`", suggest(shell, SCRIPTS))
+        typer.echo(SCRIPTS[shell].text, nl=False)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
+    completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHELL",
+            help="Print the completion script of bash, zsh, fish or powershell.",
+            callback=_completion,
+            is_eager=True,
+            autocompletion=lambda incomplete: ["bash", "zsh", "fish", "powershell"],
+        ),
+    ] = None,
 ) -> None:
     """Stochastic, robust and explainable vision networks."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 class Stopped(BaseException):
@@ -65,7 +84,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="stochx", standalone_mode=False)
         sys.stdout.flush()
     except StochxError as error:
         output.complain(str(error), error.hint)
