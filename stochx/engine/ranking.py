@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from stochx.engine.device import wide
 from stochx.engine.seeds import Key, generator
@@ -47,8 +46,13 @@ def window_means(strength: Tensor, side: int) -> Tensor:
 
     Rows, then columns: windows of the same values have the same mean, which differences of integral images miss.
     """
-    columns = F.avg_pool2d(wide(strength)[:, None], (side, 1), stride=1)
-    means = F.avg_pool2d(columns, (1, side), stride=1).squeeze(1)
+    total = wide(strength)
+    for axis in (1, 2):
+        first, *others = (total.narrow(axis, k, total.shape[axis] - side + 1) for k in range(side))
+        total = first.clone()
+        for other in others:
+            total += other
+    means = total / side**2
     return means if strength.device.type != "mps" else means.to(strength)
 
 
@@ -62,20 +66,30 @@ def regions(strength: Tensor, side: int, count: int, keys: Sequence[Key], order:
     """The corners (N, count, 2) of windows chosen one by one, the best that overlaps none before it."""
     value = window_means(strength, side)
     draw = lots(keys, value.shape[1:], value.device)
-    value = {"most": value, "least": -value, "random": draw}[order]
-    rows = torch.arange(value.shape[1], device=value.device)[:, None]
-    columns = torch.arange(value.shape[2], device=value.device)
-    free = torch.ones_like(value, dtype=torch.bool)
+    value = {"most": value, "least": -value, "random": draw.clone()}[order]
+    near = torch.arange(1 - side, side, device=value.device)
+    everyone = torch.arange(len(value), device=value.device)
     corners = []
     for _ in range(count):
-        open_value = value.where(free, -torch.inf)
-        best = open_value == open_value.amax((1, 2), keepdim=True)
-        place = draw.where(best & free, -1.0).flatten(1).argmax(1)
-        top, left = place // value.shape[2], place % value.shape[2]
-        corners.append(torch.stack([top, left], 1))
-        near = ((rows - top[:, None, None]).abs() < side) & ((columns - left[:, None, None]).abs() < side)
-        free &= ~near
+        corner = _best(value, draw)
+        corners.append(corner)
+        rows, columns = ((corner[:, axis, None] + near).clamp(0, value.shape[axis + 1] - 1) for axis in (0, 1))
+        value[everyone[:, None, None], rows[:, :, None], columns[:, None, :]] = -torch.inf
     return torch.stack(corners, 1)
+
+
+def _best(value: Tensor, draw: Tensor) -> Tensor:
+    """Where each of N tables (N, R, C) is highest, and among equals where `draw` is: (N, 2).
+
+    Equals are sought in the rows that have the maximum, mostly one: only the search for these reads the whole table.
+    """
+    tops = value.amax(2)
+    image, row = (tops == tops.amax(1, keepdim=True)).nonzero(as_tuple=True)
+    equal = value[image, row] == tops[image, row, None]
+    luck, column = draw[image, row].where(equal, -1.0).max(1)
+    lucky = draw.new_full(tops.shape, -1.0).index_put((image, row), luck).argmax(1)
+    columns = torch.zeros_like(tops, dtype=torch.long).index_put((image, row), column)
+    return torch.stack([lucky, columns.gather(1, lucky[:, None]).squeeze(1)], 1)
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from stochx.engine.references import BASELINES
 from stochx.engine.seeds import Key, generator
 from stochx.metrics import Evidence, Score
 
+ROUNDING = 1e-5  # of a mean or a blur; pixels themselves come in steps of 1 / 255
+
 
 def replacement(removal: str, x: Tensor, keys: Sequence[Key]) -> Tensor:
     """(N, C, H, W) pixels for what is removed: a reference image, or `uniform` noise that the keys decide."""
@@ -56,7 +58,7 @@ def pixel_exchange(
 
 def with_unchanged(score: Score, x: Tensor, other: Tensor) -> Score:
     """`score`, undefined for images that their replacement leaves as they are."""
-    same = (x == other).flatten(1).all(1)
+    same = ((x - other).abs() < ROUNDING).flatten(1).all(1)
     why = dict.fromkeys(same.nonzero().flatten().tolist(), "the image equals what would replace its pixels")
     return Score(
         score.value.masked_fill(same, torch.nan), score.curve, score.places, {**score.why, **why}, score.setting

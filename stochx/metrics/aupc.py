@@ -68,8 +68,9 @@ class AUPC:
             tried = partial(_patched, now, corners[:, step], self._patches(x, keys, step, side))
             found = altered(evidence.model, x, target, self.draws, tried, self.read)
             curve.append(found.mean(1))
-            # Of an even number of draws two are equally near to the median: the earlier one stays, a random choice.
-            stays = (found - found.quantile(0.5, dim=1, keepdim=True)).abs().argmin(1)
+            # Of an even number of draws two are equally near to the median: the earlier one stays, a random choice
+            # that rounding has no say in.
+            stays = found.argsort(dim=1, stable=True)[:, (self.draws - 1) // 2 : self.draws // 2 + 1].amin(1)
             now = tried(everyone.to(x.device), stays)
         heights = torch.stack(curve, 1)
         first = heights[:, :1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,7 +20,10 @@ FACTOR = 1.5
 LEVELS = 6  # of a 224-pixel map down to 30
 SMALLEST = 30
 PERCENTILE = 0.99
-AT_ONCE = 2**23  # pixels of maps in work at a time
+AT_ONCE = 2**19  # pixels of maps in work at a time: fits the caches
+BLOCK = 8  # pixels that are compared by their highest first
+
+Taps = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,9 @@ class AUTVC:
     def __call__(self, evidence: Evidence) -> Score:
         sides = self._sides(*evidence.map.shape[2:])
         chunk = max(1, AT_ONCE // math.prod(sides[0]))
-        heights = [self._variations(part.sum(1, keepdim=True), sides) for part in torch.split(evidence.map, chunk)]
+        steps = itertools.pairwise(sides)
+        smaller = [[_taps(*lengths, evidence.map) for lengths in zip(*step, strict=True)] for step in steps]
+        heights = [self._variations(part.sum(1), smaller) for part in torch.split(evidence.map, chunk)]
         curve, flat = torch.cat([h for h, _ in heights]), torch.cat([f for _, f in heights])
         return Score(
             value=simpson(curve).masked_fill(flat, torch.nan),
@@ -75,17 +82,18 @@ class AUTVC:
             )
         return kept
 
-    def _variations(self, level: Tensor, sides: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """(N, L) total variations per pixel of maps (N, 1, H, W), and whether a level is constant (N,)."""
+    def _variations(self, level: Tensor, smaller: Sequence[Sequence[Taps]]) -> tuple[Tensor, Tensor]:
+        """(N, L) total variations per pixel of maps (N, H, W), and whether a level is constant (N,)."""
         level = level.abs() if self.order == "abs" else level
         heights, flat = [], torch.zeros(len(level), dtype=torch.bool, device=level.device)
-        for size in sides:
-            if size != sides[0]:
-                level = F.interpolate(_blurred(level), size, mode="bilinear", align_corners=False)
-            scaled, constant = _normalised(level.squeeze(1).abs())
+        for taps in [[], *smaller]:
+            for taken in taps:  # the rows, then the columns
+                level = _taken(level, *taken).mT.contiguous()
+            clipped, span = _clipped(level.abs())
+            constant = span <= 0
             flat |= constant
-            total = self._length(scaled.diff(dim=1)) + self._length(scaled.diff(dim=2))
-            heights.append(total / math.prod(size))
+            total = self._length(clipped.diff(dim=1)) + self._length(clipped.diff(dim=2))
+            heights.append(total / span.where(~constant, 1.0) / level[0].numel())
         return torch.stack(heights, 1), flat
 
     def _length(self, differences: Tensor) -> Tensor:
@@ -94,16 +102,21 @@ class AUTVC:
         return length
 
 
-def _blurred(level: Tensor) -> Tensor:
-    """A Gaussian of standard deviation 2 * 1.5 / 6, cut at four of them, as scikit-image's: (b a | a b c | c b)."""
+def _taps(length: int, smaller: int, like: Tensor) -> Taps:
+    """What each of `smaller` places takes of `length`: weights and places, both (T, smaller).
+
+    A Gaussian of standard deviation 2 * 1.5 / 6, cut at four of them, as scikit-image's: (b a | a b c | c b); then
+    linear interpolation. Both are sums along a line: together they are one matrix, with few values in a column.
+    """
     sigma = 2 * FACTOR / 6
     reach = int(4 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=level.dtype, device=level.device)
+    offsets = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    rows, columns = (_mirrored(n, reach).to(level.device) for n in level.shape[2:])
-    tall = F.conv2d(level[:, :, rows], kernel.view(1, 1, -1, 1))
-    return F.conv2d(tall[..., columns], kernel.view(1, 1, 1, -1))
+    lines = torch.eye(length, dtype=like.dtype, device=like.device)[:, None, _mirrored(length, reach).to(like.device)]
+    matrix = F.interpolate(F.conv1d(lines, kernel.view(1, 1, -1)), smaller, mode="linear", align_corners=False)
+    weights, places = matrix.squeeze(1).topk(min(2 * reach + 2, length), dim=0)  # all others are zero
+    return weights, places
 
 
 def _mirrored(length: int, reach: int) -> Tensor:
@@ -112,14 +125,33 @@ def _mirrored(length: int, reach: int) -> Tensor:
     return torch.minimum(places, 2 * length - 1 - places)
 
 
-def _normalised(strength: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, H, W) from the least value to the 99th percentile as 0 to 1, clipped; and where these are equal (N,)."""
+def _taken(level: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+    """Rows made of rows: (N, H, W) -> (N, smaller, W)."""
+    total = weights[0, :, None] * level.index_select(1, places[0])
+    for weight, place in zip(weights[1:], places[1:], strict=True):
+        total.addcmul_(weight[:, None], level.index_select(1, place))
+    return total
+
+
+def _clipped(strength: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, H, W) cut at the 99th percentile, and how far that is from the least value (N,).
+
+    Differences do not see what is taken from all, and are divided when they are summed.
+    """
     flat = strength.flatten(1)
     place = PERCENTILE * (flat.shape[1] - 1)
-    top = flat.topk(flat.shape[1] - math.floor(place), dim=1).values
+    top = _highest(flat, flat.shape[1] - math.floor(place))
     below, above = top[:, -1], top[:, -2] if top.shape[1] > 1 else top[:, -1]
-    high, low = torch.lerp(below, above, place - math.floor(place)), flat.amin(1)
-    span = high - low
-    constant = span <= 0
-    scaled = (strength - low.view(-1, 1, 1)) / span.where(~constant, 1.0).view(-1, 1, 1)
-    return scaled.clamp(0, 1), constant
+    high = torch.lerp(below, above, place - math.floor(place))
+    return strength.minimum(high.view(-1, 1, 1)), high - flat.amin(1)
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """The `count` highest of each row (N, D) of non-negative values, in falling order.
+
+    They lie in the blocks that have the `count` highest maxima: most values are only compared within their block.
+    """
+    blocks = F.pad(values, (0, -values.shape[1] % BLOCK)).view(len(values), BLOCK, -1)
+    chosen = blocks.amax(1).topk(min(count, blocks.shape[2]), dim=1, sorted=False).indices
+    candidates = blocks.gather(2, chosen[:, None].expand(-1, BLOCK, -1)).flatten(1)
+    return candidates.topk(count, dim=1).values
