@@ -9,12 +9,14 @@ import typer
 
 from stochx.cli import options as o
 from stochx.cli import output as out
+from stochx.cli.score import show_scores
 
-METHODS = ["gradcam", "ig", "lrp", "smoothgrad", "smoothtaylor"]
+METHODS = ["gradcam", "ig", "lrp", "smoothgrad", "smoothtaylor", "random", "centre"]  # the last two are controls
+METRICS = ["relevance-mass", "pointing-game", "aupc:draws=10", "autvc"]
 
 
 def demo(output: o.Output = None, seed: o.Seed = 0, json: o.Json = False, quiet: o.Quiet = False) -> None:
-    """Train a small network on images drawn here, explain some of them, and check the maps against the truth.
+    """Train a small network on images drawn here, explain some of them, and score the maps against the truth.
 
     Examples:
       stochx demo
@@ -27,17 +29,8 @@ def demo(output: o.Output = None, seed: o.Seed = 0, json: o.Json = False, quiet:
     out.notes(quiet)
     from stochx.cli._demonstrated import run_demo
 
-    document, rows = run_demo(args, target, METHODS, quiet=quiet, start=start)
-    out.show(document, rows, COLUMNS, json)
+    document, rows = run_demo(args, target, METHODS, METRICS, quiet=quiet, start=start)
+    show_scores(document, rows, json)
     if not (json or quiet):
-        out.stderr().print(f"figures: {target}/explain/*.png", highlight=False)
+        out.stderr().print(f"figures: {target}/explain/*.png, {target}/score/*.png", highlight=False)
     raise typer.Exit(0)
-
-
-COLUMNS = [
-    out.Column("method", lambda row: str(row["method"])),
-    out.Column("mass in object", lambda row: f"{row['mass']:.2f} ± {row['ci95']:.2f}"),
-    out.Column("object's area", out.number("area", "{:.2f}")),
-    out.Column("hits", out.number("hits", "{:.2f}")),
-    out.Column("n", out.number("n", "{}")),
-]

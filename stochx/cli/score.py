@@ -146,10 +146,7 @@ def score(
         start=start,
     )
     if document is not None:
-        if out.stdout().is_terminal and not json:
-            _print_table(document, table)
-        else:
-            out.show(document, table, COLUMNS, json)
+        show_scores(document, table, json)
     raise typer.Exit(code)
 
 
@@ -177,8 +174,11 @@ def _gate(text: str, metrics: list[str], *, over: bool) -> Gate:
         raise UsageError(f"`{option} {text}` expects a number, got `{bound}`") from None
 
 
-def _print_table(document: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """On a terminal: a line for each method, a column for each metric."""
+def show_scores(document: dict[str, Any], rows: list[dict[str, Any]], json: bool) -> None:
+    """Print scores: on a terminal a line for each method and a column for each metric, else a line for each row."""
+    if json or not out.stdout().is_terminal:
+        out.show(document, rows, COLUMNS, json)
+        return
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     cells: dict[str, dict[str, Any]] = {}
     for row in rows:
