@@ -111,7 +111,9 @@ def draw_gallery(
         with Image.open(strips / f"{files[record['index']]}.png") as image:
             pictures.append(np.asarray(image.convert("RGB")))
     widest = max(picture.shape[1] for picture in pictures)
-    figure = Figure(figsize=(widest / 100 + 2.6, 1.7 * len(shown) + 0.6), layout="constrained", dpi=110)
+    width, height, margin = widest / 100 + 2.2, 1.7 * len(shown) + 0.4, 2.0  # inches; the names stand in the margin
+    figure = Figure(figsize=(width, height), dpi=110)
+    figure.subplots_adjust(margin / width, 0.1 / height, 1 - 0.1 / width, 1 - 0.3 / height, hspace=0.05)
     axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     columns = 1 + len(methods)
     for axis, record, picture in zip(axes, shown, pictures, strict=True):
