@@ -101,7 +101,11 @@ def open_model(
     model.noise = measure_noise(model, torch.rand(1, 3, side, side, device=model.mean.device))
     count = sum(p.numel() for p in model.parameters())
     facts += [
-        Fact("input", f"{side} x {side}, short side resized to {model.preparation.resize}", "known"),
+        Fact(
+            "input",
+            f"{side} x {side}, short side resized to {model.preparation.resize}, {model.preparation.resampling}",
+            "known",
+        ),
         Fact("parameters", f"{count:,}", "measured"),
         Fact("noise", model.noise, "measured"),
     ]
@@ -168,7 +172,8 @@ def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
     else:
         facts.append(_normalisation(model, "known" if count == 1000 and not own else "guessed"))
     if "crop" in header and "resize" in header:
-        model.preparation = Preparation(int(header["resize"]), int(header["crop"]))
+        resampling = header.get("resampling", "bilinear")
+        model.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=resampling)
     return facts
 
 
@@ -208,7 +213,7 @@ def _from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
     finally:
         socket.setdefaulttimeout(patience)
     view = preset.transforms()
-    preparation = Preparation(view.resize_size[0], view.crop_size[0])
+    preparation = Preparation(view.resize_size[0], view.crop_size[0], resampling=view.interpolation.value)
     model = Classifier(network, preset.meta["categories"], preparation, view.mean, view.std, arch=name)
     return model, [
         Fact("architecture", name, "given"),
@@ -236,7 +241,7 @@ def _from_timm(name: str) -> tuple[Classifier, list[Fact]]:
     crop = int(view["input_size"][-1])
     known = network.num_classes == 1000
     classes = imagenet_classes() if known else [str(i) for i in range(network.num_classes)]
-    preparation = Preparation(round(crop / view["crop_pct"]), crop)
+    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
     model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
     return model, [
         Fact("architecture", model.arch, "given"),

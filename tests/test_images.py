@@ -298,6 +298,14 @@ def test_prepared_pixels_are_torchvisions(size: tuple[int, int], resize: int, cr
     assert np.array_equal(Preparation(resize, crop)(image), expected)
 
 
+def test_a_network_made_for_bicubic_images_gets_them() -> None:
+    image = noise(300, 200)
+    expected = functional.resize(image, 64, functional.InterpolationMode.BICUBIC)
+    assert np.array_equal(Preparation(64, 64, resampling="bicubic")(image), functional.center_crop(expected, 64))
+    with pytest.raises(InputError, match="no resampling is called `nearest`"):
+        Preparation(64, 64, resampling="nearest")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_whole_image_is_torchvisions_without_the_crop(size: tuple[int, int]) -> None:
     image = noise(*size)

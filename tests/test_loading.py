@@ -251,6 +251,7 @@ class TestTimm:
         monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
         loaded = open_model("timm:resnet18")
         assert (loaded.model.input_size, loaded.model.preparation.resize) == (224, 236)
+        assert loaded.model.preparation.resampling == "bicubic"
         assert len(loaded.model.classes) == 1000 and loaded.model.classes[1] == "goldfish"
         assert loaded.model.arch == "timm:resnet18" and loaded.model.noise == "none"
         assert sources(loaded)["normalisation"] == sources(loaded)["classes"] == "known"

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ MIN_SIDE = 8
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs: EPS runs Ghostscript
 
+Resampling = Literal["bilinear", "bicubic", "lanczos"]
+RESAMPLING: dict[str, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
 log = logging.getLogger("stochx")
 _header_lock = threading.Lock()
 
@@ -31,14 +38,18 @@ _header_lock = threading.Lock()
 class Preparation:
     """How an image becomes an input: its short side to `resize`, then the centre `crop` (pixels).
 
-    With `whole` nothing is cut off: the short side goes to `crop` and the rest of the long side stays.
+    With `whole` nothing is cut off: the short side goes to `crop` and the rest of the long side stays. `resampling` is
+    how pixels are interpolated: a network knows the one it was trained with.
     """
 
     resize: int
     crop: int
     whole: bool = False
+    resampling: Resampling = "bilinear"
 
     def __post_init__(self) -> None:
+        if self.resampling not in RESAMPLING:
+            raise InputError(f"no resampling is called `{self.resampling}`", "use " + ", ".join(RESAMPLING))
         if not 0 < self.crop <= self.resize:
             raise InputError(f"cannot crop {self.crop} pixels out of {self.resize}", "let the crop be the smaller one")
 
@@ -54,7 +65,7 @@ class Preparation:
                     "cut the image into shorter pieces",
                 )
             shape = (size, other) if image.width <= image.height else (other, size)
-            image = image.resize(shape, Image.Resampling.BILINEAR)
+            image = image.resize(shape, RESAMPLING[self.resampling])
         if self.whole:
             return image
         left, top = (round((side - self.crop) / 2) for side in image.size)

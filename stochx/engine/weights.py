@@ -40,7 +40,7 @@ class Weights:
 def save(path: Path, model: Classifier) -> None:
     """Write `model.network`'s weights with one `stochx` header entry that is enough to build it again.
 
-    The entry is JSON: version, arch, classes, mean, std, resize, crop, noise.
+    The entry is JSON: version, arch, classes, mean, std, resize, crop, resampling, noise.
     """
     entry = {
         "version": FORMAT,
@@ -50,6 +50,7 @@ def save(path: Path, model: Classifier) -> None:
         "std": model.std.flatten().tolist(),
         "resize": model.preparation.resize,
         "crop": model.preparation.crop,
+        "resampling": model.preparation.resampling,
         "noise": model.noise,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
