@@ -24,6 +24,7 @@ completions: .venv/demo
 bench: .venv/dev
 	$(BIN)/python -m pip install -q -e ".[bench]"
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/score.py
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
