@@ -165,6 +165,13 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
         Run(tmp_path, {"method": ["ig"], "seed": 1}, resume=True)
 
 
+def test_a_rank_that_comes_first_makes_the_folder(tmp_path):
+    Run(tmp_path / "new", {"seed": 0}, rank=1).append([{"index": 1}])
+    Run(tmp_path / "new", {"seed": 0}).append([{"index": 0}])
+    records = Run(tmp_path / "new", {"seed": 0}, resume=True).records
+    assert sorted(record["index"] for record in records) == [0, 1]
+
+
 def test_a_record_that_a_crash_cut_off_is_dropped(tmp_path):
     run = Run(tmp_path, {"seed": 0})
     run.append([{"index": 0}])

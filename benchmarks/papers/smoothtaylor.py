@@ -17,6 +17,7 @@ import math
 import os
 import statistics
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ import torch
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.cli._sources import sources_of
+from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
+from stochx.engine.gradients import gradient, logits
 from stochx.engine.statistics import estimate, holm, paired_p, student
 from stochx.engine.store import Run, write_text
 from stochx.engine.world import World, joined
@@ -35,7 +38,9 @@ from stochx.tasks.batches import Failed
 from stochx.tasks.score import score
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-AT_ONCE = 2  # images of a rank between two looks at the clock
+AT_ONCE = 1  # images of a rank between two looks at the clock
+ENOUGH = 12  # images that the budget must allow, or the adaptive rows are left out
+ADAPTIVE_GRADIENTS, OTHER_GRADIENTS = 2 * 10 * 150, 3620  # of an image, over all rows
 
 # Rows: what is run, how many gradients it takes, and the published AUPC / AUTVC for DenseNet-121 and ResNet-152.
 PUBLISHED: dict[str, str] = {
@@ -100,11 +105,28 @@ def metric_texts(draws: int) -> dict[str, str]:
     }
 
 
+def rows_for(model: Classifier, args: argparse.Namespace, folder: Path, seconds: float) -> list[str]:
+    """The rows that this time allows for `ENOUGH` images: those of the run that goes on, else by a probe."""
+    if (folder / "config.toml").exists():
+        return list(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"])
+    x = torch.rand(16, 3, model.input_size, model.input_size, device=model.mean.device)
+    y, cost = torch.zeros(16, dtype=torch.long, device=x.device), {}
+    for what, work in (("gradients", lambda: gradient(model, x, y)), ("forwards", lambda: logits(model, x))):
+        work()
+        start = time.time()
+        work()
+        cost[what] = (time.time() - start) / len(x)
+    adaptive = ADAPTIVE_GRADIENTS * cost["gradients"] + 10 * 30 * args.draws * cost["forwards"]
+    others = OTHER_GRADIENTS * cost["gradients"] + len(PUBLISHED) * (30 * args.draws + 4 * 51) * cost["forwards"]
+    affordable = ENOUGH * (adaptive + others) < seconds
+    print(f"{model.arch}: about {others:.0f} s an image, {adaptive:.0f} s more with adaptive noising", flush=True)
+    return [text for text in PUBLISHED if affordable or "adaptive" not in text]
+
+
 def run_network(
     name: str, args: argparse.Namespace, folder: Path, deadline: float, world: World
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score images until the deadline; all records of this network so far, and what was run."""
-    methods = {text: ATTRIBUTIONS.make(text) for text in PUBLISHED if not args.fast or "adaptive" not in text}
     texts = metric_texts(args.draws)
     metrics = {text: METRICS.make(text) for text in texts.values()}
     runtime = choose(args.device)
@@ -112,6 +134,8 @@ def run_network(
     settings = {"images": [], "data": args.data, "limit": args.limit}
     sources = sources_of(settings, model)
     sources = sources[:: max(1, len(sources) // args.spread)] if args.spread else sources
+    rows = world.gather([rows_for(model, args, folder, (deadline - time.time()) * world.size)])[0]
+    methods = {text: ATTRIBUTIONS.make(text) for text in rows}
     config = {"model": name, "data": args.data, "draws": args.draws, "seed": args.seed, "method": list(methods)}
     run = Run(folder, config, world.rank, resume=True)
     records, done = list(run.records), {record["index"] for record in run.records}
@@ -189,8 +213,10 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         digits = {"AUPC": 2, "AUTVC": 2}
         cells = [cell(table[method], digits.get(title, 3)) for title, table in tables.items()]
         lines.append(f"| `{method}`{note} | {' | '.join(cells)} | {PUBLISHED[method]} |")
-    lines += ["", "Chosen sigma (normalised units), mean and range over images:", ""]
-    for method in (m for m in methods if "adaptive" in m):
+    adaptive = [m for m in methods if "adaptive" in m]
+    told = "Chosen sigma (normalised units), mean and range over images:"
+    lines += ["", told if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
+    for method in adaptive:
         sigmas = [r["sigma"] for r in records if r["method"] == method and r["sigma"] is not None]
         lines.append(f"- `{method}`: {statistics.mean(sigmas):.2f}, {min(sigmas):.2f} to {max(sigmas):.2f}")
     lines += ["", *differences(tables, methods)]
@@ -294,7 +320,6 @@ def main() -> None:
     parser.add_argument("--spread", type=int, default=0, help="take so many images evenly spaced instead of the first")
     parser.add_argument("--budget", type=float, default=math.inf, help="minutes, shared by the networks")
     parser.add_argument("--draws", type=int, default=None, help="patches a region; default 10 with a budget, else 50")
-    parser.add_argument("--fast", action="store_true", help="without the adaptive rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/smoothtaylor"))

@@ -36,7 +36,7 @@ class SmoothTaylor:
     error: float = 0.0  # stop at this relative Monte-Carlo error; 0 takes all roots
     noise: Literal["fixed", "adaptive"] = "fixed"  # one sigma for all images, or the best for each
     objective: Literal["aupc", "autvc"] = "aupc"  # what the best sigma makes small (noise=adaptive)
-    search: Literal["golden", "paper"] = "golden"  # how it is sought: 12 evaluations, or up to 41
+    search: Literal["golden", "paper"] = "golden"  # how it is sought: 9 evaluations, or up to 41
 
     def __post_init__(self) -> None:
         if self.roots < 1:

@@ -73,7 +73,7 @@ def climb(
     return best
 
 
-def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, sections: int = 6) -> Best:
+def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, sections: int = 3) -> Best:
     """A look at `grid` places from `low` to `high` (N,), evenly spaced in their logarithm, then golden sections.
 
     The sections narrow the stretch between the neighbours of the best place, so that one of several valleys is

@@ -93,6 +93,8 @@ class Run:
         self._begun = True
         if self._leads:
             write_text(self.folder / "config.toml", to_toml(self.config))
+        else:  # the leading rank may not have come so far
+            self.folder.mkdir(parents=True, exist_ok=True)
         if self._fresh:
             self._own.unlink(missing_ok=True)
 
