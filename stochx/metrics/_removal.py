@@ -17,6 +17,11 @@ from stochx.metrics import Evidence, Score
 ROUNDING = 1e-5  # of a mean or a blur; pixels themselves come in steps of 1 / 255
 
 
+def better(order: Order, higher: bool) -> bool | None:
+    """Whether more is better, if with the most relevant first it is `higher`; None for a random order."""
+    return {"most": higher, "least": not higher, "random": None}[order]
+
+
 def replacement(removal: str, x: Tensor, keys: Sequence[Key]) -> Tensor:
     """(N, C, H, W) pixels for what is removed: a reference image, or `uniform` noise that the keys decide."""
     if removal in BASELINES:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from stochx.metrics import Evidence, Need, Score
-from stochx.metrics._removal import pixel_exchange
+from stochx.metrics._removal import better, pixel_exchange
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Deletion:
     @property
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; a random order is for comparison."""
-        return {"most": False, "least": True, "random": None}[self.order]
+        return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:
         return pixel_exchange(evidence, self.steps, self.removal, self.order, self.read, self.reduce, insert=False)

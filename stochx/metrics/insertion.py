@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from stochx.metrics import Evidence, Need, Score
-from stochx.metrics._removal import pixel_exchange
+from stochx.metrics._removal import better, pixel_exchange
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Insertion:
     @property
     def higher_is_better(self) -> bool | None:
         """Higher with the most relevant first, lower with the least; a random order is for comparison."""
-        return {"most": True, "least": False, "random": None}[self.order]
+        return better(self.order, True)
 
     def __call__(self, evidence: Evidence) -> Score:
         return pixel_exchange(evidence, self.steps, self.removal, self.order, self.read, self.reduce, insert=True)

@@ -10,7 +10,7 @@ import torch
 from stochx.engine.quadrature import mean_height
 from stochx.engine.ranking import positions
 from stochx.metrics import Evidence, Need, Score
-from stochx.metrics._removal import exchange, replacement, with_unchanged
+from stochx.metrics._removal import better, exchange, replacement, with_unchanged
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PixelFlipping:
     @property
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; a random order is for comparison."""
-        return {"most": False, "least": True, "random": None}[self.order]
+        return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.x is not None

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from stochx.engine.ranking import channel_sum, positions
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
-from stochx.metrics._removal import exchange, replacement, with_unchanged
+from stochx.metrics._removal import better, exchange, replacement, with_unchanged
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RegionPerturbation:
     @property
     def higher_is_better(self) -> bool | None:
         """Higher with the most relevant first, lower with the least; a random order is for comparison."""
-        return {"most": True, "least": False, "random": None}[self.order]
+        return better(self.order, True)
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.x is not None

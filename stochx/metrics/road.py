@@ -13,6 +13,7 @@ from stochx.engine.perturb import altered
 from stochx.engine.ranking import channel_sum, positions
 from stochx.engine.seeds import generator
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._removal import better
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ROAD:
     @property
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; a random order is for comparison."""
-        return {"most": False, "least": True, "random": None}[self.order]
+        return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.model is not None and evidence.x is not None and evidence.target is not None
