@@ -94,9 +94,7 @@ def _best(value: Tensor, draw: Tensor) -> Tensor:
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Rank correlation of the rows of a and b, (N, D) -> (N,): 0 for a constant row, NaN for one that is not finite."""
-    a, b = _centred_ranks(a), _centred_ranks(b)
-    spread = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return (a * b).sum(1) / spread.where(spread != 0, 1)
+    return _correlation(_centred_ranks(a), _centred_ranks(b))
 
 
 def disagreement(maps: Sequence[Tensor]) -> Tensor:
@@ -104,9 +102,14 @@ def disagreement(maps: Sequence[Tensor]) -> Tensor:
 
     NaN for fewer than two maps.
     """
-    rows = [relevance.abs().flatten(1) for relevance in maps]
-    pairs = [1 - spearman(a, b) for a, b in itertools.combinations(rows, 2)]
+    ranks = [_centred_ranks(relevance.abs().flatten(1)) for relevance in maps]
+    pairs = [1 - _correlation(a, b) for a, b in itertools.combinations(ranks, 2)]
     return torch.stack(pairs).mean(0) if pairs else maps[0].new_full((len(maps[0]),), torch.nan)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    spread = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return (a * b).sum(1) / spread.where(spread != 0, 1)
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
