@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stochx import attributions, datasets, metrics, models
+    from stochx import attacks, attributions, datasets, metrics, models
     from stochx.errors import StochxError
     from stochx.loading import load_data, load_model
 
-__all__ = ["StochxError", "attributions", "datasets", "load_data", "load_model", "metrics", "models"]
+__all__ = ["StochxError", "attacks", "attributions", "datasets", "load_data", "load_model", "metrics", "models"]
 
 _HOMES = {"StochxError": "stochx.errors", "load_model": "stochx.loading", "load_data": "stochx.loading"}
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from stochx.errors import UsageError
 
 if TYPE_CHECKING:
+    from stochx.attacks import Attack
     from stochx.attributions import Attribution
     from stochx.datasets import Dataset
     from stochx.metrics import Metric
@@ -204,12 +205,14 @@ def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[
     return find, names
 
 
+ATTACKS: Catalog[Attack] = Catalog("attack", "stochx.attacks")
 ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions")
 METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
 MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
 DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
 
 FAMILIES: dict[str, Catalog[Any]] = {
+    "attacks": ATTACKS,
     "attributions": ATTRIBUTIONS,
     "metrics": METRICS,
     "models": MODELS,

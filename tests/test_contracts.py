@@ -7,8 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from stochx.catalog import ATTRIBUTIONS, DATASETS, FAMILIES, METRICS, MODELS
+from stochx.attacks import Context
+from stochx.catalog import ATTACKS, ATTRIBUTIONS, DATASETS, FAMILIES, METRICS, MODELS
 from stochx.engine.classifier import Classifier
+from stochx.engine.gradients import logits
+from stochx.engine.threat import Ball
 from stochx.metrics import Evidence
 
 CHEAP = {
@@ -133,6 +136,72 @@ def test_a_metric_leaves_the_model_and_the_global_generator_alone(name, tiny, im
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
     assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
+
+
+ATTACK_TEXTS = {
+    "apgd": "apgd:steps=6,restarts=2",
+    "pgd": "pgd:steps=5,restarts=2",
+    "rand": "rand:steps=4,eot=2",
+    "random": "random:tries=4",
+    "square": "square:queries=120",
+    "standard": "standard:steps=4,queries=20",
+    "transfer": "transfer:steps=4",
+}
+WITHOUT_L1 = {"apgd", "deepfool", "rand", "square", "standard"}
+BALLS = {"linf": 0.04, "l2": 0.5, "l1": 4.0}
+CASES = [(name, norm) for name in ATTACKS for norm in BALLS if norm != "l1" or name not in WITHOUT_L1]
+
+
+def assault(name, model, x, places, norm="linf", **more):
+    """The attempt on the images at `places` of x, by their keys."""
+    some, y = x[places], model(x[places]).argmax(1)
+    context = Context(
+        keys=[f"key {n}" for n in places],
+        wrong=lambda points, at: logits(model, points).argmax(1) != y[at],
+        source=model,
+    )
+    context = dataclasses.replace(context, **more)
+    return ATTACKS.make(ATTACK_TEXTS.get(name, name))(model, some, y, Ball(BALLS[norm], norm), context)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_an_attack_stays_in_the_ball_and_the_box_and_repeats(name, norm, tiny, images):
+    found, again = (assault(name, tiny, images, range(5), norm) for _ in range(2))
+    assert found.x.shape == images.shape and found.x.dtype == images.dtype and not found.x.requires_grad
+    assert Ball(0, norm).length(found.x, images).max() <= BALLS[norm] + 1e-12
+    assert found.x.min() >= 0 and found.x.max() <= 1 and not torch.equal(found.x, images)
+    for part in ("step", "restart", "forwards"):
+        value = getattr(found, part)
+        assert value.shape == (5,) and value.dtype == torch.long and value.min() >= 0
+        assert torch.equal(value, getattr(again, part))
+    assert torch.equal(found.x, again.x) and found.forwards.min() > 0
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_an_attack_does_not_depend_on_its_batch_neighbours(name, norm, tiny, images):
+    together, alone = (assault(name, tiny, images, places, norm) for places in (range(5), [3]))
+    torch.testing.assert_close(together.x[3:4], alone.x, rtol=1e-9, atol=1e-12)
+    for part in ("step", "restart", "forwards"):
+        assert torch.equal(getattr(together, part)[3:4], getattr(alone, part))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_leaves_the_images_the_model_and_the_global_generator_alone(name, tiny, images):
+    weights = {key: value.clone() for key, value in tiny.state_dict().items()}
+    before, generator = images.clone(), torch.get_rng_state()
+    assault(name, tiny, images, range(5))
+    assert torch.equal(images, before) and torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in tiny.parameters())
+    assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_works_with_a_target_and_for_the_last_point_alone(name, tiny, images):
+    target = (tiny(images).argmax(1) + 1) % 5
+    for more in {"target": target}, {"judge_any": False}, {"wrong": None, "pick": lambda x: x.flatten(1).mean(1)}:
+        found = assault(name, tiny, images, range(5), **more)
+        assert Ball(0).length(found.x, images).max() <= BALLS["linf"] + 1e-12
 
 
 @pytest.mark.parametrize("name", MODELS)

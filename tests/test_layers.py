@@ -16,6 +16,7 @@ LEVELS = {
     "reports": 5,
     "loading": 4,
     "recognition": 4,
+    "attacks": 3,
     "attributions": 3,
     "metrics": 3,
     "models": 3,
@@ -24,7 +25,7 @@ LEVELS = {
     "catalog": 1,
     "errors": 0,
 }
-FAMILIES = {"attributions", "metrics", "models", "datasets"}
+FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets"}
 
 
 def room(module: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -56,6 +56,11 @@ _current: ContextVar[Runtime] = ContextVar("runtime")
 def current() -> Runtime:
     """The runtime of the innermost `scope`; a plain float32 one outside of any."""
     return _current.get(_plain)
+
+
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """Everything inside is computed in float32 (or what the network has), whatever the runtime asks for."""
+    return replace(current(), precision="fp32").scope()
 
 
 def choose(device: str = "auto", precision: str = "auto", batch_size: int = 0) -> Runtime:

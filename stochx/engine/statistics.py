@@ -96,3 +96,27 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(made) - rank) * value))
         adjusted[place] = largest
     return adjusted
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """The share of successes with Wilson's score interval (1927), which stays in [0, 1] and holds near the ends."""
+    share, z2 = successes / n, 1.959964**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def clustered(values: Sequence[float]) -> Interval:
+    """The mean over images of what several draws of each came to: the images are the sample, not the draws."""
+    found = estimate(values)
+    half = found.ci95 if math.isfinite(found.ci95) else math.inf
+    return Interval(found.mean, found.mean - half, found.mean + half)

@@ -1,0 +1,133 @@
+"""The squares of the square attack: where they lie and what they do to an image, without a loop over images.
+
+Random numbers `u` (A, 5 + C) in [0, 1) decide one proposal: two places (y, x, y, x), a turn, and a sign a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from stochx.engine.seeds import Key, generator
+from stochx.engine.threat import Ball, norm_of
+
+NUMBERS = 5  # and one a channel
+TINY = 1e-12
+GRID = 5  # tiles of an L2 start, a side
+
+
+def stripes(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
+    """Columns of +-eps, drawn for each channel: where a search in Linf begins."""
+    count, channels, _, width = x.shape
+    drawn = _uniform(x, keys, "stripes", channels * width).view(count, channels, 1, width)
+    return x + ball.eps * _signs(drawn)
+
+
+def tiles(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
+    """A grid of two-sided bumps of length eps: where a search in L2 begins."""
+    count, channels, height, width = x.shape
+    side = max(1, min(height, width) // GRID)
+    drawn = _uniform(x, keys, "tiles", (channels + 1) * GRID * GRID).view(count, channels + 1, GRID, GRID)
+    bump = two_sided(side).to(x.dtype).to(x.device)
+    rows, columns = (_tiled(length, side, x.device) for length in (height, width))
+    of_tile = drawn[:, :, rows[0].clamp(0, GRID - 1)][..., columns[0].clamp(0, GRID - 1)]
+    inside = ((rows[0] >= 0) & (rows[0] < GRID))[:, None] & ((columns[0] >= 0) & (columns[0] < GRID))
+    plain = bump[rows[1]][:, columns[1]]
+    turned = bump.T[rows[1]][:, columns[1]]
+    delta = turned.where(of_tile[:, :1] < 0.5, plain) * inside * _signs(of_tile[:, 1:])
+    return x + ball.eps * ball.ascent(delta)
+
+
+def coloured(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Tensor:
+    """Linf: one square takes the colour +-eps in each channel."""
+    side = min(side, *center.shape[2:])
+    inside = _inside(_place(u[:, :2], side, center), side, center)
+    return (center + ball.eps * _signs(u[:, NUMBERS:, None, None])).where(inside, best)
+
+
+def moved(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Tensor:
+    """L2: what the change holds in two squares goes into the first, with a two-sided bump added."""
+    side = min(max(side, 3), *center.shape[2:])
+    side -= 1 - side % 2
+    place = _place(u[:, :2], side, center)
+    first = _inside(place, side, center)
+    both = first | _inside(_place(u[:, 2:4], side, center), side, center)
+    delta = best - center
+    spare = (ball.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / delta.shape[1]
+    held = (spare + _squared(delta * both, (2, 3))).sqrt()
+    old = delta * first
+    bump = _bump_at(place, side, u[:, 4], center) * _signs(u[:, NUMBERS:, None, None])
+    new = _unit(_unit(old) + bump * first) * held
+    return center + ball.eps * ball.ascent(new.where(both, delta))
+
+
+@cache
+def two_sided(side: int) -> Tensor:
+    """A rise and a fall side by side, (side, side) of length 1: paper, eq. 3, as in the authors' code."""
+    upper, lower = _pyramid(side // 2, side), _pyramid(side - side // 2, side)
+    both = torch.cat([upper, -lower])
+    return both / norm_of(both.flatten()[None], "l2")
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """Sum 1 / (k + 1)^2 over the rectangles k around the middle that hold a cell, of length 1."""
+    if not height:
+        return torch.zeros(0, width, dtype=torch.float64)
+    rows, columns = (torch.arange(n).sub(n // 2).abs() for n in (height, width))
+    ring = torch.maximum(rows[:, None], columns)
+    shares = 1 / torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** 2
+    pyramid = shares.flip(0).cumsum(0).flip(0)[ring]
+    return pyramid / norm_of(pyramid.flatten()[None], "l2")
+
+
+def _uniform(like: Tensor, keys: Sequence[Key], what: str, count: int) -> Tensor:
+    rows = [torch.rand(count, generator=generator(key, what, device=like.device), device=like.device) for key in keys]
+    return torch.stack(rows).to(like)
+
+
+def _signs(u: Tensor) -> Tensor:
+    return torch.where(u < 0.5, -1.0, 1.0).to(u)
+
+
+def _place(u: Tensor, side: int, like: Tensor) -> Tensor:
+    """The top left corners (A, 2) of squares that lie in the image, evenly."""
+    room = torch.tensor(like.shape[2:], device=u.device) - side
+    return (u * (room + 1)).long().minimum(room)
+
+
+def _inside(place: Tensor, side: int, like: Tensor) -> Tensor:
+    """Which pixels the squares cover: (A, 1, H, W)."""
+    rows, columns = ((r >= 0) & (r < side) for r in _local(place, like))
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _bump_at(place: Tensor, side: int, turn: Tensor, like: Tensor) -> Tensor:
+    """The two-sided bump at each place, turned or not: (A, 1, H, W), right inside the squares only."""
+    rows, columns = (r.clamp(0, side - 1) for r in _local(place, like))
+    bump = two_sided(side).to(like.dtype).to(like.device)
+    found = bump[rows[:, :, None], columns[:, None, :]]
+    return bump.T[rows[:, :, None], columns[:, None, :]].where(turn[:, None, None] < 0.5, found)[:, None]
+
+
+def _local(place: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's and column's number as the squares count it: (A, H) and (A, W)."""
+    rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
+    return rows - place[:, :1], columns - place[:, 1:]
+
+
+def _tiled(length: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which tile each of `length` cells lies in, and where in it; the grid sits in the middle."""
+    cells = torch.arange(length, device=device) - (length - side * GRID) // 2
+    return cells.div(side, rounding_mode="floor"), cells % side
+
+
+def _squared(values: Tensor, over: tuple[int, ...]) -> Tensor:
+    return values.square().sum(over, keepdim=True)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Every channel of length 1."""
+    return values / (_squared(values, (2, 3)).sqrt() + TINY)

@@ -1,0 +1,36 @@
+"""FGSM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attacks import Attempt, Context
+from stochx.engine.ascent import look
+from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.threat import Ball
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """Fast gradient sign method: one step of full length (Goodfellow et al., 2015).
+
+    x + eps * ascent(gradient of the loss),  projected
+    """
+
+    loss: Literal["ce", "margin", "dlr"] = "ce"  # what is raised
+    eot: int = 1  # draws of a stochastic network that the gradient averages
+    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+
+    def __post_init__(self) -> None:
+        if self.eot < 1:
+            raise ValueError("eot must be at least 1")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        found = look(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
+        once = torch.ones_like(y)
+        adv = ball.project(x + ball.eps * ball.ascent(found.gradient), x)
+        return Attempt(adv, once, torch.zeros_like(y), once * found.forwards)

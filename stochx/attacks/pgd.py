@@ -1,0 +1,78 @@
+"""PGD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attacks import Attempt, Context
+from stochx.attacks._run import Run, goal_of
+from stochx.engine.ascent import glance, look
+from stochx.engine.losses import LOSSES
+from stochx.engine.threat import Ball
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent: steepest ascent on the loss, projected into the ball (Madry et al., 2018).
+
+        x <- project(x + step * ascent(gradient of the loss)),  from a random point of the ball
+
+    For a stochastic network set `eot` above 1: each step then follows the mean gradient of that many draws
+    (Athalye et al., 2018); with one draw the attack measures noise, not robustness.
+    """
+
+    steps: int = 40  # gradient steps
+    step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps
+    restarts: int = 1  # random starts; the worst one of each image counts
+    random_start: bool = True  # from a random point of the ball, else from the image
+    momentum: float = 0.0  # share of the former direction that is kept (MI-FGSM)
+    loss: Literal["ce", "margin", "dlr", "kl"] = "ce"  # what is raised
+    eot: int = 1  # draws of a stochastic network that each gradient averages
+    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1 or self.eot < 1:
+            raise ValueError("steps, restarts and eot must be at least 1")
+        if self.step < 0:
+            raise ValueError("step must not be negative")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError("momentum must lie in [0, 1]")
+        if self.loss == "kl" and not self.random_start:
+            raise ValueError("`kl` is flat at the image and needs a random start")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        run, length = Run(x, y, context), ball.eps * (self.step or 2.5 / self.steps)
+        goal, loss = goal_of(model, x, y, context, self.loss, self.eot), LOSSES[self.loss]
+
+        def value(points: Tensor) -> Tensor:
+            run.count(1)
+            return glance(model, points, goal[run.active], loss).loss
+
+        for restart in range(self.restarts):
+            if run.over:
+                break
+            center = x[run.active]
+            points = ball.sample(center, run.keys, restart) if self.random_start else center
+            former = torch.zeros_like(points)
+            for step in range(self.steps):
+                found = look(model, points, goal[run.active], loss, self.eot, self.estimand)
+                run.count(found.forwards)
+                stays = run.leave(points, found.logits, step, restart)
+                if run.over:
+                    break
+                points, former, center, slope = (part[stays] for part in (points, former, center, found.gradient))
+                if self.momentum:
+                    slope = former = self.momentum * former + unit_mean(slope)
+                points = ball.project(points + length * ball.ascent(slope), center)
+            run.finish(points, value, self.steps, restart)
+        return run.attempt
+
+
+def unit_mean(gradient: Tensor) -> Tensor:
+    """Gradients (N, ...) with a mean absolute value of 1."""
+    mean = gradient.abs().mean((1, 2, 3), keepdim=True)
+    return gradient / mean.clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,0 +1,40 @@
+"""The ensemble for randomised networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stochx.attacks import Attack, Attempt, Context
+from stochx.attacks._ensemble import one_after_the_other
+from stochx.attacks.apgd import APGD
+from stochx.engine.gradients import logits
+from stochx.engine.threat import Ball
+
+
+@dataclass(frozen=True)
+class Rand:
+    """APGD on the cross entropy and on the DLR loss, each over many draws: for stochastic networks.
+
+    AutoAttack's `rand` flags success on one lucky draw and drops the image; here every image goes through both, and
+    draws that no attack has seen choose between the two. With fewer classes than DLR needs, the margin takes its place.
+    """
+
+    steps: int = 100  # gradient steps of each APGD
+    eot: int = 20  # draws that each look averages
+    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.eot < 1:
+            raise ValueError("steps and eot must be at least 1")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        needed = 3 if context.target is None else 4
+        dlr: Literal["dlr", "margin"] = "dlr" if logits(model, x[:1]).shape[1] >= needed else "margin"
+        attacks: dict[str, Attack] = {
+            "apgd-ce": APGD(self.steps, "ce", eot=self.eot, estimand=self.estimand),
+            "apgd-dlr": APGD(self.steps, dlr, eot=self.eot, estimand=self.estimand),
+        }
+        return one_after_the_other(attacks, model, x, y, ball, context)

@@ -1,0 +1,41 @@
+"""Random search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stochx.attacks import Attempt, Context
+from stochx.attacks._run import Run
+from stochx.engine.ascent import glance
+from stochx.engine.losses import Goal, margin
+from stochx.engine.threat import Ball
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Random points of the ball: the floor that every attack must beat.
+
+    Where it finds what gradients do not, the gradients are of no use.
+    """
+
+    tries: int = 10  # points an image
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError("tries must be at least 1")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        run, goal = Run(x, y, context), Goal(y, context.target)
+
+        def value(points: Tensor) -> Tensor:
+            return glance(model, points, goal[run.active], margin).loss
+
+        for index in range(self.tries):
+            if run.over:
+                break
+            points = ball.sample(x[run.active], run.keys, index)
+            run.count(1)
+            run.finish(points, value, 0, index)
+        return run.attempt

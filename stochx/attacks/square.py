@@ -1,0 +1,83 @@
+"""Square attack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attacks import Attempt, Context
+from stochx.attacks._run import Run
+from stochx.attacks._squares import NUMBERS, coloured, moved, stripes, tiles
+from stochx.engine.ascent import glance
+from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.seeds import Key, generator
+from stochx.engine.threat import Ball
+from stochx.errors import UsageError
+
+BLOCK = 100  # queries whose random numbers are drawn at once
+SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10,000, after which the share halves
+SQUARES = {"linf": (stripes, coloured), "l2": (tiles, moved)}
+
+
+@dataclass(frozen=True)
+class Square:
+    """Random squares that raise the loss stay: it sees scores, no gradients (Andriushchenko et al., 2020).
+
+    In Linf a square of each channel is set to +-eps, in L2 the change of one square moves into another. `p`, the
+    share of the pixels that a square covers, halves as the queries go. Where this beats gradients, those are masked.
+    """
+
+    queries: int = 5000  # points an image
+    p: float = 0.8  # share of the pixels that the first squares cover
+    loss: Literal["margin", "ce"] = "margin"  # what is raised
+    eot: int = 1  # draws of a stochastic network that each loss averages
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.eot < 1:
+            raise ValueError("queries and eot must be at least 1")
+        if not 0 < self.p <= 1:
+            raise ValueError("p must lie in (0, 1]")
+
+    def side(self, query: int, x: Tensor) -> int:
+        """The side of this query's squares in pixels."""
+        share = self.p / 2 ** sum(query * 10_000 / self.queries > place for place in SHRINK)
+        return max(1, round(math.sqrt(share * x.shape[2] * x.shape[3])))
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        if ball.norm not in SQUARES:
+            raise UsageError(f"`square` has no squares in `{ball.norm}`", "use `--norm linf` or `l2`")
+        run, goal, loss = Run(x, y, context), Goal(y, context.target), LOSSES[self.loss]
+        start, propose = SQUARES[ball.norm]
+        center, points = x, ball.project(start(x, run.keys, ball), x)
+        best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        found_at, drawn = torch.zeros_like(y), x[:, :0]
+        for query in range(self.queries):
+            if query % BLOCK == 0:
+                drawn = _numbers(run.keys, query // BLOCK, x)
+            if query:
+                points = propose(center, best, ball, self.side(query, x), drawn[:, query % BLOCK])
+                points = ball.project(points, center)
+            found = glance(model, points, goal[run.active], loss, self.eot)
+            run.count(self.eot)
+            better = found.loss > top
+            best, top = points.where(better.view(-1, 1, 1, 1), best), found.loss.maximum(top)
+            found_at = torch.where(better, query, found_at)
+            stays = run.leave(points, found.logits, query, 0)
+            if run.over:
+                break
+            if not stays.all():
+                center, best, top, found_at, drawn = (part[stays] for part in (center, best, top, found_at, drawn))
+        run.finish(best, lambda _: top, found_at, 0)
+        return run.attempt
+
+
+def _numbers(keys: Sequence[Key], block: int, x: Tensor) -> Tensor:
+    """Each image's own random numbers of a block of queries: (A, BLOCK, 5 + C)."""
+    size, device = (BLOCK, NUMBERS + x.shape[1]), x.device
+    rows = [torch.rand(size, generator=generator(key, "square", block, device=device), device=device) for key in keys]
+    return torch.stack(rows).to(x.dtype)

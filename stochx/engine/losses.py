@@ -1,0 +1,96 @@
+"""Losses that attacks raise: (N, K) logits and what is wanted of them -> (N,). Larger is more wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stochx.errors import UsageError
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of N images: away from `y` (N,); with a `target` (N,) to that class.
+
+    `reference` (N, K) are probabilities to leave, for `kl`: those of the unchanged image.
+    """
+
+    y: Tensor
+    target: Tensor | None = None
+    reference: Tensor | None = None
+
+    def __getitem__(self, places: Tensor | slice) -> Goal:
+        """The goal of some of the images."""
+        parts = [None if part is None else part[places] for part in (self.target, self.reference)]
+        return Goal(self.y[places], *parts)
+
+    def repeat(self, draws: int) -> Goal:
+        """The same goal for `draws` copies of the images, one after the other."""
+        target = None if self.target is None else self.target.repeat(draws)
+        reference = None if self.reference is None else self.reference.repeat(draws, 1)
+        return Goal(self.y.repeat(draws), target, reference)
+
+
+Loss = Callable[[Tensor, Goal], Tensor]
+
+
+def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
+    """-log p(y), or log p(target)."""
+    if goal.target is None:
+        return F.cross_entropy(logits, goal.y, reduction="none")
+    return -F.cross_entropy(logits, goal.target, reduction="none")
+
+
+def margin(logits: Tensor, goal: Goal) -> Tensor:
+    """The best other logit above y's; the target's above the best other (Carlini & Wagner, 2017).
+
+    Above 0 the image is wrong, or says the target.
+    """
+    if goal.target is not None:
+        return _logit(logits, goal.target) - _others(logits, goal.target)
+    return _others(logits, goal.y) - _logit(logits, goal.y)
+
+
+def gap(logits: Tensor, goal: Goal) -> Tensor:
+    """The target's logit, or the best other one, above y's."""
+    other = _others(logits, goal.y) if goal.target is None else _logit(logits, goal.target)
+    return other - _logit(logits, goal.y)
+
+
+def dlr(logits: Tensor, goal: Goal) -> Tensor:
+    """Difference of logits ratio (Croce & Hein, 2020, eq. 6 and 7): the gap over the spread of the top logits.
+
+    It does not see the scale of the logits; it needs 3 classes, 4 with a target.
+    """
+    count = 3 if goal.target is None else 4
+    if logits.shape[1] < count:
+        raise UsageError(f"`dlr` needs {count} classes, the model has {logits.shape[1]}", "use `loss=margin`")
+    top = logits.topk(count, dim=1).values
+    spread = top[:, 0] - (top[:, 2] if goal.target is None else 0.5 * (top[:, 2] + top[:, 3]))
+    return gap(logits, goal) / (spread + TINY)
+
+
+def kl(logits: Tensor, goal: Goal) -> Tensor:
+    """KL(reference || p), as in TRADES (Zhang et al., 2019); flat at the unchanged image: start beside it."""
+    if goal.target is not None:
+        raise UsageError("`kl` leaves the unchanged image and drives to no class", "use `loss=ce` with a target")
+    assert goal.reference is not None
+    return F.kl_div(logits.log_softmax(1), goal.reference, reduction="none").sum(1)
+
+
+def _others(logits: Tensor, classes: Tensor) -> Tensor:
+    """The best logit of any other class."""
+    return logits.scatter(1, classes[:, None], -torch.inf).amax(1)
+
+
+def _logit(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
