@@ -22,7 +22,7 @@ def merged(before: Sequence[Record], new: Sequence[Record], methods: Sequence[st
     again = {record["index"] for record in new}
     records = [record for record in before if record["index"] not in again] + list(new)
     order = {method: place for place, method in enumerate(methods)}
-    return sorted(records, key=lambda record: (record["index"], order.get(record["method"], len(order))))
+    return sorted(records, key=lambda record: (record["index"], order.get(record.get("method", ""), len(order))))
 
 
 def complain(records: Sequence[Record], failed: Sequence[Failed]) -> None:

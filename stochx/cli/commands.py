@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "explain": "explain",
     "score": "score",
+    "attack": "attack",
     "train": "train",
     "info": "info",
     "list": "listing:list_",

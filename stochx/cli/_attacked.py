@@ -1,0 +1,172 @@
+"""The part of `stochx attack` that needs torch: load, attack, check, write the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stochx.attacks import Attack
+from stochx.cli import output
+from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
+from stochx.cli._sources import sources_of, target_of
+from stochx.engine.classifier import Classifier
+from stochx.engine.device import choose
+from stochx.engine.store import Run, to_toml, write_text
+from stochx.engine.threat import Ball
+from stochx.engine.world import World, joined
+from stochx.errors import InputError
+from stochx.loading import load_data, load_model
+from stochx.reports.attacks import draw_examples, draw_sweep, save_images
+from stochx.reports.maps import file_names
+from stochx.tasks.attack import Attacked, attack
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.checks import Check, check
+from stochx.tasks.robustness import compare, summarise
+
+
+def run_attack(
+    args: Mapping[str, Any],
+    attacks: Mapping[str, Attack],
+    radii: Mapping[str, float],
+    normalisation: tuple[tuple[float, ...] | None, tuple[float, ...] | None],
+    batch_size: int,
+    *,
+    resume: bool,
+    quiet: bool,
+    start: float,
+) -> tuple[Document | None, list[Record], int]:
+    """Attack and write everything; the document, its rows and the exit code (no document off rank 0)."""
+    with joined() as world:
+        runtime = choose(args["device"], args["precision"], batch_size)
+        load = partial(
+            load_model, arch=args["arch"], mean=normalisation[0], std=normalisation[1], device=runtime.device
+        )
+        models = {name: load(name) for name in (args["model"], args["versus"]) if name is not None}
+        source = None if args["source"] is None else load(args["source"])
+        first, folder, several = models[args["model"]], Path(args["output"]), len(models) * len(radii) > 1
+        rows, records, failed, runs = list[Record](), list[list[Record]](), list[Failed](), list[Run]()
+        with runtime.scope():
+            for name, model in models.items():
+                for text, eps in radii.items():
+                    part = f"{file_names([name])[0]}-eps={eps:.4g}" if several else ""
+                    settings = {**args, "model": name, "eps": text, "output": str(folder / part)}
+                    ball = Ball(eps, args["norm"])
+                    run, found, missed = _attack(settings, attacks, model, source, ball, world, resume, quiet)
+                    runs, records, failed = [*runs, run], [*records, found], [*failed, *missed]
+                    if world.leads and found:
+                        table = summarise(found, list(attacks), model.noise != "none", args["target"] is not None)
+                        where = {"model": name, "eps": eps, "norm": args["norm"]}
+                        rows += [{**where, **dataclasses.asdict(row)} for row in table]
+            if not world.leads:
+                return None, [], exit_code(rows, failed)
+            complain(rows, failed)
+            verdicts = _checks(args, attacks, first, Ball(max(radii.values()), args["norm"]), rows)
+            made = document("attack", args, first, rows, failed, start)
+        made |= {
+            "threat": {"norm": args["norm"], "eps": list(radii.values()), "typed": list(radii)},
+            "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
+            "versus": dataclasses.asdict(compare(*records)) if args["versus"] is not None else None,
+            "gate": _gate(args, rows),
+        }
+        for run, found in zip(runs, records, strict=True):
+            run.finish(found, made)
+        if several:
+            write_text(folder / "config.toml", to_toml({k: v for k, v in args.items() if v not in (None, [], "")}))
+            write_text(folder / "result.json", json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+        if args["figure"] and len(radii) > 1:
+            draw_sweep(folder / "sweep.png", rows)
+        return made, rows, _code(rows, failed, verdicts, made["gate"])
+
+
+def _checks(
+    args: Mapping[str, Any], attacks: Mapping[str, Attack], model: Classifier, ball: Ball, rows: Sequence[Record]
+) -> list[Check]:
+    if args["checks"] == "none" or not rows:
+        return []
+    return check(model, attacks, _labelled(args, model), ball, rows, args["seed"], full=args["checks"] == "full")
+
+
+def _code(rows: Sequence[Record], failed: Sequence[Failed], verdicts: Sequence[Check], gate: Any) -> int:
+    """What went wrong comes first, then a check that fails, then a gate that was missed."""
+    missed = gate is not None and gate["missed"]
+    if missed:
+        value = f"{gate['value']:.4f} ({gate['on']})"
+        output.complain(f"gate missed: robust accuracy {value} is below {gate['bound']:g}")
+    invalid = any(verdict.verdict == "fail" for verdict in verdicts)
+    return exit_code(rows, failed) or (1 if invalid else 3 if missed else 0)
+
+
+def _attack(
+    args: Mapping[str, Any],
+    attacks: Mapping[str, Attack],
+    model: Classifier,
+    source: Classifier | None,
+    ball: Ball,
+    world: World,
+    resume: bool,
+    quiet: bool,
+) -> tuple[Run, list[Record], list[Failed]]:
+    """One network at one radius, with a run folder of its own: all records, and what failed."""
+    sources = _labelled(args, model)
+    run = Run(Path(args["output"]), args, world.rank, resume)
+    before = [record for record in run.records if record["index"] < len(sources)]
+    files = file_names([source.name for source in sources])
+
+    def keep(attacked: Attacked) -> None:
+        run.begin()
+        if args["save_adversarial"]:
+            save_images(run.folder / "adversarial", attacked, ball, files)
+        if args["figure"] and attacked.records[0].index == 0:
+            draw_examples(run.folder / "examples.png", attacked, model.classes)
+
+    with output.progress("attacking", -(-len(sources) // world.size), quiet or not world.leads) as advance:
+
+        def report(found: Sequence[Any], items: int) -> None:
+            run.append([dataclasses.asdict(one) for one in found if not isinstance(one, Failed)])
+            advance(items)
+
+        found = attack(
+            model,
+            attacks,
+            sources,
+            ball,
+            source_model=source,
+            target=target_of(args["target"], model),
+            judge_any=args["judge"] == "any",
+            seed=args["seed"],
+            draws=args["draws"],
+            world=world,
+            done={record["index"] for record in before},
+            keep=keep,
+            report=report,
+        )
+    failed = [one for one in found if isinstance(one, Failed)]
+    new = [dataclasses.asdict(one) for one in found if not isinstance(one, Failed)]
+    return run, merged(before, new, []), failed
+
+
+def _labelled(args: Mapping[str, Any], model: Classifier) -> list[Source]:
+    """The images of the data set, whose labels must be classes of the network."""
+    data = load_data(args["data"])
+    if data.labels is None:
+        raise InputError(f"`{args['data']}` has no labels", "use class folders, or an npz with `labels`")
+    highest = max(int(label) for label in data.labels)
+    if highest >= len(model.classes):
+        raise InputError(
+            f"`{args['data']}` has label {highest}, but the network knows {len(model.classes)} classes",
+            "use the data set that it was trained on",
+        )
+    return sources_of({"images": [], "data": args["data"], "limit": args["limit"]}, model)
+
+
+def _gate(args: Mapping[str, Any], rows: Sequence[Record]) -> dict[str, Any] | None:
+    """`--fail-under` on the worst case of the first network at the largest radius."""
+    if args["fail_under"] is None or not rows:
+        return None
+    last = [row for row in rows if row["model"] == args["model"]][-1]
+    value = last["robust"] if args["fail_on"] == "point" else last["low"]
+    return {"on": args["fail_on"], "bound": args["fail_under"], "value": value, "missed": value < args["fail_under"]}

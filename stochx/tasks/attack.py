@@ -1,0 +1,207 @@
+"""Attack images of a data set, and judge: on fresh draws where the network is stochastic, in full precision always."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from stochx.attacks import Attack, Attempt, Context
+from stochx.engine.classifier import Classifier
+from stochx.engine.data import Item
+from stochx.engine.seeds import seeded
+from stochx.engine.sweep import sweep
+from stochx.engine.threat import Ball, Norm
+from stochx.engine.world import World
+from stochx.errors import FailureError, StochxError
+from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.judging import Judge, Verdict
+
+ROWS = 128  # images attacked together; those that are fooled leave, so that a larger batch stays full for longer
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+SLACK = 1e-6  # how far rounding may carry a point out of the ball
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack did to one image: `correct` is the share of judging draws that stay right, 0 or 1 without noise.
+
+    `hit` is the share that says the target class, 0 without one; `vote` is whether the mean probabilities are right.
+    Distances are to the image; `step` and `restart` say where the point was found, `forwards` what it cost.
+    """
+
+    correct: float
+    hit: float
+    vote: bool
+    prediction: int
+    linf: float
+    l2: float
+    step: int
+    restart: int
+    forwards: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image: its label, what the network says of it as it is, and what every attack did to it.
+
+    `worst` is the share that stays right under `worst_attack`, the attack that is worst for this image; on a stochastic
+    network it is chosen on other draws than it is judged by.
+    """
+
+    index: int
+    image: str
+    label: int
+    clean: float
+    vote: bool
+    prediction: int
+    attacks: Mapping[str, Outcome] = field(default_factory=dict)
+    worst: float = 0.0
+    worst_attack: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The changed images of one batch: x and by attack x' (N, C, H, W), with their records."""
+
+    x: Tensor
+    adversarial: Mapping[str, Tensor]
+    records: Sequence[Record]
+
+
+def attack(
+    model: Classifier,
+    attacks: Mapping[str, Attack],
+    sources: Sequence[Source],
+    ball: Ball,
+    *,
+    source_model: nn.Module | None = None,
+    target: int | None = None,
+    judge_any: bool = True,
+    seed: int = 0,
+    draws: int = 32,
+    world: World | None = None,
+    done: Collection[int] = (),
+    keep: Callable[[Attacked], None] = lambda attacked: None,
+    report: Callable[[list[Record | Failed], int], None] = lambda records, items: None,
+) -> list[Record | Failed]:
+    """The records of all images, in order. Only images that the network gets right are attacked.
+
+    On a stochastic network `draws` draws choose between restarts and attacks, and as many others judge; an image is
+    left alone only if none of its judging draws is right. Raises `FailureError` for points outside the ball.
+    """
+
+    def load(places: range) -> list[Item | StochxError]:
+        return read_all(sources, places)
+
+    def work(places: range, loaded: list[Item | StochxError]) -> list[Record | Failed]:
+        pairs = list(zip(places, loaded, strict=True))
+        found: list[Record | Failed] = [
+            Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError)
+        ]
+        items = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
+        if items:
+            y = torch.tensor([item.label for _, item in items], device=model.mean.device)
+            goal = None if target is None else torch.full_like(y, target)
+            judge = Judge(model, y, goal, draws, seed, "/".join(item.key for _, item in items))
+            made = _attack_batch(attacks, sources, ball, items, judge, source_model, judge_any)
+            keep(made)
+            found += made.records
+        return found
+
+    found = sweep(len(sources), ROWS, load, work, world or World(), done, report)
+    return sorted(found, key=lambda record: record.index)
+
+
+def _attack_batch(
+    attacks: Mapping[str, Attack],
+    sources: Sequence[Source],
+    ball: Ball,
+    items: Sequence[tuple[int, Item]],
+    judge: Judge,
+    source_model: nn.Module | None,
+    judge_any: bool,
+) -> Attacked:
+    x = torch.stack([item.image for _, item in items]).to(judge.model.mean)
+    clean = judge.ask(x, "clean")
+    places = (clean.right > 0).to(x.device)
+    places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
+    keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
+    some = judge[places]
+    context = Context(
+        keys=keys,
+        target=some.target,
+        wrong=None if judge.noisy else some.wrong,
+        pick=some.score if judge.noisy else None,
+        source=source_model,
+        judge_any=judge_any,
+    )
+    adversarial, outcomes, seconds, choices = {}, {}, {}, {}
+    for name, method in attacks.items():
+        start = time.perf_counter()
+        with seeded(judge.seed, "attack", name, judge.batch):
+            attempt = method(judge.model, x[places], some.y, ball, context) if len(places) else _nothing(x, some.y)
+        seconds[name] = (time.perf_counter() - start) / len(items)
+        _check(attempt, x[places], ball, name)
+        adversarial[name] = x.index_copy(0, places, attempt.x)
+        verdict = judge.ask(adversarial[name], "judge")
+        outcomes[name] = _outcomes(verdict, judge.y, adversarial[name], x, places, attempt)
+        choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
+    records = []
+    for n, (i, _) in enumerate(items):
+        worst = min(choices, key=lambda name: float(choices[name][n])) if choices else None  # used now
+        left = outcomes[worst][n].correct if worst is not None else float(clean.right[n])
+        records.append(
+            Record(
+                index=i,
+                image=sources[i].name,
+                label=int(judge.y[n]),
+                clean=float(clean.right[n]),
+                vote=bool(clean.said[n] == judge.y[n]),
+                prediction=int(clean.said[n]),
+                attacks={name: found[n] for name, found in outcomes.items()},
+                worst=left,
+                worst_attack=worst,
+                seconds=seconds,
+            )
+        )
+    return Attacked(x, adversarial, records)
+
+
+def _nothing(x: Tensor, y: Tensor) -> Attempt:
+    return Attempt(x[:0], y, y, y)
+
+
+def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
+    if not len(x):
+        return
+    far = float(ball.length(attempt.x, x).max())
+    if not far <= ball.eps + SLACK or attempt.x.min() < 0 or attempt.x.max() > 1:
+        raise FailureError(
+            f"`{name}` left the ball: {far:.6g} of {ball.eps:.6g} in {ball.norm}", "this is a bug of the attack"
+        )
+
+
+def _outcomes(verdict: Verdict, y: Tensor, adv: Tensor, x: Tensor, places: Tensor, attempt: Attempt) -> list[Outcome]:
+    """One for each image of the batch; what was not attacked stays what it was."""
+    linf, l2 = (Ball(0, norm).length(adv, x) for norm in NORMS)
+    cost = {
+        key: torch.zeros_like(y).index_copy(0, places, getattr(attempt, key).to(y)).tolist()
+        for key in ("step", "restart", "forwards")
+    }
+    return [
+        Outcome(
+            correct=float(verdict.right[n]),
+            hit=float(verdict.hit[n]),
+            vote=bool(verdict.said[n] == y[n]),
+            prediction=int(verdict.said[n]),
+            linf=float(linf[n]),
+            l2=float(l2[n]),
+            **{key: values[n] for key, values in cost.items()},
+        )
+        for n in range(len(y))
+    ]

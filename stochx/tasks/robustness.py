@@ -1,0 +1,105 @@
+"""What attacks left: accuracies with intervals, the worst case of each image, and which of two networks is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stochx.engine.statistics import Interval, clustered, paired_p, wilson
+from stochx.errors import FailureError, InputError
+
+WORST = "worst"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack over all images, or `worst`, the worst of all for each image.
+
+    Accuracies with the ends of their 95 % intervals: Wilson's, or for a stochastic network Student's over images.
+    `success` is the share of the clean accuracy that is lost, or of the attacked images that come out as the target.
+    `vote` is the accuracy of the mean probabilities, None without noise. `forwards` is a mean over attacked images.
+    """
+
+    attack: str
+    clean: float
+    clean_low: float
+    clean_high: float
+    robust: float
+    low: float
+    high: float
+    success: float
+    vote: float | None
+    n: int
+    forwards: float | None
+    seconds: float | None
+
+
+def summarise(records: Sequence[Mapping[str, Any]], attacks: Sequence[str], noisy: bool, targeted: bool) -> list[Row]:
+    """The table, from records as they are stored (dictionaries); with several attacks the last row is their worst."""
+    clean = _interval([record["clean"] for record in records], noisy)
+    if not clean.mean > 0:
+        raise FailureError(
+            "the network gets no image right: there is nothing to attack", "check the labels and the normalisation"
+        )
+    rows = [_row(name, [r["attacks"][name] for r in records], records, clean, noisy, targeted) for name in attacks]
+    if len(attacks) > 1:
+        worst = [r["attacks"][r["worst_attack"]] for r in records]
+        rows.append(_row(WORST, worst, records, clean, noisy, targeted))
+    return rows
+
+
+def _row(
+    name: str,
+    outcomes: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    clean: Interval,
+    noisy: bool,
+    targeted: bool,
+) -> Row:
+    robust = _interval([outcome["correct"] for outcome in outcomes], noisy)
+    attacked = [outcome for outcome in outcomes if outcome["forwards"]]
+    hits = sum(outcome["hit"] for outcome in attacked) / max(1, len(attacked))
+    return Row(
+        attack=name,
+        clean=clean.mean,
+        clean_low=clean.low,
+        clean_high=clean.high,
+        robust=robust.mean,
+        low=robust.low,
+        high=robust.high,
+        success=hits if targeted else max(0.0, 1 - robust.mean / clean.mean),
+        vote=sum(outcome["vote"] for outcome in outcomes) / len(outcomes) if noisy else None,
+        n=len(records),
+        forwards=None if name == WORST or not attacked else sum(o["forwards"] for o in attacked) / len(attacked),
+        seconds=None if name == WORST else sum(record["seconds"][name] for record in records),
+    )
+
+
+def _interval(values: Sequence[float], noisy: bool) -> Interval:
+    return clustered(values) if noisy else wilson(round(sum(values)), len(values))
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two networks on the same images: the difference of their worst-case accuracies, first minus second.
+
+    `p` is the sign-flip p-value over images: for networks without noise it is McNemar's exact test.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def compare(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Versus:
+    """Which is more robust, over the images that both have."""
+    other = {record["index"]: record for record in second}
+    gaps = [r["worst"] - other[r["index"]]["worst"] for r in first if r["index"] in other]
+    if len(gaps) < 2:
+        raise InputError("the networks have fewer than two images in common", "raise `--limit`")
+    interval, p = clustered(gaps), paired_p(gaps)
+    return Versus(interval.mean, interval.low, interval.high, p if math.isfinite(p) else 1.0, len(gaps))

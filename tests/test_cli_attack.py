@@ -1,0 +1,231 @@
+"""`stochx attack` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+from PIL import Image
+from test_cli import stochx
+
+from stochx.catalog import MODELS
+from stochx.engine.fit import Plan, fit
+from stochx.engine.weights import save
+from stochx.loading import load_data
+from stochx.tasks.train import build
+
+DATA = "shapes:size=32,classes=3,count=1800"
+THIRTY = ("--data", DATA, "--limit", 30)
+FAST = (*THIRTY, "-a", "fgsm", "-a", "pgd:steps=5", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small network that is often right, and a stochastic one."""
+    folder = tmp_path_factory.mktemp("attack")
+    data = load_data(DATA, "train")
+    model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
+    for _ in fit(model, data.pixels, torch.tensor(data.labels), Plan(12, batch=32, rate=0.1), 0):
+        pass
+    save(folder / "net.safetensors", model.eval())
+    (folder / "noisy.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from stochx import load_model\n"
+        "class Noisy(nn.Module):\n"
+        "    def __init__(self): super().__init__(); self.net = load_model('net.safetensors').network\n"
+        "    def forward(self, x): return self.net(x + 0.3 * torch.randn_like(x))\n"
+        "def net():\n"
+        "    model = load_model('net.safetensors'); model.network = Noisy(); return model.eval()\n"
+        "def probabilities():\n"
+        "    model = load_model('net.safetensors'); model.network.append(nn.Softmax(1)); return model.eval()\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    done = stochx("attack", "net.safetensors", *FAST, "--eps", "4/255", "-o", "run", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_json_has_a_row_for_each_attack_and_the_worst(run):
+    assert run["schema"] == 1 and run["command"] == "attack"
+    assert run["threat"] == {"norm": "linf", "eps": [4 / 255], "typed": ["4/255"]}
+    assert [row["attack"] for row in run["results"]] == ["fgsm", "pgd:steps=5", "worst"]
+    for row in run["results"]:
+        assert row["n"] == 30 and 0 <= row["low"] <= row["robust"] <= row["high"] <= 1 and row["vote"] is None
+        assert row["robust"] <= row["clean"] and row["clean"] > 0.4
+    fgsm, pgd, worst = (row["robust"] for row in run["results"])
+    assert worst <= min(fgsm, pgd)
+    assert {check["name"] for check in run["checks"]} >= {"mode", "logits", "gradients", "ascent", "unbounded"}
+    assert all(check["verdict"] == "ok" for check in run["checks"]) and run["gate"] is None
+
+
+def test_the_files_of_a_run(run, place):
+    names = {path.name for path in (place / "run").iterdir()}
+    assert names == {"config.toml", "records.jsonl", "result.json", "examples.png"}
+    records = [json.loads(line) for line in (place / "run" / "records.jsonl").read_text().splitlines()]
+    assert [record["index"] for record in records] == list(range(30))
+    fooled = [record for record in records if record["worst"] < record["clean"]]
+    assert fooled, "a plain network falls"
+    one = fooled[0]["attacks"][fooled[0]["worst_attack"]]
+    assert one["correct"] == 0 and one["prediction"] != fooled[0]["label"] and one["linf"] <= 4 / 255 + 1e-6
+
+
+def test_resume_keeps_what_is_there(run, place):
+    before = (place / "run" / "records.jsonl").read_text()
+    assert stochx("attack", "net.safetensors", *FAST, "--eps", "4/255", "-o", "run", cwd=place).returncode == 2
+    done = stochx("attack", "net.safetensors", *FAST, "--eps", "4/255", "-o", "run", "--resume", "--json", cwd=place)
+    assert json.loads(done.stdout)["results"] == run["results"]
+    assert (place / "run" / "records.jsonl").read_text() == before
+
+
+def test_a_pipe_gets_tab_separated_lines(place):
+    done = stochx("attack", "net.safetensors", *FAST, "--limit", 8, "-o", "tsv", "--no-figure", "-q", cwd=place)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0][:3] == ["attack", "clean", "robust"] and len(lines) == 4
+
+
+def test_a_missed_gate_is_code_3(place):
+    common = ("attack", "net.safetensors", *FAST, "--eps", "16/255", "--no-figure", "--checks", "none")
+    missed = stochx(*common, "--fail-under", 0.9, "-o", "missed", "--json", cwd=place)
+    assert missed.returncode == 3 and "gate missed" in missed.stderr
+    assert json.loads(missed.stdout)["gate"]["missed"] is True
+    assert stochx(*common, "--fail-under", 0.0, "--fail-on", "lower", "-o", "kept", cwd=place).returncode == 0
+
+
+def test_a_sweep_gives_a_curve_that_falls(place):
+    options = ("--sweep", "eps=0,2/255,16/255", "--checks", "none", "--json", "-o", "sweep")
+    done = stochx("attack", "net.safetensors", *THIRTY, "-a", "pgd:steps=20", *options, cwd=place)
+    rows = json.loads(done.stdout)["results"]
+    assert [row["eps"] for row in rows] == [0, 2 / 255, 16 / 255]
+    assert rows[0]["robust"] == rows[0]["clean"] >= rows[1]["robust"] >= rows[2]["robust"] == 0
+    assert (place / "sweep" / "sweep.png").exists() and (place / "sweep" / "result.json").exists()
+
+
+def test_versus_compares_on_the_same_images(place):
+    options = ("--versus", "noisy:net", "--draws", 4, "--checks", "none", "--json", "-o", "versus", "--no-figure")
+    done = stochx("attack", "net.safetensors", *THIRTY, "-a", "pgd:steps=3", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["versus"]["n"] == 30 and 0 <= document["versus"]["p"] <= 1
+    assert document["versus"]["low"] <= document["versus"]["difference"] <= document["versus"]["high"]
+
+
+def test_a_stochastic_network_is_judged_by_fresh_draws_that_repeat(place):
+    common = ("attack", "noisy:net", *THIRTY, "-a", "pgd:steps=3,eot=2", "--draws", 8, "--checks", "none")
+    one, other = (
+        json.loads(stochx(*common, "--no-figure", "--json", "-o", name, cwd=place).stdout) for name in ("n1", "n2")
+    )
+    row = one["results"][0]
+    assert one["noise"] == "sample" and row["vote"] is not None
+    shares = [json.loads(line)["clean"] for line in (place / "n1" / "records.jsonl").read_text().splitlines()]
+    assert any(0 < share < 1 for share in shares), "accuracies are shares of draws"
+    assert [r["robust"] for r in one["results"]] == [r["robust"] for r in other["results"]]
+
+
+def test_a_network_that_returns_probabilities_fails_its_check(place):
+    done = stochx("attack", "noisy:probabilities", *FAST, "-o", "softmax", "--no-figure", "--json", cwd=place)
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1 and verdicts["logits"] == "fail"
+
+
+def test_saved_images_stay_in_the_ball_after_rounding(place):
+    options = ("--save-adversarial", "--checks", "none", "--no-figure", "-o", "saved", "--eps", "5/255")
+    stochx("attack", "net.safetensors", "--data", DATA, "-a", "pgd:steps=3", "--limit", 4, *options, cwd=place)
+    data = load_data(DATA, "test")
+    files = sorted((place / "saved" / "adversarial").iterdir())
+    assert len(files) == 4
+    largest = []
+    for n, file in enumerate(files):
+        with Image.open(file) as image:
+            change = np.asarray(image).astype(int) - np.asarray(data.read(n)).astype(int)
+        largest.append(int(np.abs(change).max()))
+    assert max(largest) == 5 and min(largest) >= 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        (("--eps", "8"), "`--eps 8` is above 1", "did you mean `--eps 8/255`?"),
+        (("--eps", "-1"), "is not a radius", "negative"),
+        (("--eps", "x"), "is no number", "8/255"),
+        (("--eps", "8/255", "--norm", "l2"), "a radius for linf, not for l2", "--eps 0.5"),
+        (("--norm", "l3"), "`--norm l3` is unknown", ""),
+        (("-a", "pdg"), "unknown attack `pdg`", "did you mean `pgd`?"),
+        (("-a", "pgd:steps=0"), "at least 1", ""),
+        (("-a", "transfer"), "source", "--source"),
+        (("--fail-under", "2"), "fail-under", ""),
+        (("--sweep", "steps=1,2"), "names no radii", "eps="),
+        (("--data", "shapes:size=32,classes=6,count=60"), "knows 3 classes", ""),
+    ],
+)
+def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, place):
+    data = () if "--data" in args else THIRTY
+    attacks = () if "-a" in args else ("-a", "fgsm")
+    done = stochx("attack", "net.safetensors", *data, *attacks, *args, "-o", "never", cwd=place)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and message in done.stderr and hint in done.stderr
+    assert not (place / "never").exists()
+
+
+def test_images_without_labels_cannot_be_attacked(place):
+    (place / "loose").mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(place / "loose" / "a.png")
+    done = stochx("attack", "net.safetensors", "--data", "loose", "-o", "never", cwd=place)
+    assert done.returncode == 2 and "has no labels" in done.stderr
+
+
+def test_nothing_right_is_a_failure_and_no_robust_accuracy(place):
+    (place / "wrong.py").write_text(
+        "import torch\nfrom stochx import load_model\n"
+        "class Always(torch.nn.Module):\n"
+        "    def forward(self, x): return torch.tensor([0.0, 0.0, 9.0]) + 0 * x.mean((2, 3))\n"
+        "def net():\n    model = load_model('net.safetensors'); model.network = Always(); return model.eval()\n"
+    )
+    data = "shapes:size=32,classes=2,count=40"
+    done = stochx("attack", "wrong:net", "--data", data, "-a", "fgsm", "-o", "never2", cwd=place)
+    assert done.returncode == 1 and "no image right" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_table_of_one(run, place):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
+    command = [
+        *torchrun,
+        "attack",
+        "net.safetensors",
+        *map(str, FAST),
+        "--eps",
+        "4/255",
+        "-o",
+        "ranks",
+        "--json",
+        "--no-figure",
+    ]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    keep = ("attack", "clean", "robust", "low", "high", "success", "n")
+    assert [[row[k] for k in keep] for row in json.loads(done.stdout)["results"]] == [
+        [row[k] for k in keep] for row in run["results"]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the real data; set STOCHX_SHARED to its folder")
+def test_a_real_teacher_falls_and_a_robust_network_stands(tmp_path):
+    data = ("--data", f"cifar10:root={SHARED / 'cifar10'}", "--limit", 100)
+    options = (*data, "-a", "pgd:steps=20", "--no-figure", "--json")
+    robust = {}
+    for name in ("resnet20", "robust_resnet2b"):
+        weights = SHARED / "weights_cifar10" / f"{name}.safetensors"
+        done = stochx("attack", weights, *options, "-o", name, "-q", cwd=tmp_path)
+        robust[name] = json.loads(done.stdout)["results"][0]["robust"]
+    assert robust["resnet20"] <= 0.02 and 0.1 < robust["robust_resnet2b"] < 0.35
