@@ -511,6 +511,15 @@ def test_huge_logits_hide_from_cross_entropy_and_not_from_margins():
         assert fooled(seeing, model, x, y, eps=0.1).sum() >= 18, seeing
 
 
+@pytest.mark.parametrize("attack", [DeepFool(), Square(queries=60)])
+def test_what_compares_small_differences_ignores_a_low_precision(attack, trained, waves):
+    model, x, y = copy.deepcopy(trained).float(), waves[0].float(), waves[1]
+    full = run(attack, model, x, y)
+    with choose("cpu", "bf16").scope():
+        low = run(attack, model, x, y, wrong=lambda z, places: model(z).argmax(1) != y[places])
+    assert torch.equal(full.x, low.x)
+
+
 # Stochastic networks
 
 

@@ -49,7 +49,7 @@ class DeepFool:
             return glance(model, points, goal, margin).loss
 
         classes = _candidates(glance(model, x, goal, margin).logits, goal, self.candidates)
-        way, count = torch.zeros_like(x), classes.shape[1]
+        way, count, rise = torch.zeros_like(x), classes.shape[1], gap if goal.target is None else margin
         points, walks, taken = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(y)
         run.count(1)
         for step in range(self.steps + 1):
@@ -62,7 +62,6 @@ class DeepFool:
                 break
             rows = Goal(y[walks].repeat_interleave(count), classes[walks].flatten())
             with full_precision():
-                rise = gap if goal.target is None else margin
                 found = look(model, points[walks].repeat_interleave(count, 0), rows, rise)
             run.forwards[walks] += count
             way[walks] += _shortest(found.loss.view(-1, count), found.gradient, ball)

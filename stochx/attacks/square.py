@@ -14,6 +14,7 @@ from stochx.attacks import Attempt, Context
 from stochx.attacks._run import Run
 from stochx.attacks._squares import NUMBERS, coloured, moved, stripes, tiles
 from stochx.engine.ascent import glance
+from stochx.engine.device import full_precision
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.seeds import Key, generator
 from stochx.engine.threat import Ball
@@ -62,7 +63,8 @@ class Square:
             if query:
                 points = propose(center, best, ball, self.side(query, x), drawn[:, query % BLOCK])
                 points = ball.project(points, center)
-            found = glance(model, points, goal[run.active], loss, self.eot)
+            with full_precision():  # bfloat16 does not see small gains
+                found = glance(model, points, goal[run.active], loss, self.eot)
             run.count(self.eot)
             better = found.loss > top
             best, top = points.where(better.view(-1, 1, 1, 1), best), found.loss.maximum(top)

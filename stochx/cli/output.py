@@ -105,6 +105,11 @@ def complain(message: str, hint: str = "") -> None:
         stderr().print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
 
 
+def miss(what: str) -> None:
+    """`gate missed: ...` on stderr: a finding, no error."""
+    stderr().print(f"[bold yellow]gate missed:[/] {escape(what)}", soft_wrap=True, highlight=False)
+
+
 class _Notes(logging.Handler):
     """Log records as lines on stderr, each text once."""
 
