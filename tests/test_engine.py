@@ -50,6 +50,23 @@ def test_the_twin_is_made_once_and_again_when_weights_change(tiny, images):
     torch.testing.assert_close(logits(tiny, images), tiny(images).detach())
 
 
+class FixedNoise(nn.Module):
+    """Noise whose shape depends on nothing, which tracing would draw once for all time."""
+
+    def forward(self, x):
+        return (x + torch.randn(3, 1, 1, dtype=x.dtype)).mean((2, 3))
+
+
+def test_noise_of_a_fixed_shape_is_drawn_anew_by_the_twin(images):
+    network, state = FixedNoise().eval(), torch.get_rng_state()
+    fast = twin(network)
+    assert fast.graph is None and torch.equal(torch.get_rng_state(), state)
+    with torch.random.fork_rng():
+        assert not torch.equal(fast.whole(images), fast.whole(images))
+    fast.rows(images)
+    assert twin(network)._sizes == fast._sizes != {}, "what one row keeps is measured once"
+
+
 def test_a_network_that_cannot_be_traced_is_used_as_it_is(tiny, images):
     class Choosy(nn.Module):
         def __init__(self):

@@ -95,7 +95,7 @@ def _code(rows: Sequence[Record], failed: Sequence[Failed], verdicts: Sequence[C
     missed = gate is not None and gate["missed"]
     if missed:
         value = f"{gate['value']:.4f} ({gate['on']})"
-        output.complain(f"gate missed: robust accuracy {value} is below {gate['bound']:g}")
+        output.miss(f"robust accuracy {value} is below {gate['bound']:g}")
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
     return exit_code(rows, failed) or (1 if invalid else 3 if missed else 0)
 

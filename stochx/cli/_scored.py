@@ -144,9 +144,8 @@ def _run(
             draw_gallery(run.folder / "gallery.png", run.folder / "strips", records, labels, files)
     for gate in (g for g in missed if g["missed"]):
         side = "above" if gate["over"] else "below"
-        output.complain(
-            f"gate missed: `{gate['method']}` has {gate['metric']} {gate['mean']:.4g}, {side} {gate['bound']:g}"
-        )
+        mean = "no mean" if gate["mean"] is None else f"a mean of {gate['mean']:.4g}, {side} {gate['bound']:g}"
+        output.miss(f"`{gate['method']}` has {mean} for {gate['metric']}")
     code = exit_code(records, failed)
     return made, rows, code or (3 if any(gate["missed"] for gate in missed) else 0)
 

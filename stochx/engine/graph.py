@@ -15,13 +15,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def trace(network: nn.Module) -> fx.GraphModule | None:
-    """The operations of `network` in order, sharing its weights; None where its control flow needs data."""
+    """The operations of `network` in order, sharing its weights.
+
+    None where its control flow needs data, or where noise of a fixed shape would be drawn once and for all.
+    """
     if any(_has_hooks(module) for module in network.modules()):
         return None
-    try:
-        return fx.symbolic_trace(network)
-    except Exception:  # tracing runs the user's forward on symbols, which can fail in any way
-        return None
+    with torch.random.fork_rng():
+        before = _random_states()
+        try:
+            traced = fx.symbolic_trace(network)
+        except Exception:  # tracing runs the user's forward on symbols, which can fail in any way
+            return None
+        drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
+    return None if drawn else traced  # a draw that depends on no symbol has become a constant
+
+
+def _random_states() -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def _has_hooks(module: nn.Module) -> bool:

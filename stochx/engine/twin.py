@@ -130,6 +130,7 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+_untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
 _twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, Twin]] = weakref.WeakKeyDictionary()
 
 
@@ -147,8 +148,9 @@ def twin(model: Callable[[Tensor], Tensor]) -> Twin:
     if known is not None and known[0] == state:
         return known[1]
     made = _make(model)
-    if made.graph is not None:  # the untraced twin is the model itself, which a cache would keep alive
-        _twins[model] = (state, made)
+    if made.graph is None:  # the untraced twin is the model itself, which a cache would keep alive
+        return Twin(model, _sizes=_untraced.setdefault(model, {}))
+    _twins[model] = (state, made)
     return made
 
 
