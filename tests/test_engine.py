@@ -54,7 +54,7 @@ class FixedNoise(nn.Module):
     """Noise whose shape depends on nothing, which tracing would draw once for all time."""
 
     def forward(self, x):
-        return (x + torch.randn(3, 1, 1, dtype=x.dtype)).mean((2, 3))
+        return (x + torch.randn(3, 1, 1)).mean((2, 3))
 
 
 def test_noise_of_a_fixed_shape_is_drawn_anew_by_the_twin(images):
