@@ -25,6 +25,7 @@ bench: .venv/dev
 	$(BIN)/python -m pip install -q -e ".[bench]"
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/attack.py
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
