@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,7 +93,7 @@ def score(
     folder = output or Path("stochx-out/score")
     methods = list(method)
     if maps is not None:
-        if context.get_parameter_source("method") is not None and _typed(context, "method"):
+        if _typed(context, "method"):
             raise UsageError("`--method` makes maps, and `--maps` takes those there are", "leave out one of them")
         if controls:
             raise UsageError("`--controls` makes maps, and `--maps` takes those there are", "leave out one of them")
@@ -169,9 +170,12 @@ def _gate(text: str, metrics: list[str], *, over: bool) -> Gate:
         reason = "names several metrics" if fitting else "names no metric that is scored"
         raise UsageError(f"`{option} {text}` {reason}", suggest(name, metrics))
     try:
-        return fitting[0], float(bound), over
+        value = float(bound)
     except ValueError:
-        raise UsageError(f"`{option} {text}` expects a number, got `{bound}`") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"`{option} {text}` expects a number, got `{bound}`", f"write `{option} {fitting[0]}=1.5`")
+    return fitting[0], value, over
 
 
 def show_scores(document: dict[str, Any], rows: list[dict[str, Any]], json: bool) -> None:

@@ -214,20 +214,22 @@ def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
 
 
 def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[Value]:
-    """A metric's result image by image; no number stands where there is a reason against it."""
-    why = {**result.why, **unfit}
-    places = [] if result.places is None else result.places.tolist()
-    return [
-        Value(
-            value=None if n in why or not math.isfinite(value) else value,
-            why=why.get(n, "" if math.isfinite(value) else "not finite"),
-            curve=[] if result.curve is None else [round(v, 6) for v in result.curve[n].tolist()],
-            places=places,
-            setting=result.setting,
-            seconds=seconds,
+    """A metric's result image by image; neither number nor curve stands where there is a reason against it."""
+    places, found = [] if result.places is None else result.places.tolist(), []
+    for n, value in enumerate(result.value.double().tolist()):
+        why = unfit.get(n) or result.why.get(n) or ("" if math.isfinite(value) else "not finite")
+        curve = [] if why or result.curve is None else [round(v, 6) for v in result.curve[n].tolist()]
+        found.append(
+            Value(
+                value=None if why else value,
+                why=why,
+                curve=curve,
+                places=places if curve else [],
+                setting=result.setting,
+                seconds=seconds,
+            )
         )
-        for n, value in enumerate(result.value.double().tolist())
-    ]
+    return found
 
 
 def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]) -> list[Row]:
