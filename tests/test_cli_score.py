@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,6 +213,19 @@ def test_a_metric_that_needs_images_says_so_for_maps_alone(place):
     npy(place / "alone" / "a.npy", np.eye(32))
     done = stochx("score", "--maps", "alone", "-s", "aupc", "-o", "never", cwd=place)
     assert done.returncode == 2 and "`aupc` needs images and a network" in done.stderr and "--model" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_rows_of_one(run, place):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
+    command = [*torchrun, "score", "a.png", "b.jpg", *FAST, "-o", "ranks", "--json", "--no-figure"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(json.loads(done.stdout)["results"], run["results"], strict=True):
+        assert {k: v for k, v in one.items() if k not in ("mean", "ci95", "p")} == {
+            k: v for k, v in other.items() if k not in ("mean", "ci95", "p")
+        }
+        assert one["mean"] == pytest.approx(other["mean"], rel=2e-2)
 
 
 @pytest.mark.slow
