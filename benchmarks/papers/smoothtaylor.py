@@ -281,7 +281,7 @@ def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[st
 def write_page(
     path: Path, results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]], args: argparse.Namespace
 ) -> None:
-    where = "its photos and weights below STOCHX_SHARED" if args.data.startswith(str(SHARED)) else f"`{args.data}`"
+    where = "the photos and weights below STOCHX_SHARED" if args.data.startswith(str(SHARED)) else f"`{args.data}`"
     lines = [
         "# SmoothTaylor, IG and adaptive noising: the paper's comparison on other networks and fewer images",
         "",
@@ -291,8 +291,8 @@ def write_page(
         "",
         f"AUPC with {args.draws} patches a region (the paper: 50), 30 regions of 15 px; seed {args.seed}. Mean ± half"
         " of the 95 % interval over images; every row sees the same patches. Adaptive rows are searched with"
-        " `search=golden` and scored on fresh roots and patches, unlike the paper's, which report the least of up to 41"
-        " noisy values. AUTVC rewards blur and says nothing alone: read it beside the control rows.",
+        " `search=golden` (9 values of an objective with 50 patches) and scored on fresh roots and patches, unlike the"
+        " paper's, which report the least of up to 41 noisy values. AUTVC rewards blur and says nothing alone: read it beside the control rows.",
         "",
         "## What agrees",
         "",
