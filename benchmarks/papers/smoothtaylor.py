@@ -292,7 +292,8 @@ def write_page(
         f"AUPC with {args.draws} patches a region (the paper: 50), 30 regions of 15 px; seed {args.seed}. Mean ± half"
         " of the 95 % interval over images; every row sees the same patches. Adaptive rows are searched with"
         " `search=golden` (9 values of an objective with 50 patches) and scored on fresh roots and patches, unlike the"
-        " paper's, which report the least of up to 41 noisy values. AUTVC rewards blur and says nothing alone: read it beside the control rows.",
+        " paper's, which report the least of up to 41 noisy values. AUTVC rewards blur and says nothing alone: read it"
+        " beside the control rows.",
         "",
         "## What agrees",
         "",
