@@ -202,7 +202,7 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         f"## {facts['arch']}",
         "",
         f"{facts['images']} images, of which AUPC is defined for {counts['AUPC']} (first logit above 0);"
-        f" {facts['device']}, {facts['threads']} threads.",
+        f" {facts['device']}, {facts['threads']} thread(s) a rank.",
         "",
         "| method | AUPC ↓ | AUTVC ↓ | deletion, mean ↓ | deletion, blur ↓ | least first ↑ | insertion ↑ |"
         " published AUPC / AUTVC: DenseNet-121, ResNet-152 |",

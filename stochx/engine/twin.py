@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stochx.engine.classifier import Classifier
 from stochx.engine.device import rows_at_once, saved_bytes
-from stochx.engine.graph import cut, folded, trace
+from stochx.engine.graph import cut, folded, lean, trace
 from stochx.errors import UsageError
 
 
@@ -180,13 +180,14 @@ def _make(model: nn.Module) -> Twin:
     if traced is None:
         return Twin(model)
     graph = folded(traced).to(memory_format=torch.channels_last)
+    fast = lean(graph)
     normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
-    whole = _Normalised(graph, normalise)
-    nodes = list(graph.graph.nodes)
+    whole = _Normalised(fast, normalise)
+    nodes = list(fast.graph.nodes)
     first = nodes[1] if nodes[0].op == "placeholder" and len(nodes[0].users) == 1 else None
     if first is None or first.op != "call_module":
         return Twin(whole, graph=graph)
-    conv, parts = graph.get_submodule(str(first.target)), cut(graph, first)
+    conv, parts = fast.get_submodule(str(first.target)), cut(fast, first)
     if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
         return Twin(whole, graph=graph)
     slope = 1 / model.std if isinstance(model, Classifier) else torch.ones_like(conv.weight[:1, :, :1, :1])
