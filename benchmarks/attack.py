@@ -1,11 +1,15 @@
-"""Ours against torchattacks and foolbox: PGD-20 and EOT on a CIFAR network, the same images, starts and settings.
+"""Ours against torchattacks and foolbox: PGD-20 and EOT on CIFAR networks, the same images, starts and settings.
 
     python benchmarks/attack.py --batches 128 --repeats 3
+    python benchmarks/attack.py --parts pgd --threads 2
 
 Weights and images are read below STOCHX_SHARED. Every measurement is a process of its own, variants alternate, and
-medians of CPU seconds are printed with the ratio to torchattacks. First comes the agreement of the changed images
-without a random start. Variants of ours: images leave when they are wrong, or stay to the end (`-all`); gradients in
-fp32 or bf16, verdicts always in fp32. `left` is how many images stay right by the same full-precision verdict.
+medians are printed; `ratio` is torchattacks' CPU seconds over a variant's, on more than one thread its wall seconds.
+First comes the agreement of the changed images without a random start. Weights are frozen for all, which spares
+foolbox their gradients. Variants of ours: images leave when they are wrong, or stay to the end (`-all`); gradients
+in fp32 or bf16, verdicts always in fp32. `left` is how many images stay right by one full-precision verdict for all.
+`passes` counts gradients for each image, and `% peak` is their convolutions and products over this machine's best
+fp32 convolution.
 """
 
 from __future__ import annotations
@@ -18,13 +22,23 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import explain  # the benchmark beside this one
 import torch
 from torch import Tensor, nn
+
+from stochx.attacks import PGD, Context
+from stochx.engine.classifier import Classifier
+from stochx.engine.device import choose
+from stochx.engine.threat import Ball
+from stochx.loading import load_data, load_model
+from stochx.tasks.judging import Judge
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
 EPS, STEP, STEPS, DRAWS = 8 / 255, 2 / 255, 20, 10
@@ -33,12 +47,24 @@ VARIANTS = {
     "pgd": ["torchattacks", "foolbox", "stochx-all", "stochx-all-bf16", "stochx", "stochx-bf16"],
     "eot": ["torchattacks", "stochx-all", "stochx-all-bf16"],
 }
-TARGETS = {
-    "stochx-all": "1.7 (eot: 1.5 at 4, 1.1 at 128)",
-    "stochx-all-bf16": "2.7 (eot: 2.2 at 4, 1.4 at 128)",
-    "stochx": "6",
-    "stochx-bf16": "9",
+TARGETS = {"stochx-all": "1.7", "stochx-all-bf16": "2.7", "stochx": "6", "stochx-bf16": "9"}
+EOT_TARGETS = {
+    ("stochx-all", 4): "1.5",
+    ("stochx-all", 128): "1.1",
+    ("stochx-all-bf16", 4): "2.2",
+    ("stochx-all-bf16", 128): "1.4",
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int
+    draws: int
+    random_start: bool = True
+
+    @property
+    def passes(self) -> float:
+        return self.steps * self.draws
 
 
 class Noisy(nn.Module):
@@ -49,13 +75,12 @@ class Noisy(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x + 0.05 * torch.randn_like(x))
+        logits: Tensor = self.network(x + 0.05 * torch.randn_like(x))
+        return logits
 
 
-def load(name: str, count: int, noisy: bool) -> tuple[nn.Module, Tensor, Tensor]:
+def load(name: str, count: int, noisy: bool) -> tuple[Classifier, Tensor, Tensor]:
     """The network, and so many images that it gets right or wrong as they come."""
-    from stochx.loading import load_data, load_model
-
     model = load_model(str(SHARED / "weights_cifar10" / f"{name}.safetensors"), arch=NETWORKS[name])
     data = load_data(f"cifar10:root={SHARED / 'cifar10'}")
     assert data.pixels is not None and data.labels is not None
@@ -65,103 +90,135 @@ def load(name: str, count: int, noisy: bool) -> tuple[nn.Module, Tensor, Tensor]
     return model, x, y
 
 
-def ours(variant: str, model: nn.Module, x: Tensor, y: Tensor, eot: int, random_start: bool = True) -> Tensor:
-    from stochx.attacks import PGD, Context
-    from stochx.engine.device import choose
-    from stochx.engine.gradients import logits
-    from stochx.engine.threat import Ball
-
-    def wrong(points: Tensor, places: Tensor) -> Tensor:
-        with choose("cpu", "fp32").scope():
-            return logits(model, points).argmax(1) != y[places]
-
-    method = PGD(STEPS, STEP / EPS, random_start=random_start, eot=eot)
-    context = Context(range(len(x)), wrong=wrong if eot == 1 else None, judge_any="all" not in variant)
-    if eot > 1:
-        context = Context(range(len(x)), pick=lambda points: points.new_zeros(len(points)))
+def ours(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
+    judge = Judge(model, y, None, 1, 0, "bench")
+    context = Context(
+        keys=range(len(x)),
+        wrong=None if model.noise != "none" else judge.wrong,
+        pick=None if model.noise == "none" else lambda points: points.new_zeros(len(points)),
+        judge_any="all" not in variant,
+    )
+    method = PGD(settings.steps, STEP / EPS, random_start=settings.random_start, eot=settings.draws)
     with choose("cpu", "bf16" if "bf16" in variant else "fp32").scope():
-        return method(model, x, y, Ball(EPS), context).x
+        attempt = method(model, x, y, Ball(EPS), context)
+    return attempt.x, float(attempt.forwards.double().mean())
 
 
-def theirs(variant: str, model: nn.Module, x: Tensor, y: Tensor, eot: int, random_start: bool = True) -> Tensor:
-    if variant == "torchattacks":
-        import torchattacks
+def theirs(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
+    start = Ball(EPS).sample(x, range(len(x)), 0)  # the one of ours
+    options: dict[str, Any] = {"steps": settings.steps, "random_start": settings.random_start}
+    if variant == "foolbox":
+        import foolbox
 
-        if eot > 1:
-            return torchattacks.EOTPGD(model, EPS, STEP, STEPS, eot_iter=eot, random_start=random_start)(x, y)
-        return torchattacks.PGD(model, EPS, STEP, STEPS, random_start=random_start)(x, y)
-    import foolbox
+        class PGDFromStart(foolbox.attacks.LinfPGD):
+            def get_random_start(self, x0: Any, epsilon: float) -> Any:
+                return x0 + (type(x0)(start) - x0)
 
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=random_start)
-    return attack(foolbox.PyTorchModel(model, (0, 1)), x, y, epsilons=EPS)[1]
+        attack = PGDFromStart(abs_stepsize=STEP, **options)
+        return attack(foolbox.PyTorchModel(model, (0, 1)), x, y, epsilons=EPS)[1], settings.passes
+    import torchattacks
+
+    one = settings.draws == 1
+    attack = (
+        torchattacks.PGD(model, EPS, STEP, **options)
+        if one
+        else torchattacks.EOTPGD(model, EPS, STEP, eot_iter=settings.draws, **options)
+    )
+    with mock.patch.object(Tensor, "uniform_", lambda *_: start - x):  # its start is a uniform draw that is added
+        return attack(x, y), settings.passes
 
 
-def run(variant: str, model: nn.Module, x: Tensor, y: Tensor, eot: int, random_start: bool = True) -> Tensor:
+def run(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
+    """The changed images, and how many gradients each has taken."""
     work = ours if variant.startswith("stochx") else theirs
-    return work(variant, model, x, y, eot, random_start).detach()
+    adv, passes = work(variant, model, x, y, settings)
+    return adv.detach(), passes
 
 
-def measure(part: str, variant: str, name: str, count: int) -> dict[str, float]:
-    """CPU and wall seconds in this process, and how many images stay right."""
+def measure(part: str, variant: str, name: str, count: int, steps: int) -> dict[str, float]:
+    """In this process: CPU and wall seconds, gradients an image, and how many images stay right."""
     model, x, y = load(name, count, part == "eot")
-    eot = DRAWS if part == "eot" else 1
-    run(variant, model, x[:8], y[:8], eot)
+    settings = Settings(steps, DRAWS if part == "eot" else 1)
+    run(variant, model, x, y, replace(settings, steps=1))
     wall, cpu = time.perf_counter(), time.process_time()
-    adv = run(variant, model, x, y, eot)
-    found = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    adv, passes = run(variant, model, x, y, settings)
+    found = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "passes": passes}
+    torch.manual_seed(0)
     with torch.inference_mode():
         return {**found, "left": float((model(adv).argmax(1) == y).sum())}
 
 
-def agreement(name: str) -> None:
+def agreement(name: str, steps: int) -> None:
     model, x, y = load(name, 64, False)
-    model, x = model.double(), x.double()
-    mine = run("stochx-all", model, x, y, 1, random_start=False)
-    for peer in ("torchattacks", "foolbox"):
-        other = run(peer, model, x, y, 1, random_start=False)
-        share = float(((mine - other).abs() < 1e-6).double().mean())
-        print(f"agreement {name} with {peer}: {share:.4%} of pixels within 1e-6 (float64)", flush=True)
+    for dtype in (torch.float64, torch.float32):
+        model, x = model.to(dtype), x.to(dtype)
+        mine, *others = (
+            run(variant, model, x, y, Settings(steps, 1, random_start=False))[0]
+            for variant in ("stochx-all", "torchattacks", "foolbox")
+        )
+        for peer, other in zip(("torchattacks", "foolbox"), others, strict=True):
+            share = float(((mine - other).abs() < 1e-6).double().mean())
+            print(f"agreement {name:16} {peer:12} {str(dtype)[6:]}: {share:.4%} of pixels within 1e-6", flush=True)
+
+
+def medians(part: str, name: str, count: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS[part]}
+    for _ in range(args.repeats):
+        for variant, found in runs.items():
+            one = json.dumps([part, variant, name, count, args.steps])
+            command = [sys.executable, __file__, "--threads", str(args.threads), "--one", one]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {v: {k: statistics.median(r[k] for r in found) for k in found[0]} for v, found in runs.items()}
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="all for pgd, resnet20 for eot")
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 512])
-    parser.add_argument("--eot-batches", nargs="+", type=int, default=[4, 128])
+    parser.add_argument("--eot-batches", nargs="+", type=int, default=[4, 32, 128])
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.one:
-        part, variant, name, count = args.one
-        print(json.dumps(measure(part, variant, name, int(count))))
+        print(json.dumps(measure(*json.loads(args.one))))
         return
     if not SHARED.exists():
         parser.error("the weights and images are missing: set STOCHX_SHARED")
-    print(f"torch {torch.__version__}, {args.threads} threads, conv peak {explain.peak_gflops():.0f} GFLOP/CPU-s")
-    head = ("part", "network", "n", "variant", "CPU s", "img/CPU-s", "ratio", "left", "target")
-    print("{:4} {:16} {:>4} {:16} {:>7} {:>9} {:>6} {:>5} {}".format(*head))
-    for name in args.networks:
-        if "pgd" in args.parts:
-            agreement(name)
-        for part in args.parts:
+    top = explain.peak_gflops()
+    print(f"torch {torch.__version__}, {args.threads} threads, best convolution {top:.0f} GFLOP/CPU-s")
+    if "pgd" in args.parts:
+        for name in args.networks or NETWORKS:
+            agreement(name, args.steps)
+    clock = "cpu" if args.threads == 1 else "wall"
+    print(
+        f"{'part':4} {'network':16} {'n':>4} {'variant':16} {'CPU s':>7} {'wall s':>7} {'images/s':>9} {'passes':>7}"
+        f" {'ratio':>6} {'target':>7} {'% peak':>7} {'left':>5}"
+    )
+    for part in args.parts:
+        for name in args.networks or (NETWORKS if part == "pgd" else ["resnet20"]):
+            flops = explain.gflops(load(name, 1, False)[0], 32)
             for count in args.batches if part == "pgd" else args.eot_batches:
-                runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS[part]}
-                for _ in range(args.repeats):
-                    for variant in runs:
-                        command = [sys.executable, __file__, "--threads", str(args.threads), "--one"]
-                        done = subprocess.run(
-                            [*command, part, variant, name, str(count)], capture_output=True, text=True, check=True
-                        )
-                        runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
-                median = {v: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for v, rs in runs.items()}
-                for variant, m in median.items():
-                    ratio, target = median["torchattacks"]["cpu"] / m["cpu"], TARGETS.get(variant, "")
-                    row = f"{part:4} {name:16} {count:4} {variant:16} {m['cpu']:7.2f} {count / m['cpu']:9.1f}"
-                    print(f"{row} {ratio:6.2f} {m['left']:5.0f} {target}", flush=True)
+                found = medians(part, name, count, args)
+                for variant, m in found.items():
+                    print(
+                        f"{part:4} {name:16} {count:4} {variant:16} {m['cpu']:7.2f} {m['wall']:7.2f}"
+                        f" {count / m[clock]:9.1f} {m['passes']:7.1f} {found['torchattacks'][clock] / m[clock]:6.2f}"
+                        f" {target(part, variant, count):>7} {100 * flops * count * m['passes'] / m['cpu'] / top:7.0f}"
+                        f" {m['left']:5.0f}",
+                        flush=True,
+                    )
+
+
+def target(part: str, variant: str, count: int) -> str:
+    return TARGETS.get(variant, "") if part == "pgd" else EOT_TARGETS.get((variant, count), "")
 
 
 if __name__ == "__main__":

@@ -179,12 +179,12 @@ def peak_gflops() -> float:
     return work / min(times)
 
 
-def gflops(net: nn.Module) -> float:
+def gflops(net: nn.Module, side: int = 224) -> float:
     """Forward and input gradient of one image: twice the forward's multiply-adds of convolutions and linears."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        net(torch.randn(1, 3, 224, 224))
+        net(torch.randn(1, 3, side, side))
     return 2 * counter.get_total_flops() / 1e9
 
 

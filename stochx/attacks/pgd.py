@@ -49,6 +49,8 @@ class PGD:
         goal, loss = goal_of(model, x, y, context, self.loss, self.eot), LOSSES[self.loss]
 
         def value(points: Tensor) -> Tensor:
+            if self.restarts == 1:
+                return points.new_zeros(len(points))  # there is nothing to compare it with
             run.count(1)
             return glance(model, points, goal[run.active], loss).loss
 
@@ -64,7 +66,9 @@ class PGD:
                 stays = run.leave(points, found.logits, step, restart)
                 if run.over:
                     break
-                points, former, center, slope = (part[stays] for part in (points, former, center, found.gradient))
+                slope = found.gradient
+                if not stays.all():
+                    points, former, center, slope = (part[stays] for part in (points, former, center, slope))
                 if self.momentum:
                     slope = former = self.momentum * former + unit_mean(slope)
                 points = ball.project(points + length * ball.ascent(slope), center)

@@ -81,7 +81,7 @@ def _over_batches(
     in_batches(len(points), max(1, rows // together), work)
     out = torch.cat([said[start] for start in sorted(said)])
     for what, found in (("logits", out), ("loss gradients", slopes)):
-        if not found.isfinite().all():
+        if not found.sum().isfinite() and not found.isfinite().all():  # the sum is quick, and may only overflow
             raise FailureError(f"the model's {what} are not finite", "check the weights; an attack would seem to fail")
     return Look(values, slopes, out, eot)
 
@@ -91,7 +91,7 @@ class _Draws:
 
     def __init__(self, network: nn.Module, points: Tensor, goal: Goal, loss: Loss, eot: int) -> None:
         self.network, self.points, self.goal, self.loss, self.eot = network, points, goal, loss, eot
-        self.slope = torch.zeros_like(points)
+        self.slope = points.new_zeros(())
 
     def mean(self, together: int) -> tuple[Tensor, Tensor]:
         """The mean loss (N,) and mean logits (N, K) of all draws, one graph at a time."""
@@ -120,4 +120,4 @@ class _Draws:
 
     def _climb(self, total: Tensor) -> None:
         if self.points.requires_grad:
-            self.slope += torch.autograd.grad(total, self.points)[0]
+            self.slope = torch.autograd.grad(total, self.points)[0] + self.slope

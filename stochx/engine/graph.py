@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -99,7 +100,7 @@ def lean(graph: fx.GraphModule) -> fx.GraphModule:
     return made
 
 
-_Call = tuple[Callable[..., Tensor], tuple[int, ...], dict[str, bool]]
+_Call = tuple[Callable[..., Tensor], tuple[int, ...], dict[str, Argument]]
 
 
 def _leaner(node: fx.Node, modules: dict[str, nn.Module]) -> _Call | None:
@@ -142,7 +143,7 @@ def _global_mean(x: Tensor) -> Tensor:
 
 def _every(x: Tensor, step: int) -> Tensor:
     """`x[:, :, ::step, ::step]`: the means of single pixels."""
-    return nn.functional.avg_pool2d(x, 1, step) if x.dim() == 4 else x[:, :, ::step, ::step]
+    return nn.functional.avg_pool2d(x, 1, step) if x.dim() == 4 and x.is_floating_point() else x[:, :, ::step, ::step]
 
 
 def cut(graph: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule] | None:

@@ -32,6 +32,8 @@ class Goal:
 
     def repeat(self, draws: int) -> Goal:
         """The same goal for `draws` copies of the images, one after the other."""
+        if draws == 1:
+            return self
         target = None if self.target is None else self.target.repeat(draws)
         reference = None if self.reference is None else self.reference.repeat(draws, 1)
         return Goal(self.y.repeat(draws), target, reference)

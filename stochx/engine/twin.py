@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -130,6 +130,8 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+PLAIN = (int, float, str)  # and bool, an int
+
 _untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
 _twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, Twin]] = weakref.WeakKeyDictionary()
 
@@ -141,9 +143,10 @@ def twin(model: Callable[[Tensor], Tensor]) -> Twin:
     """
     if not isinstance(model, nn.Module):
         return Twin(_Function(model))
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
+    modules = list(model.modules())
+    if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
-    state = _fingerprint(model)
+    state = _fingerprint(modules)
     known = _twins.get(model)
     if known is not None and known[0] == state:
         return known[1]
@@ -162,17 +165,19 @@ class _Function(nn.Module):
         self.forward = function
 
 
-def _fingerprint(model: nn.Module) -> object:
-    """What a twin depends on: every tensor's place and version, every module's plain settings."""
-    tensors = [*model.parameters(), *model.buffers()]
-    settings = [
-        (name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-    ]
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    return [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors], settings, hooks
+def _fingerprint(modules: Sequence[nn.Module]) -> object:
+    """What a twin depends on: every tensor's place and version, every module's plain settings.
+
+    It is taken at every step of an attack: one way through the modules.
+    """
+    tensors, settings = list[object](), list[object]()
+    for module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                tensors.append((tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device))
+        settings += [item for item in vars(module).items() if isinstance(item[1], PLAIN)]
+        settings.append(len(module._forward_hooks) + len(module._forward_pre_hooks))
+    return tensors, settings
 
 
 def _make(model: nn.Module) -> Twin:
