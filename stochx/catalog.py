@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stochx.datasets import Dataset
     from stochx.metrics import Metric
     from stochx.models import Model
+    from stochx.noises import Noise
 
 T = TypeVar("T")
 
@@ -210,6 +211,7 @@ ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions")
 METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
 MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
 DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
+NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises")
 
 FAMILIES: dict[str, Catalog[Any]] = {
     "attacks": ATTACKS,
@@ -217,4 +219,5 @@ FAMILIES: dict[str, Catalog[Any]] = {
     "metrics": METRICS,
     "models": MODELS,
     "datasets": DATASETS,
+    "noises": NOISES,
 }

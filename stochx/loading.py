@@ -20,12 +20,13 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from stochx.catalog import DATASETS, MODELS, suggest
+from stochx.catalog import DATASETS, MODELS, NOISES, suggest
 from stochx.datasets import Split
 from stochx.engine import weights
 from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
 from stochx.engine.data import Data
 from stochx.engine.images import SUFFIXES, Preparation
+from stochx.engine.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
 from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, names, recognise
 
@@ -119,8 +120,11 @@ def _normalisation(model: Classifier, source: Source) -> Fact:
 
 def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
     found = weights.load(path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
     header = found.header
+    noises = str(header.get("noises", ""))
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in found.tensors.items() if not (noises and weights.NOISE in name)
+    }
     if arch is not None or "arch" in header:
         candidate = from_text(arch or str(header["arch"]), class_count(shapes))
         source: Source = "given" if arch is not None else "header"
@@ -134,6 +138,12 @@ def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
         Fact("architecture", model.arch, source),
     ]
     facts += _describe(model, header, found.metadata)
+    if noises:
+        install_noise(model, noises)
+        _fill_noise(model, found, path)
+        facts.append(Fact("noise layers", noises, "header"))
+    model.origin = {str(key): str(value) for key, value in dict(header.get("origin", {})).items()}
+    facts += [Fact(key, value, "header") for key, value in model.origin.items()]
     facts += [Fact(name, value, "header") for name, value in found.metadata.items() if name not in ("mean", "std")]
     return model, facts
 
@@ -146,6 +156,28 @@ def _fill(candidate: Candidate, found: weights.Weights, shapes: dict[str, tuple[
     model = candidate.build()
     model.network.load_state_dict(found.tensors, strict=False)  # names were compared; batch counters may be absent
     return model
+
+
+def install_noise(model: Classifier, text: str) -> Classifier:
+    """Put the noise layers that `text` describes (`adaptive:beta=0.3`) into `model`, untrained; changes it."""
+    noise = NOISES.make(text)
+    mode = model.training
+    install(model.eval(), noise.site, noise.layers, noise).train(mode)
+    model.noises = text
+    return model
+
+
+def _fill_noise(model: Classifier, found: weights.Weights, path: Path) -> None:
+    """Load what belongs to the noise layers of a stochastic network."""
+    tensors = {name: found.tensors[stored] for name, stored in _noise_names(model).items() if stored in found.tensors}
+    expected = {name: model.network.state_dict()[name].shape for name in _noise_names(model)}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        raise InputError(f"the noise layers in `{path}` are not those of `{model.noises}`", "make the student again")
+    model.network.load_state_dict(tensors, strict=False)
+
+
+def _noise_names(model: Classifier) -> dict[str, str]:
+    return {name: stored for name, stored in stored_names(model.network).items() if weights.NOISE in stored}
 
 
 def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:

@@ -21,11 +21,12 @@ LEVELS = {
     "metrics": 3,
     "models": 3,
     "datasets": 3,
+    "noises": 3,
     "engine": 2,
     "catalog": 1,
     "errors": 0,
 }
-FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets"}
+FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises"}
 
 
 def room(module: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,8 +20,8 @@ class Classifier(nn.Module):
     """A network behind its own normalisation: (N, 3, H, W) in [0, 1] -> (N, K) logits.
 
     `network` sees (x - mean) / std. `noise` says whether two forwards differ: not at all (`none`), for every
-    sample on its own (`sample`), or by one draw shared in a batch (`forward`). `arch` is the text that
-    builds the network again.
+    sample on its own (`sample`), or by one draw shared in a batch (`forward`). `arch` is the text that builds the
+    network again, `noises` the one that puts its noise layers in; `origin` tells where it comes from.
     """
 
     mean: Tensor
@@ -36,6 +36,8 @@ class Classifier(nn.Module):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         arch: str = "",
         noise: Noise = "none",
+        noises: str = "",
+        origin: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -43,6 +45,8 @@ class Classifier(nn.Module):
         self.preparation = preparation
         self.arch = arch
         self.noise: Noise = noise
+        self.noises = noises
+        self.origin = dict(origin or {})
         for name, values in (("mean", mean), ("std", std)):  # on the CPU also under a `meta` device
             self.register_buffer(name, torch.tensor(tuple(values), device="cpu").view(1, -1, 1, 1))
         if not (self.std > 0).all():

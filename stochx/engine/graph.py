@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stochx.engine.stochastic import Noisy
+
 
 def trace(network: nn.Module) -> fx.GraphModule | None:
     """The operations of `network` in order, sharing its weights.
@@ -26,11 +28,23 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
     with torch.random.fork_rng():
         before = _random_states()
         try:
-            traced = fx.symbolic_trace(network)
+            tracer = _Tracer()
+            traced = fx.GraphModule(network, tracer.trace(network))
         except Exception:  # tracing runs the user's forward on symbols, which can fail in any way
             return None
         drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
     return None if drawn else traced  # a draw that depends on no symbol has become a constant
+
+
+class _Tracer(fx.Tracer):
+    """Keeps noise layers whole: their draws and statistics are computed anew in every forward."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self._noises or super().is_leaf_module(m, module_qualified_name)
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, object] | None = None) -> fx.Graph:  # type: ignore[override]
+        self._noises = {f"{name}.noise" for name, module in root.named_modules() if isinstance(module, Noisy)}
+        return super().trace(root, concrete_args)
 
 
 def _random_states() -> list[torch.Tensor]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stochx.engine.classifier import Classifier
+from stochx.engine.stochastic import stored_names
 from stochx.engine.store import atomic
 from stochx.errors import InputError
 
@@ -26,6 +27,7 @@ SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 FORMAT = 1
+NOISE = ".noise."  # in the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Weights:
 def save(path: Path, model: Classifier) -> None:
     """Write `model.network`'s weights with one `stochx` header entry that is enough to build it again.
 
-    The entry is JSON: version, arch, classes, mean, std, resize, crop, resampling, noise.
+    The entry is JSON: version, arch, classes, mean, std, resize, crop, resampling, noise, noises, origin. The weights
+    of a stochastic network have the names of the plain one; what belongs to its noise has `.noise.` in its name.
     """
     entry = {
         "version": FORMAT,
@@ -52,8 +55,11 @@ def save(path: Path, model: Classifier) -> None:
         "crop": model.preparation.crop,
         "resampling": model.preparation.resampling,
         "noise": model.noise,
+        "noises": model.noises,
+        "origin": model.origin,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    names = stored_names(model.network)
+    tensors = {names[name]: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"stochx": json.dumps(entry)})
 

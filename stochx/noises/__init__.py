@@ -1,0 +1,36 @@
+"""Noises: what makes a network stochastic, layer by layer.
+
+Add one by writing `stochx/noises/<name>.py` with one frozen dataclass that fits `Noise`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from stochx.catalog import NOISES, lazy_entries
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stochx.engine.stochastic import Site
+
+
+class Noise(Protocol):
+    """place: where in a network -> a module that maps what is there, (N, *shape) or a weight, to what is added to it.
+
+    The deviation has mean zero over draws from torch's global generator, is drawn in eval mode too, and anew for every
+    image where its `share` allows. `site` is a kind of place (see `engine.stochastic.sites`), `layers` a pattern of
+    module names. A module may have `penalty(layer)`, a term of the loss, and a `rate`, the share that a new batch has
+    in its statistics.
+    """
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def layers(self) -> str: ...
+
+    def __call__(self, place: Site) -> nn.Module: ...
+
+
+__getattr__, __dir__ = lazy_entries(NOISES)
