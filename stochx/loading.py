@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import hashlib
 import importlib
 import logging
-import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models as torchvision_models
 
-from stochx.catalog import DATASETS, MODELS, NOISES, suggest
+from stochx.catalog import DATASETS, MODELS, NOISES
 from stochx.datasets import Split
 from stochx.engine import weights
 from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
@@ -28,23 +22,13 @@ from stochx.engine.data import Data
 from stochx.engine.images import SUFFIXES, Preparation
 from stochx.engine.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
-from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, names, recognise
+from stochx.facts import Fact, Source, normalisation_of
+from stochx.hubs import from_timm, from_torchvision, imagenet_classes
+from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, recognise
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SECONDS_FOR_A_CONNECTION = 5
-
-Source = Literal["file", "header", "recognised", "known", "given", "guessed", "measured"]
 
 log = logging.getLogger("stochx")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One thing that is known of a model, and where from."""
-
-    name: str
-    value: str
-    source: Source
 
 
 @dataclass(frozen=True)
@@ -83,17 +67,17 @@ def open_model(
     if path.suffix in weights.SUFFIXES or path.exists():
         model, facts = _from_file(path, arch)
     elif text.startswith("timm:"):
-        model, facts = _from_timm(text.removeprefix("timm:"))
+        model, facts = from_timm(text.removeprefix("timm:"))
     elif ":" in text and text.partition(":")[0] not in MODELS:
         model, facts = _from_factory(text)
     else:
-        model, facts = _from_torchvision(text)
+        model, facts = from_torchvision(text)
     if mean is not None or std is not None:
         model.mean = torch.tensor(mean if mean is not None else model.mean.flatten().tolist()).view(1, -1, 1, 1)
         model.std = torch.tensor(std if std is not None else model.std.flatten().tolist()).view(1, -1, 1, 1)
         if not (model.std > 0).all():
             raise UsageError("a standard deviation is not positive", "check `--std`")
-        facts = [f for f in facts if f.name != "normalisation"] + [_normalisation(model, "given")]
+        facts = [f for f in facts if f.name != "normalisation"] + [normalisation_of(model, "given")]
     for fact in facts:
         if fact.source == "guessed":
             log.warning("`%s`: guessed %s: %s", text, fact.name, fact.value)
@@ -111,11 +95,6 @@ def open_model(
         Fact("noise", model.noise, "measured"),
     ]
     return Loaded(model, tuple(facts))
-
-
-def _normalisation(model: Classifier, source: Source) -> Fact:
-    mean, std = ([round(float(v), 4) for v in values.flatten()] for values in (model.mean, model.std))
-    return Fact("normalisation", f"mean {mean}, std {std}", source)
 
 
 def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
@@ -200,9 +179,9 @@ def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
     if given["mean"] and given["std"]:
         for key, values in given.items():
             setattr(model, key, torch.tensor([float(v) for v in values]).view(1, -1, 1, 1))
-        facts.append(_normalisation(model, "header"))
+        facts.append(normalisation_of(model, "header"))
     else:
-        facts.append(_normalisation(model, "known" if count == 1000 and not own else "guessed"))
+        facts.append(normalisation_of(model, "known" if count == 1000 and not own else "guessed"))
     if "crop" in header and "resize" in header:
         resampling = header.get("resampling", "bilinear")
         model.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=resampling)
@@ -217,115 +196,6 @@ def _floats(text: str) -> list[float]:
     return values if len(values) == 3 else []
 
 
-def imagenet_classes() -> tuple[str, ...]:
-    """The 1000 class names in torchvision's order."""
-    return tuple(torchvision_models.get_model_weights("resnet18").DEFAULT.meta["categories"])
-
-
-def _from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
-    if name in MODELS or name.partition(":")[0] in MODELS:
-        raise UsageError(
-            f"`{name}` is an architecture without weights here",
-            f"train it with `stochx train --arch {name}`, or give a weights file",
-        )
-    if name not in names():
-        raise UsageError(f"`{name}` is neither a file nor a known model", suggest(name, names()))
-    preset = torchvision_models.get_model_weights(name).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(preset.url).name
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
-            network = torchvision_models.get_model(name, weights=preset, progress=False)
-    except (urllib.error.URLError, OSError, RuntimeError):
-        raise InputError(
-            f"the weights of `{name}` are not here, and there is no network to fetch them",
-            f"bring `{cached.name}` into `{cached.parent}`, or give a weights file with `--model FILE`",
-        ) from None
-    finally:
-        socket.setdefaulttimeout(patience)
-    view = preset.transforms()
-    preparation = Preparation(view.resize_size[0], view.crop_size[0], resampling=view.interpolation.value)
-    model = Classifier(network, preset.meta["categories"], preparation, view.mean, view.std, arch=name)
-    return model, [
-        Fact("architecture", name, "given"),
-        Fact("weights", f"{preset}, {cached.name}", "known"),
-        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known"),
-        _normalisation(model, "known"),
-    ]
-
-
-def _from_timm(name: str) -> tuple[Classifier, list[Fact]]:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
-    if not timm.is_model(name) or not timm.is_model_pretrained(name):
-        lack = "weights for" if timm.is_model(name) else "model"
-        tagged = timm.list_models(pretrained=True)
-        close = difflib.get_close_matches(name, {*tagged, *(t.partition(".")[0] for t in tagged)}, n=1)
-        hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` names them all"
-        raise UsageError(f"timm has no {lack} `{name}`", hint)
-    network = _create(timm, name)
-    if network.num_classes == 0:
-        raise InputError(f"`timm:{name}` returns features, not classes", "choose a network trained to classify")
-    view = timm.data.resolve_model_data_config(network)
-    crop = int(view["input_size"][-1])
-    known = network.num_classes == 1000
-    classes = imagenet_classes() if known else [str(i) for i in range(network.num_classes)]
-    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
-    model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
-    return model, [
-        Fact("architecture", model.arch, "given"),
-        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),
-        _normalisation(model, "known"),
-    ]
-
-
-def _create(timm: Any, name: str) -> Any:
-    """The network with its weights: from the hub's cache, and only where they are not there, from the hub.
-
-    Asked for what it does not have, the hub's client tries again and again for most of a minute.
-    """
-    constants: Any = importlib.import_module("huggingface_hub.constants")
-    offline = constants.HF_HUB_OFFLINE
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
-            constants.HF_HUB_OFFLINE = True
-            with contextlib.suppress(Exception):  # the hub client's errors have no common base
-                return timm.create_model(name, pretrained=True)
-            constants.HF_HUB_OFFLINE = offline
-            if offline or not _answers(constants.ENDPOINT):
-                raise InputError(
-                    f"the weights of `timm:{name}` are not here, and there is no network to fetch them",
-                    f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file with `--model FILE`",
-                )
-            return timm.create_model(name, pretrained=True)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].strip().rstrip(".")
-        raise InputError(
-            f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file with `--model FILE`"
-        ) from None
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        socket.setdefaulttimeout(patience)
-
-
-def _answers(url: str) -> bool:
-    """Whether a server is there, reached through a proxy where one is set."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_FOR_A_CONNECTION).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     where, _, what = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -338,7 +208,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     finally:
         sys.path.remove(str(Path.cwd()))
     if isinstance(made, Classifier):
-        return made, [Fact("architecture", text, "given"), _normalisation(made, "given")]
+        return made, [Fact("architecture", text, "given"), normalisation_of(made, "given")]
     if not isinstance(made, nn.Module):
         raise InputError(f"`{text}` returns a {type(made).__name__}, not a network", "return a torch.nn.Module")
     made.eval()
@@ -353,7 +223,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     labels = [str(i) for i in range(out.shape[-1])]
     labels = list(imagenet_classes()) if len(labels) == 1000 else labels
     model = Classifier(made, labels, Preparation(256, 224), IMAGENET_MEAN, IMAGENET_STD, arch=text)
-    return model, [Fact("architecture", text, "given"), _normalisation(model, "guessed")]
+    return model, [Fact("architecture", text, "given"), normalisation_of(model, "guessed")]
 
 
 def load_data(text: str, split: Split = "test") -> Data:

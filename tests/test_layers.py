@@ -16,6 +16,8 @@ LEVELS = {
     "reports": 5,
     "loading": 4,
     "recognition": 4,
+    "facts": 4,
+    "hubs": 4,
     "attacks": 3,
     "attributions": 3,
     "metrics": 3,

@@ -1,0 +1,25 @@
+"""What is known of a loaded model, and where from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stochx.engine.classifier import Classifier
+
+Source = Literal["file", "header", "recognised", "known", "given", "guessed", "measured"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is known of a model, and where from."""
+
+    name: str
+    value: str
+    source: Source
+
+
+def normalisation_of(model: Classifier, source: Source) -> Fact:
+    """The mean and standard deviation that a network's pixels are normalised by."""
+    mean, std = ([round(float(v), 4) for v in values.flatten()] for values in (model.mean, model.std))
+    return Fact("normalisation", f"mean {mean}, std {std}", source)

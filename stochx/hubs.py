@@ -1,0 +1,136 @@
+"""Networks with weights by name: torchvision's and timm's, from their caches or the network."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import socket
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import models as torchvision_models
+
+from stochx.catalog import MODELS, suggest
+from stochx.engine.classifier import Classifier
+from stochx.engine.images import Preparation
+from stochx.errors import InputError, UsageError
+from stochx.facts import Fact, normalisation_of
+from stochx.recognition import names
+
+SECONDS_FOR_A_CONNECTION = 5
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1000 class names in torchvision's order."""
+    return tuple(torchvision_models.get_model_weights("resnet18").DEFAULT.meta["categories"])
+
+
+def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
+    """A torchvision network with its default weights, from torchvision's cache or the network."""
+    if name in MODELS or name.partition(":")[0] in MODELS:
+        raise UsageError(
+            f"`{name}` is an architecture without weights here",
+            f"train it with `stochx train --arch {name}`, or give a weights file",
+        )
+    if name not in names():
+        raise UsageError(f"`{name}` is neither a file nor a known model", suggest(name, names()))
+    preset = torchvision_models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(preset.url).name
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            network = torchvision_models.get_model(name, weights=preset, progress=False)
+    except (urllib.error.URLError, OSError, RuntimeError):
+        raise InputError(
+            f"the weights of `{name}` are not here, and there is no network to fetch them",
+            f"bring `{cached.name}` into `{cached.parent}`, or give a weights file with `--model FILE`",
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    view = preset.transforms()
+    preparation = Preparation(view.resize_size[0], view.crop_size[0], resampling=view.interpolation.value)
+    model = Classifier(network, preset.meta["categories"], preparation, view.mean, view.std, arch=name)
+    return model, [
+        Fact("architecture", name, "given"),
+        Fact("weights", f"{preset}, {cached.name}", "known"),
+        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known"),
+        normalisation_of(model, "known"),
+    ]
+
+
+def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
+    """A timm network with its weights, from the hub's cache or the network."""
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
+    if not timm.is_model(name) or not timm.is_model_pretrained(name):
+        lack = "weights for" if timm.is_model(name) else "model"
+        tagged = timm.list_models(pretrained=True)
+        close = difflib.get_close_matches(name, {*tagged, *(t.partition(".")[0] for t in tagged)}, n=1)
+        hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` names them all"
+        raise UsageError(f"timm has no {lack} `{name}`", hint)
+    network = _create(timm, name)
+    if network.num_classes == 0:
+        raise InputError(f"`timm:{name}` returns features, not classes", "choose a network trained to classify")
+    view = timm.data.resolve_model_data_config(network)
+    crop = int(view["input_size"][-1])
+    known = network.num_classes == 1000
+    classes = imagenet_classes() if known else [str(i) for i in range(network.num_classes)]
+    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
+    model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
+    return model, [
+        Fact("architecture", model.arch, "given"),
+        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),
+        normalisation_of(model, "known"),
+    ]
+
+
+def _create(timm: Any, name: str) -> Any:
+    """The network with its weights: from the hub's cache, and only where they are not there, from the hub.
+
+    Asked for what it does not have, the hub's client tries again and again for most of a minute.
+    """
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_FOR_A_CONNECTION)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            constants.HF_HUB_OFFLINE = True
+            with contextlib.suppress(Exception):  # the hub client's errors have no common base
+                return timm.create_model(name, pretrained=True)
+            constants.HF_HUB_OFFLINE = offline
+            if offline or not _answers(constants.ENDPOINT):
+                raise InputError(
+                    f"the weights of `timm:{name}` are not here, and there is no network to fetch them",
+                    f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file with `--model FILE`",
+                )
+            return timm.create_model(name, pretrained=True)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].strip().rstrip(".")
+        raise InputError(
+            f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file with `--model FILE`"
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(patience)
+
+
+def _answers(url: str) -> bool:
+    """Whether a server is there, reached through a proxy where one is set."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_FOR_A_CONNECTION).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
