@@ -105,7 +105,9 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
     if not found:
         raise InputError(f"no layer of `{model.arch}` fits site `{site}`, layers `{layers}`", "choose another site")
     for one in found:
-        noisy = Noisy(model.network.get_submodule(one.name), make(one), one.place).to(model.mean.device)
+        with torch.random.fork_rng():
+            noise = make(one)
+        noisy = Noisy(model.network.get_submodule(one.name), noise, one.place).to(model.mean.device)
         parent, _, last = one.name.rpartition(".")
         setattr(model.network.get_submodule(parent), last, noisy.train(model.training))
     return model
@@ -115,8 +117,9 @@ def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
     """The places of a kind in the order in which an image meets them, without those that `layers` leaves out.
 
     `before-bn`: outputs of convolutions and linear layers but the last, the logits; `after-bn`: outputs of batch norms;
-    `block`: outputs of the smallest own modules with two convolutions or more; `conv-input`: inputs of convolutions;
-    `layer-input`: of linear layers too; `input`: of the first layer; `penultimate`: of the last; `weight`: all weights.
+    `block`: outputs of the smallest own modules with two convolutions or more; `stem-and-blocks`: of the first norm
+    too; `conv-input`: inputs of convolutions; `layer-input`: of linear layers too; `input`: of the first layer;
+    `penultimate`: of the last; `weight`: all weights.
     Patterns are shell-like and joined by `+`.
     """
     if site not in SITES:
@@ -182,6 +185,7 @@ SITES: dict[str, tuple[Place, Callable[[nn.Module, Met], Met]]] = {
     "before-bn": ("output", lambda network, met: _layers(network, met)[:-1]),
     "after-bn": ("output", _of(nn.BatchNorm2d)),
     "block": ("output", _blocks),
+    "stem-and-blocks": ("output", lambda network, met: _of(nn.BatchNorm2d)(network, met)[:1] + _blocks(network, met)),
     "input": ("input", lambda network, met: _layers(network, met)[:1]),
     "conv-input": ("input", _of(nn.Conv2d)),
     "layer-input": ("input", _layers),
@@ -218,11 +222,11 @@ def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
     """Measure the noise layers' statistics without noise, then those of the batch norms and running ones with it.
 
     Noise widens what a batch norm sees: by 1 + beta^2 in variance, for adaptive noise. `batches` are clean images
-    (N, 3, H, W). A noise with statistics has a `rate`, the share that a new batch has in them, 0 where they stay.
+    (N, 3, H, W). Modules with `running` statistics have a `rate`, the share of a new batch in them, 0 where they stay.
     """
-    noises = [layer.noise for layer in noise_layers(model)]
-    measuring = [(noise, "rate") for noise in noises if hasattr(noise, "rate")]
-    moving = [(noise, "rate") for noise, _ in measuring if noise.rate]
+    parts = [part for layer in noise_layers(model) for part in layer.noise.modules()]
+    measuring = [(part, "rate") for part in parts if hasattr(part, "rate") and hasattr(part, "running")]
+    moving = [(part, "rate") for part, _ in measuring if part.rate]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     with at_scale(model, 0.0):
         _average(model, batches, measuring)

@@ -20,8 +20,7 @@ class Noise(Protocol):
 
     The deviation has mean zero over draws from torch's global generator, is drawn in eval mode too, and anew for every
     image where its `share` allows. `site` is a kind of place (see `engine.stochastic.sites`), `layers` a pattern of
-    module names. A module may have `penalty(layer)`, a term of the loss, and a `rate`, the share that a new batch has
-    in its statistics.
+    module names. A module may have `penalty(layer)`, a term of the loss.
     """
 
     @property

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.stochastic import Site, normal
-from stochx.errors import InputError
-
-FLOOR = 1e-5  # added to a variance, as batch norms do
+from stochx.noises._spread import Spread, sizes
 
 
 @dataclass(frozen=True)
@@ -47,46 +45,14 @@ class Adaptive:
 
 
 class _Adaptive(nn.Module):
-    spread: Tensor
-
     def __init__(self, settings: Adaptive, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.settings = settings
-        self.rate = 0.0 if settings.source == "teacher" else 0.1
-        sizes = {"layer": [1] * len(shape), "channel": [shape[0], *[1] * (len(shape) - 1)], "unit": list(shape)}
-        if settings.source in ("running", "teacher"):
-            self.register_buffer("spread", torch.ones(sizes[settings.stat]))
-        if settings.learn != "none":
-            learnt = sizes["unit" if settings.learn == "element" else settings.learn]
-            self.beta = nn.Parameter(torch.full(learnt, settings.beta))
-        else:
-            self.beta = settings.beta  # type: ignore[assignment]
+        self.share, self.differentiable = settings.share, settings.differentiable
+        self.spread = Spread(shape, settings.stat, settings.source, settings.measure)
+        learnt = settings.learn != "none"
+        beta = torch.full(sizes(shape, settings.learn) if learnt else [], settings.beta)
+        self.beta = nn.Parameter(beta, requires_grad=learnt)
 
     def forward(self, z: Tensor) -> Tensor:
-        spread = self._spread(z).to(z.dtype)
-        return (
-            self.beta * (spread if self.settings.differentiable else spread.detach()) * normal(z, self.settings.share)
-        )
-
-    def _spread(self, z: Tensor) -> Tensor:
-        source = self.settings.source
-        if source in ("running", "teacher") and not (self.training and self.rate):
-            return self.spread
-        found = self._measured(z)
-        if source in ("running", "teacher"):
-            self.spread.lerp_(found.detach().to(self.spread), self.rate)
-        return found
-
-    def _measured(self, z: Tensor) -> Tensor:
-        """The statistic of z (N, C, H, W) or (N, D): broadcasts against z."""
-        per_image = self.settings.source == "instance"
-        inner = list(range(1, z.dim()))
-        over = {"layer": inner, "channel": inner[1:] if not per_image or z.dim() > 2 else inner, "unit": []}
-        dims = over[self.settings.stat] if per_image else [0, *over[self.settings.stat]]
-        if dims == [0] and len(z) == 1:
-            raise InputError("the noise's statistics need more than one image in a batch", "use `source=running`")
-        if self.settings.measure == "mean-abs":
-            found = z.abs().mean(dims, keepdim=True)
-        else:
-            found = (z.var(dims, correction=0, keepdim=True) + FLOOR).sqrt()
-        return found if per_image else found[0]
+        spread: Tensor = self.spread(z) if self.differentiable else self.spread(z).detach()
+        return (self.beta * spread).to(z.dtype) * normal(z, self.share)

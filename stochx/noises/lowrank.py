@@ -1,0 +1,52 @@
+"""Coloured noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stochx.engine.stochastic import Site, normal
+from stochx.noises._spread import Spread
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Noise that is correlated between channels, with a learned covariance (after Zheltonozhskii et al., 2020).
+
+        y = z + s(z) * (d * eps + V eta),  eps ~ N(0, I) in every channel, eta ~ N(0, I) of `rank` numbers
+
+    at every place of an image; s is the layer's standard deviation. A reconstruction: the published noise is of low
+    rank plus a diagonal and scaled by the batch's spread; between which units it is correlated is our choice.
+    """
+
+    rank: int = 5  # of the correlated part
+    init: float = 0.25  # where the diagonal starts; V starts ten times smaller, at random
+    source: Literal["running", "batch"] = "running"  # statistics in use: of training, or the batch's own
+    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it enters
+    layers: str = "*"  # pattern of layer names, several joined by +
+    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.init < 0:
+            raise ValueError("rank must be at least 1, init not negative")
+
+    def __call__(self, place: Site) -> nn.Module:
+        return _LowRank(self, place.shape)
+
+
+class _LowRank(nn.Module):
+    def __init__(self, settings: LowRank, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.share = settings.share
+        self.spread = Spread(shape, "layer", settings.source)
+        self.diagonal = nn.Parameter(torch.full([shape[0], *[1] * (len(shape) - 1)], settings.init))
+        self.factor = nn.Parameter(0.1 * settings.init * torch.randn(shape[0], settings.rank))
+
+    def forward(self, z: Tensor) -> Tensor:
+        eta = normal(z[:, :1].expand(-1, self.factor.shape[1], *z.shape[2:]), self.share)
+        common = torch.einsum("cr,nr...->nc...", self.factor.to(z.dtype), eta)
+        spread: Tensor = self.spread(z).detach()
+        return spread * (self.diagonal.to(z.dtype) * normal(z, self.share) + common)
