@@ -1,0 +1,255 @@
+"""Figures of decision boundaries: classes shaded by confidence, and where the draws of a network disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from stochx.engine.images import to_image
+from stochx.engine.plane import Plane
+from stochx.engine.store import atomic
+from stochx.tasks.boundary import Row, Said
+
+# Tol's bright scheme and four more that readers who confuse red and green tell apart; by a class's area.
+COLOURS = (
+    *("#4477AA", "#EE6677", "#CCBB44", "#228833", "#66CCEE", "#AA3377"),
+    *("#7755CC", "#FFBB99", "#553311", "#BB99FF"),
+)
+OTHER = "#AAAAAA"  # of classes beyond these
+PALE = 0.22  # how much of its colour a class keeps at no confidence
+EDGE, HATCH = "#222222", "#00000055"
+BEYOND = 0.05  # share of an image's values outside [0, 1] from which on the plane is hatched
+CELLS = 900  # pixels of a picture's longer side, at least
+COLUMNS = 4  # panels in a row, where each network has one
+SIDE, STRIP, ENTRY = 3.3, 1.25, 1.2  # inches: of a panel, of the strip of images, of an entry of the legend
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all panels of a plane share.
+
+    `a` (W,) and `b` (H,) are the grid in the axes' units of `unit` coordinates; `labels` name the axes; `pictures` are
+    (3, H, W) images with captions; `beyond` (H, W) is the share of values outside [0, 1]; `far` (H, W) is the Linf
+    distance in those units, where the ball of radius 1 is to be drawn. `colours` are those of the classes that appear.
+    """
+
+    plane: Plane
+    a: Tensor
+    b: Tensor
+    unit: float
+    labels: tuple[str, str]
+    pictures: Sequence[tuple[Tensor, str]]
+    beyond: Tensor
+    far: Tensor | None
+    classes: Sequence[str]
+    colours: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One network: its name, its numbers, and what it says of every cell."""
+
+    name: str
+    row: Row
+    said: Said
+
+
+def palette(maps: Sequence[Tensor]) -> dict[int, str]:
+    """A colour for each class that appears in maps of labels, in the order of their area."""
+    area: dict[int, int] = {}
+    for labels in maps:
+        for k, count in enumerate(labels.flatten().bincount().tolist()):
+            area[k] = area.get(k, 0) + count
+    order = sorted((k for k, count in area.items() if count), key=lambda k: (-area[k], k))
+    return {k: COLOURS[place] if place < len(COLOURS) else OTHER for place, k in enumerate(order)}
+
+
+def short_names(texts: Sequence[str]) -> list[str]:
+    """Model arguments by as many of the last parts of their paths as tell them apart."""
+    parts = [text.removesuffix(".safetensors").removesuffix(".pt").split("/") for text in texts]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len({*names}) == len({*texts}):
+            return names
+    return list(texts)
+
+
+def save_plane(path: Path, scene: Scene) -> None:
+    """`origin` and `axes` in pixels, the grid's coordinates `a` and `b`, the `marks`, and `beyond`."""
+    plane = scene.plane
+    arrays = {"origin": plane.origin, "axes": plane.axes, "a": scene.a * scene.unit, "b": scene.b * scene.unit}
+    _save(path, {**arrays, "marks": plane.marks, "beyond": scene.beyond})
+
+
+def save_maps(path: Path, said: Said) -> None:
+    """`labels`, `confidence` and `disagreement` of one network, each (H, W)."""
+    _save(path, vars(said))
+
+
+def read_maps(path: Path) -> Said:
+    """What `save_maps` wrote."""
+    with np.load(path) as file:
+        return Said(*(torch.from_numpy(file[field.name]) for field in fields(Said)))
+
+
+def _save(path: Path, arrays: Mapping[str, Tensor]) -> None:
+    values: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **values)
+
+
+def draw_plane(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
+    """All networks on one plane: a row each where draws disagree, else one panel each."""
+    with atomic(path) as temporary:
+        figure_of(scene, panels, largest_of(panels)).savefig(temporary)
+
+
+def largest_of(panels: Sequence[Panel]) -> float | None:
+    """Where the scale of disagreement ends; None where no network has noise."""
+    noisy = [float(panel.said.disagreement.max()) for panel in panels if panel.row.disagreement is not None]
+    return max(0.1, *noisy) if noisy else None
+
+
+def figure_of(scene: Scene, panels: Sequence[Panel], largest: float | None) -> Figure:
+    """The figure of some panels; with a second column for disagreement, drawn up to `largest`, if that is given."""
+    columns = min(len(panels), COLUMNS) if largest is None else 2
+    rows = -(-len(panels) // columns) if largest is None else len(panels)
+    handles, width = _handles(scene), columns * (SIDE + 0.3) + (0.0 if largest is None else 0.6)
+    entries = min(6, max(2, int(width / ENTRY)))
+    height = rows * (SIDE * len(scene.b) / len(scene.a) + 0.75) + 0.22 * -(-len(handles) // entries) + 0.2
+    figure = Figure(figsize=(STRIP + width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    strip, body = figure.subfigures(1, 2, squeeze=False, width_ratios=[STRIP, width])[0]
+    _strip(strip, scene, height)
+    axes = body.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, panel in enumerate(panels):
+        _classes(axes.flat[place] if largest is None else axes[place, 0], scene, panel)
+        if largest is not None:
+            _disagreement(axes[place, 1], scene, panel, largest)
+    used = len(panels) * (1 if largest is None else 2)
+    for place, axis in enumerate(axes.flat):
+        axis.set_xlabel(scene.labels[0] if place + columns >= used else "", fontsize=8)
+        axis.set_ylabel(scene.labels[1] if place % columns == 0 else "", fontsize=8)
+    if largest is not None:
+        bar = body.colorbar(ScalarMappable(Normalize(0, largest), "magma_r"), ax=axes[:, 1], shrink=0.8, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label("share of draws that disagree", fontsize=8)
+    body.legend(handles=handles, loc="outside lower center", ncols=entries, fontsize=8, frameon=False)
+    return figure
+
+
+def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
+    """The images, one below the other, from the top."""
+    slots = max(len(scene.pictures), int(height / STRIP))
+    axes = figure.subplots(slots, 1, squeeze=False)[:, 0]
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (picture, caption) in zip(axes, scene.pictures, strict=False):
+        axis.imshow(np.asarray(to_image(picture.clamp(0, 1))), interpolation="nearest")
+        axis.set_title(caption, fontsize=8)
+
+
+def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
+    axis.imshow(_coloured(panel.said, scene), extent=_extent(scene), origin="lower")
+    _furnish(axis, scene, EDGE)
+    axis.set_title(panel.name, fontsize=9, loc="left", fontweight="bold", pad=16)
+    axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
+
+
+def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> None:
+    if panel.row.disagreement is None:
+        axis.text(0.5, 0.5, "no noise", transform=axis.transAxes, ha="center", color="0.5")
+        return
+    axis.imshow(
+        panel.said.disagreement.numpy(),
+        extent=_extent(scene),
+        origin="lower",
+        interpolation="nearest",
+        cmap="magma_r",
+        vmin=0,
+        vmax=largest,
+    )
+    _furnish(axis, scene, "#3366AA")
+    text = f"mean {panel.row.disagreement:.3f}"
+    axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
+
+
+def _coloured(said: Said, scene: Scene) -> np.ndarray:
+    """The classes' colours, paler with less confidence, with lines between classes: (H', W', 3) in [0, 1]."""
+    labels, sure = said.labels.numpy(), said.confidence.numpy()
+    table = np.ones((len(scene.classes), 3))
+    for k, colour in scene.colours.items():
+        table[k] = to_rgb(colour)
+    floor = 1 / len(scene.classes)
+    strength = PALE + (1 - PALE) * np.clip((sure - floor) / (1 - floor), 0, 1)
+    picture = 1 - strength[..., None] * (1 - table[labels])
+    times = max(1, -(-CELLS // max(labels.shape)))
+    picture, labels = (part.repeat(times, 0).repeat(times, 1) for part in (picture, labels))
+    edge = np.zeros(labels.shape, bool)
+    for axis in range(2):
+        change = np.diff(labels, axis=axis) != 0
+        for side in ((1, 0), (0, 1)):
+            edge |= np.pad(change, [side if k == axis else (0, 0) for k in range(2)])
+    picture[edge] *= 0.3
+    return picture
+
+
+def _extent(scene: Scene) -> tuple[float, float, float, float]:
+    half = float(scene.a[1] - scene.a[0]) / 2
+    (left, right), (low, high) = ((float(line[0]) - half, float(line[-1]) + half) for line in (scene.a, scene.b))
+    return left, right, low, high
+
+
+def _furnish(axis: Axes, scene: Scene, colour: str) -> None:
+    """Axes, the images' places, the ball, and hatching where images are no images any more."""
+    if (scene.beyond > BEYOND).any():
+        area = axis.contourf(scene.a, scene.b, scene.beyond, levels=[BEYOND, 2.0], colors="none", hatches=["..."])
+        area.set(edgecolor=HATCH, linewidth=0)
+    if scene.far is not None:
+        axis.contour(scene.a, scene.b, scene.far, levels=[1.0], colors=colour, linestyles="--", linewidths=1.1)
+    marks = scene.plane.marks / scene.unit
+    several = len(marks) > 1
+    for n, (x, y) in enumerate(marks.tolist(), 1):
+        axis.plot(x, y, "o", ms=11 if several else 6, mfc="white", mec=EDGE, mew=1.0)
+        axis.text(x, y, str(n) if several else "", ha="center", va="center_baseline", fontsize=7.5, fontweight="bold")
+    axis.set_axis_on()
+    axis.tick_params(labelsize=7)
+    axis.set_aspect("equal")
+
+
+def _numbers(row: Row) -> str:
+    """The line under a network's name."""
+    far, unit = (row.distance_eps, " eps") if row.distance_eps is not None else (row.distance, "")
+    where = "no boundary on the axis" if far is None else f"boundary at {far:.2f}{unit}"
+    return f"agreement {row.agreement:.2f}, {row.regions} region{'s' * (row.regions > 1)}, {where}"
+
+
+def _handles(scene: Scene) -> list[Patch | Line2D]:
+    """The legend: classes by area, and what the signs mean."""
+    named = [k for k, colour in scene.colours.items() if colour != OTHER]
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=scene.colours[k], edgecolor=EDGE, linewidth=0.6, label=scene.classes[k]) for k in named
+    ]
+    if len(named) < len(scene.colours):
+        handles.append(Patch(facecolor=OTHER, label=f"{len(scene.colours) - len(named)} others"))
+    if scene.far is not None:
+        handles.append(Line2D([], [], color=EDGE, linestyle="--", linewidth=1.1, label="ball of radius eps"))
+    if (scene.beyond > BEYOND).any():
+        label = f"> {BEYOND:.0%} beyond [0, 1]"
+        handles.append(Patch(facecolor="white", edgecolor=HATCH, hatch="...", linewidth=0.4, label=label))
+    return handles
