@@ -26,6 +26,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/attack.py
+	$(BIN)/python benchmarks/distill.py
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -305,19 +305,6 @@ def test_two_ranks_give_the_rows_and_maps_of_one(run, place):
             np.testing.assert_allclose(one["map"], two["map"], rtol=2e-2, atol=1e-5)
 
 
-def test_training_writes_a_model_and_minds_what_is_there(tmp_path):
-    def train(folder, *more):
-        args = ("--data", "shapes:size=32,classes=3,count=60", "--arch", "convnet:width=4", "--lr", "0.05")
-        return stochx("train", *args, "-o", folder, "--json", "-q", *more, cwd=tmp_path)
-
-    whole = train("whole", "--epochs", 3)
-    assert whole.returncode == 0, whole.stderr
-    row = json.loads(whole.stdout)["results"][0]
-    assert row["epochs"] == 3 and row["n"] > 0 and 0 <= row["accuracy"] <= 1
-    assert train("whole", "--epochs", 3).returncode == 2
-    assert stochx("info", row["model"], cwd=tmp_path).returncode == 0
-
-
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data; set STOCHX_SHARED to its folder")
 def test_a_real_photo_is_explained_with_real_weights(tmp_path):
     photo = SHARED / "imagenet_samples" / "0025_n01629819.jpg"

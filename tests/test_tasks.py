@@ -1,4 +1,4 @@
-"""Tasks: explaining stochastic networks, training that resumes."""
+"""Tasks: explaining stochastic networks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from conftest import random_images
 from torch import nn
 
 from stochx.attributions import Gradient, SmoothGrad
-from stochx.catalog import MODELS
 from stochx.engine.classifier import Classifier
 from stochx.engine.data import Item
-from stochx.engine.fit import Plan, fit
 from stochx.engine.images import Preparation
 from stochx.errors import FailureError
-from stochx.loading import load_data
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.explain import Explained, explain
-from stochx.tasks.train import build
 
 
 class Jitter(nn.Module):
@@ -78,32 +74,3 @@ def test_logits_that_are_not_finite_fail_their_image_alone(tiny):
     bad, good = explain(model, {"gradient": Gradient(), "smoothgrad:samples=2": SmoothGrad(samples=2)}, given)[:2]
     assert isinstance(bad, Failed) and isinstance(bad.error, FailureError) and "`0`" in str(bad.error)
     assert good.index == 1
-
-
-@pytest.fixture(scope="module")
-def shapes():
-    data = load_data("shapes:size=32,classes=3,count=90", "train")
-    return data.pixels, torch.tensor(data.labels)
-
-
-def trained(shapes, epochs, state=None, resume=False, stop=None):
-    model = build(MODELS.make("convnet:width=4"), ("a", "b", "c"), seed=0)
-    plan = Plan(epochs, batch=16, rate=0.05, augment=True)
-    for epoch in fit(model, *shapes, plan, 0, state, resume):
-        if epoch.epoch == stop:
-            break
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def test_training_resumes_bit_for_bit(shapes, tmp_path):
-    whole = trained(shapes, 3)
-    trained(shapes, 3, tmp_path / "s.safetensors", stop=1)
-    resumed = trained(shapes, 3, tmp_path / "s.safetensors", resume=True)
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-
-
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(shapes):
-    model = build(MODELS.make("convnet:width=4"), ("a", "b", "c"), seed=0)
-    model.network[-1].weight.data.fill_(float("inf"))
-    with pytest.raises(FailureError, match="epoch 1, step 1"):
-        list(fit(model, *shapes, Plan(1), 0))

@@ -15,7 +15,10 @@ from stochx.engine.store import atomic
 from stochx.loading import load_data
 
 DATA = "shapes:count=3000,classes=6"
-TRAINING = {"data": DATA, "arch": "convnet", "epochs": 15, "lr": 0.1, "batch_size": 64, "augment": False}
+PLAIN: dict[str, Any] = {"optimizer": "sgd", "schedule": "one-cycle", "decay": 5e-4, "average": 0.0, "accumulate": 1}
+PLAIN |= {"init": None, "limit": None, "augment": False, "adversarial": None, "validation": None, "patience": 0}
+PLAIN |= {"save_epochs": False, "precision": "auto"}
+TRAINING = {**PLAIN, "data": DATA, "arch": "convnet", "epochs": 15, "lr": 0.1, "batch_size": 64}
 EXPLAINED, SCORED = 6, 60  # images
 
 

@@ -1,4 +1,4 @@
-"""The part of `stochx train` that needs torch."""
+"""The part of `stochx train` that needs torch, and what it shares with `distill`: settings -> epochs -> files."""
 
 from __future__ import annotations
 
@@ -10,54 +10,217 @@ from typing import Any
 
 import torch
 
-from stochx.catalog import MODELS
+from stochx.catalog import ATTACKS, MODELS
+from stochx.cli import options as o
 from stochx.cli import output
-from stochx.engine.device import choose
-from stochx.engine.fit import Plan
+from stochx.cli.bar import training_bar
+from stochx.cli.training import attacked
+from stochx.engine.classifier import Classifier
+from stochx.engine.device import choose, current
+from stochx.engine.fit import Batch, Objective, Plan, Step, fit
+from stochx.engine.seeds import seeded
+from stochx.engine.stochastic import noise_layers, parameter_groups, penalty
 from stochx.engine.store import Run
+from stochx.engine.threat import Ball
 from stochx.engine.weights import save
-from stochx.engine.world import joined
-from stochx.loading import load_data
-from stochx.tasks.train import Trained, accuracy, build, epochs
+from stochx.engine.world import World, joined
+from stochx.errors import InputError
+from stochx.loading import load_data, load_model
+from stochx.reports.training import draw_curves
+from stochx.tasks.objectives import Adversarial, objective
+from stochx.tasks.train import Lessons, Trained, accuracy, build, lessons, validation
 
 Document = dict[str, object]
+Row = dict[str, Any]
+ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
+HELD = 1000  # images kept apart by default, and at most a tenth
+
+
+def plan_of(args: Mapping[str, Any]) -> Plan:
+    """The plan that options describe."""
+    return Plan(
+        epochs=args["epochs"],
+        batch=args["batch_size"],
+        rate=args["lr"],
+        optimizer=args["optimizer"],
+        schedule=args["schedule"],
+        decay=args["decay"],
+        accumulate=args["accumulate"],
+        augment=args["augment"],
+        average=args["average"],
+        patience=args["patience"],
+    )
+
+
+def adversarial_of(args: Mapping[str, Any]) -> Adversarial | None:
+    """The adversarial training that options describe, if they do."""
+    if not attacked(args):
+        return None
+    ball = Ball(o.radius(args["eps"], args["norm"]), args["norm"])
+    return Adversarial(ATTACKS.make(args["adversarial"]), ball, args["recipe"], delay=args["delay"])
+
+
+def held_of(args: Mapping[str, Any], count: int, trained: bool) -> int:
+    """How many of `count` images to keep apart; by default none for weights that may have seen them already."""
+    if args["validation"] is not None:
+        return int(args["validation"])
+    return 0 if trained or not attacked(args) else min(HELD, count // 10)
+
+
+def run_epochs(
+    args: Mapping[str, Any],
+    folder: Path,
+    model: Classifier,
+    lowered: Objective,
+    learnt: Lessons,
+    world: World,
+    *,
+    quiet: bool,
+    resume: bool,
+) -> tuple[Run, list[Row]]:
+    """Train `model` by the plan of `args` into a run folder; its rows, one for each epoch.
+
+    Writes a line of `records.jsonl` after each epoch, with `save_epochs` its weights, and the curves at the end. The
+    model ends with the weights of its best epoch, where images are kept apart, else with the last ones.
+    """
+    plan, adversarial = plan_of(args), adversarial_of(args)
+    run, state = Run(folder, args, world.rank, resume), folder / "state.safetensors"
+    rows: dict[int, Row] = {record["epoch"]: record for record in run.records}
+    measure = None
+    if len(learnt.held_labels):
+        measure = validation(learnt.held_pixels, learnt.held_labels, adversarial, args["seed"])
+    pixels, labels = (_placed(part, model.mean.device) for part in (learnt.pixels, learnt.labels))
+    with training_bar(plan.epochs, len(labels), quiet or not world.leads) as bar:
+
+        def watched(network: torch.nn.Module, batch: Batch) -> Step:
+            step = lowered(network, batch)
+            bar.step(batch.epoch, len(batch.y) * world.size, step.loss.detach())
+            return step
+
+        epochs = fit(
+            model,
+            pixels,
+            labels,
+            plan,
+            args["seed"],
+            state,
+            resume,
+            world,
+            objective=watched,
+            groups=parameter_groups(model),
+            validate=measure,
+            best=None if measure is None else chosen_by(args),
+        )
+        run.begin()
+        if not resume and world.leads:
+            _drop_older(folder)
+        if world.leads and args["save_epochs"] and not rows:
+            save(_epoch_file(folder, 0), model)
+        for epoch in epochs:
+            row = dataclasses.asdict(epoch)
+            row |= row.pop("measures")
+            if world.leads and args["save_epochs"]:
+                save(_epoch_file(folder, epoch.epoch), model)
+            if world.leads and epoch.epoch not in rows:
+                run.append([row])
+            bar.end(row, again=epoch.epoch in rows)
+            rows[epoch.epoch] = row
+    made = [rows[number] for number in sorted(rows)]
+    if world.leads:
+        draw_curves(folder / "curves.png", made, best_row(args, made), args.get("recipe") == "madry")
+    return run, made
+
+
+def chosen_by(args: Mapping[str, Any]) -> str:
+    """What the best epoch has most of."""
+    return "robust" if attacked(args) else "clean"
+
+
+def best_row(args: Mapping[str, Any], rows: list[Row]) -> Row | None:
+    """The epoch whose weights were kept, None without validation; the first of equals."""
+    return max(rows, key=lambda row: row[chosen_by(args)]) if chosen_by(args) in rows[-1] else None
+
+
+def trained_of(args: Mapping[str, Any], rows: list[Row], measured: Any, held: int) -> Trained:
+    """The facts of a finished training."""
+    last, best = rows[-1], best_row(args, rows) or {}
+    found = Trained(last["epoch"], last["loss"], last["accuracy"], measured.mean, measured.ci95, measured.n)
+    return dataclasses.replace(
+        found, best_epoch=best.get("epoch"), clean=best.get("clean"), robust=best.get("robust"), validation=held
+    )
+
+
+def machine_of(args: Mapping[str, Any]) -> dict[str, object]:
+    """Where and how a training ran, for its document."""
+    runtime = current()
+    return {
+        "seed": args["seed"],
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _drop_older(folder: Path) -> None:
+    """What an older run left must not be taken for this one's."""
+    for file in (folder / "state.safetensors", *(folder / "checkpoints").glob("epoch-*.safetensors")):
+        file.unlink(missing_ok=True)
+
+
+def _epoch_file(folder: Path, epoch: int) -> Path:
+    return folder / "checkpoints" / f"epoch-{epoch:03d}.safetensors"
+
+
+def _placed(part: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images and labels lie on an accelerator as a whole, if they are not too many."""
+    return part.to(device) if device.type != "cpu" and part.nbytes < ON_DEVICE else part
 
 
 def run_training(
     args: Mapping[str, Any], folder: Path, *, resume: bool, quiet: bool, start: float
-) -> tuple[Document | None, list[dict[str, Any]]]:
+) -> tuple[Document | None, list[Row]]:
     """Train, measure, write `model.safetensors` and the run's files; nothing to print off rank 0."""
     with joined() as world:
-        runtime = choose(args["device"])
+        runtime = choose(args["device"], args["precision"])
         train, test = load_data(args["data"], "train"), load_data(args["data"], "test")
-        model = build(MODELS.make(args["arch"]), train.classes, args["seed"]).to(runtime.device)
-        plan = Plan(args["epochs"], args["batch_size"], args["lr"], augment=args["augment"])
-        run = Run(folder, args, world.rank, resume)
-        run.begin()
-        rows = [dict(record) for record in run.records]
-        said = not quiet and world.leads
-        with output.progress("epochs", args["epochs"], not said) as advance, runtime.scope():
-            for epoch in epochs(model, train, plan, args["seed"], folder / "state.safetensors", resume, world):
-                row = dataclasses.asdict(epoch)
-                rows.append(row)
-                run.append([row])
-                advance(1)
-                if said and not output.stderr().is_terminal:
-                    output.stderr().print(
-                        f"epoch {epoch.epoch}/{args['epochs']}  loss {epoch.loss:.4f}  "
-                        f"accuracy {epoch.accuracy:.4f}  {epoch.images_per_second:.0f} images/s",
-                        highlight=False,
-                    )
-            model.eval()
+        model = _first(args, train.classes).to(runtime.device)
+        limit = min(len(train), args["limit"] or len(train))
+        learnt = lessons(train, model.preparation, limit, held_of(args, limit, trained=args["init"] is not None))
+        lowered = objective(
+            adversarial=adversarial_of(args), penalty=penalty if noise_layers(model) else None, seed=args["seed"]
+        )
+        with runtime.scope():
+            run, rows = run_epochs(args, folder, model, lowered, learnt, world, quiet=quiet, resume=resume)
             if not world.leads:
                 return None, []
-            measured = accuracy(model, test)
-        last = rows[-1]
-        trained = Trained(last["epoch"], last["loss"], last["accuracy"], measured.mean, measured.ci95, measured.n)
+            with seeded(args["seed"], "test"):
+                measured = accuracy(model, test)
+            made = trained_of(args, rows, measured, len(learnt.held_labels))
+            machine = machine_of(args)
         path = folder / "model.safetensors"
+        model.origin = {**model.origin, "trained on": args["data"].partition(":")[0], "training": _described(args)}
         save(path, model)
-        result = [dataclasses.asdict(trained) | {"model": str(path)}]
-        machine = {"seed": args["seed"], "device": str(runtime.device), "threads": torch.get_num_threads()}
+        result = [dataclasses.asdict(made) | {"model": str(path)}]
         document = output.result("train", args, machine, result, time.perf_counter() - start)
         run.finish(rows, document)
         return document, result
+
+
+def _first(args: Mapping[str, Any], classes: tuple[str, ...]) -> Classifier:
+    """The network to train: a new one, or `init` with its weights."""
+    if args["init"] is None:
+        return build(MODELS.make(args["arch"]), classes, args["seed"])
+    model = load_model(args["init"], arch=args["arch"])
+    if len(model.classes) != len(classes):
+        raise InputError(
+            f"`{args['init']}` knows {len(model.classes)} classes, the data set has {len(classes)}",
+            "use the data set that it was trained on",
+        )
+    model.classes = classes
+    return model.requires_grad_(True)
+
+
+def _described(args: Mapping[str, Any]) -> str:
+    if not attacked(args):
+        return f"{args['epochs']} epochs"
+    return f"{args['epochs']} epochs, {args['recipe']} {args['adversarial']}, {args['norm']} {args['eps']}"

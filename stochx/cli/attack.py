@@ -14,7 +14,6 @@ from stochx.cli import output as out
 from stochx.errors import UsageError
 
 NORMS = ("linf", "l2", "l1")
-USUAL = {"linf": "8/255", "l2": "0.5", "l1": "12"}
 
 
 def attack(
@@ -143,7 +142,7 @@ def attack(
     o.one_of(checks, ("none", "quick", "full"), "--checks")
     o.one_of(fail_on, ("point", "lower"), "--fail-on")
     o.one_of(precision, ("auto", "fp32", "bf16", "tf32"), "--precision")
-    radii = {text: _radius(text, norm) for text in (_swept(sweep) if sweep is not None else [eps])}
+    radii = {text: o.radius(text, norm) for text in (_swept(sweep) if sweep is not None else [eps])}
     if versus is not None and sweep is not None:
         raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
     rows_at_once = o.batch_size(batch_size)
@@ -162,26 +161,6 @@ def attack(
         if not (json or quiet):
             _tell(document)
     raise typer.Exit(code)
-
-
-def _radius(text: str, norm: str) -> float:
-    """A radius as typed; what looks like a slip is refused with what may have been meant."""
-    top, slash, bottom = text.partition("/")
-    try:
-        value = float(top) / float(bottom) if slash else float(top)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"`--eps {text}` is no number", f"write `--eps {USUAL[norm]}`") from None
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"`--eps {text}` is not a radius", "it must not be negative")
-    if norm == "linf" and value > 1:
-        hint = f"did you mean `--eps {text}/255`?" if value < 256 and not slash else "pixels lie in [0, 1]"
-        raise UsageError(f"`--eps {text}` is above 1, the whole range of a pixel", hint)
-    if norm != "linf" and slash and bottom.strip() == "255" and value < 0.25:
-        raise UsageError(
-            f"`--eps {text}` is a radius for linf, not for {norm}",
-            f"a usual one is `--eps {USUAL[norm]}`; write `--eps {value:.4g}` if you mean it",
-        )
-    return value
 
 
 def _swept(text: str) -> list[str]:

@@ -23,6 +23,8 @@ COMMANDS = {
     "score": "score",
     "attack": "attack",
     "train": "train",
+    "distill": "distill",
+    "boundary": "boundary",
     "info": "info",
     "list": "listing:list_",
     "demo": "demo",

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx.catalog import ATTRIBUTIONS, DATASETS, Catalog, suggest
+from stochx.catalog import ATTACKS, ATTRIBUTIONS, DATASETS, Catalog, suggest
 from stochx.cli.commands import ASKED_BY_FISH, tabbed
 from stochx.errors import InputError, UsageError
 
 WHAT, METHOD, RUN, OUTPUT = "What", "Method", "Run", "Output"
+USUAL = {"linf": "8/255", "l2": "0.5", "l1": "12"}  # radii
 
 
 def complete(catalog: Catalog[Any]) -> Callable[[str], list[Any]]:
@@ -53,6 +54,17 @@ def check(catalog: Catalog[Any]) -> Callable[[list[str]], list[str]]:
         if len({*texts}) < len(texts):
             raise UsageError(f"`{next(t for t in texts if texts.count(t) > 1)}` is given twice")
         return texts
+
+    return callback
+
+
+def check_one(catalog: Catalog[Any]) -> Callable[[str | None], str | None]:
+    """The same for a single choice, which may be left out."""
+
+    def callback(text: str | None) -> str | None:
+        if text is not None:
+            catalog.parse(text)
+        return text
 
     return callback
 
@@ -138,6 +150,71 @@ Target = Annotated[
 Crop = Annotated[
     bool, typer.Option("--crop/--no-crop", help="Centre crop, or keep the whole image.", rich_help_panel=WHAT)
 ]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.", rich_help_panel=METHOD)]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        min=1e-6,
+        help="Largest learning rate; default 0.1, with adamw 0.001, a tenth of it for trained weights.",
+        rich_help_panel=METHOD,
+    ),
+]
+StepSize = Annotated[int, typer.Option("--batch-size", min=2, help="Images a step.", rich_help_panel=METHOD)]
+Augment = Annotated[
+    bool, typer.Option("--augment/--no-augment", help="Shift and mirror images.", rich_help_panel=METHOD)
+]
+Optimizer = Annotated[str, typer.Option(help="sgd (with momentum) or adamw.", rich_help_panel=METHOD)]
+Schedule = Annotated[
+    str, typer.Option(help="Of the learning rate: one-cycle, cosine, step or constant.", rich_help_panel=METHOD)
+]
+Decay = Annotated[float, typer.Option(min=0, help="Weight decay.", rich_help_panel=METHOD)]
+Accumulate = Annotated[
+    int, typer.Option(min=1, help="Parts of a step's images, one after the other: less memory.", rich_help_panel=METHOD)
+]
+Average = Annotated[
+    float,
+    typer.Option(min=0, max=0.99999, help="Decay of the weights' moving average; 0 none.", rich_help_panel=METHOD),
+]
+Patience = Annotated[
+    int,
+    typer.Option(min=0, help="Stop after so many epochs without a better validation; 0 never.", rich_help_panel=METHOD),
+]
+Validation = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Training images kept apart, which choose the best epoch; default a tenth, 1000 at most, where an "
+        "untrained network is trained adversarially, else 0.",
+        rich_help_panel=METHOD,
+    ),
+]
+Adversarial = Annotated[
+    str | None,
+    typer.Option(
+        "--adversarial",
+        metavar="ATTACK[:KEY=VALUE,...]",
+        callback=check_one(ATTACKS),
+        autocompletion=complete(ATTACKS),
+        help="Train on what an attack makes of the images, e.g. pgd:steps=7.",
+        rich_help_panel=METHOD,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="Of adversarial training: madry (default), mixed or trades.", rich_help_panel=METHOD),
+]
+Eps = Annotated[
+    str | None, typer.Option(help="Radius of its ball, in pixels in [0, 1]; default 8/255.", rich_help_panel=METHOD)
+]
+Norm = Annotated[str | None, typer.Option(help="Norm of its ball: linf (default), l2 or l1.", rich_help_panel=METHOD)]
+Delay = Annotated[
+    int, typer.Option(min=0, help="Epochs of plain training before the adversarial ones.", rich_help_panel=METHOD)
+]
+SaveEpochs = Annotated[
+    bool,
+    typer.Option("--save-epochs", help="Keep the weights of every epoch in checkpoints/.", rich_help_panel=OUTPUT),
+]
 Draws = Annotated[
     int, typer.Option(min=1, help="Draws of a stochastic network's noise to average.", rich_help_panel=METHOD)
 ]
@@ -174,6 +251,26 @@ def one_of(value: str, known: tuple[str, ...], option: str) -> str:
     """`value` if it is known."""
     if value not in known:
         raise UsageError(f"`{option} {value}` is unknown", suggest(value, known))
+    return value
+
+
+def radius(text: str, norm: str) -> float:
+    """A radius as typed; what looks like a slip is refused with what may have been meant."""
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"`--eps {text}` is no number", f"write `--eps {USUAL[norm]}`") from None
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"`--eps {text}` is not a radius", "it must not be negative")
+    if norm == "linf" and value > 1:
+        hint = f"did you mean `--eps {text}/255`?" if value < 256 and not slash else "pixels lie in [0, 1]"
+        raise UsageError(f"`--eps {text}` is above 1, the whole range of a pixel", hint)
+    if norm != "linf" and slash and bottom.strip() == "255" and value < 0.25:
+        raise UsageError(
+            f"`--eps {text}` is a radius for linf, not for {norm}",
+            f"a usual one is `--eps {USUAL[norm]}`; write `--eps {value:.4g}` if you mean it",
+        )
     return value
 
 

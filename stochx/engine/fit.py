@@ -1,52 +1,100 @@
-"""The one training loop: seeded, checkpointed after every epoch, the same bytes when resumed."""
+"""The one training loop: seeded, checkpointed after every epoch, the same bytes when resumed, on one rank or many."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx.engine import checkpoint
+from stochx.engine.augment import augment
+from stochx.engine.average import Average, put, tensors_of
+from stochx.engine.device import current
+from stochx.engine.schedule import SCHEDULES, Schedule
 from stochx.engine.seeds import generator, seeded
-from stochx.engine.store import atomic
 from stochx.engine.world import World
 from stochx.errors import FailureError, InputError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: SGD with Nesterov momentum, the rate rising over a fifth of the steps, then falling to zero."""
+    """How to train: `rate` is the largest learning rate, `batch` the images of a step, over all ranks.
+
+    `accumulate` cuts a batch into so many parts, whose gradients are summed: less memory, the same step. `average` is
+    the decay of a moving average of the weights (0: none), `patience` after how many epochs without a better
+    validation to stop (0: never). SGD has Nesterov's momentum; AdamW (Loshchilov & Hutter, 2019) torch's betas.
+    """
 
     epochs: int
-    batch: int = 64
+    batch: int = 128
     rate: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Schedule = "one-cycle"
     momentum: float = 0.9
     decay: float = 5e-4
+    accumulate: int = 1
     augment: bool = False  # shifts of up to an eighth of the side, and mirror images
+    average: float = 0.0
+    patience: int = 0
 
-    def rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of a step: linear up, cosine down."""
-        rise = max(1, steps // 5)
-        if step < rise:
-            return self.rate * (step + 1) / rise
-        return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from: x (N, 3, H, W) in [0, 1], y (N,), and which images they are, `index` (N,) on the CPU.
+
+    Epochs and steps count from 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A loss to be lowered, the mean over a batch, and the logits (N, K) that training accuracy is counted on."""
+
+    loss: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the data came to."""
+    """What one pass over the data came to; `epoch` counts from 1, `measures` is what the validation found."""
 
     epoch: int
     loss: float
     accuracy: float
     images_per_second: float
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+Objective = Callable[[nn.Module, Batch], Step]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, K) in the precision of x, computed in that of the runtime."""
+    with current().autocast():
+        found: Tensor = model(x)
+    return found.to(x.dtype)
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Step:
+    """Plain classification: mean -log p(y)."""
+    logits = forward(model, batch.x)
+    return Step(F.cross_entropy(logits, batch.y), logits)
 
 
 def fit(
@@ -58,100 +106,177 @@ def fit(
     state: Path | None = None,
     resume: bool = False,
     world: World | None = None,
+    *,
+    objective: Objective = cross_entropy,
+    groups: Sequence[Mapping[str, Any]] | None = None,
+    validate: Validate | None = None,
+    best: str | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` on (N, 3, H, W) uint8 and (N,) labels; yields after each epoch, when its checkpoint is stored.
 
-    Under several ranks each takes its share of every batch and gradients are averaged. A loss that is not finite
-    raises `FailureError`; the last checkpoint stays.
+    At a yield the model is in eval mode with the weights that count (the average, where there is one); after the last
+    one it has those of the epoch with the largest `validate(model)[best]`. `groups` are the optimizer's, all trainable
+    weights by default. With `resume` the last stored epoch comes first once more, since what its reader does with it
+    may not have been finished. Under several ranks each takes its share of every batch, and gradients are summed.
+
+    Raises `FailureError` for a loss that is not finite, and leaves the last checkpoint; `InputError` for batches too
+    small for batch norms and for a checkpoint of another training.
     """
     world = world or World()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    optimizer = torch.optim.SGD(parameters, plan.rate, plan.momentum, weight_decay=plan.decay, nesterov=True)
-    first = _restore(state, model, optimizer) if resume and state is not None else 0
-    steps = math.ceil(len(pixels) / plan.batch)
-    for epoch in range(first, plan.epochs):
-        start, seen, loss_sum, right = time.perf_counter(), 0, 0.0, 0
+    _check_sizes(model, len(pixels), plan, world)
+    optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
+    average = Average(model.to(memory_format=torch.channels_last), plan.average)
+    loop = _Loop(model, pixels, labels, plan, seed, world, objective, optimizer, average)
+    return _epochs(loop, state, resume, validate, best)
+
+
+def _epochs(
+    loop: _Loop, state: Path | None, resume: bool, validate: Validate | None, best: str | None
+) -> Iterator[Epoch]:
+    """The epochs of `fit`."""
+    model, plan, average, progress = loop.model, loop.plan, loop.average, checkpoint.Progress()
+    if resume and state is not None:
+        progress = checkpoint.read(state, model, loop.optimizer, average.values)
+    model.eval()
+    average.show()
+    if progress.last:
+        yield Epoch(**progress.last)
+    for epoch in range(int(progress.last.get("epoch", 0)), plan.epochs):
+        if best is not None and plan.patience and epoch - progress.best_epoch >= plan.patience:
+            break
+        average.hide()
         model.train()
-        order = torch.randperm(len(pixels), generator=generator(seed, "order", epoch))
-        with seeded(seed, "epoch", epoch, world.rank):
-            for step in range(steps):
-                batch = order[step * plan.batch : (step + 1) * plan.batch][world.rank :: world.size]
-                x, y = pixels[batch].to(device).float() / 255, labels[batch].to(device)
-                x = _augment(x) if plan.augment else x
-                for group in optimizer.param_groups:
-                    group["lr"] = plan.rate_at(epoch * steps + step, plan.epochs * steps)
-                out = model(x)
-                loss = F.cross_entropy(out, y)
-                if not loss.isfinite():
-                    raise FailureError(
-                        f"the loss is not finite in epoch {epoch + 1}, step {step + 1}",
-                        "lower the learning rate",
-                    )
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                _average(parameters, world)
-                optimizer.step()
-                seen += len(y)
-                loss_sum += loss.item() * len(y)
-                right += int((out.argmax(1) == y).sum())
+        trained = loop.run(epoch)
         model.eval()
-        if state is not None and world.leads:
-            _store(state, model, optimizer, epoch + 1)
-        seconds = time.perf_counter() - start
-        yield Epoch(epoch + 1, loss_sum / max(seen, 1), right / max(seen, 1), len(order) / seconds)
+        average.show()
+        measures: Mapping[str, float] = {}
+        if validate is not None:
+            with seeded(loop.seed, "validate", epoch):
+                measures = loop.world.gather([dict(validate(model))])[0]  # all ranks go by the leader's
+        trained = dataclasses.replace(trained, measures=measures)
+        progress.last = dataclasses.asdict(trained)
+        if best is not None and measures[best] > progress.best_value:
+            progress.best_epoch, progress.best_value, progress.best = epoch + 1, measures[best], tensors_of(model)
+        if state is not None and loop.world.leads:
+            average.hide()
+            checkpoint.write(state, model, loop.optimizer, average.values, progress)
+            average.show()
+        yield trained
+    put(model, progress.best)
 
 
-def _average(parameters: list[nn.Parameter], world: World) -> None:
+def _check_sizes(model: nn.Module, count: int, plan: Plan, world: World) -> None:
+    if not count:
+        raise InputError("there are no images to train on", "check the data set")
+    images, parts = min(plan.batch, count), world.size * plan.accumulate
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if images // parts < (2 if norms else 1):
+        need = "a batch norm needs two at once" if norms else "there are more parts than images"
+        raise InputError(f"a step has {images} images in {parts} parts: {need}", "use a larger batch, or fewer parts")
+
+
+def _optimizer(groups: Sequence[Mapping[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+    given = [{**group, "params": [*group["params"]]} for group in groups]
+    fused = all(p.is_cuda for group in given for p in group["params"])
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(given, plan.rate, weight_decay=plan.decay, fused=fused)
+    nesterov = plan.momentum > 0
+    return torch.optim.SGD(given, plan.rate, plan.momentum, weight_decay=plan.decay, nesterov=nesterov, fused=fused)
+
+
+@dataclass
+class _Loop:
+    """The steps of an epoch."""
+
+    model: nn.Module
+    pixels: Tensor
+    labels: Tensor
+    plan: Plan
+    seed: int
+    world: World
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: Average
+
+    def run(self, epoch: int) -> Epoch:
+        """One pass over the data in an order of its own; a lone last image waits for another epoch."""
+        start, plan = time.perf_counter(), self.plan
+        order = torch.randperm(len(self.pixels), generator=generator(self.seed, "order", epoch))
+        batches = [part for part in torch.split(order, plan.batch) if len(part) > 1 or len(order) <= plan.batch]
+        lost, right = 0.0, 0
+        with seeded(self.seed, "epoch", epoch, self.world.rank):
+            for step, whole in enumerate(batches):
+                done = epoch * len(batches) + step
+                for group in self.optimizer.param_groups:
+                    group["lr"] = plan.rate * SCHEDULES[plan.schedule](done, plan.epochs * len(batches))
+                loss, correct = self._descend(whole, epoch, step)
+                self.average.update(done)
+                lost, right = lost + loss * len(whole), right + correct
+        _share_buffers(self.model, self.world)
+        seen, right = sum(map(len, batches)), sum(self.world.gather([right]))
+        return Epoch(epoch + 1, lost / seen, right / seen, seen / (time.perf_counter() - start))
+
+    def _descend(self, whole: Tensor, epoch: int, step: int) -> tuple[float, int]:
+        """One step on the images `whole` (N,): the loss of all ranks, and how many of this one's were right."""
+        where = f"in epoch {epoch + 1}, step {step + 1}"
+        self.optimizer.zero_grad()
+        losses, correct = list[Tensor](), list[Tensor]()
+        try:
+            for batch in self._parts(whole, epoch, step):
+                found = self.objective(self.model, batch)
+                share = found.loss * (len(batch.y) / len(whole))
+                share.backward()  # type: ignore[no-untyped-call]
+                losses.append(share.detach())
+                correct.append((found.logits.argmax(1) == batch.y).sum())
+        except FailureError as error:  # an attack inside met what is not finite
+            raise FailureError(f"{error}, {where}", "lower the learning rate") from None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError("a batch norm met a single value per channel", "use another batch size") from None
+        loss = _sum_over_ranks(self.optimizer, losses, self.world)
+        if not math.isfinite(loss):
+            raise FailureError(f"the loss is not finite {where}", "lower the learning rate")
+        self.optimizer.step()
+        return loss, int(sum(correct))
+
+    def _parts(self, whole: Tensor, epoch: int, step: int) -> Iterator[Batch]:
+        """The share of this rank in a batch, in `accumulate` parts of two images or more."""
+        like = self.optimizer.param_groups[0]["params"][0]
+        source = generator(self.seed, "augment", epoch, step)
+        mine = slice(self.world.rank, None, self.world.size)
+        index = whole[mine]
+        some = index.to(self.pixels.device)
+        x = self.pixels[some].to(like.device, non_blocking=True).to(like.dtype) / 255
+        y = self.labels[some].to(like.device, non_blocking=True)
+        if self.plan.augment:
+            x = augment(x, mine, len(whole), source)
+        x = x.contiguous(memory_format=torch.channels_last)
+        parts = min(self.plan.accumulate, max(1, len(index) // 2))
+        for images, labels, places in zip(*(torch.tensor_split(v, parts) for v in (x, y, index)), strict=True):
+            if len(places):
+                yield Batch(images, labels, places, epoch, step)
+
+
+def _sum_over_ranks(optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], world: World) -> float:
+    """The loss of a whole batch; every rank's gradients become those of all."""
     if world.size == 1:
-        return
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        return float(sum(losses))
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in weights:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    loss = sum(losses, weights[0].new_zeros(()))
+    flat = torch.cat([*(p.grad.flatten() for p in weights), loss[None].to(weights[0])])
     dist.all_reduce(flat)
-    flat /= world.size
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.copy_(flat[: p.numel()].view_as(p))
-            flat = flat[p.numel() :]
+    for p, found in zip(weights, torch.split(flat[:-1], [p.numel() for p in weights]), strict=True):
+        p.grad.copy_(found.view_as(p))
+    return float(flat[-1])
 
 
-def _augment(x: Tensor) -> Tensor:
-    """Each image shifted by up to an eighth of its side, zeros coming in, and mirrored half of the time."""
-    reach = x.shape[-1] // 8
-    padded = F.pad(x, (reach,) * 4)
-    dy, dx = torch.randint(0, 2 * reach + 1, (2, len(x), 1))
-    rows = (torch.arange(x.shape[2]) + dy)[:, None, :, None].to(x.device)
-    mirrored = torch.rand(len(x), 1) < 0.5
-    place = torch.arange(x.shape[3])
-    columns = (torch.where(mirrored, place.flip(0), place) + dx)[:, None, None, :].to(x.device)
-    image = torch.arange(len(x), device=x.device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-    return padded[image, channel, rows, columns]
-
-
-def _store(path: Path, model: nn.Module, optimizer: torch.optim.SGD, epoch: int) -> None:
-    tensors = {f"model.{k}": v.detach().contiguous().clone() for k, v in model.state_dict().items()}
-    for i, p in enumerate(optimizer.param_groups[0]["params"]):
-        momentum = optimizer.state[p].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{i}"] = momentum.contiguous().clone()
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"epoch": str(epoch)})
-
-
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.SGD) -> int:
-    """Load a checkpoint; how many epochs it has seen, 0 where there is none."""
-    if not path.exists():
-        return 0
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            epoch = int(file.metadata()["epoch"])
-        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    except (SafetensorError, RuntimeError, KeyError, TypeError):
-        raise InputError(f"`{path}` does not fit this training", "use `--overwrite` to start again") from None
-    for i, p in enumerate(optimizer.param_groups[0]["params"]):
-        if f"momentum.{i}" in tensors:
-            optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{i}"].to(p)
-    return epoch
+def _share_buffers(model: nn.Module, world: World) -> None:
+    """Running statistics become their mean over the ranks."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= world.size

@@ -1,28 +1,36 @@
-"""Train a network on a data set, and measure it on the test images."""
+"""Train a network on a data set, validate it as it learns, and measure it on the test images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from stochx.attacks.pgd import PGD
 from stochx.engine.classifier import Classifier
 from stochx.engine.data import Data
-from stochx.engine.fit import Epoch, Plan, fit
+from stochx.engine.device import full_precision
+from stochx.engine.fit import Batch, Validate
 from stochx.engine.gradients import logits
 from stochx.engine.images import Preparation
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, estimate
-from stochx.engine.world import World
 from stochx.errors import InputError
+from stochx.tasks.objectives import Adversarial
+
+QUICK = 512  # images of the quick robust accuracy, at most
+QUICK_STEPS = 10  # of its PGD
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the last epoch, and the accuracy on images that it has not seen."""
+    """A finished training: the last epoch, and the accuracy on test images.
+
+    With validation also the epoch whose weights were kept, and what was found then: `clean` and quick `robust` accuracy
+    on `validation` images.
+    """
 
     epochs: int
     loss: float
@@ -30,41 +38,98 @@ class Trained:
     accuracy: float
     ci95: float
     n: int
+    best_epoch: int | None = None
+    clean: float | None = None
+    robust: float | None = None
+    validation: int = 0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Images to learn from, (N, 3, H, W) uint8, with labels (N,), and others kept apart to validate on."""
+
+    pixels: Tensor
+    labels: Tensor
+    held_pixels: Tensor
+    held_labels: Tensor
 
 
 def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int) -> Classifier:
     """An untrained classifier for these classes whose weights depend on `seed` alone."""
-    if len(classes) < 2:
-        raise InputError(f"the data set has {len(classes)} class", "a classifier needs at least two")
     with seeded(seed, "weights"):
         model = make(len(classes))
     model.classes = classes
     return model
 
 
-def epochs(
-    model: Classifier, data: Data, plan: Plan, seed: int, state: Path | None, resume: bool, world: World
-) -> Iterator[Epoch]:
-    """Train on all of `data`, epoch by epoch."""
-    pixels, labels = stack(data, model.preparation)
-    return fit(model, pixels, labels, plan, seed, state, resume, world)
+def lessons(data: Data, preparation: Preparation, limit: int | None = None, held: int = 0) -> Lessons:
+    """The first `limit` images, `held` of which are kept apart: the last ones of each class, in turn.
+
+    Raises `InputError` where fewer than two classes, or no images, are left to learn.
+    """
+    pixels, labels = stack(data, preparation, limit)
+    if held >= len(labels):
+        raise InputError(f"{held} images for validation leave none of {len(labels)} to learn", "keep fewer apart")
+    apart = torch.zeros(len(labels), dtype=torch.bool)
+    apart[_last_of_each_class(labels)[:held]] = True
+    learnt = sorted({*labels[~apart].tolist()})
+    if len(learnt) < 2:
+        name = data.classes[learnt[0]]
+        raise InputError(f"all images to learn from are of one class, `{name}`", "a classifier needs at least two")
+    return Lessons(pixels[~apart], labels[~apart], pixels[apart], labels[apart])
+
+
+def _last_of_each_class(labels: Tensor) -> Tensor:
+    """All places: the last one of each class, then the last but one of each, and so on; later places first."""
+    falling = labels.flip(0)
+    by_class, sizes = falling.argsort(stable=True), falling.bincount()
+    turn = torch.empty_like(falling)
+    turn[by_class] = torch.arange(len(falling)) - (sizes.cumsum(0) - sizes)[falling[by_class]]
+    return len(labels) - 1 - turn.argsort(stable=True)
+
+
+def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None = None, seed: int = 0) -> Validate:
+    """What is measured after an epoch: `clean` accuracy, and on up to 512 images `robust` accuracy under PGD-10.
+
+    The ball is that of training; verdicts are a single fresh draw of a stochastic network, in full precision.
+    """
+
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        found = {"clean": float(correct(model, pixels, labels).double().mean())}
+        if adversarial is not None:
+            quick = Adversarial(PGD(QUICK_STEPS, eot=getattr(adversarial.attack, "eot", 1)), adversarial.ball)
+            like, y = next(model.parameters()), labels[:QUICK]
+            x = pixels[:QUICK].to(like.device).to(like.dtype) / 255
+            batch = Batch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
+            with full_precision():
+                said = logits(model, quick.craft(model, batch, batch.y, seed)).argmax(1)
+            found["robust"] = float((said == batch.y).double().mean())
+        return found
+
+    return measure
 
 
 def accuracy(model: Classifier, data: Data) -> Estimate:
     """The share of images whose top prediction is their label, with its interval."""
-    pixels, labels = stack(data, model.preparation)
-    found = [
-        logits(model, some.to(model.mean.device).float() / 255).argmax(1).cpu() for some in torch.split(pixels, 1024)
-    ]
-    return estimate((torch.cat(found) == labels).double().tolist())
+    return estimate(correct(model, *stack(data, model.preparation)).double().tolist())
 
 
-def stack(data: Data, preparation: Preparation) -> tuple[Tensor, Tensor]:
-    """All images, (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
+def correct(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Whether the top prediction for each image (N, 3, H, W) uint8 is its label: (N,) on the CPU."""
+    like = next(model.parameters())
+    parts = (part.to(like.device).to(like.dtype) / 255 for part in torch.split(pixels, 1024))
+    with full_precision():
+        said = [logits(model, part).argmax(1).cpu() for part in parts]
+    return torch.cat(said) == labels.cpu()
+
+
+def stack(data: Data, preparation: Preparation, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first `limit` images, (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
     if data.labels is None:
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
-    labels = torch.tensor([int(label) for label in data.labels])
+    count = min(len(data), limit or len(data))
+    labels = torch.tensor([int(label) for label in data.labels[:count]])
     if data.pixels is not None and data.pixels.shape[-2:] == (preparation.crop, preparation.crop):
-        return data.pixels, labels
-    images = [data.item(i, preparation).image for i in range(len(data))]
+        return data.pixels[:count], labels
+    images = [data.item(i, preparation).image for i in range(count)]
     return (torch.stack(images) * 255).round().to(torch.uint8), labels

@@ -1,0 +1,92 @@
+"""The state of a training in one file, from which it goes on with the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stochx.engine.store import atomic
+from stochx.errors import InputError
+
+Group = Mapping[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """How far a training is: the last epoch's facts, and the best epoch, its value and its weights."""
+
+    last: dict[str, Any] = field(default_factory=dict)
+    best_epoch: int = 0
+    best_value: float = float("-inf")
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Group, progress: Progress) -> None:
+    """Everything that the next epoch depends on: tensors in the file's body, numbers in its header."""
+    groups: dict[str, Group] = {
+        "model": model.state_dict(),
+        "average": average,
+        "best": progress.best,
+        **{f"optimizer.{i}": values for i, values in optimizer.state_dict()["state"].items()},
+    }
+    tensors = {
+        f"{group}.{name}": value.detach().cpu().contiguous().clone()
+        for group, values in groups.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    facts = {
+        "kind": type(optimizer).__name__,
+        "last": progress.last,
+        "best": {"epoch": progress.best_epoch, "value": progress.best_value},
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"training": json.dumps(facts)})
+
+
+def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> Progress:
+    """Load what `write` stored into `model`, `optimizer` and `average`; nothing where there is no file.
+
+    Raises `InputError` for a file of another training.
+    """
+    if not path.exists():
+        return Progress()
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            facts = json.loads((file.metadata() or {})["training"])
+        if facts["kind"] != type(optimizer).__name__ or {*_group(tensors, "average")} != {*average}:
+            raise KeyError("the optimizer, or the average")
+        model.load_state_dict(_group(tensors, "model"))
+        for name, value in _group(tensors, "average").items():
+            average[name].copy_(value)
+        _fill(optimizer, tensors)
+        progress = Progress(facts["last"], facts["best"]["epoch"], facts["best"]["value"])
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, IndexError):
+        raise InputError(f"`{path}` does not fit this training", "use `--overwrite` to start again") from None
+    progress.best = {name: value.to(model.state_dict()[name]) for name, value in _group(tensors, "best").items()}
+    return progress
+
+
+def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}
+
+
+def _fill(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The optimizer's state; what is shaped as its weight also lies in memory as it does, which keeps the bytes."""
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, value in _group(tensors, "optimizer").items():
+        place, _, key = name.partition(".")
+        like = parameters[int(place)]
+        laid = torch.empty_like(like).copy_(value) if value.shape == like.shape and value.dim() else value
+        state.setdefault(int(place), {})[key] = laid.detach()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,229 @@
+"""What a training lowers: a criterion on logits, on clean images or on ones that an attack has changed.
+
+    objective(Distillation(teacher), Adversarial(PGD(steps=7), Ball(8 / 255)))   # ARD (Goldblum et al., 2020)
+
+A criterion is called with the network, its logits (N, K) for what it was shown, the clean images (N, 3, H, W) and the
+labels (N,), and returns a scalar. The teachers of criteria see the clean images, also where the student does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stochx.attacks import Attack, Context
+from stochx.engine.classifier import Classifier
+from stochx.engine.device import current
+from stochx.engine.fit import Batch, Objective, Step, forward
+from stochx.engine.gradients import logits as logits_of
+from stochx.engine.threat import Ball
+from stochx.errors import UsageError
+
+Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Recipe = Literal["madry", "mixed", "trades"]
+
+
+def cross_entropy(model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+    """Mean -log p(y)."""
+    return F.cross_entropy(logits, y)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """(1 - w) CE(s, y) + w tau^2 KL(softmax(t / tau) || softmax(s / tau))  (Hinton et al., 2015)."""
+
+    teacher: nn.Module
+    tau: float = 4.0  # temperature
+    weight: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.tau <= 0 or not 0 <= self.weight <= 1:
+            raise ValueError("tau must be above 0, and weight in [0, 1]")
+
+    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        taught = self.tau**2 * divergence(logits / self.tau, logits_of(self.teacher, clean) / self.tau)
+        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
+
+
+@dataclass(frozen=True)
+class LogitMatching:
+    """(1 - w) CE(s, y) + w mean (s - t)^2  (Ba & Caruana, 2014)."""
+
+    teacher: nn.Module
+    weight: float = 0.5
+
+    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        taught = F.mse_loss(logits, logits_of(self.teacher, clean))
+        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
+
+
+@dataclass(frozen=True)
+class FeatureMatching:
+    """(1 - w) CE(s, y) + w mean (f_s - f_t)^2, features of the clean image before the last layer.
+
+    (After Romero et al., 2015.) The student's features take a forward of their own.
+    """
+
+    teacher: Classifier
+    weight: float = 0.5
+
+    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        student: Any = model
+        with current().autocast():
+            with torch.no_grad():
+                wanted = self.teacher.features(clean)
+            found = student.features(clean)
+        if found.shape != wanted.shape:
+            raise UsageError(
+                f"the features of the student are {tuple(found.shape[1:])}, the teacher's {tuple(wanted.shape[1:])}",
+                "match logits instead, or take the teacher's architecture",
+            )
+        taught = F.mse_loss(found.to(clean.dtype), wanted.to(clean.dtype))
+        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
+
+
+@dataclass(frozen=True)
+class SoftRandomisation:
+    """Distillation to a student that is shown x + sigma eps, eps ~ N(0, 1) (Arani, Sarfraz & Zonooz, 2019)."""
+
+    teacher: nn.Module
+    sigma: float = 0.1  # in units of pixels in [0, 1]
+    tau: float = 4.0  # temperature
+    weight: float = 0.9
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What the student sees of images x; not clipped to [0, 1], as noise in pixels is not."""
+        return x + self.sigma * torch.randn_like(x)
+
+    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        return Distillation(self.teacher, self.tau, self.weight)(model, logits, clean, y)
+
+
+def divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Mean KL(softmax(reference) || softmax(logits)) over (N, K) logits; gradients go to both."""
+    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Training on what an attack makes of each batch; `delay` epochs of plain training come first.
+
+    madry   criterion(x')                                    (Madry et al., 2018)
+    mixed   0.5 criterion(x) + 0.5 criterion(x'), x' crafted away from the clean prediction, which leaks no label
+            (Kurakin et al., 2017; the recipe of PNI, He et al., 2019)
+    trades  criterion(x) + trades KL(p(x) || p(x')), x' crafted to raise that divergence  (Zhang et al., 2019)
+
+    Attacks see the network in eval mode, with frozen weights and its noise on. Random starts depend on the seed, the
+    epoch and the image. No image leaves the attack early.
+    """
+
+    attack: Attack
+    ball: Ball
+    recipe: Recipe = "madry"
+    trades: float = 6.0  # weight of the divergence
+    delay: int = 0  # epochs
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise UsageError(f"there is no recipe `{self.recipe}`", "choose from: " + ", ".join(RECIPES))
+        if self.trades < 0 or self.delay < 0:
+            raise UsageError("neither the weight of `trades` nor the delay may be negative")
+        if self.recipe == "trades":
+            object.__setattr__(self, "attack", _raising_divergence(self.attack))
+
+    def craft(self, model: nn.Module, batch: Batch, y: Tensor, seed: int) -> Tensor:
+        """X' (N, 3, H, W), in the ball around `batch.x` and in [0, 1], away from classes y (N,)."""
+        keys = [f"{seed}/{batch.epoch}/{image}" for image in batch.index.tolist()]
+        with at_rest(model):
+            return self.attack(model, batch.x, y, self.ball, Context(keys)).x
+
+
+def _raising_divergence(attack: Any) -> Attack:
+    """The attack with the loss that TRADES wants."""
+    if "kl" not in get_args(get_type_hints(type(attack)).get("loss")):
+        raise UsageError("`trades` raises a divergence, which this attack cannot", "use `--adversarial pgd`")
+    try:
+        made: Attack = dataclasses.replace(attack, loss="kl")
+    except ValueError as error:
+        raise UsageError(f"`trades`: {error}") from None
+    return made
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Inside, the network is in eval mode and its weights are frozen; all modes and flags return after."""
+    modes = {module: module.training for module in model.modules()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for p in trained:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """A criterion on one batch."""
+
+    criterion: Criterion
+    model: nn.Module
+    batch: Batch
+
+    def on(self, x: Tensor) -> Step:
+        """Its value where the network is shown x, clean or not."""
+        shown = getattr(self.criterion, "shown", lambda x: x)(x)
+        found = forward(self.model, shown)
+        return Step(self.criterion(self.model, found, self.batch.x, self.batch.y), found)
+
+
+def _madry(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
+    return lesson.on(adversarial.craft(lesson.model, lesson.batch, lesson.batch.y, seed))
+
+
+def _mixed(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
+    with at_rest(lesson.model):
+        said = logits_of(lesson.model, lesson.batch.x).argmax(1)
+    changed = adversarial.craft(lesson.model, lesson.batch, said, seed)
+    clean, adv = lesson.on(lesson.batch.x), lesson.on(changed)
+    return Step(0.5 * (clean.loss + adv.loss), clean.logits)
+
+
+def _trades(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
+    adv = adversarial.craft(lesson.model, lesson.batch, lesson.batch.y, seed)
+    clean = lesson.on(lesson.batch.x)
+    apart = divergence(forward(lesson.model, adv), clean.logits)
+    return Step(clean.loss + adversarial.trades * apart, clean.logits)
+
+
+RECIPES: dict[str, Callable[[_Lesson, Adversarial, int], Step]] = {"madry": _madry, "mixed": _mixed, "trades": _trades}
+
+
+def objective(
+    criterion: Criterion = cross_entropy,
+    adversarial: Adversarial | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    seed: int = 0,
+) -> Objective:
+    """What `fit` lowers: the criterion, on attacked images if `adversarial`, plus what the network's noise asks for."""
+
+    def lowered(model: nn.Module, batch: Batch) -> Step:
+        lesson = _Lesson(criterion, model, batch)
+        if adversarial is None or batch.epoch < adversarial.delay:
+            step = lesson.on(batch.x)
+        else:
+            step = RECIPES[adversarial.recipe](lesson, adversarial, seed)
+        return step if penalty is None else Step(step.loss + penalty(model), step.logits)
+
+    return lowered
