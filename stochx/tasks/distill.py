@@ -1,0 +1,108 @@
+"""Stochastic students: a network that starts as its teacher, gets noise layers, and learns from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from stochx.engine.classifier import Classifier
+from stochx.engine.data import Data
+from stochx.engine.seeds import generator, seeded
+from stochx.engine.statistics import Estimate, estimate
+from stochx.engine.stochastic import at_scale, calibrate
+from stochx.engine.world import World
+from stochx.errors import InputError
+from stochx.tasks.objectives import (
+    Criterion,
+    Distillation,
+    FeatureMatching,
+    LogitMatching,
+    SoftRandomisation,
+    cross_entropy,
+)
+from stochx.tasks.train import correct, stack
+
+CALIBRATION = 32  # batches that the statistics of noise layers and batch norms are measured on
+BATCH = 128
+
+
+def fit_for(teacher: Classifier, data: Data) -> Classifier:
+    """`teacher`, if it can teach on `data`; it takes the names of the classes from the data.
+
+    Raises `InputError` for a network that is no classifier, has other classes, or is stochastic already.
+    """
+    side = teacher.input_size
+    with torch.inference_mode():
+        out = teacher(teacher.mean.new_zeros(1, 3, side, side))
+    if out.dim() != 2:
+        raise InputError(f"the teacher returns {tuple(out.shape)} for one image", "it must return logits (N, K)")
+    if out.shape[1] != len(data.classes):
+        raise InputError(
+            f"the teacher knows {out.shape[1]} classes, the data set has {len(data.classes)}",
+            "teach on the data that it was trained on",
+        )
+    if teacher.noise != "none":
+        raise InputError("the teacher is stochastic already", "start from the network that it was made of")
+    teacher.classes = data.classes
+    return teacher
+
+
+def student_of(teacher: Classifier, build: Callable[[], Classifier] | None, seed: int) -> Classifier:
+    """The student before its noise: a copy of the teacher, or a new network whose weights depend on `seed` alone.
+
+    A new one sees images as the teacher does.
+    """
+    if build is None:
+        student = copy.deepcopy(teacher)
+    else:
+        with seeded(seed, "weights"):
+            student = build().to(teacher.mean.device)
+        student.classes, student.preparation = teacher.classes, teacher.preparation
+        student.mean, student.std = teacher.mean.clone(), teacher.std.clone()
+    return student.eval().requires_grad_(True)
+
+
+def calibrated(student: Classifier, pixels: Tensor, seed: int) -> Classifier:
+    """The student with statistics from some of the training images (N, 3, H, W) uint8, in an order of the seed's."""
+    order = torch.randperm(len(pixels), generator=generator(seed, "calibration"))[: CALIBRATION * BATCH]
+    batches = [pixels[some].to(student.mean.device).float() / 255 for some in torch.split(order, BATCH)]
+    with seeded(seed, "calibration"):
+        calibrate(student, batches)
+    return student
+
+
+CRITERIA: Mapping[str, Callable[..., Criterion]] = {
+    "soft-labels": Distillation,
+    "logits": LogitMatching,
+    "features": FeatureMatching,
+    "soft-randomisation": SoftRandomisation,
+}
+
+
+def criterion_of(teacher: Classifier, name: str, settings: Mapping[str, float]) -> Criterion:
+    """What the student learns beside the labels, by its name in `CRITERIA`; `none` is cross-entropy alone.
+
+    Raises `ValueError` for settings out of range.
+    """
+    return cross_entropy if name == "none" else CRITERIA[name](teacher, **settings)
+
+
+def measure(student: Classifier, data: Data, draws: int, seed: int, world: World) -> tuple[Estimate, Estimate]:
+    """Test accuracy of a random draw (the mean of `draws` for each image), and without noise; intervals over images.
+
+    The ranks share the draws.
+    """
+    pixels, labels = stack(data, student.preparation)
+
+    def right(draw: int) -> list[bool]:
+        with seeded(seed, "accuracy", draw):
+            return list(map(bool, correct(student, pixels, labels)))
+
+    mine = range(world.rank, draws if student.noise != "none" else 1, world.size)
+    noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)
+    with at_scale(student, 0.0):
+        quiet = right(0)
+    return estimate(noisy.tolist()), estimate([float(one) for one in quiet])
