@@ -64,12 +64,33 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
     ]
 
 
-def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
-    """A timm network with its weights, from the hub's cache or the network."""
+def timm_classifier(name: str, classes: int) -> Classifier:
+    """An untrained timm network."""
+    timm = _timm()
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model `{name}`", "`timm.list_models()` names them all")
+    return _behind_its_view(timm, name, timm.create_model(name, pretrained=False, num_classes=classes))
+
+
+def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
+    """A timm network with its normalisation and preparation."""
+    view = timm.data.resolve_model_data_config(network)
+    crop, count = int(view["input_size"][-1]), network.num_classes
+    classes = imagenet_classes() if count == 1000 else [str(i) for i in range(count)]
+    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
+    return Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
+
+
+def _timm() -> Any:
     try:
-        timm = importlib.import_module("timm")
+        return importlib.import_module("timm")
     except ImportError:
         raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
+
+
+def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
+    """A timm network with its weights, from the hub's cache or the network."""
+    timm = _timm()
     if not timm.is_model(name) or not timm.is_model_pretrained(name):
         lack = "weights for" if timm.is_model(name) else "model"
         tagged = timm.list_models(pretrained=True)
@@ -79,12 +100,8 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
     network = _create(timm, name)
     if network.num_classes == 0:
         raise InputError(f"`timm:{name}` returns features, not classes", "choose a network trained to classify")
-    view = timm.data.resolve_model_data_config(network)
-    crop = int(view["input_size"][-1])
-    known = network.num_classes == 1000
-    classes = imagenet_classes() if known else [str(i) for i in range(network.num_classes)]
-    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
-    model = Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
+    model = _behind_its_view(timm, name, network)
+    known = len(model.classes) == 1000
     return model, [
         Fact("architecture", model.arch, "given"),
         Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),

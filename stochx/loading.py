@@ -23,7 +23,7 @@ from stochx.engine.images import SUFFIXES, Preparation
 from stochx.engine.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, Source, normalisation_of
-from stochx.hubs import from_timm, from_torchvision, imagenet_classes
+from stochx.hubs import from_timm, from_torchvision, imagenet_classes, timm_classifier
 from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, recognise
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -68,7 +68,7 @@ def open_model(
         model, facts = _from_file(path, arch)
     elif text.startswith("timm:"):
         model, facts = from_timm(text.removeprefix("timm:"))
-    elif ":" in text and text.partition(":")[0] not in MODELS:
+    elif _is_factory(text):
         model, facts = _from_factory(text)
     else:
         model, facts = from_torchvision(text)
@@ -105,7 +105,10 @@ def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
         name: tuple(tensor.shape) for name, tensor in found.tensors.items() if not (noises and weights.NOISE in name)
     }
     if arch is not None or "arch" in header:
-        candidate = from_text(arch or str(header["arch"]), class_count(shapes))
+        named = arch or str(header["arch"])
+        if arch is None and _is_factory(named):  # a file must not decide which code is run
+            raise InputError(f"`{path}` was made with the code `{named}`", f"if you trust it, give `--arch {named}`")
+        candidate = architecture(named, class_count(shapes))
         source: Source = "given" if arch is not None else "header"
     else:
         candidate, source = recognise(shapes, str(path)), "recognised"
@@ -125,6 +128,19 @@ def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
     facts += [Fact(key, value, "header") for key, value in model.origin.items()]
     facts += [Fact(name, value, "header") for name, value in found.metadata.items() if name not in ("mean", "std")]
     return model, facts
+
+
+def architecture(text: str, classes: int) -> Candidate:
+    """What `--arch` or a file's header names: one of `models/`, torchvision's, timm's, or the user's own factory."""
+    if text.startswith("timm:"):
+        return Candidate(text, lambda: timm_classifier(text.removeprefix("timm:"), classes))
+    if _is_factory(text):
+        return Candidate(text, lambda: _from_factory(text)[0])
+    return from_text(text, classes)
+
+
+def _is_factory(text: str) -> bool:
+    return ":" in text and text.partition(":")[0] not in (*MODELS, "timm")
 
 
 def _fill(candidate: Candidate, found: weights.Weights, shapes: dict[str, tuple[int, ...]], path: Path) -> Classifier:

@@ -292,3 +292,20 @@ class TestTimm:
         with pytest.raises(UsageError, match=message) as error:
             load_model(f"timm:{name}")
         assert error.value.hint == hint
+
+
+def test_a_file_does_not_decide_which_code_is_run(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "def net():\n"
+        "    open('ran', 'w').close()\n"
+        "    from stochx.models.convnet import ConvNet\n"
+        "    return ConvNet(width=4)(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = MODELS.make("convnet:width=4")(3)
+    model.arch = "mine:net"
+    save(tmp_path / "net.safetensors", model)
+    with pytest.raises(InputError, match="made with the code `mine:net`"):
+        load_model("net.safetensors")
+    assert not (tmp_path / "ran").exists()
+    assert load_model("net.safetensors", arch="mine:net").network[0].weight.shape[0] == 4

@@ -20,8 +20,7 @@ from stochx.engine.seeds import seeded
 from stochx.engine.stochastic import noise_layers, penalty
 from stochx.engine.weights import save
 from stochx.engine.world import joined
-from stochx.loading import install_noise, load_data, load_model
-from stochx.recognition import from_text
+from stochx.loading import architecture, install_noise, load_data, load_model
 from stochx.tasks.distill import calibrated, criterion_of, fit_for, measure, student_of
 from stochx.tasks.objectives import objective
 from stochx.tasks.train import accuracy, lessons
@@ -92,4 +91,4 @@ def _student(args: Mapping[str, Any], teacher: Classifier, pixels: torch.Tensor)
 
 
 def _built(arch: str, classes: int) -> Classifier:
-    return from_text(arch, classes).build()
+    return architecture(arch, classes).build()

@@ -103,7 +103,9 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
         raise InputError("the network is stochastic already", "start from the teacher that it was made of")
     found = sites(model, site, layers)
     if not found:
-        raise InputError(f"no layer of `{model.arch}` fits site `{site}`, layers `{layers}`", "choose another site")
+        there = [name for name in SITES if sites(model, name)]
+        hint = f"the network has: {', '.join(there)}" if there else "it has no convolution and no linear layer"
+        raise InputError(f"no layer of `{model.arch}` fits site `{site}`, layers `{layers}`", hint)
     for one in found:
         with torch.random.fork_rng():
             noise = make(one)
