@@ -107,7 +107,7 @@ def student_words(args: argparse.Namespace, work: Work, options: Sequence[str]) 
     return [
         *("distill", "--teacher", args.teacher, "--data", args.data, "--epochs", str(work.epochs)),
         *("--limit", str(work.limit), "--precision", args.precision, "--device", args.device, "--seed", str(args.seed)),
-        *("--average", "0.995", *options),
+        *("--average", "0.995", "--draws", "3", "--save-epochs", *options),
     ]
 
 
@@ -123,10 +123,15 @@ def attack_words(args: argparse.Namespace, work: Work, model: str, noisy: bool) 
 
 def arm(args: argparse.Namespace, work: Work, name: str, options: Sequence[str]) -> dict[str, Any]:
     """Train and attack one student."""
-    folder = args.output / name.replace(" ", "").replace("+", "-").lower()
+    folder = args.output / folder_of(name)
     trained = run(args, student_words(args, work, options), folder / "student")
     model = folder / "student" / "student.safetensors"
     return {"trained": trained, **judged(args, work, str(model), folder / "attack")}
+
+
+def folder_of(name: str) -> str:
+    """Where an arm lives."""
+    return name.replace(" ", "").replace("+", "-").lower()
 
 
 def judged(args: argparse.Namespace, work: Work, model: str, folder: Path) -> dict[str, Any]:
@@ -146,6 +151,40 @@ def rows_of(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def share(row: Mapping[str, Any], low: str = "low", mean: str = "robust") -> str:
     """A percentage with the half-width of its interval."""
     return f"{100 * row[mean]:.1f} ± {100 * (row[mean] - row[low]):.1f}"
+
+
+def figures(args: argparse.Namespace, work: Work, results: Mapping[str, Any]) -> list[str]:
+    """Accuracy over the degree of noise, decision planes, and what adversarial training does to the teacher's plane."""
+    images = ["--data", args.data, "--device", args.device, "--seed", str(args.seed)]
+    student = args.output / folder_of(CLAIM) / "student"
+    epochs = sorted((args.output / folder_of(BASE) / "student" / "checkpoints").glob("*.safetensors"))
+    trend = ["attack", str(student / "student.safetensors"), "-a", "pgd:steps=20,eot=5", "--sweep", "noise=0:2:0.5"]
+    trend += [*images, "--limit", str(work.images), "--draws", str(work.draws), "--checks", "none"]
+    compared = [
+        args.teacher,
+        *(str(args.output / folder_of(n) / "student" / "student.safetensors") for n in (BASE, CLAIM)),
+    ]
+    planes = ["boundary", *compared, *images, "--images", "3,17,42", "--resolution", "80", "--draws", "20"]
+    change = ["boundary", *map(str, epochs), *images, "--images", "0,1,2,3,4,5,6,7", "--plane", "gradient"]
+    made = [
+        (trend, "trend", "sweep.png", f"`{CLAIM}` at several degrees of its noise, attacked at each (test only)."),
+        (planes, "planes", "plane-*.png", f"Teacher, `{BASE}` and `{CLAIM}` on the plane through three test images."),
+        (
+            [*change, "--resolution", "60", "--animate"],
+            "epochs",
+            "evolution.png",
+            f"The teacher under adversarial training (`{BASE}`), epoch by epoch: agreement with the teacher on gradient"
+            " planes of eight images, regions, and the distance to the boundary.",
+        ),
+    ]
+    lines = ["## Figures", ""]
+    for words, name, pattern, text in made:
+        run(args, words, args.output / name)
+        (found,) = (args.output / name).glob(pattern)
+        target = args.page.parent / f"{args.page.stem}-{name}.png"
+        target.write_bytes(found.read_bytes())
+        lines += [text, "", f"![{name}]({target.name})", ""]
+    return lines
 
 
 STRONGEST = "the worst of all attacks for each image"
@@ -287,6 +326,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--ablation", action="store_true", help="also all combinations of the four factors")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
@@ -302,6 +342,9 @@ def main() -> None:
         results[name] = arm(args, work, name, ["--noise", one.noise, *one.training])
         minutes = (time.time() - begun) / 60
         text = page(args, work, results, minutes)
+        write_text(args.page, text)
+    if not args.no_figures:
+        text += "\n".join(["", *figures(args, work, results)])
         write_text(args.page, text)
     if args.ablation:
         write_text(args.page, text + factorial_page(factorial(args, work)))
