@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("STOCHX_SHARED", ROOT.parent / "shared" / "data"))
@@ -98,3 +100,37 @@ def tiny() -> TinyNet:
 def images() -> Tensor:
     """(5, 3, 16, 16) in [0.25, 0.75]."""
     return random_images(5, 3, 16, 16)
+
+
+def textures(count, seed):
+    """Waves of five directions under noise: (N, 3, 16, 16) in float64, and which wave."""
+    source = torch.Generator().manual_seed(seed)
+    y, place = torch.arange(count) % 5, torch.arange(16).double()
+    down, right = (1.2 * torch.tensor(w).double()[y].view(-1, 1, 1) for w in ([0, 1, 1, 1, 0], [1, 0, 1, -1, 2]))
+    phase = 2 * math.pi * torch.rand(count, 1, 1, generator=source, dtype=torch.float64)
+    wave = torch.sin(down * place[:, None] + right * place + phase)
+    noise = torch.randn(count, 3, 16, 16, generator=source, dtype=torch.float64)
+    return (0.5 + 0.1 * wave[:, None] + 0.1 * noise).clamp(0, 1), y
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The tiny convnet in float64, taught to tell the waves: some images withstand STRENGTH, some do not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        net, (x, y) = TinyNet(), textures(200, 0)
+        optimiser = torch.optim.Adam(net.parameters(), 0.01)
+        for _ in range(60):
+            optimiser.zero_grad(set_to_none=True)
+            F.cross_entropy(net(x.float()), y).backward()
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        for _ in range(30):  # batch norms get over what they saw at first
+            net(x.float())
+    return net.double().eval()
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """Thirty images and their labels."""
+    return textures(30, 1)

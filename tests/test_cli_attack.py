@@ -16,7 +16,7 @@ from test_cli import stochx
 from stochx.catalog import MODELS
 from stochx.engine.fit import Plan, fit
 from stochx.engine.weights import save
-from stochx.loading import load_data
+from stochx.loading import install_noise, load_data, load_model
 from stochx.tasks.train import build
 
 DATA = "shapes:size=32,classes=3,count=1800"
@@ -57,7 +57,13 @@ def run(place):
 
 def test_json_has_a_row_for_each_attack_and_the_worst(run):
     assert run["schema"] == 1 and run["command"] == "attack"
-    assert run["threat"] == {"norm": "linf", "eps": [4 / 255], "typed": ["4/255"]}
+    threat = {"norm": "linf", "space": "pixels in [0, 1]", "eps": [4 / 255], "degree": [None], "typed": ["4/255"]}
+    assert run["threat"] == threat
+    (network,) = run["models"]
+    assert network["arch"] == "convnet:width=8" and network["noise"] == "none" and network["draws"] == 1
+    assert len(network["sha256"]) == 64 and run["dataset"]["n"] == 30 and len(run["dataset"]["sha256"]) == 64
+    assert [row["newly"] for row in run["results"]][-1] is None
+    assert all(row["correct"] == pytest.approx(row["robust"] * row["n"]) for row in run["results"])
     assert [row["attack"] for row in run["results"]] == ["fgsm", "pgd:steps=5", "worst"]
     for row in run["results"]:
         assert row["n"] == 30 and 0 <= row["low"] <= row["robust"] <= row["high"] <= 1 and row["vote"] is None
@@ -110,6 +116,28 @@ def test_a_sweep_gives_a_curve_that_falls(place):
     assert (place / "sweep" / "sweep.png").exists() and (place / "sweep" / "result.json").exists()
 
 
+def test_a_sweep_over_noise_attacks_each_degree_and_knows_the_network_without(place):
+    student = install_noise(load_model(str(place / "net.safetensors")), "adaptive:beta=0.5")
+    save(place / "student.safetensors", student)
+    options = ("--sweep", "noise=0:1:0.5", "--draws", 8, "--checks", "none", "--json", "-o", "degrees")
+    done = stochx("attack", "student.safetensors", *THIRTY, "-a", "pgd:steps=3,eot=2", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert [row["degree"] for row in rows] == [0, 0.5, 1]
+    assert rows[0]["vote"] is None and rows[0]["robust_off"] is None, "without noise the network is judged once"
+    assert rows[1]["clean_off"] == rows[2]["clean_off"] == rows[0]["clean"]
+    assert rows[2]["clean"] < rows[0]["clean"] and 0 <= rows[2]["robust_off"] <= 1
+    assert (place / "degrees" / "sweep.png").exists()
+    plain = stochx("attack", "net.safetensors", *THIRTY, "--sweep", "noise=0,1", "-o", "never", cwd=place)
+    assert plain.returncode == 2 and "has no noise layers" in plain.stderr
+
+
+@pytest.mark.parametrize("sweep", ["noise=0:2", "noise=2:0:1", "noise=0:1:0", "noise=-1,0", "noise=a", "noise=1,1"])
+def test_a_sweep_over_no_degrees_is_refused(sweep, place):
+    done = stochx("attack", "net.safetensors", *THIRTY, "--sweep", sweep, "-o", "never", cwd=place)
+    assert done.returncode == 2 and "--sweep" in done.stderr
+
+
 def test_versus_compares_on_the_same_images(place):
     options = ("--versus", "noisy:net", "--draws", 4, "--checks", "none", "--json", "-o", "versus", "--no-figure")
     done = stochx("attack", "net.safetensors", *THIRTY, "-a", "pgd:steps=3", *options, cwd=place)
@@ -135,6 +163,14 @@ def test_a_network_that_returns_probabilities_fails_its_check(place):
     done = stochx("attack", "noisy:probabilities", *FAST, "-o", "softmax", "--no-figure", "--json", cwd=place)
     verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1 and verdicts["logits"] == "fail"
+
+
+def test_images_that_rounding_takes_out_of_the_ball_are_counted(place):
+    options = ("--save-adversarial", "--checks", "none", "--no-figure", "-o", "l2", "--norm", "l2", "--eps", 0.3)
+    attack = ("attack", "net.safetensors", "--data", DATA, "-a", "pgd:steps=3", "--limit", 8)
+    saved = json.loads(stochx(*attack, *options, "--json", cwd=place).stdout)["saved"]
+    assert saved["images"] == 8 and 0 < saved["outside"] <= 8 and 0 <= saved["healed"] <= 8
+    assert "took" in stochx(*attack, *options, "--overwrite", cwd=place).stderr
 
 
 def test_saved_images_stay_in_the_ball_after_rounding(place):
@@ -163,7 +199,7 @@ def test_saved_images_stay_in_the_ball_after_rounding(place):
         (("-a", "pgd:steps=0"), "at least 1", ""),
         (("-a", "transfer"), "source", "--source"),
         (("--fail-under", "2"), "fail-under", ""),
-        (("--sweep", "steps=1,2"), "names no radii", "eps="),
+        (("--sweep", "steps=1,2"), "names no points", "eps="),
         (("--data", "shapes:size=32,classes=6,count=60"), "knows 3 classes", ""),
     ],
 )

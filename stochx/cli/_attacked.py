@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,14 +14,16 @@ from stochx.attacks import Attack
 from stochx.cli import output
 from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
+from stochx.cli.attack import Point
 from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
+from stochx.engine.stochastic import at_scale, noise_layers
 from stochx.engine.store import Run, to_toml, write_text
 from stochx.engine.threat import Ball
 from stochx.engine.world import World, joined
-from stochx.errors import InputError
-from stochx.loading import load_data, load_model
-from stochx.reports.attacks import draw_examples, draw_sweep, save_images
+from stochx.errors import InputError, UsageError
+from stochx.loading import Loaded, load_data, open_model
+from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
 from stochx.tasks.attack import Attacked, attack
 from stochx.tasks.batches import Failed, Source
@@ -31,7 +34,7 @@ from stochx.tasks.robustness import compare, summarise
 def run_attack(
     args: Mapping[str, Any],
     attacks: Mapping[str, Attack],
-    radii: Mapping[str, float],
+    points: Sequence[Point],
     normalisation: tuple[tuple[float, ...] | None, tuple[float, ...] | None],
     batch_size: int,
     *,
@@ -43,33 +46,54 @@ def run_attack(
     with joined() as world:
         runtime = choose(args["device"], args["precision"], batch_size)
         load = partial(
-            load_model, arch=args["arch"], mean=normalisation[0], std=normalisation[1], device=runtime.device
+            open_model, arch=args["arch"], mean=normalisation[0], std=normalisation[1], device=runtime.device
         )
-        models = {name: load(name) for name in (args["model"], args["versus"]) if name is not None}
-        source = None if args["source"] is None else load(args["source"])
-        first, folder, several = models[args["model"]], Path(args["output"]), len(models) * len(radii) > 1
+        loaded = {name: load(name) for name in (args["model"], args["versus"]) if name is not None}
+        models = {name: one.model for name, one in loaded.items()}
+        source = None if args["source"] is None else load(args["source"]).model
+        first, folder, several = models[args["model"]], Path(args["output"]), len(models) * len(points) > 1
+        if points[0].noise is not None and not noise_layers(first):
+            raise UsageError(
+                f"`{args['model']}` has no noise layers whose degree could be swept",
+                "make a student with `stochx distill`, or use `--sweep eps=...`",
+            )
         rows, records, failed, runs = list[Record](), list[list[Record]](), list[Failed](), list[Run]()
+        saved = Saved()
         with runtime.scope():
             for name, model in models.items():
-                for text, eps in radii.items():
-                    part = f"{file_names([name])[0]}-eps={eps:.4g}" if several else ""
-                    settings = {**args, "model": name, "eps": text, "output": str(folder / part)}
-                    ball = Ball(eps, args["norm"])
-                    run, found, missed = _attack(settings, attacks, model, source, ball, world, resume, quiet)
+                for point in points:
+                    part = f"{file_names([name])[0]}-{_described(point)}" if several else ""
+                    settings = {**args, "model": name, "output": str(folder / part)}
+                    settings |= {"eps": point.text} if point.noise is None else {"sweep": f"noise={point.text}"}
+                    ball = Ball(point.eps, args["norm"])
+                    with at_scale(model, 1.0 if point.noise is None else point.noise):
+                        run, found, missed, kept = _attack(settings, attacks, model, source, ball, world, resume, quiet)
+                        noisy = model.noise != "none"
                     runs, records, failed = [*runs, run], [*records, found], [*failed, *missed]
+                    saved += kept
                     if world.leads and found:
-                        table = summarise(found, list(attacks), model.noise != "none", args["target"] is not None)
-                        where = {"model": name, "eps": eps, "norm": args["norm"]}
+                        table = summarise(found, list(attacks), noisy, args["target"] is not None)
+                        where = {"model": name, "eps": point.eps, "norm": args["norm"], "degree": point.noise}
                         rows += [{**where, **dataclasses.asdict(row)} for row in table]
             if not world.leads:
                 return None, [], exit_code(rows, failed)
             complain(rows, failed)
-            verdicts = _checks(args, attacks, first, Ball(max(radii.values()), args["norm"]), rows)
+            largest = Ball(max(point.eps for point in points), args["norm"])
+            verdicts = _checks(args, attacks, first, largest, rows)
             made = document("attack", args, first, rows, failed, start)
         made |= {
-            "threat": {"norm": args["norm"], "eps": list(radii.values()), "typed": list(radii)},
+            "threat": {
+                "norm": args["norm"],
+                "space": "pixels in [0, 1]",
+                "eps": [point.eps for point in points],
+                "degree": [point.noise for point in points],
+                "typed": [point.text for point in points],
+            },
+            "models": [_identity(name, one, args["draws"]) for name, one in loaded.items()],
+            "dataset": _dataset(args["data"], records[0]),
             "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
             "versus": dataclasses.asdict(compare(*records)) if args["versus"] is not None else None,
+            "saved": dataclasses.asdict(saved) if args["save_adversarial"] else None,
             "gate": _gate(args, rows),
         }
         for run, found in zip(runs, records, strict=True):
@@ -77,9 +101,32 @@ def run_attack(
         if several:
             write_text(folder / "config.toml", to_toml({k: v for k, v in args.items() if v not in (None, [], "")}))
             write_text(folder / "result.json", json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-        if args["figure"] and len(radii) > 1:
+        if args["figure"] and len(points) > 1:
             draw_sweep(folder / "sweep.png", rows)
         return made, rows, _code(rows, failed, verdicts, made["gate"])
+
+
+def _described(point: Point) -> str:
+    return f"eps={point.eps:.4g}" if point.noise is None else f"noise={point.noise:.4g}"
+
+
+def _identity(name: str, loaded: Loaded, draws: int) -> Document:
+    """Which network it was: as typed, its architecture, the hash of its file, and how its noise is drawn."""
+    model, known = loaded.model, {fact.name: fact.value for fact in loaded.facts}
+    return {
+        "model": name,
+        "arch": model.arch,
+        "sha256": known.get("sha256"),
+        "noise": model.noise,
+        "noises": model.noises or None,
+        "draws": draws if model.noise != "none" else 1,
+    }
+
+
+def _dataset(name: str, records: Sequence[Record]) -> Document:
+    """Which images they were: the hash is over their keys and labels, in order."""
+    lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
+    return {"name": name, "n": len(records), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def _checks(
@@ -109,17 +156,18 @@ def _attack(
     world: World,
     resume: bool,
     quiet: bool,
-) -> tuple[Run, list[Record], list[Failed]]:
-    """One network at one radius, with a run folder of its own: all records, and what failed."""
+) -> tuple[Run, list[Record], list[Failed], Saved]:
+    """One network at one point, with a run folder of its own: all records, what failed, and the images saved."""
     sources = _labelled(args, model)
     run = Run(Path(args["output"]), args, world.rank, resume)
     before = [record for record in run.records if record["index"] < len(sources)]
     files = file_names([source.name for source in sources])
+    saved = [Saved()]
 
     def keep(attacked: Attacked) -> None:
         run.begin()
         if args["save_adversarial"]:
-            save_images(run.folder / "adversarial", attacked, ball, files)
+            saved[0] += save_images(run.folder / "adversarial", model, attacked, ball, files)
         if args["figure"] and attacked.records[0].index == 0:
             draw_examples(run.folder / "examples.png", attacked, model.classes)
 
@@ -146,7 +194,7 @@ def _attack(
         )
     failed = [one for one in found if isinstance(one, Failed)]
     new = [dataclasses.asdict(one) for one in found if not isinstance(one, Failed)]
-    return run, merged(before, new, []), failed
+    return run, merged(before, new, []), failed, sum(world.gather(saved), Saved())
 
 
 def _labelled(args: Mapping[str, Any], model: Classifier) -> list[Source]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,9 @@ def attack(
     sweep: Annotated[
         str | None,
         typer.Option(
-            metavar="eps=A,B,...", help="Attack at several radii, and draw the curve.", rich_help_panel=o.METHOD
+            metavar="eps=A,B,...|noise=A:B:STEP",
+            help="Attack at several radii, or degrees of the network's noise (1: as trained), and draw the curve.",
+            rich_help_panel=o.METHOD,
         ),
     ] = None,
     judge: Annotated[
@@ -142,7 +145,7 @@ def attack(
     o.one_of(checks, ("none", "quick", "full"), "--checks")
     o.one_of(fail_on, ("point", "lower"), "--fail-on")
     o.one_of(precision, ("auto", "fp32", "bf16", "tf32"), "--precision")
-    radii = {text: o.radius(text, norm) for text in (_swept(sweep) if sweep is not None else [eps])}
+    swept = points(sweep, eps, norm)
     if versus is not None and sweep is not None:
         raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
     rows_at_once = o.batch_size(batch_size)
@@ -154,7 +157,7 @@ def attack(
 
     made = {text: ATTACKS.make(text) for text in attack}
     document, rows, code = run_attack(
-        args, made, radii, normalisation, rows_at_once, resume=resume, quiet=quiet, start=start
+        args, made, swept, normalisation, rows_at_once, resume=resume, quiet=quiet, start=start
     )
     if document is not None:
         out.show(document, rows, _columns(rows), json)
@@ -163,15 +166,49 @@ def attack(
     raise typer.Exit(code)
 
 
-def _swept(text: str) -> list[str]:
-    """`eps=0,2/255,4/255` as texts."""
-    name, equals, values = text.partition("=")
-    if name != "eps" or not equals or not values:
-        raise UsageError(f"`--sweep {text}` names no radii", "write `--sweep eps=0,2/255,4/255,8/255`")
+@dataclass(frozen=True)
+class Point:
+    """Where to attack: a radius, and the degree of the network's own noise (None: as it is); `text` as typed."""
+
+    text: str
+    eps: float
+    noise: float | None = None
+
+
+def points(sweep: str | None, eps: str, norm: str) -> list[Point]:
+    """The points of `eps=0,2/255,4/255`, of `noise=0,0.5,1` or `noise=0:2:0.25`; without a sweep one."""
+    if sweep is None:
+        return [Point(eps, o.radius(eps, norm))]
+    name, equals, values = sweep.partition("=")
+    if name not in ("eps", "noise") or not equals or not values:
+        raise UsageError(f"`--sweep {sweep}` names no points", "write `--sweep eps=0,2/255,4/255` or `noise=0:2:0.25`")
     found = [value.strip() for value in values.split(",")]
+    if name == "noise" and ":" in values:
+        found = _range(sweep, values)
     if len({*found}) < len(found) or not all(found):
-        raise UsageError(f"`--sweep {text}` has an empty or repeated value", "give each radius once")
-    return found
+        raise UsageError(f"`--sweep {sweep}` has an empty or repeated value", "give each one once")
+    if name == "eps":
+        return [Point(text, o.radius(text, norm)) for text in found]
+    return [Point(text, o.radius(eps, norm), _degree(sweep, text)) for text in found]
+
+
+def _degree(sweep: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"`{text}` in `--sweep {sweep}` is no degree of noise", "0 is off, 1 as trained, 2 twice that")
+    return value
+
+
+def _range(sweep: str, values: str) -> list[str]:
+    """`0:2:0.25` as texts, both ends included."""
+    parts = [_degree(sweep, part) for part in values.split(":")]
+    if len(parts) != 3 or parts[2] <= 0 or parts[1] < parts[0] or (parts[1] - parts[0]) / parts[2] > 1000:
+        raise UsageError(f"`--sweep {sweep}` is no range", "write first:last:step, e.g. `noise=0:2:0.25`")
+    count = int((parts[1] - parts[0]) / parts[2] + 1e-9) + 1
+    return [f"{parts[0] + k * parts[2]:.6g}" for k in range(count)]
 
 
 def _tell(document: dict[str, Any]) -> None:
@@ -182,6 +219,14 @@ def _tell(document: dict[str, Any]) -> None:
         console.print(f"[{colour}]{check['verdict']:4}[/] {out.escape(check['text'])}", soft_wrap=True, highlight=False)
         if check["verdict"] != "ok":
             console.print(f"     {out.escape(check['advice'])}", soft_wrap=True, highlight=False)
+    saved = document["saved"]
+    if saved is not None and (saved["outside"] or saved["healed"]):
+        console.print(
+            f"[yellow]warn[/] rounding to 8 bits took {saved['outside']} of {saved['images']} images out of the ball"
+            f" and made {saved['healed']} right again",
+            soft_wrap=True,
+            highlight=False,
+        )
     versus = document.get("versus")
     if versus is not None:
         better = "no difference that is sure" if versus["p"] >= 0.05 else "the difference is sure"
@@ -197,10 +242,14 @@ def _share(mean: str, low: str, high: str) -> Any:
     return lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]"
 
 
+def _number_or_name(key: str) -> Any:
+    return lambda row: f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key])
+
+
 def _columns(rows: list[dict[str, Any]]) -> list[out.Column]:
     """The table; models and radii only where there are several."""
-    several = [key for key in ("model", "eps") if len({str(row[key]) for row in rows}) > 1]
-    found = [out.Column(key, lambda row, key=key: str(row[key])) for key in several]  # type: ignore[misc]
+    several = [key for key in ("model", "eps", "degree") if len({str(row[key]) for row in rows}) > 1]
+    found = [out.Column(key, _number_or_name(key)) for key in several]
     found += [
         out.Column("attack", lambda row: str(row["attack"])),
         out.Column("clean", _share("clean", "clean_low", "clean_high")),
@@ -209,6 +258,8 @@ def _columns(rows: list[dict[str, Any]]) -> list[out.Column]:
     ]
     if any(row["vote"] is not None for row in rows):
         found.append(out.Column("vote", out.number("vote", "{:.4f}")))
+    if any(row["robust_off"] is not None for row in rows):
+        found.append(out.Column("noise off", out.number("robust_off", "{:.4f}")))
     return [
         *found,
         out.Column("n", out.number("n", "{}")),

@@ -82,14 +82,19 @@ def noise_layers(model: nn.Module) -> list[Noisy]:
 
 @contextlib.contextmanager
 def at_scale(model: nn.Module, factor: float) -> Iterator[None]:
-    """Inside, the degree of stochasticity of every noise layer is multiplied by `factor`."""
+    """Inside, the degree of stochasticity of every noise layer is multiplied by `factor`; at 0 there is no noise."""
     layers = noise_layers(model)
     before = [layer.scale for layer in layers]
+    kinds = [(part, part.noise) for part in model.modules() if isinstance(part, Classifier)]
     try:
         for layer in layers:
             layer.scale *= factor
+        for part, kind in kinds:
+            part.noise = "none" if layers and factor == 0 else kind
         yield
     finally:
+        for part, kind in kinds:
+            part.noise = kind
         for layer, scale in zip(layers, before, strict=True):
             layer.scale = scale
 

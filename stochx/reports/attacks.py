@@ -1,20 +1,27 @@
-"""Files of an attack: changed images, examples, and the curve over radii."""
+"""Files of an attack: changed images, examples, and curves over radii or degrees of noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
+from stochx.engine.classifier import Classifier
+from stochx.engine.gradients import logits
 from stochx.engine.images import to_image
 from stochx.engine.store import atomic
 from stochx.engine.threat import Ball
-from stochx.tasks.attack import Attacked
+from stochx.tasks.attack import SLACK, Attacked
+from stochx.tasks.robustness import WORST
 
 SHOWN = 8  # images in a figure of examples
 LEVELS = 255
@@ -30,16 +37,35 @@ def on_the_grid(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
     return steps.clamp(0, LEVELS) / LEVELS
 
 
-def save_images(folder: Path, attacked: Attacked, ball: Ball, files: Sequence[str]) -> dict[str, float]:
-    """`IMAGE.png` of each image's worst attack; by name of the image, the distance after rounding to 8 bits."""
-    distances = {}
-    for n, record in enumerate(attacked.records):
-        adv = attacked.adversarial[record.worst_attack or next(iter(attacked.adversarial))][n : n + 1]
-        rounded = on_the_grid(adv, attacked.x[n : n + 1], ball)
-        distances[record.image] = float(ball.length(rounded, attacked.x[n : n + 1]))
+@dataclass(frozen=True)
+class Saved:
+    """What rounding to 8 bits did to images: how many were saved, left the ball, or are right again."""
+
+    images: int = 0
+    outside: int = 0
+    healed: int = 0
+
+    def __add__(self, other: Saved) -> Saved:
+        return Saved(self.images + other.images, self.outside + other.outside, self.healed + other.healed)
+
+
+def save_images(folder: Path, model: Classifier, attacked: Attacked, ball: Ball, files: Sequence[str]) -> Saved:
+    """`IMAGE.png` of each image's worst attack, and what rounding did.
+
+    Whether an image is right again is asked where the network has no noise.
+    """
+    worst = [record.worst_attack or next(iter(attacked.adversarial)) for record in attacked.records]
+    adv = torch.stack([attacked.adversarial[name][n] for n, name in enumerate(worst)])
+    rounded = on_the_grid(adv, attacked.x, ball)
+    for picture, record in zip(rounded, attacked.records, strict=True):
         with atomic(folder / f"{files[record.index]}.png") as temporary:
-            to_image(rounded[0]).save(temporary, format="PNG")
-    return distances
+            to_image(picture).save(temporary, format="PNG")
+    outside = int((ball.length(rounded, attacked.x) > ball.eps + SLACK).sum())
+    healed = 0
+    if model.noise == "none":
+        right = logits(model, rounded).argmax(1).tolist()
+        healed = sum(r.worst == 0 and said == r.label for said, r in zip(right, attacked.records, strict=True))
+    return Saved(len(rounded), outside, healed)
 
 
 def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:
@@ -74,23 +100,42 @@ def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> Non
 
 
 def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy against the radius, a line for each attack, with 95 % intervals."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
-    axis = figure.subplots()
+    """Accuracy and attack success over the radius or the degree of noise, a line for each attack, 95 % intervals."""
+    key = "eps" if rows[0]["degree"] is None else "degree"
+    names = {"eps": f"radius ({rows[0]['norm']}, pixels in [0, 1])", "degree": "degree of noise (1: as trained)"}
+    figure = Figure(figsize=(10.2, 4.2), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name in dict.fromkeys(row["attack"] for row in rows):
-        points = sorted((row["eps"], row["robust"], row["low"], row["high"]) for row in rows if row["attack"] == name)
-        eps, robust, low, high = (np.array(values) for values in zip(*points, strict=True))
-        axis.plot(eps, robust, marker="o", markersize=3.5, label=name)
-        axis.fill_between(eps, low, high, alpha=0.13, linewidth=0)
-    clean = rows[0]["clean"]
-    axis.axhline(clean, color="0.5", linestyle=":", linewidth=1, label="no attack")
-    axis.set_xlabel(f"radius ({rows[0]['norm']}, pixels in [0, 1])", fontsize=9)
-    axis.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
-    axis.set_ylim(-0.02, 1.0)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, frameon=False)
+        some = sorted((row for row in rows if row["attack"] == name), key=lambda row: row[key])
+        style = {"color": "0.15", "linestyle": "--"} if name == WORST else {}
+        (line,) = _band(left, some, key, ("robust", "low", "high"), name, **style)
+        (same,) = right.plot(*_columns(some, key, "success"))
+        same.update_from(line)
+    clean = sorted({row[key]: row for row in rows}.values(), key=lambda row: row[key])
+    _band(left, clean, key, ("clean", "clean_low", "clean_high"), "no attack", color="0.45", linestyle=":")
+    left.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
+    right.set_ylabel("attack success", fontsize=9)
+    for axis in (left, right):
+        axis.set_xlabel(names[key], fontsize=9)
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    left.legend(fontsize=8, frameon=False)
     with atomic(path) as temporary:
         FigureCanvasAgg(figure)
         figure.savefig(temporary)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[np.ndarray]:
+    return [np.array([row[key] for row in rows], dtype=float) for key in keys]
+
+
+def _band(
+    axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, of: tuple[str, str, str], label: str, **style: Any
+) -> list[Line2D]:
+    """A line with its interval."""
+    x, mean, low, high = _columns(rows, key, *of)
+    lines = axis.plot(x, mean, marker="o", markersize=3.5, label=label, **style)
+    axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=lines[0].get_color())
+    return lines

@@ -29,13 +29,15 @@ SLACK = 1e-6  # how far rounding may carry a point out of the ball
 class Outcome:
     """What one attack did to one image: `correct` is the share of judging draws that stay right, 0 or 1 without noise.
 
-    `hit` is the share that says the target class, 0 without one; `vote` is whether the mean probabilities are right.
+    `hit` is the share that says the target class, 0 without one; `vote` is whether the mean probabilities are right,
+    `off` whether the network is with its noise off, None where it has no noise layers.
     Distances are to the image; `step` and `restart` say where the point was found, `forwards` what it cost.
     """
 
     correct: float
     hit: float
     vote: bool
+    off: bool | None
     prediction: int
     linf: float
     l2: float
@@ -57,6 +59,7 @@ class Record:
     label: int
     clean: float
     vote: bool
+    off: bool | None
     prediction: int
     attacks: Mapping[str, Outcome] = field(default_factory=dict)
     worst: float = 0.0
@@ -127,7 +130,7 @@ def _attack_batch(
     judge_any: bool,
 ) -> Attacked:
     x = torch.stack([item.image for _, item in items]).to(judge.model.mean)
-    clean = judge.ask(x, "clean")
+    clean, clean_off = judge.ask(x, "clean"), judge.without_noise(x)
     places = (clean.right > 0).to(x.device)
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
     keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
@@ -149,7 +152,8 @@ def _attack_batch(
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)
         verdict = judge.ask(adversarial[name], "judge")
-        outcomes[name] = _outcomes(verdict, judge.y, adversarial[name], x, places, attempt)
+        off = judge.without_noise(adversarial[name])
+        outcomes[name] = _outcomes(verdict, off, judge.y, adversarial[name], x, places, attempt)
         choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
     records = []
     for n, (i, _) in enumerate(items):
@@ -162,6 +166,7 @@ def _attack_batch(
                 label=int(judge.y[n]),
                 clean=float(clean.right[n]),
                 vote=bool(clean.said[n] == judge.y[n]),
+                off=clean_off[n],
                 prediction=int(clean.said[n]),
                 attacks={name: found[n] for name, found in outcomes.items()},
                 worst=left,
@@ -186,7 +191,15 @@ def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
         )
 
 
-def _outcomes(verdict: Verdict, y: Tensor, adv: Tensor, x: Tensor, places: Tensor, attempt: Attempt) -> list[Outcome]:
+def _outcomes(
+    verdict: Verdict,
+    off: Sequence[bool | None],
+    y: Tensor,
+    adv: Tensor,
+    x: Tensor,
+    places: Tensor,
+    attempt: Attempt,
+) -> list[Outcome]:
     """One for each image of the batch; what was not attacked stays what it was."""
     linf, l2 = (Ball(0, norm).length(adv, x) for norm in NORMS)
     cost = {
@@ -198,6 +211,7 @@ def _outcomes(verdict: Verdict, y: Tensor, adv: Tensor, x: Tensor, places: Tenso
             correct=float(verdict.right[n]),
             hit=float(verdict.hit[n]),
             vote=bool(verdict.said[n] == y[n]),
+            off=off[n],
             prediction=int(verdict.said[n]),
             linf=float(linf[n]),
             l2=float(l2[n]),

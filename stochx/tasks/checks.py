@@ -16,7 +16,7 @@ from torch import Tensor
 from stochx.attacks import Attack, Context
 from stochx.catalog import ATTACKS
 from stochx.engine.ascent import look
-from stochx.engine.classifier import Classifier
+from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.seeds import seeded
@@ -27,6 +27,13 @@ from stochx.tasks.judging import Judge
 IMAGES = 64  # that the checks look at
 ZERO = 0.05  # share of images without a gradient that is too many
 LEFT = 0.05  # accuracy that may be left in a ball of the whole range
+BETTER = 0.1  # accuracy that another normalisation may add before the network's own is doubted
+NORMALISATIONS = {
+    "ImageNet's": (IMAGENET_MEAN, IMAGENET_STD),
+    "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    "no": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "a [-1, 1]": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 GAIN = 0.02  # accuracy that another attack may take beyond the best, before it is called weak
 
 Verdicts = Literal["ok", "warn", "fail"]
@@ -59,11 +66,13 @@ def check(
     y = torch.tensor([item.label for item in items], device=x.device)
     with seeded(seed, "checks"):
         right = logits(model, x).argmax(1) == y
+        about = [_accuracy(model, rows), _normalisation(model, x, y, seed)]
     if not right.any():
-        return []
+        return about
     places = right.nonzero().flatten()
     bench = _Bench(model, x[places], y[places], [f"{seed}/{items[n].key}" for n in places.tolist()], ball, seed)
     found = [
+        *about,
         _modes(model),
         _is_probability(model, x),
         _gradients(bench),
@@ -100,6 +109,45 @@ class _Bench:
         with seeded(self.seed, "checks", text):
             found = ATTACKS.make(text)(self.model, self.x, self.y, ball or self.ball, context)
         return float(judge.ask(found.x, "judge").right.mean())
+
+
+def _accuracy(model: Classifier, rows: Sequence[Mapping[str, Any]]) -> Check:
+    clean, high, chance = rows[0]["clean"], rows[0]["clean_high"], 1 / len(model.classes)
+    return Check(
+        name="accuracy",
+        verdict="fail" if clean <= chance else "warn" if high < 2 * chance else "ok",
+        text=f"without an attack {clean:.1%} of the images are right, guessing gets {chance:.1%}",
+        advice="an attack on a network that knows nothing shows nothing: check labels, classes and normalisation",
+        value=clean,
+    )
+
+
+def _normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> Check:
+    """No other usual normalisation must make the network better; one of its own may be missing altogether."""
+    own, share = (model.mean, model.std), {}
+
+    def right() -> float:
+        with seeded(seed, "normalisation"):  # the same noise for all
+            return float((logits(model, x).argmax(1) == y).double().mean())
+
+    for name, values in NORMALISATIONS.items():
+        try:
+            model.mean, model.std = (torch.tensor(v).to(x).view(1, -1, 1, 1) for v in values)
+            share[name] = right()
+        finally:
+            model.mean, model.std = own
+    known = right()
+    best = max(share, key=lambda name: share[name])
+    wrong = share[best] > known + BETTER
+    text = f"with {best} normalisation {share[best]:.1%} of {len(y)} images would be right, not {known:.1%}"
+    mean, std = (",".join(f"{v:g}" for v in values) for values in NORMALISATIONS[best])
+    return Check(
+        name="normalisation",
+        verdict="warn" if wrong else "ok",
+        text=text if wrong else "no other usual normalisation makes the network better",
+        advice=f"the pixels seem to be normalised wrongly: try `--mean {mean} --std {std}`",
+        value=share[best] - known,
+    )
 
 
 def _modes(model: Classifier) -> Check:

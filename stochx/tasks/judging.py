@@ -11,6 +11,7 @@ from stochx.engine.classifier import Classifier
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.seeds import seeded
+from stochx.engine.stochastic import at_scale, noise_layers
 from stochx.errors import FailureError
 
 
@@ -62,6 +63,13 @@ class Judge:
             mean = mean + probabilities if d else probabilities
         draws = self.draws if self.noisy else 1
         return Verdict(right / draws, hit / draws, mean.argmax(1).cpu())
+
+    def without_noise(self, x: Tensor) -> list[bool | None]:
+        """Whether the network with its noise off is right about x (N, C, H, W); None where it has no noise layers."""
+        if not (self.noisy and noise_layers(self.model)):
+            return [None] * len(x)
+        with at_scale(self.model, 0.0), full_precision():
+            return (logits(self.model, x).argmax(1) == self.y).tolist()
 
     def wrong(self, x: Tensor, places: Tensor) -> Tensor:
         """Whether a deterministic network is wrong about images `places` (B,) at x (B, C, H, W), or says the target."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stochx.engine.statistics import Interval, clustered, paired_p, wilson
@@ -19,7 +19,9 @@ class Row:
 
     Accuracies with the ends of their 95 % intervals: Wilson's, or for a stochastic network Student's over images.
     `success` is the share of the clean accuracy that is lost, or of the attacked images that come out as the target.
-    `vote` is the accuracy of the mean probabilities, None without noise. `forwards` is a mean over attacked images.
+    `vote` is the accuracy of the mean probabilities; `clean_off` and `robust_off` are those of the same images with the
+    noise layers off; None without noise. `correct` of `n` images stay right, a sum of shares; of `newly` images an
+    attack is the first of the table to leave no draw right. `forwards` is a mean over attacked images.
     """
 
     attack: str
@@ -31,6 +33,10 @@ class Row:
     high: float
     success: float
     vote: float | None
+    clean_off: float | None
+    robust_off: float | None
+    correct: float
+    newly: int | None
     n: int
     forwards: float | None
     seconds: float | None
@@ -43,7 +49,13 @@ def summarise(records: Sequence[Mapping[str, Any]], attacks: Sequence[str], nois
         raise FailureError(
             "the network gets no image right: there is nothing to attack", "check the labels and the normalisation"
         )
-    rows = [_row(name, [r["attacks"][name] for r in records], records, clean, noisy, targeted) for name in attacks]
+    rows, standing = [], [record["clean"] > 0 for record in records]
+    for name in attacks:
+        outcomes = [record["attacks"][name] for record in records]
+        left = [stood and o["correct"] > 0 for stood, o in zip(standing, outcomes, strict=True)]
+        row = _row(name, outcomes, records, clean, noisy, targeted)
+        rows.append(replace(row, newly=sum(standing) - sum(left)))
+        standing = left
     if len(attacks) > 1:
         worst = [r["attacks"][r["worst_attack"]] for r in records]
         rows.append(_row(WORST, worst, records, clean, noisy, targeted))
@@ -71,10 +83,20 @@ def _row(
         high=robust.high,
         success=hits if targeted else max(0.0, 1 - robust.mean / clean.mean),
         vote=sum(outcome["vote"] for outcome in outcomes) / len(outcomes) if noisy else None,
+        clean_off=_share([record["off"] for record in records]),
+        robust_off=_share([outcome["off"] for outcome in outcomes]),
+        correct=sum(outcome["correct"] for outcome in outcomes),
+        newly=None,
         n=len(records),
         forwards=None if name == WORST or not attacked else sum(o["forwards"] for o in attacked) / len(attacked),
         seconds=None if name == WORST else sum(record["seconds"][name] for record in records),
     )
+
+
+def _share(values: Sequence[bool | None]) -> float | None:
+    """The share of true values, None where any is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _interval(values: Sequence[float], noisy: bool) -> Interval:

@@ -1,0 +1,147 @@
+"""Planted weaknesses: networks that hide their gradients are caught by the checks, and broken by the right attack.
+
+(Zimmermann et al., 2022, "Increasing confidence in adversarial robustness evaluations".)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import shared
+from test_loading import cifar_test_images
+from torch import nn
+
+from stochx.catalog import ATTACKS
+from stochx.engine.classifier import Classifier
+from stochx.engine.data import Item
+from stochx.engine.stochastic import at_scale
+from stochx.engine.threat import Ball
+from stochx.loading import install_noise, load_model
+from stochx.tasks.attack import attack
+from stochx.tasks.batches import Source
+from stochx.tasks.checks import check
+from stochx.tasks.distill import calibrated
+from stochx.tasks.robustness import summarise
+
+BALL = Ball(8 / 255, "linf")
+
+
+class Masked(nn.Module):
+    """The real network behind something that spoils gradients."""
+
+    def __init__(self, before, network, after):
+        super().__init__()
+        self.before, self.network, self.after = before, network, after
+
+    def forward(self, x):
+        return self.after(self.network(self.before(x)))
+
+
+class Quantised(nn.Module):
+    """Few shades of each colour, in the normalised units that the network sees: slope 0 almost everywhere."""
+
+    def forward(self, x):
+        return torch.round(x * 8) / 8
+
+
+class Louder(nn.Module):
+    """Logits so large that the softmax of float32 is exactly 0 and 1."""
+
+    def forward(self, x):
+        return x * 1000
+
+
+class Shaken(nn.Module):
+    """Noise on the pixels alone, larger than the ball."""
+
+    def forward(self, x):
+        return x + 0.35 * torch.randn_like(x)
+
+
+def masked(before=None, after=None, noise="none"):
+    model = load_model(str(shared("weights_cifar10/resnet20.safetensors")))
+    model.network = Masked(before or nn.Identity(), model.network, after or nn.Identity())
+    model.noise = noise
+    return model.eval().requires_grad_(False)
+
+
+def images(count):
+    x, y = cifar_test_images(count)
+    items = [Item(f"image {n}", x[n], int(y[n])) for n in range(count)]
+    return [Source(item.key, lambda item=item: item) for item in items]
+
+
+def evaluated(model: Classifier, texts, count=24, full=False, draws=8):
+    """Robust accuracy by attack, clean accuracy, and the verdicts of the checks by name."""
+    attacks = {text: ATTACKS.make(text) for text in texts}
+    records = [dataclasses.asdict(r) for r in attack(model, attacks, images(count), BALL, draws=draws)]
+    rows = [
+        {"model": "m", **dataclasses.asdict(row)} for row in summarise(records, texts, model.noise != "none", False)
+    ]
+    found = check(model, attacks, images(count), BALL, rows, 0, full=full)
+    return {row["attack"]: row["robust"] for row in rows}, rows[0]["clean"], {one.name: one.verdict for one in found}
+
+
+def test_a_network_that_hides_nothing_passes_all_checks():
+    robust, clean, verdicts = evaluated(masked(), ["fgsm", "pgd:steps=10"], full=True)
+    assert clean > 0.85 and robust["pgd:steps=10"] == 0
+    assert set(verdicts.values()) == {"ok"}, verdicts
+    assert {"accuracy", "normalisation", "gradients", "ascent", "unbounded", "black box", "converged"} <= set(verdicts)
+
+
+@pytest.mark.slow
+def test_quantised_pixels_are_caught_and_broken_by_square():
+    robust, clean, verdicts = evaluated(masked(before=Quantised()), ["pgd:steps=10", "square:queries=500"], full=True)
+    assert clean > 0.85 and robust["pgd:steps=10"] > 0.85, "without a gradient PGD finds nothing but its start"
+    assert {verdicts[name] for name in ("gradients", "ascent", "unbounded", "black box")} == {"fail"}
+    assert robust["square:queries=500"] < 0.1
+
+
+def test_saturated_logits_are_caught_and_broken_by_rand():
+    robust, clean, verdicts = evaluated(masked(after=Louder()), ["pgd:steps=10", "rand:steps=10,eot=1"])
+    assert clean > 0.85 and robust["pgd:steps=10"] > 0.5
+    assert verdicts["gradients"] in ("warn", "fail") and "fail" in verdicts.values()
+    assert robust["rand:steps=10,eot=1"] == 0
+
+
+@pytest.mark.slow
+def test_noise_alone_is_caught_and_broken_by_averaging():
+    model = masked(before=Shaken(), noise="sample")
+    robust, clean, verdicts = evaluated(model, ["pgd:steps=10", "pgd:steps=20,eot=16"], full=True)
+    assert clean > 0.25
+    assert robust["pgd:steps=20,eot=16"] < 0.06 < 0.1 < robust["pgd:steps=10"], "one draw flatters"
+    assert verdicts["expectation"] == "warn" and verdicts["normalisation"] == "ok"
+
+
+def test_probabilities_and_train_mode_are_caught():
+    verdicts = evaluated(masked(after=nn.Softmax(1)), ["pgd:steps=3"], count=8)[2]
+    assert verdicts["logits"] == "fail"
+    model = masked(after=nn.Dropout(0.0))
+    model.network.after.train()
+    assert evaluated(model, ["pgd:steps=3"], count=8)[2]["mode"] == "warn"
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [([0.485, 0.456, 0.406], "ok"), ([0.0, 0.0, 0.0], "warn")])
+def test_a_normalisation_that_does_not_fit_is_caught(mean, verdict):
+    std = [0.229, 0.224, 0.225] if verdict == "ok" else [1.0, 1.0, 1.0]
+    model = load_model(str(shared("weights_cifar10/resnet20.safetensors")), mean=mean, std=std)
+    before = model.mean.clone()
+    assert evaluated(model, ["fgsm"])[2]["normalisation"] == verdict
+    assert torch.equal(model.mean, before)
+
+
+@pytest.mark.slow
+def test_random_self_ensemble_without_adversarial_training_is_broken():
+    """RSE is known to fall (its accuracy under attack was 40 % by its own account)."""
+    student = install_noise(
+        load_model(str(shared("weights_cifar10/resnet20.safetensors"))), "gaussian:sigma=0.1,first=0.1"
+    )
+    student.noise = "sample"
+    x, _ = cifar_test_images(128)
+    calibrated(student, (x * 255).round().to(torch.uint8), seed=0)
+    robust, clean, _ = evaluated(student, ["rand:steps=15,eot=5"])
+    assert clean > 0.6 and robust["rand:steps=15,eot=5"] < 0.05
+    with at_scale(student, 0.0):
+        assert student.noise == "none"
