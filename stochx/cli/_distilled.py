@@ -44,7 +44,7 @@ def run_distillation(
         teacher = load_model(args["teacher"], arch=args["teacher_arch"], mean=mean, std=std, device=runtime.device)
         teacher = fit_for(teacher, train)
         limit = min(len(train), args["limit"] or len(train))
-        held = held_of(args, limit, trained=args["init"] == "teacher")
+        held = held_of(args, limit)
         learnt = lessons(train, teacher.preparation, limit, held)
         with runtime.scope():
             student = _student(args, teacher, learnt.pixels)

@@ -33,7 +33,7 @@ from stochx.tasks.train import Lessons, Trained, accuracy, build, lessons, valid
 Document = dict[str, object]
 Row = dict[str, Any]
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
-HELD = 1000  # images kept apart by default, and at most a tenth
+HELD, WATCHED = 1000, 512  # images kept apart by default to choose by, or to watch; at most a tenth
 
 
 def plan_of(args: Mapping[str, Any]) -> Plan:
@@ -60,11 +60,16 @@ def adversarial_of(args: Mapping[str, Any]) -> Adversarial | None:
     return Adversarial(ATTACKS.make(args["adversarial"]), ball, args["recipe"], delay=args["delay"])
 
 
-def held_of(args: Mapping[str, Any], count: int, trained: bool) -> int:
-    """How many of `count` images to keep apart; by default none for weights that may have seen them already."""
+def held_of(args: Mapping[str, Any], count: int) -> int:
+    """How many of `count` images to keep apart, by default in adversarial training: to choose by, or to watch only."""
     if args["validation"] is not None:
         return int(args["validation"])
-    return 0 if trained or not attacked(args) else min(HELD, count // 10)
+    return min(HELD if chooses(args) else WATCHED, count // 10) if attacked(args) else 0
+
+
+def chooses(args: Mapping[str, Any]) -> bool:
+    """Whether images kept apart choose the best epoch: not by default where trained weights may have seen them."""
+    return args["validation"] is not None or args["init"] in (None, "random")
 
 
 def run_epochs(
@@ -109,7 +114,7 @@ def run_epochs(
             objective=watched,
             groups=parameter_groups(model),
             validate=measure,
-            best=None if measure is None else chosen_by(args),
+            best=chosen_by(args) if measure is not None and chooses(args) else None,
         )
         run.begin()
         if not resume and world.leads:
@@ -137,16 +142,23 @@ def chosen_by(args: Mapping[str, Any]) -> str:
 
 
 def best_row(args: Mapping[str, Any], rows: list[Row]) -> Row | None:
-    """The epoch whose weights were kept, None without validation; the first of equals."""
-    return max(rows, key=lambda row: row[chosen_by(args)]) if chosen_by(args) in rows[-1] else None
+    """The epoch whose weights were chosen, the first of equals; None where the last ones are kept."""
+    if chosen_by(args) not in rows[-1] or not chooses(args):
+        return None
+    return max(rows, key=lambda row: row[chosen_by(args)])
 
 
 def trained_of(args: Mapping[str, Any], rows: list[Row], measured: Any, held: int) -> Trained:
     """The facts of a finished training."""
-    last, best = rows[-1], best_row(args, rows) or {}
+    last, best = rows[-1], best_row(args, rows)
     found = Trained(last["epoch"], last["loss"], last["accuracy"], measured.mean, measured.ci95, measured.n)
+    kept = best or last
     return dataclasses.replace(
-        found, best_epoch=best.get("epoch"), clean=best.get("clean"), robust=best.get("robust"), validation=held
+        found,
+        best_epoch=None if best is None else best["epoch"],
+        clean=kept.get("clean"),
+        robust=kept.get("robust"),
+        validation=held,
     )
 
 
@@ -185,7 +197,7 @@ def run_training(
         train, test = load_data(args["data"], "train"), load_data(args["data"], "test")
         model = _first(args, train.classes).to(runtime.device)
         limit = min(len(train), args["limit"] or len(train))
-        learnt = lessons(train, model.preparation, limit, held_of(args, limit, trained=args["init"] is not None))
+        learnt = lessons(train, model.preparation, limit, held_of(args, limit))
         lowered = objective(
             adversarial=adversarial_of(args), penalty=penalty if noise_layers(model) else None, seed=args["seed"]
         )

@@ -184,8 +184,8 @@ Validation = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Training images kept apart, which choose the best epoch; default a tenth, 1000 at most, where an "
-        "untrained network is trained adversarially, else 0.",
+        help="Training images kept apart, which choose the best epoch; by default in adversarial training a tenth, "
+        "1000 at most; weights that are trained already are only watched, on 512.",
         rich_help_panel=METHOD,
     ),
 ]
