@@ -25,6 +25,7 @@ from typing import Any
 
 from stochx.engine.statistics import clustered, paired_p, student
 from stochx.engine.store import write_text
+from stochx.reports.attacks import draw_sweep
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
 MADRY = ["--adversarial", "pgd:steps=7", "--recipe", "madry"]
@@ -58,6 +59,7 @@ FACTORS = {  # what the ablation turns on and off: teacher initialisation, disti
 }
 ATTACKS = ["fgsm", "pgd:steps=7,step=0.319", "pgd:steps=20"]  # 0.319 of 8/255 is the literature's step of 0.01
 NOISY = ["pgd:steps=20,eot=5", "pgd:steps=20,eot=20", "apgd:steps=20,eot=10"]
+BETAS = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUIET = ["apgd:steps=20"]  # a deterministic network's, where draws are all alike
 FULL = ["pgd:steps=20,eot=50", "apgd:steps=100,eot=20,loss=dlr"]
 
@@ -285,6 +287,19 @@ def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def tied(args: argparse.Namespace, work: Work) -> list[str]:
+    """The trend curve over the degree of stochasticity, where students are trained at the degree they are used at."""
+    rows = []
+    for beta in BETAS:
+        found = arm(args, work, f"tied beta={beta}", ["--noise", f"adaptive:beta={beta}", *MADRY])
+        shown = ("fgsm", "pgd:steps=20", "pgd:steps=20,eot=20", "worst")
+        rows += [row | {"degree": beta} for row in rows_of(found).values() if row["attack"] in shown]
+    target = args.page.parent / f"{args.page.stem}-tied.png"
+    draw_sweep(target, rows)
+    text = "Students trained and attacked at the same beta (the axis), madry recipe."
+    return ["## Trained at the degree of use", "", text, "", f"![tied]({target.name})", ""]
+
+
 def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]:
     """All sixteen combinations of initialisation, distillation, noise and adversarial training."""
     results = {}
@@ -327,6 +342,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
+    parser.add_argument("--tied", action="store_true", help="also students at several degrees of noise")
     parser.add_argument("--ablation", action="store_true", help="also all combinations of the four factors")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
@@ -345,6 +361,9 @@ def main() -> None:
         write_text(args.page, text)
     if not args.no_figures:
         text += "\n".join(["", *figures(args, work, results)])
+        write_text(args.page, text)
+    if args.tied:
+        text += "\n".join(["", *tied(args, work)])
         write_text(args.page, text)
     if args.ablation:
         write_text(args.page, text + factorial_page(factorial(args, work)))
