@@ -109,7 +109,7 @@ def student_words(args: argparse.Namespace, work: Work, options: Sequence[str]) 
     return [
         *("distill", "--teacher", args.teacher, "--data", args.data, "--epochs", str(work.epochs)),
         *("--limit", str(work.limit), "--precision", args.precision, "--device", args.device, "--seed", str(args.seed)),
-        *("--average", "0.995", "--draws", "3", "--save-epochs", *options),
+        *("--average", "0.995", "--draws", "3", "--validation", "0", "--save-epochs", *options),
     ]
 
 
