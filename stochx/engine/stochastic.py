@@ -24,7 +24,12 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def normal(z: Tensor, share: str) -> Tensor:
-    """Standard normal noise shaped as z (N, ...): `none` shares no draw, `batch` gives all images of one the same.
+    """Standard normal noise shaped as z (N, ...), see `drawn`."""
+    return drawn(torch.randn, z, share)
+
+
+def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
+    """`source(shape)` shaped as z (N, ...): `none` shares no draw, `batch` gives all images of one the same.
 
     Images are drawn pixel by pixel, channels last, whatever layout z has: draws do not depend on it, and torch's
     generator is eight times faster on a CPU where it fills memory in order.
@@ -32,8 +37,8 @@ def normal(z: Tensor, share: str) -> Tensor:
     count = len(z) if share == "none" else 1
     last = z.dim() == 4
     shape = (count, *z.shape[2:], z.shape[1]) if last else (count, *z.shape[1:])
-    drawn = torch.randn(shape, dtype=z.dtype, device=z.device)
-    return (drawn.permute(0, 3, 1, 2) if last else drawn).expand_as(z)
+    found = source(shape, dtype=z.dtype, device=z.device)
+    return (found.permute(0, 3, 1, 2) if last else found).expand_as(z)
 
 
 @dataclass(frozen=True)

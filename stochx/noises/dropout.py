@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.stochastic import Site
+from stochx.engine.stochastic import Site, drawn
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,5 @@ class _Dropout(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         like = z[:, :, :1, :1] if self.channels and z.dim() == 4 else z
-        like = like[:1] if self.share == "batch" else like
-        kept = torch.empty_like(like).bernoulli_(1 - self.p)
+        kept = (drawn(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
         return z * (kept / (1 - self.p) - 1)
