@@ -63,6 +63,8 @@ def test_json_has_a_row_for_each_attack_and_the_worst(run):
     assert network["arch"] == "convnet:width=8" and network["noise"] == "none" and network["draws"] == 1
     assert len(network["sha256"]) == 64 and run["dataset"]["n"] == 30 and len(run["dataset"]["sha256"]) == 64
     assert [row["newly"] for row in run["results"]][-1] is None
+    assert run["results"][0]["parameters"] == {"eot": 1, "estimand": "mean", "loss": "ce"}
+    assert run["results"][1]["parameters"]["steps"] == 5 and run["results"][2]["parameters"] is None
     assert all(row["correct"] == pytest.approx(row["robust"] * row["n"]) for row in run["results"])
     assert [row["attack"] for row in run["results"]] == ["fgsm", "pgd:steps=5", "worst"]
     for row in run["results"]:
@@ -79,6 +81,8 @@ def test_the_files_of_a_run(run, place):
     assert names == {"config.toml", "records.jsonl", "result.json", "examples.png"}
     records = [json.loads(line) for line in (place / "run" / "records.jsonl").read_text().splitlines()]
     assert [record["index"] for record in records] == list(range(30))
+    for said in (outcome for record in records for outcome in record["attacks"].values()):
+        assert (said["margin"] > 0) == (said["correct"] == 1)
     fooled = [record for record in records if record["worst"] < record["clean"]]
     assert fooled, "a plain network falls"
     one = fooled[0]["attacks"][fooled[0]["worst_attack"]]
@@ -113,7 +117,11 @@ def test_a_sweep_gives_a_curve_that_falls(place):
     rows = json.loads(done.stdout)["results"]
     assert [row["eps"] for row in rows] == [0, 2 / 255, 16 / 255]
     assert rows[0]["robust"] == rows[0]["clean"] >= rows[1]["robust"] >= rows[2]["robust"] == 0
-    assert (place / "sweep" / "sweep.png").exists() and (place / "sweep" / "result.json").exists()
+    assert (place / "sweep" / "result.json").exists()
+    picture = np.asarray(Image.open(place / "sweep" / "sweep.png").convert("RGB")).astype(int)
+    blue = (np.abs(picture - [31, 119, 180]).sum(2) < 30)[: len(picture) * 3 // 4]
+    shares = blue.reshape(len(blue), 2, -1).mean((0, 2))
+    assert (shares > 0.001).all(), "the line runs through both panels"
 
 
 def test_a_sweep_over_noise_attacks_each_degree_and_knows_the_network_without(place):

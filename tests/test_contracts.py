@@ -147,7 +147,7 @@ ATTACK_TEXTS = {
     "standard": "standard:steps=4,queries=20",
     "transfer": "transfer:steps=4",
 }
-WITHOUT_L1 = {"apgd", "deepfool", "rand", "square", "standard"}
+WITHOUT_L1 = {"deepfool", "square", "standard"}
 BALLS = {"linf": 0.04, "l2": 0.5, "l1": 4.0}
 CASES = [(name, norm) for name in ATTACKS for norm in BALLS if norm != "l1" or name not in WITHOUT_L1]
 

@@ -16,12 +16,13 @@ from torch import nn
 from stochx.catalog import ATTACKS
 from stochx.engine.classifier import Classifier
 from stochx.engine.data import Item
+from stochx.engine.images import Preparation
 from stochx.engine.stochastic import at_scale
 from stochx.engine.threat import Ball
 from stochx.loading import install_noise, load_model
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
-from stochx.tasks.checks import check
+from stochx.tasks.checks import _accuracy, check
 from stochx.tasks.distill import calibrated
 from stochx.tasks.robustness import summarise
 
@@ -73,14 +74,14 @@ def images(count):
     return [Source(item.key, lambda item=item: item) for item in items]
 
 
-def evaluated(model: Classifier, texts, count=24, full=False, draws=8):
+def evaluated(model: Classifier, texts, count=24, full=False, draws=8, ball=BALL):
     """Robust accuracy by attack, clean accuracy, and the verdicts of the checks by name."""
     attacks = {text: ATTACKS.make(text) for text in texts}
-    records = [dataclasses.asdict(r) for r in attack(model, attacks, images(count), BALL, draws=draws)]
+    records = [dataclasses.asdict(r) for r in attack(model, attacks, images(count), ball, draws=draws)]
     rows = [
         {"model": "m", **dataclasses.asdict(row)} for row in summarise(records, texts, model.noise != "none", False)
     ]
-    found = check(model, attacks, images(count), BALL, rows, 0, full=full)
+    found = check(model, attacks, images(count), ball, rows, 0, full=full)
     return {row["attack"]: row["robust"] for row in rows}, rows[0]["clean"], {one.name: one.verdict for one in found}
 
 
@@ -89,6 +90,51 @@ def test_a_network_that_hides_nothing_passes_all_checks():
     assert clean > 0.85 and robust["pgd:steps=10"] == 0
     assert set(verdicts.values()) == {"ok"}, verdicts
     assert {"accuracy", "normalisation", "gradients", "ascent", "unbounded", "black box", "converged"} <= set(verdicts)
+
+
+@pytest.mark.parametrize("ball", [Ball(8 / 255), Ball(4.0, "l1")], ids=lambda ball: ball.norm)
+def test_where_only_black_boxes_attacked_the_checks_try_gradients(ball):
+    verdicts = evaluated(masked(), ["random"], count=6, full=True, ball=ball)[2]
+    assert verdicts["black box"] == "ok" and verdicts["ascent"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("classes", "clean", "high", "verdict"),
+    [
+        (10, 0.9, 0.95, "ok"),
+        (10, 0.1, 0.15, "fail"),
+        (10, 0.12, 0.18, "warn"),
+        (10, 0.05, 0.6, "warn"),  # too few images to be sure
+        (2, 0.9, 0.93, "ok"),
+        (2, 0.5, 0.54, "fail"),
+        (1000, 0.05, 0.07, "ok"),
+    ],
+)
+def test_a_network_that_guesses_is_caught_where_that_is_sure(classes, clean, high, verdict):
+    model = Classifier(nn.Identity(), [f"class {n}" for n in range(classes)], Preparation(32, 32))
+    assert _accuracy(model, [{"clean": clean, "clean_high": high}]).verdict == verdict
+
+
+def test_an_iterated_attack_that_is_weaker_than_one_step_is_caught():
+    weak = "pgd:steps=2,step=0.01,random_start=false"
+    robust, _, verdicts = evaluated(masked(), ["fgsm", weak], count=12)
+    assert robust["fgsm"] < robust[weak] and verdicts["iterating"] == "fail"
+
+
+class Lottery(nn.Module):
+    """Wrong at three of ten points, without pattern."""
+
+    def forward(self, x):
+        return x.where(torch.sin(1e4 * x.sum(1, keepdim=True)) < 0.6, -x)
+
+
+@pytest.mark.slow
+def test_an_attack_that_another_start_improves_has_not_converged():
+    assert evaluated(masked(Quantised(), Lottery()), ["pgd:steps=2"], full=True)[2]["converged"] == "warn"
+
+
+def test_a_ball_of_nothing_says_nothing_of_the_ascent():
+    assert "ascent" not in evaluated(masked(), ["fgsm"], count=4, ball=Ball(0.0))[2]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import Run
+from stochx.attacks._search import PACES, Pace, Search, some, stages
 from stochx.engine.ascent import Look, glance, look
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball
-from stochx.errors import UsageError
-
-KEPT = 0.75  # share of the new step; the rest continues the former one
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,10 @@ class APGD:
         x' <- project(x + 0.75 (z - x) + 0.25 (x - x before)),  length = 2 eps at first
 
     At each checkpoint the length halves, and the search goes back to its best point, for an image whose loss rose in
-    fewer than `rho` of the steps since the last one, or whose best loss and length both stayed. `targeted-dlr` runs
-    once for each of the `targets` most probable wrong classes. On a stochastic network every loss is the mean of
-    `eot` draws.
+    fewer than `rho` of the steps since the last one, or whose best loss and length both stayed. In L1 steps are sparse
+    and have no momentum, and the search comes in from balls of three and two times the radius (Croce & Hein, 2021).
+    `targeted-dlr` runs once for each of the `targets` most probable wrong classes. On a stochastic network every loss
+    is the mean of `eot` draws.
     """
 
     steps: int = 100  # gradient steps
@@ -47,8 +46,6 @@ class APGD:
             raise ValueError("rho must lie in (0, 1]")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        if ball.norm == "l1":
-            raise UsageError("`apgd` has no steps in `l1`", "use `--norm linf` or `l2`, or `--attack pgd`")
         run, index = Run(x, y, context), 0
         for goal in self._goals(model, x, y, context):
             for _ in range(self.restarts):
@@ -68,7 +65,7 @@ class APGD:
             yield Goal(y, target)
 
     def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: Run, index: int) -> None:
-        """One search from a random point."""
+        """One search from a random point; what lies outside the ball, in a wider one, is not judged."""
         loss = LOSSES[self.loss.removeprefix("targeted-")]
 
         def climb(points: Tensor) -> Look:
@@ -76,97 +73,23 @@ class APGD:
             run.count(found.forwards)
             return found
 
-        points = ball.sample(x[run.active], run.keys, index)
-        search = _Search.begin(x[run.active], points, climb(points), 2 * ball.eps)
-        due = dict(spans(self.steps))
-        for step in range(self.steps + 1):
-            search = search.some(run.leave(search.points, search.logits, step, index))
-            if run.over:
-                return
-            if step in due:
-                search.check(self.rho * due[step])
-            if step < self.steps:
-                points = search.next(ball, KEPT if step else 1.0)
-                search.move(points, climb(points))
-        run.finish(search.best, lambda _: search.top, self.steps, index)
-
-
-def spans(steps: int) -> Iterator[tuple[int, int]]:
-    """The checkpoints, each with the steps since the last: ceil(p_j * steps) for p_j = 0.22, 0.41, 0.57, 0.70, ..."""
-    before, percent, last = 0, 22, 0
-    while (place := -(-percent * steps // 100)) <= steps and percent <= 100:
-        if place > last:
-            yield place, place - last
-        before, percent, last = percent, percent + max(percent - before - 3, 6), place
-
-
-@dataclass
-class _Search:
-    """Where the search of each image is; every field is (A, ...) over the images still searched.
-
-    The released auto-attack chooses the best point, halves steps and flags success by the last draw of a stochastic
-    network alone; here all three go by the `eot` draws together.
-    """
-
-    center: Tensor
-    points: Tensor
-    before: Tensor
-    slope: Tensor
-    value: Tensor
-    logits: Tensor
-    best: Tensor
-    best_slope: Tensor
-    top: Tensor
-    length: Tensor
-    rises: Tensor
-    top_then: Tensor
-    halved: Tensor
-
-    @classmethod
-    def begin(cls, center: Tensor, points: Tensor, found: Look, length: float) -> _Search:
-        """At random points, with steps of this length."""
-        value, slope = found.loss, found.gradient
-        return cls(
-            center=center,
-            points=points,
-            before=points,
-            slope=slope,
-            value=value,
-            logits=found.logits,
-            best=points.clone(),
-            best_slope=slope.clone(),
-            top=value.clone(),
-            length=torch.full_like(value, length),
-            rises=torch.zeros_like(value),
-            top_then=value.clone(),
-            halved=torch.zeros_like(value, dtype=torch.bool),
-        )
-
-    def some(self, stays: Tensor) -> _Search:
-        """The search of the images that stay."""
-        return self if stays.all() else _Search(*(getattr(self, part.name)[stays] for part in fields(self)))
-
-    def next(self, ball: Ball, share: float) -> Tensor:
-        """The next points: `share` of the step along the slope, the rest along the former step."""
-        steep = ball.project(self.points + self.length.view(-1, 1, 1, 1) * ball.ascent(self.slope), self.center)
-        step = share * (steep - self.points) + (1 - share) * (self.points - self.before)
-        return ball.project(self.points + step, self.center)
-
-    def move(self, points: Tensor, found: Look) -> None:
-        """Go to these points, of which this was found."""
-        self.rises += found.loss > self.value
-        self.before, self.points, self.slope = self.points, points, found.gradient
-        self.value, self.logits = found.loss, found.logits
-        better = self.value > self.top
-        self.best[better], self.best_slope[better] = points[better], self.slope[better]
-        self.top = self.top.maximum(self.value)
-
-    def check(self, enough: float) -> None:
-        """Halve the steps that rose too rarely or brought nothing, and go back to the best points."""
-        self.halved = (self.rises < enough) | (~self.halved & (self.top == self.top_then))
-        back = self.halved.view(-1, 1, 1, 1)
-        self.length = self.length.where(~self.halved, self.length / 2)
-        self.points = self.best.where(back, self.points)
-        self.slope = self.best_slope.where(back, self.slope)
-        self.value = self.top.where(self.halved, self.value)
-        self.rises, self.top_then = torch.zeros_like(self.rises), self.top
+        done, balls = 0, stages(ball, self.steps)
+        points = balls[0][0].sample(x[run.active], run.keys, index)
+        for wide, steps in balls:
+            points = wide.project(points, x[run.active]) if done else points
+            search = Search.begin(x[run.active], points, climb(points))
+            pace: Pace = PACES[ball.norm].begin(search, wide, steps, self.rho)
+            for step in range(steps + 1):
+                if wide == ball:
+                    stays = run.leave(search.points, search.logits, done + step, index)
+                    if run.over:
+                        return
+                    search, pace = some(search, stays), some(pace, stays)
+                pace.check(search, step)
+                if step < steps:
+                    points = pace.next(search)
+                    found = climb(points)
+                    pace.saw(search, found)
+                    search.move(points, found)
+            points, done = search.best, done + steps
+        run.finish(points, lambda _: search.top, done, index)

@@ -13,6 +13,7 @@ from stochx.attacks.deepfool import DeepFool
 from stochx.attacks.square import Square
 from stochx.engine.gradients import logits
 from stochx.engine.threat import Ball
+from stochx.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Standard:
             raise ValueError("steps and queries must be at least 1")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
+        if ball.norm == "l1":
+            raise UsageError("`standard` has no DeepFool and no Square in `l1`", "use `--norm linf` or `l2`, or `rand`")
         classes = logits(model, x[:1]).shape[1]
         attacks: dict[str, Attack] = {
             "apgd-ce": APGD(self.steps),

@@ -74,7 +74,7 @@ def run_attack(
                     if world.leads and found:
                         table = summarise(found, list(attacks), noisy, args["target"] is not None)
                         where = {"model": name, "eps": point.eps, "norm": args["norm"], "degree": point.noise}
-                        rows += [{**where, **dataclasses.asdict(row)} for row in table]
+                        rows += [{**where, **dataclasses.asdict(row), **_setting(attacks, row.attack)} for row in table]
             if not world.leads:
                 return None, [], exit_code(rows, failed)
             complain(rows, failed)
@@ -104,6 +104,12 @@ def run_attack(
         if args["figure"] and len(points) > 1:
             draw_sweep(folder / "sweep.png", rows)
         return made, rows, _code(rows, failed, verdicts, made["gate"])
+
+
+def _setting(attacks: Mapping[str, Attack], name: str) -> Document:
+    """What an attack ran with, defaults included; the worst case has nothing of its own."""
+    made: Any = attacks.get(name)
+    return {"parameters": None if made is None else dataclasses.asdict(made)}
 
 
 def _described(point: Point) -> str:

@@ -185,11 +185,15 @@ def points(sweep: str | None, eps: str, norm: str) -> list[Point]:
     found = [value.strip() for value in values.split(",")]
     if name == "noise" and ":" in values:
         found = _range(sweep, values)
-    if len({*found}) < len(found) or not all(found):
-        raise UsageError(f"`--sweep {sweep}` has an empty or repeated value", "give each one once")
-    if name == "eps":
-        return [Point(text, o.radius(text, norm)) for text in found]
-    return [Point(text, o.radius(eps, norm), _degree(sweep, text)) for text in found]
+    if not all(found):
+        raise UsageError(f"`--sweep {sweep}` has an empty value", "leave it out")
+    made = [
+        Point(text, o.radius(text, norm)) if name == "eps" else Point(text, o.radius(eps, norm), _degree(sweep, text))
+        for text in found
+    ]
+    if len({(point.eps, point.noise) for point in made}) < len(made):
+        raise UsageError(f"`--sweep {sweep}` has a repeated value", "give each one once")
+    return made
 
 
 def _degree(sweep: str, text: str) -> float:

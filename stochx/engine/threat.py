@@ -12,8 +12,9 @@ from torch import Tensor
 from stochx.engine.seeds import Key, generator
 
 Norm = Literal["linf", "l2", "l1"]
-SPARSE = 0.05  # share of the pixels' values that one step in L1 moves
+SPARSE = 0.01  # share of the pixels' values that one step in L1 moves (Tramer & Boneh, 2019)
 TINY = 1e-12
+ROUNDING = 2.5e-7  # of a value in [0, 1] in float32, where a step or a projection has rounded it
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,15 @@ class Ball:
     norm: Norm = "linf"
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
-        """The nearest point of the ball to x, clipped to [0, 1]: (N, C, H, W). Clipping brings it no farther away."""
-        return (center + LIMITS[self.norm](x - center, self.eps)).clamp(0, 1)
+        """The nearest point to x: (N, C, H, W).
+
+        In L2 it is that of the ball, then clipped, which brings it no farther from the centre; in L1 that would waste
+        much of the radius.
+        """
+        return (center + LIMITS[self.norm](x - center, center, self.eps)).clamp(0, 1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The step of length 1 along which a loss of this gradient rises most; in L1 spread over 5 % of the values."""
+        """The step of length 1 along which a loss of this gradient rises most; in L1 spread over 1 % of the values."""
         return ASCENTS[self.norm](gradient)
 
     def sample(self, center: Tensor, keys: Sequence[Key], index: int) -> Tensor:
@@ -43,11 +48,18 @@ class Ball:
         """How far each x is from its centre: (N,)."""
         return norm_of((x - center).flatten(1), self.norm)
 
+    def holds(self, x: Tensor, center: Tensor) -> Tensor:
+        """Whether each x is in the ball and in [0, 1], but for the rounding of each of its values: (N,)."""
+        rounding = norm_of(torch.full_like(center[:1], ROUNDING).flatten(1), self.norm)
+        inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        return inside & (self.length(x, center) <= self.eps + rounding)
+
 
 def norm_of(rows: Tensor, norm: Norm) -> Tensor:
     """The norm of each row: (N, D) -> (N,)."""
-    order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}[norm]
-    length: Tensor = torch.linalg.vector_norm(rows, order, dim=1)
+    if norm == "l1":
+        return rows.abs().sum(1)  # a sum adds in pairs: torch's norm is a thousand times less exact
+    length: Tensor = torch.linalg.vector_norm(rows, {"linf": torch.inf, "l2": 2.0}[norm], dim=1)
     return length
 
 
@@ -55,19 +67,28 @@ def _wide(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def _limit_l2(delta: Tensor, eps: float) -> Tensor:
+def _limit_l2(delta: Tensor, center: Tensor, eps: float) -> Tensor:
     return delta * _wide((eps / norm_of(delta.flatten(1), "l2").clamp(min=TINY)).clamp(max=1))
 
 
-def _limit_l1(delta: Tensor, eps: float) -> Tensor:
-    """The nearest point in the L1 ball: a soft threshold, found by sorting (Duchi et al., 2008)."""
+def _limit_l1(delta: Tensor, center: Tensor, eps: float) -> Tensor:
+    """The nearest point in ball and [0, 1]: a soft threshold, cut off where [0, 1] ends (Croce & Hein, 2021).
+
+    The threshold is the least whose change has length eps, or 0; it is found by halving an interval.
+    """
+    room = torch.where(delta > 0, 1 - center, center).flatten(1)
     size = delta.flatten(1).abs()
-    falling = size.sort(dim=1, descending=True).values
-    excess = falling.cumsum(1) - eps
-    count = torch.arange(1, size.shape[1] + 1, device=size.device, dtype=size.dtype)
-    last = ((falling * count > excess).sum(1, keepdim=True) - 1).clamp(min=0)
-    threshold = (excess.gather(1, last) / (last + 1)).clamp(min=0)
-    return delta.sign() * (size - threshold).clamp(min=0).view_as(delta)
+
+    def cut(threshold: Tensor) -> Tensor:
+        return (size - threshold).clamp(min=0).minimum(room)
+
+    low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
+    high = torch.where(cut(low).sum(1, keepdim=True) <= eps, low, high)
+    for _ in range(torch.finfo(size.dtype).bits):
+        middle = (low + high) / 2
+        outside = cut(middle).sum(1, keepdim=True) > eps
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    return delta.sign() * cut(high).view_as(delta)
 
 
 def _unit_l2(gradient: Tensor) -> Tensor:
@@ -77,22 +98,25 @@ def _unit_l2(gradient: Tensor) -> Tensor:
     return scaled / _wide(norm_of(scaled.flatten(1), "l2").clamp(min=TINY))
 
 
-def _sparse_sign(gradient: Tensor) -> Tensor:
+def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
+    """The signs of each image's `count` (N,) strongest values, at least one, over their number: of length 1 in L1."""
     size = gradient.flatten(1).abs()
-    count = max(1, round(SPARSE * size.shape[1]))
-    strongest = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1 / count)
-    return gradient.sign() * strongest.view_as(gradient)
+    whole = count.round().clamp(min=1)[:, None]
+    weight = (torch.arange(size.shape[1], device=size.device) < whole) / whole
+    return gradient.sign() * torch.zeros_like(size).scatter_(
+        1, size.argsort(dim=1, descending=True), weight.to(size)
+    ).view_as(gradient)
 
 
-LIMITS: dict[Norm, Callable[[Tensor, float], Tensor]] = {
-    "linf": lambda delta, eps: delta.clamp(-eps, eps),
+LIMITS: dict[Norm, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "linf": lambda delta, center, eps: delta.clamp(-eps, eps),
     "l2": _limit_l2,
     "l1": _limit_l1,
 }
 ASCENTS: dict[Norm, Callable[[Tensor], Tensor]] = {
     "linf": torch.sign,
     "l2": _unit_l2,
-    "l1": _sparse_sign,
+    "l1": lambda gradient: sparse_sign(gradient, torch.full_like(gradient[:, 0, 0, 0], SPARSE * gradient[0].numel())),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from stochx.engine.classifier import Classifier
 from stochx.engine.gradients import logits
 from stochx.engine.images import to_image
 from stochx.engine.store import atomic
-from stochx.engine.threat import Ball
-from stochx.tasks.attack import SLACK, Attacked
+from stochx.engine.threat import ROUNDING, Ball
+from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
 
 SHOWN = 8  # images in a figure of examples
@@ -31,7 +30,7 @@ def on_the_grid(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
     """Changed images (N, C, H, W) in whole 8-bit steps, rounded towards x where the nearest step is too far in Linf."""
     steps = (adv * LEVELS).round()
     if ball.norm == "linf":
-        slack = 1e-4  # of a step: 8/255 and 8-bit images lie on the grid but for rounding
+        slack = ROUNDING * LEVELS  # of a step: 8/255 and 8-bit images lie on the grid but for rounding
         low, high = ((x - ball.eps) * LEVELS - slack).ceil(), ((x + ball.eps) * LEVELS + slack).floor()
         steps = steps.clamp(low, high.maximum(low))
     return steps.clamp(0, LEVELS) / LEVELS
@@ -60,7 +59,7 @@ def save_images(folder: Path, model: Classifier, attacked: Attacked, ball: Ball,
     for picture, record in zip(rounded, attacked.records, strict=True):
         with atomic(folder / f"{files[record.index]}.png") as temporary:
             to_image(picture).save(temporary, format="PNG")
-    outside = int((ball.length(rounded, attacked.x) > ball.eps + SLACK).sum())
+    outside = int((~ball.holds(rounded, attacked.x)).sum())
     healed = 0
     if model.noise == "none":
         right = logits(model, rounded).argmax(1).tolist()
@@ -102,40 +101,43 @@ def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> Non
 def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Accuracy and attack success over the radius or the degree of noise, a line for each attack, 95 % intervals."""
     key = "eps" if rows[0]["degree"] is None else "degree"
-    names = {"eps": f"radius ({rows[0]['norm']}, pixels in [0, 1])", "degree": "degree of noise (1: as trained)"}
-    figure = Figure(figsize=(10.2, 4.2), dpi=110, layout="constrained")
+    norm, scale = rows[0]["norm"], 255 if key == "eps" and rows[0]["norm"] == "linf" else 1
+    radius = "radius (linf, of 255)" if scale == 255 else f"radius ({norm}, pixels in [0, 1])"
+    figure = Figure(figsize=(9.6, 4.4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in dict.fromkeys(row["attack"] for row in rows):
-        some = sorted((row for row in rows if row["attack"] == name), key=lambda row: row[key])
-        style = {"color": "0.15", "linestyle": "--"} if name == WORST else {}
-        (line,) = _band(left, some, key, ("robust", "low", "high"), name, **style)
-        (same,) = right.plot(*_columns(some, key, "success"))
-        same.update_from(line)
-    clean = sorted({row[key]: row for row in rows}.values(), key=lambda row: row[key])
-    _band(left, clean, key, ("clean", "clean_low", "clean_high"), "no attack", color="0.45", linestyle=":")
+    clean = {row[key]: row for row in rows}
+    _curve(left, clean.values(), (key, scale), ("clean", "clean_low", "clean_high"), "no attack", "0.5", ":")
+    for k, name in enumerate(dict.fromkeys(row["attack"] for row in rows)):
+        some = [row for row in rows if row["attack"] == name]
+        style = ("0.1", "--") if name == WORST else (f"C{k}", "-")
+        _curve(left, some, (key, scale), ("robust", "low", "high"), name, *style)
+        _curve(right, some, (key, scale), ("success", "success", "success"), "", *style)
     left.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
     right.set_ylabel("attack success", fontsize=9)
     for axis in (left, right):
-        axis.set_xlabel(names[key], fontsize=9)
+        axis.set_xlabel(radius if key == "eps" else "degree of noise (1: as trained)", fontsize=9)
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-    left.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with atomic(path) as temporary:
         FigureCanvasAgg(figure)
         figure.savefig(temporary)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[np.ndarray]:
-    return [np.array([row[key] for row in rows], dtype=float) for key in keys]
-
-
-def _band(
-    axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, of: tuple[str, str, str], label: str, **style: Any
-) -> list[Line2D]:
-    """A line with its interval."""
-    x, mean, low, high = _columns(rows, key, *of)
-    lines = axis.plot(x, mean, marker="o", markersize=3.5, label=label, **style)
-    axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=lines[0].get_color())
-    return lines
+def _curve(
+    axis: Axes,
+    rows: Iterable[Mapping[str, Any]],
+    over: tuple[str, float],
+    of: tuple[str, str, str],
+    label: str,
+    colour: str,
+    line: str,
+) -> None:
+    """A mean and its interval `of` the rows, over a key and in its scale."""
+    key, scale = over
+    points = sorted((scale * row[key], *(row[one] for one in of)) for row in rows)
+    x, mean, low, high = np.array(points, dtype=float).T
+    axis.plot(x, mean, marker="o", markersize=3.5, label=label, color=colour, linestyle=line)
+    axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=colour)

@@ -22,7 +22,6 @@ from stochx.tasks.judging import Judge, Verdict
 
 ROWS = 128  # images attacked together; those that are fooled leave, so that a larger batch stays full for longer
 NORMS: tuple[Norm, ...] = ("linf", "l2")
-SLACK = 1e-6  # how far rounding may carry a point out of the ball
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Outcome:
     """What one attack did to one image: `correct` is the share of judging draws that stay right, 0 or 1 without noise.
 
     `hit` is the share that says the target class, 0 without one; `vote` is whether the mean probabilities are right,
-    `off` whether the network is with its noise off, None where it has no noise layers.
+    `off` whether the network is with its noise off, None where it has no noise layers. `margin` is by how much the
+    label's logit is above the largest other one, a mean over draws: below 0 where they are wrong.
     Distances are to the image; `step` and `restart` say where the point was found, `forwards` what it cost.
     """
 
@@ -39,6 +39,7 @@ class Outcome:
     vote: bool
     off: bool | None
     prediction: int
+    margin: float
     linf: float
     l2: float
     step: int
@@ -61,6 +62,7 @@ class Record:
     vote: bool
     off: bool | None
     prediction: int
+    margin: float
     attacks: Mapping[str, Outcome] = field(default_factory=dict)
     worst: float = 0.0
     worst_attack: str | None = None
@@ -168,6 +170,7 @@ def _attack_batch(
                 vote=bool(clean.said[n] == judge.y[n]),
                 off=clean_off[n],
                 prediction=int(clean.said[n]),
+                margin=float(clean.margin[n]),
                 attacks={name: found[n] for name, found in outcomes.items()},
                 worst=left,
                 worst_attack=worst,
@@ -182,10 +185,8 @@ def _nothing(x: Tensor, y: Tensor) -> Attempt:
 
 
 def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
-    if not len(x):
-        return
-    far = float(ball.length(attempt.x, x).max())
-    if not far <= ball.eps + SLACK or attempt.x.min() < 0 or attempt.x.max() > 1:
+    if not ball.holds(attempt.x, x).all():
+        far = float(ball.length(attempt.x, x).max())
         raise FailureError(
             f"`{name}` left the ball: {far:.6g} of {ball.eps:.6g} in {ball.norm}", "this is a bug of the attack"
         )
@@ -213,6 +214,7 @@ def _outcomes(
             vote=bool(verdict.said[n] == y[n]),
             off=off[n],
             prediction=int(verdict.said[n]),
+            margin=float(verdict.margin[n]),
             linf=float(linf[n]),
             l2=float(l2[n]),
             **{key: values[n] for key, values in cost.items()},

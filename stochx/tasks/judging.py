@@ -10,6 +10,7 @@ from torch import Tensor
 from stochx.engine.classifier import Classifier
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
+from stochx.engine.losses import Goal, margin
 from stochx.engine.seeds import seeded
 from stochx.engine.stochastic import at_scale, noise_layers
 from stochx.errors import FailureError
@@ -19,12 +20,14 @@ from stochx.errors import FailureError
 class Verdict:
     """What a network says of N images: `right` (N,), the share of draws that give the label; `hit` (N,), the target.
 
-    `said` (N,) is the class of the mean probabilities.
+    `said` (N,) is the class of the mean probabilities; `margin` (N,) by how much the label's logit is above the largest
+    other one, a mean over draws.
     """
 
     right: Tensor
     hit: Tensor
     said: Tensor
+    margin: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Judge:
 
     def ask(self, x: Tensor, question: str) -> Verdict:
         """The verdict on x (N, C, H, W), over all draws; raises `FailureError` for logits that are not finite."""
-        right, hit = (torch.zeros(len(x), dtype=torch.float64) for _ in range(2))
+        right, hit, ahead = (torch.zeros(len(x), dtype=torch.float64) for _ in range(3))
         mean = torch.zeros(0)
         for d in range(self.draws if self.noisy else 1):
             with seeded(self.seed, question, d, self.batch), full_precision():
@@ -60,9 +63,10 @@ class Judge:
             top, probabilities = out.argmax(1), out.softmax(1)
             right += (top == self.y).cpu()
             hit += (top == self.target).cpu() if self.target is not None else 0.0
+            ahead -= margin(out, Goal(self.y)).cpu()
             mean = mean + probabilities if d else probabilities
         draws = self.draws if self.noisy else 1
-        return Verdict(right / draws, hit / draws, mean.argmax(1).cpu())
+        return Verdict(right / draws, hit / draws, mean.argmax(1).cpu(), ahead / draws)
 
     def without_noise(self, x: Tensor) -> list[bool | None]:
         """Whether the network with its noise off is right about x (N, C, H, W); None where it has no noise layers."""
