@@ -158,36 +158,34 @@ def share(row: Mapping[str, Any], low: str = "low", mean: str = "robust") -> str
     return f"{100 * row[mean]:.1f} ± {100 * (row[mean] - row[low]):.1f}"
 
 
-def figures(args: argparse.Namespace, work: Work, results: Mapping[str, Any]) -> list[str]:
-    """Accuracy over the degree of noise, decision planes, and what adversarial training does to the teacher's plane."""
+def figures(args: argparse.Namespace, work: Work) -> list[str]:
+    """Accuracy over the degree of noise, and what adversarial training does to the teacher's decision planes."""
     images = ["--data", args.data, "--device", args.device, "--seed", str(args.seed)]
-    student = args.output / folder_of(CLAIM) / "student"
+    student = args.output / folder_of(CLAIM) / "student" / "student.safetensors"
     epochs = sorted((args.output / folder_of(BASE) / "student" / "checkpoints").glob("*.safetensors"))
-    trend = ["attack", str(student / "student.safetensors"), "-a", "pgd:steps=20,eot=5", "--sweep", "noise=0:2:0.5"]
-    trend += [*images, "--limit", str(work.images), "--draws", str(work.draws), "--checks", "none"]
-    compared = [
-        args.teacher,
-        *(str(args.output / folder_of(n) / "student" / "student.safetensors") for n in (BASE, CLAIM)),
-    ]
-    planes = ["boundary", *compared, *images, "--images", "3,17,42", "--resolution", "80", "--draws", "20"]
+    trend = ["attack", str(student), "-a", "pgd:steps=20,eot=5", "--sweep", "noise=0:2:0.5", *images]
     change = ["boundary", *map(str, epochs), *images, "--images", "0,1,2,3,4,5,6,7", "--plane", "gradient"]
     made = [
-        (trend, "trend", "sweep.png", f"`{CLAIM}` at several degrees of its noise, attacked at each (test only)."),
-        (planes, "planes", "plane-*.png", f"Teacher, `{BASE}` and `{CLAIM}` on the plane through three test images."),
+        (
+            [*trend, "--limit", str(work.images), "--draws", str(work.draws), "--checks", "none"],
+            "trend",
+            "sweep.png",
+            f"`{CLAIM}` at several degrees of its noise, attacked at each (test only).",
+        ),
         (
             [*change, "--resolution", "60", "--animate"],
             "epochs",
             "evolution.png",
-            f"The teacher under adversarial training (`{BASE}`), epoch by epoch: agreement with the teacher on gradient"
-            " planes of eight images, regions, and the distance to the boundary.",
+            f"The teacher under adversarial training (`{BASE}`), epoch by epoch, on gradient planes of eight images:"
+            " agreement with the teacher, regions, confidence, and the distance to the boundary, where the median"
+            " image's lies in the plane.",
         ),
     ]
     lines = ["## Figures", ""]
-    for words, name, pattern, text in made:
+    for words, name, file, text in made:
         run(args, words, args.output / name)
-        (found,) = (args.output / name).glob(pattern)
         target = args.page.parent / f"{args.page.stem}-{name}.png"
-        target.write_bytes(found.read_bytes())
+        target.write_bytes((args.output / name / file).read_bytes())
         lines += [text, "", f"![{name}]({target.name})", ""]
     return lines
 
@@ -373,7 +371,7 @@ def main() -> None:
             text = page(args, work, results)
             write_text(args.page, text)
     if not args.no_figures:
-        text += "\n".join(["", *figures(args, work, results)])
+        text += "\n".join(["", *figures(args, work)])
         write_text(args.page, text)
     if args.tied:
         text += "\n".join(["", *tied(args, work)])
