@@ -156,8 +156,7 @@ def _fill(candidate: Candidate, found: weights.Weights, shapes: dict[str, tuple[
 def install_noise(model: Classifier, text: str) -> Classifier:
     """Put the noise layers that `text` describes (`adaptive:beta=0.3`) into `model`, untrained; changes it."""
     noise = NOISES.make(text)
-    mode = model.training
-    install(model.eval(), noise.site, noise.layers, noise).train(mode)
+    install(model, noise.site, noise.layers, noise)
     model.noises = text
     return model
 

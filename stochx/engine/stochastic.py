@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from stochx.engine.classifier import Classifier
@@ -68,10 +69,12 @@ class Noisy(nn.Module):
             out = self._shaken(layer(x))
         elif self.place == "input":
             out = layer(self._shaken(x))
-        elif isinstance(layer, nn.Conv2d):
+        elif type(layer).forward is nn.Conv2d.forward:
             out = layer._conv_forward(x, self._shaken(layer.weight), layer.bias)
-        else:
+        elif type(layer).forward is nn.Linear.forward:
             out = F.linear(x, self._shaken(layer.weight), layer.bias)
+        else:  # an own kind of layer, say one that standardises its weight; this call cannot be traced
+            out = functional_call(layer, {"weight": self._shaken(layer.weight)}, (x,))
         return out
 
     def _shaken(self, z: Tensor) -> Tensor:
@@ -116,12 +119,14 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
         there = [name for name in SITES if sites(model, name)]
         hint = f"the network has: {', '.join(there)}" if there else "it has no convolution and no linear layer"
         raise InputError(f"no layer of `{model.arch}` fits site `{site}`, layers `{layers}`", hint)
-    for one in found:
-        with torch.random.fork_rng():
-            noise = make(one)
-        noisy = Noisy(model.network.get_submodule(one.name), noise, one.place).to(model.mean.device)
+    with torch.random.fork_rng():
+        noises = [make(one) for one in found]
+    for one, noise in zip(found, noises, strict=True):
+        layer = model.network.get_submodule(one.name)
+        noisy = Noisy(layer, noise.train(layer.training), one.place).to(model.mean.device)
+        noisy.training = layer.training
         parent, _, last = one.name.rpartition(".")
-        setattr(model.network.get_submodule(parent), last, noisy.train(model.training))
+        setattr(model.network.get_submodule(parent), last, noisy)
     return model
 
 
@@ -149,7 +154,7 @@ Met = list[tuple[str, tuple[int, ...]]]  # modules by name, in the order of the 
 
 
 def _passage(model: Classifier, place: Place) -> Met:
-    """Every module that an image meets, once, with the shape of one image's value at `place`; the model is in eval."""
+    """Every module that an image meets in eval mode, once, with the shape of one image's value at `place`."""
     met: dict[str, tuple[int, ...]] = {}
     handles = []
 
@@ -165,12 +170,24 @@ def _passage(model: Classifier, place: Place) -> Met:
 
     try:
         handles = [m.register_forward_hook(note(name)) for name, m in model.network.named_modules() if name]
-        with torch.inference_mode(), torch.random.fork_rng():
+        with _evaluating(model), torch.inference_mode(), torch.random.fork_rng():
             model(model.mean.new_zeros(1, 3, model.input_size, model.input_size))
     finally:
         for handle in handles:
             handle.remove()
     return list(met.items())
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in eval mode; every module's own mode returns after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _layers(network: nn.Module, met: Met) -> Met:
@@ -235,31 +252,29 @@ def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
 
     Noise widens what a batch norm sees: by 1 + beta^2 in variance, for adaptive noise. `batches` are clean images
     (N, 3, H, W). Modules with `running` statistics have a `rate`, the share of a new batch in them, 0 where they stay.
+    Draws follow torch's global generator, which stays where it was.
     """
     parts = [part for layer in noise_layers(model) for part in layer.noise.modules()]
     measuring = [(part, "rate") for part in parts if hasattr(part, "rate") and hasattr(part, "running")]
     moving = [(part, "rate") for part, _ in measuring if part.rate]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    with at_scale(model, 0.0):
-        _average(model, batches, measuring)
-    _average(model, batches, [*moving, *((norm, "momentum") for norm in norms)])
+    with torch.random.fork_rng():
+        with at_scale(model, 0.0):
+            _average(model, batches, measuring)
+        _average(model, batches, [*moving, *((norm, "momentum") for norm in norms)])
 
 
 def _average(model: Classifier, batches: Sequence[Tensor], measuring: Sequence[tuple[nn.Module, str]]) -> None:
     """One pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for module in (*noise_layers(model), *(module for module, _ in measuring)):
-            module.training = True
-        with torch.no_grad():
+    with _evaluating(model), torch.no_grad():
+        try:
+            for module in (*noise_layers(model), *(module for module, _ in measuring)):
+                module.training = True
             for k, batch in enumerate(batches):
                 for module, rate in measuring:
                     setattr(module, rate, 1 / (k + 1))
                 model(batch)
-    finally:
-        for (module, rate), value in zip(measuring, before, strict=True):
-            setattr(module, rate, value)
-        for module, training in modes.items():
-            module.training = training
+        finally:
+            for (module, rate), value in zip(measuring, before, strict=True):
+                setattr(module, rate, value)

@@ -43,6 +43,8 @@ class _Learn2Perturb(nn.Module):
         self.theta, self.gamma, self.share = nn.Parameter(theta), gamma, share
 
     def forward(self, z: Tensor) -> Tensor:
+        if self.training:  # a strength that a step has brought below the least would get no gradient from then on
+            self.theta.data.clamp_(min=LEAST)
         return self.theta.clamp(min=LEAST).to(z.dtype) * normal(z, self.share)
 
     def penalty(self, layer: nn.Module) -> Tensor:

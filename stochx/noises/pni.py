@@ -29,7 +29,7 @@ class PNI:
     alpha: float = 0.25  # where alpha starts
     source: Literal["running", "batch"] = "running"  # statistics of activations in use: of training, or the batch's own
     layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    share: Literal["none", "batch"] = "none"  # whether images share a draw of activations; of weights all do
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -40,8 +40,10 @@ class PNI:
         return SITES[self.on]
 
     def __call__(self, place: Site) -> nn.Module:
-        spread = None if self.on == "weight" else Spread(place.shape, "layer", self.source)
-        return _PNI(torch.full(sizes(place.shape, self.granularity), self.alpha), spread, self.share)
+        alpha = torch.full(sizes(place.shape, self.granularity), self.alpha)
+        if self.on == "weight":
+            return _PNI(alpha, None, "none")
+        return _PNI(alpha, Spread(place.shape, "layer", self.source), self.share)
 
 
 class _PNI(nn.Module):
