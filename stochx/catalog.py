@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stochx.attacks import Attack
     from stochx.attributions import Attribution
     from stochx.datasets import Dataset
+    from stochx.guides import Guide
+    from stochx.heads import Head
     from stochx.metrics import Metric
     from stochx.models import Model
     from stochx.noises import Noise
@@ -212,6 +214,8 @@ METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
 MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
 DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
 NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises")
+HEADS: Catalog[Head] = Catalog("head", "stochx.heads")
+GUIDES: Catalog[Guide] = Catalog("guide", "stochx.guides")
 
 FAMILIES: dict[str, Catalog[Any]] = {
     "attacks": ATTACKS,
@@ -220,4 +224,6 @@ FAMILIES: dict[str, Catalog[Any]] = {
     "models": MODELS,
     "datasets": DATASETS,
     "noises": NOISES,
+    "heads": HEADS,
+    "guides": GUIDES,
 }

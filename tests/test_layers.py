@@ -24,11 +24,13 @@ LEVELS = {
     "models": 3,
     "datasets": 3,
     "noises": 3,
+    "heads": 3,
+    "guides": 3,
     "engine": 2,
     "catalog": 1,
     "errors": 0,
 }
-FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises"}
+FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides"}
 
 
 def room(module: str) -> str:

@@ -1,0 +1,197 @@
+"""Few-shot classification by heads, and training guided by their own explanations (Sun et al., 2020).
+
+A head compares queries with the support images of N ways. A guide turns its relevance into weights w in [0, 2] of the
+features that the head saw, and the loss is xi L(scores) + lambda L(scores of the weighted features).
+E episodes, N ways, K shots, Q queries; features are maps (C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stochx.engine.seeds import Key
+from stochx.errors import InputError
+
+SMOOTHING = 0.01
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What a head keeps of its forward pass, beside the maps that it was given.
+
+    `judged` is what the loss is for: the scores (E, Q, N), or scores of every position (E, Q, N, H, W). `outputs`
+    (..., N) are all that relevance starts from: the scores, or those of all nodes of a graph.
+    """
+
+    support: Tensor
+    query: Tensor
+    scores: Tensor
+    judged: Tensor
+    outputs: Tensor
+
+
+P = TypeVar("P", bound=Passage)
+
+
+class FewShotHead(nn.Module, Generic[P]):
+    """support (E, N, K, C, H, W), query (E, Q, C, H, W) -> scores (E, Q, N) to be read by softmax, and the passage.
+
+    `way` is fixed or None; a transductive head takes Q = N * q queries, the i-th of class i // q, and each score
+    depends on others. Weights are shaped as the features `seen`; `axes` are the dimensions, counted from the end, over
+    which the relevance of each is scaled. Relevance is recorded by autograd only where a head is `differentiable`.
+    """
+
+    way: int | None = None
+    transductive: bool = False
+    differentiable: bool = False
+    axes: ClassVar[tuple[int, ...]] = (-3,)
+    xi: ClassVar[float] = 1.0
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, P]:
+        """Scores (E, Q, N), and the passage that explains them; raises `InputError` for maps or ways it cannot take."""
+        self._check(support, query)
+        passage = self.compare(support, query)
+        return passage.scores, passage
+
+    def compare(self, support: Tensor, query: Tensor) -> P:
+        """The forward pass."""
+        raise NotImplementedError
+
+    def seen(self, passage: P) -> tuple[Tensor, ...]:
+        """The features that weights multiply, as the classifier saw them; gradients pass."""
+        raise NotImplementedError
+
+    def classify(self, passage: P, features: Sequence[Tensor]) -> Tensor:
+        """What the loss judges (`judged`) for other features in place of those `seen`."""
+        raise NotImplementedError
+
+    def relevance(self, passage: P, r0: Tensor) -> tuple[Tensor, ...]:
+        """Relevance of the features `seen`, linear in r0, that of the `outputs` or of the scores (E, Q, N)."""
+        raise NotImplementedError
+
+    def map_relevance(self, passage: P, r0: Tensor) -> tuple[Tensor, Tensor]:
+        """Relevance of the support's maps (E, N, K, C, H, W) and of the queries' (E, Q, C, H, W), linear in r0.
+
+        Each adds up what an image's map received in all comparisons. Where a product of both is what counts, both sides
+        receive the whole of it.
+        """
+        raise NotImplementedError
+
+    def loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy of scores (E, Q, N, ...) for classes y (E, Q) in 0..N-1, in every position."""
+        spread = y.view(*y.shape, *[1] * (scores.dim() - 3)).expand(*y.shape, *scores.shape[3:])
+        return F.cross_entropy(scores.movedim(2, 1), spread)
+
+    def auxiliary(self, passage: P, y: Tensor, base: Tensor) -> Tensor | None:
+        """A further loss for queries (E, Q) of the `base` classes, where a head has one."""
+        return None
+
+    def guided_weight(self, shot: int) -> float:
+        """The reference's lambda: 0.5 for one shot, 1 for more."""
+        return 0.5 if shot == 1 else 1.0
+
+    def _check(self, support: Tensor, query: Tensor) -> None:
+        ways = support.shape[1]
+        for size in (tuple(support.shape[3:]), tuple(query.shape[2:])):
+            if size != self.shape:
+                made, got = ("x".join(map(str, shape)) for shape in (self.shape, size))
+                raise InputError(
+                    f"the head is made for feature maps of {made}, got {got}",
+                    "use images of the size that it was trained on",
+                )
+        if self.way not in (None, ways):
+            raise InputError(f"the head was trained for {self.way} ways, got {ways}", f"use `--way {self.way}`")
+        if self.transductive and query.shape[1] % ways:
+            raise InputError(
+                f"{query.shape[1]} queries for {ways} ways: graphs hold one query of each class",
+                "use as many queries of every class, or a head with `transductive=false`",
+            )
+
+
+class Guide(Protocol):
+    """head, its passage, keys of randomness -> weights in [0, 2], shaped as the features `seen`.
+
+    `xi` and `lambda_` below 0 mean the head's own; lambda 0 is plain training.
+    """
+
+    @property
+    def xi(self) -> float: ...
+
+    @property
+    def lambda_(self) -> float: ...
+
+    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]: ...
+
+
+def initial_relevance(scores: Tensor) -> Tensor:
+    """Log-odds of every class: log (N - 1)(P + e) / (1 + e - P), e = 0.01, for scores (..., N), P their softmax.
+
+    At chance it is near 0 (0.036 for 5 ways), not 0.
+    """
+    p, others = scores.softmax(-1), scores.shape[-1] - 1
+    return math.log(max(others, 1)) + (p + SMOOTHING).log() - (1 + SMOOTHING - p).log()
+
+
+def weights_of(relevance: Tensor, axis: int) -> Tensor:
+    """1 + R / max |R| over `axis`, in [0, 2]; 1 where all is 0."""
+    peak = torch.maximum(relevance.amax(axis, keepdim=True), -relevance.amin(axis, keepdim=True))
+    return 1 + relevance / torch.where(peak == 0, 1, peak)
+
+
+def scaled(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The weights that a head's relevance becomes."""
+    return tuple(weights_of(part, axis) for part, axis in zip(relevance, head.axes, strict=True))
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms inside keep their running statistics, and still normalise as their mode says."""
+    tracking = [part for part in module.modules() if getattr(part, "track_running_stats", False)]
+    for part in tracking:
+        part.track_running_stats = False  # type: ignore[assignment]  # a setting, no tensor
+    try:
+        yield
+    finally:
+        for part in tracking:
+            part.track_running_stats = True  # type: ignore[assignment]
+
+
+def guided_loss(
+    head: FewShotHead[Any],
+    guide: Guide,
+    support: Tensor,
+    query: Tensor,
+    y: Tensor,
+    keys: Sequence[Key] = (),
+    base: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss xi L + lambda L_guided of a batch of episodes, and its scores (E, Q, N).
+
+    support (E, N, K, C, H, W), query (E, Q, C, H, W), y (E, Q); `keys` decide what a random guide draws; `base` (E, Q)
+    are the queries' classes among all of training, for heads with an auxiliary loss.
+    """
+    scores, passage = head(support, query)
+    share = head.guided_weight(support.shape[2]) if guide.lambda_ < 0 else guide.lambda_
+    xi = guide.xi if guide.xi >= 0 else head.xi if share else 1.0
+    extra = None if base is None else head.auxiliary(passage, y, base)
+    terms = [] if extra is None else [extra]
+    if xi:
+        terms.append(xi * head.loss(passage.judged, y))
+    if share:
+        weights = guide(head, passage, keys)
+        weighted = [feature * weight for feature, weight in zip(head.seen(passage), weights, strict=True)]
+        with frozen_statistics(head):
+            terms.append(share * head.loss(head.classify(passage, weighted), y))
+    return torch.stack(terms).sum(), scores

@@ -1,0 +1,15 @@
+"""Guides: what weighs a few-shot head's features in training, and the controls beside it.
+
+Add one by writing `stochx/guides/<name>.py` with one frozen dataclass that fits `Guide` of `engine.fewshot`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stochx.catalog import GUIDES, lazy_entries
+
+if TYPE_CHECKING:
+    from stochx.engine.fewshot import Guide as Guide
+
+__getattr__, __dir__ = lazy_entries(GUIDES)

@@ -1,0 +1,23 @@
+"""Gradients of a head's scores in the features that it saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochx.engine.fewshot import FewShotHead, frozen_statistics, initial_relevance
+
+
+def slopes(head: FewShotHead[Any], passage: Any) -> list[tuple[Tensor, Tensor]]:
+    """Every feature x that the head saw, and d/dx of sum R0 score: all classes at once, as relevance starts.
+
+    Scores of positions count by their mean.
+    """
+    leaves = [feature.detach().requires_grad_() for feature in head.seen(passage)]
+    with torch.enable_grad(), frozen_statistics(head):
+        judged = head.classify(passage, leaves)
+        r0 = initial_relevance(passage.scores.detach())
+        found = torch.autograd.grad((r0 * judged.flatten(2).view(*r0.shape, -1).mean(3)).sum(), leaves)
+    return [(leaf.detach(), slope) for leaf, slope in zip(leaves, found, strict=True)]

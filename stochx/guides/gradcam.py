@@ -1,0 +1,44 @@
+"""Grad-CAM as a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochx.engine.fewshot import FewShotHead
+from stochx.engine.seeds import Key
+from stochx.errors import InputError
+from stochx.guides._shares import check
+from stochx.guides._slopes import slopes
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    """Positions weigh by sum_c x_c mean df/dx_c, all channels alike (Selvaraju et al., 2017), f = sum R0 score.
+
+    Weights are 1 + cam / max |cam| over positions; features without positions stay as they are.
+    """
+
+    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+    relu: bool = True  # keep only what speaks for the classes: weights in [1, 2]
+
+    def __post_init__(self) -> None:
+        check(self.lambda_, self.xi)
+
+    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        if -3 not in head.axes:
+            raise InputError("`gradcam` needs feature maps, and the head compares vectors", "use `gradxinput`")
+        found = zip(slopes(head, passage), head.axes, strict=True)
+        return tuple(self._weights(x, slope) if axis == -3 else torch.ones_like(x) for (x, slope), axis in found)
+
+    def _weights(self, x: Tensor, slope: Tensor) -> Tensor:
+        """Maps (..., C, H, W) and their gradients -> weights, the same for all C."""
+        cam = (x * slope.mean((-2, -1), keepdim=True)).sum(-3, keepdim=True)
+        cam = cam.relu() if self.relu else cam
+        peak = cam.abs().amax((-2, -1), keepdim=True)
+        return (1 + cam / torch.where(peak == 0, 1, peak)).expand_as(x)

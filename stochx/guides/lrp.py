@@ -1,0 +1,37 @@
+"""Layer-wise relevance propagation as a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochx.engine.fewshot import FewShotHead, initial_relevance, scaled
+from stochx.engine.seeds import Key
+from stochx.guides._shares import check
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Features weigh as much as they speak for the classes by LRP (Sun et al., 2020): w = 1 + R / max |R|.
+
+    Relevance starts as the log-odds of every class and goes back through the head only.
+    """
+
+    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+
+    def __post_init__(self) -> None:
+        check(self.lambda_, self.xi)
+
+    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return weights(head, passage)
+
+
+def weights(head: FewShotHead[Any], passage: Any) -> tuple[Tensor, ...]:
+    """The weights in [0, 2]; gradients flow through them where the head says so."""
+    with torch.set_grad_enabled(head.differentiable and torch.is_grad_enabled()):
+        return scaled(head, head.relevance(passage, initial_relevance(passage.outputs)))

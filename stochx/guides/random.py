@@ -1,0 +1,41 @@
+"""Weights in random places: a control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stochx.engine.fewshot import FewShotHead
+from stochx.engine.seeds import Key, generator
+from stochx.guides._shares import check
+from stochx.guides.lrp import weights
+
+
+@dataclass(frozen=True)
+class Random:
+    """A control: the weights of `lrp`, each pair's or node's in random places.
+
+    They keep their distribution and lose their meaning: a gain that they share is that of noise in the features.
+    """
+
+    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+
+    def __post_init__(self) -> None:
+        check(self.lambda_, self.xi)
+
+    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        source = generator(*keys, "random", device=passage.scores.device)
+        with torch.no_grad():
+            return tuple(_mixed(w, axis, source) for w, axis in zip(weights(head, passage), head.axes, strict=True))
+
+
+def _mixed(w: Tensor, axis: int, source: torch.Generator) -> Tensor:
+    """Permutes the places from `axis` on, differently for each of what comes before."""
+    rows = w.flatten(axis)
+    order = torch.rand(rows.shape, generator=source, device=w.device).argsort(-1)
+    return rows.gather(-1, order).view(w.shape)

@@ -1,0 +1,59 @@
+"""Heads that compare one vector of each image by products with vectors of the support."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from stochx.engine.fewshot import FewShotHead, Passage
+from stochx.engine.fewshot_rules import dense, summed, to_shots
+
+Embedding = Literal["mean", "flat"]
+
+
+class VectorHead(FewShotHead[Passage]):
+    """Scores of vectors; a kind of head fills in `score` and `products`."""
+
+    def __init__(self, shape: tuple[int, int, int], embedding: Embedding) -> None:
+        super().__init__(shape)
+        self.embedding = embedding
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        """Vectors (E, N, K, D) and (E, Q, D) -> (E, Q, N)."""
+        raise NotImplementedError
+
+    def products(self, support: Tensor, query: Tensor, r0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors q (E, Q, D), s (E, S, D), of classes or of all images, and the relevance (E, Q, S) of q s^T."""
+        raise NotImplementedError
+
+    def compare(self, support: Tensor, query: Tensor) -> Passage:
+        scores = self.score(self._embed(support), self._embed(query))
+        return Passage(support, query, scores, scores, scores)
+
+    def seen(self, passage: Passage) -> tuple[Tensor, ...]:
+        return (passage.query,)
+
+    def classify(self, passage: Passage, features: Sequence[Tensor]) -> Tensor:
+        return self.score(self._embed(passage.support), self._embed(features[0]))
+
+    def relevance(self, passage: Passage, r0: Tensor) -> tuple[Tensor, ...]:
+        q, s, r = self.products(self._embed(passage.support), self._embed(passage.query), r0)
+        return (self._to_maps(passage.query, dense(q, s, r)),)
+
+    def map_relevance(self, passage: Passage, r0: Tensor) -> tuple[Tensor, Tensor]:
+        support = self._embed(passage.support)
+        q, s, r = self.products(support, self._embed(passage.query), r0)
+        others = dense(s, q, r.mT)
+        if s.shape[1] == support.shape[1]:
+            others = to_shots(support, others)
+        return self._to_maps(passage.support, others.view(support.shape)), self._to_maps(passage.query, dense(q, s, r))
+
+    def _embed(self, maps: Tensor) -> Tensor:
+        return maps.mean((-2, -1)) if self.embedding == "mean" else maps.flatten(-3)
+
+    def _to_maps(self, maps: Tensor, relevance: Tensor) -> Tensor:
+        if self.embedding == "flat":
+            return relevance.view(maps.shape)
+        return summed(maps.flatten(-2), relevance).view(maps.shape)

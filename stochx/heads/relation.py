@@ -1,0 +1,135 @@
+"""Relation networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stochx.engine.fewshot import FewShotHead, Passage
+from stochx.engine.fewshot_rules import convolved, convolved_pairs, dense, each, joined, to_shots, winners
+from stochx.heads._norm import EpisodeNorm, Statistics
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A learned comparison of query and class mean (Sung et al., 2018): two convolutions over their joined maps.
+
+    The loss is the squared error of sigmoid(score). As in the papers the norms take the statistics of the episode's
+    pairs, so that a score depends on the other queries; with `statistics=running` it does not, once trained.
+    """
+
+    hidden: int = 8  # units of the layer before the score
+    statistics: Literal["batch", "running"] = "batch"  # of the norms in use: the episode's, or those of training
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1:
+            raise ValueError("hidden must be at least 1")
+
+    def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[Related]:
+        return _Relation(shape, self.hidden, self.statistics)
+
+
+@dataclass(frozen=True)
+class Related(Passage):
+    """Class means (E, N, C, H, W), and what the layers saw of all B = E Q N pairs."""
+
+    means: Tensor
+    layers: Layers
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Inputs of the second convolution, of both dense layers, and where the maxima were."""
+
+    sizes: tuple[torch.Size, torch.Size]  # of both convolutions' outputs (B, C, H, W)
+    first: Tensor
+    first_places: Tensor
+    second: Tensor
+    second_places: Tensor
+    hidden: Tensor
+
+
+class _Relation(FewShotHead[Related]):
+    def __init__(self, shape: tuple[int, int, int], hidden: int, statistics: Statistics) -> None:
+        super().__init__(shape)
+        channels, *size = shape
+        self.padding = 1 if max(size) < 10 else 0  # large maps lose their border, as in the reference
+        self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=self.padding)
+        self.norm1 = EpisodeNorm(channels, statistics)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=self.padding)
+        self.norm2 = EpisodeNorm(channels, statistics)
+        for _ in range(2):
+            size = [max((side - 2 + 2 * self.padding) // 2, 1) for side in size]
+        self.fc1 = nn.Linear(channels * size[0] * size[1], hidden)
+        self.fc2 = nn.Linear(hidden, 1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def compare(self, support: Tensor, query: Tensor) -> Related:
+        means = support.mean(2)
+        scores, layers = self._relate(self._normed_pairs(means, query))
+        return Related(support, query, scores, scores, scores, means, layers)
+
+    def seen(self, passage: Related) -> tuple[Tensor, ...]:
+        return (joined(passage.means, passage.query),)
+
+    def classify(self, passage: Related, features: Sequence[Tensor]) -> Tensor:
+        pairs = features[0]
+        z = self.norm1(each(self.conv1, pairs.flatten(1, 2)))
+        return self._relate(torch.unflatten(z, 1, pairs.shape[1:3]))[0]
+
+    def loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(scores.sigmoid(), F.one_hot(y, scores.shape[2]).to(scores))
+
+    def relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, ...]:
+        seen = passage.layers
+        r = dense(seen.hidden, self.fc2.weight, r0.reshape(-1, 1)) * (seen.hidden > 0)
+        r = dense(seen.second.flatten(1), self.fc1.weight, r).view_as(seen.second)
+        r = winners(r, seen.second, seen.second_places, seen.sizes[1])
+        r = convolved(seen.first, self.conv2.weight, r, self.padding)
+        r = torch.unflatten(winners(r, seen.first, seen.first_places, seen.sizes[0]), 0, r0.shape)
+        return (convolved_pairs(passage.means, passage.query, self.conv1.weight, r, self.padding),)
+
+    def map_relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, Tensor]:
+        means, query = torch.split(self.relevance(passage, r0)[0], self.shape[0], 3)
+        return to_shots(passage.support, means.sum(1)), query.sum(2)
+
+    def _normed_pairs(self, means: Tensor, query: Tensor) -> Tensor:
+        """norm1(conv1([mean | query])) of all pairs (E, Q, N, C, H, W), from one convolution for each mean and query.
+
+        Over pairs, with bars for means over images, var(m + q) = var m + var q + 2 cov(m bar, q bar) over positions.
+        """
+        first, second = torch.split(self.conv1.weight, self.shape[0], 1)
+        m = each(F.conv2d, means, first, None, 1, self.padding)
+        q = each(F.conv2d, query, second, self.conv1.bias, 1, self.padding)
+        dims = (1, 3, 4)
+        (m_var, m_mean), (q_var, q_mean) = (torch.var_mean(part, dims, correction=0) for part in (m, q))
+        together = (m.mean(1).flatten(2) - m_mean[..., None]) * (q.mean(1).flatten(2) - q_mean[..., None])
+        count = means.shape[1] * query.shape[1] * m.shape[3] * m.shape[4]
+        scale, shift = self.norm1.affine(m_mean + q_mean, m_var + q_var + 2 * together.mean(2), count)
+        scale, shift = scale[:, None, :, None, None], shift[:, None, :, None, None]
+        return (m * scale + shift)[:, None] + (q * scale)[:, :, None]
+
+    def _relate(self, pairs: Tensor) -> tuple[Tensor, Layers]:
+        """Normed first layer (E, Q, N, C, H, W) -> scores (E, Q, N)."""
+        z = pairs.flatten(1, 2)
+        first, first_places = _pool(z.flatten(0, 1))
+        conv = self.conv2(first)
+        second, second_places = _pool(self.norm2(conv.view(*z.shape[:2], *conv.shape[1:])).flatten(0, 1))
+        hidden = F.relu(self.fc1(second.flatten(1)))
+        sizes = z.flatten(0, 1).shape, conv.shape
+        layers = Layers(sizes, first.detach(), first_places, second.detach(), second_places, hidden.detach())
+        scores: Tensor = self.fc2(hidden).view(pairs.shape[:3])
+        return scores, layers
+
+
+def _pool(z: Tensor) -> tuple[Tensor, Tensor]:
+    """ReLU and 2x2 max pooling, in the order that is cheaper; sides of 1 stay as they are."""
+    window = [min(side, 2) for side in z.shape[2:]]
+    largest, places = F.max_pool2d(z, window, return_indices=True)
+    return F.relu(largest), places
