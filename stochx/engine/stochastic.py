@@ -123,8 +123,8 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
         noises = [make(one) for one in found]
     for one, noise in zip(found, noises, strict=True):
         layer = model.network.get_submodule(one.name)
-        noisy = Noisy(layer, noise.train(layer.training), one.place).to(model.mean.device)
-        noisy.training = layer.training
+        noisy = Noisy(layer, noise.train(model.training), one.place).to(model.mean.device)
+        noisy.training = model.training
         parent, _, last = one.name.rpartition(".")
         setattr(model.network.get_submodule(parent), last, noisy)
     return model

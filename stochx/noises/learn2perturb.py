@@ -43,9 +43,11 @@ class _Learn2Perturb(nn.Module):
         self.theta, self.gamma, self.share = nn.Parameter(theta), gamma, share
 
     def forward(self, z: Tensor) -> Tensor:
-        if self.training:  # a strength that a step has brought below the least would get no gradient from then on
-            self.theta.data.clamp_(min=LEAST)
-        return self.theta.clamp(min=LEAST).to(z.dtype) * normal(z, self.share)
+        return self._strength().to(z.dtype) * normal(z, self.share)
 
     def penalty(self, layer: nn.Module) -> Tensor:
-        return -self.gamma * self.theta.clamp(min=LEAST).sqrt().sum()
+        return -self.gamma * self._strength().sqrt().sum()
+
+    def _strength(self) -> Tensor:
+        self.theta.data.clamp_(min=LEAST)  # what a step brought lower gets no gradient from a clamp in the graph
+        return self.theta
