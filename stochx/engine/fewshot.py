@@ -146,8 +146,11 @@ def initial_relevance(scores: Tensor) -> Tensor:
 
 def weights_of(relevance: Tensor, axis: int) -> Tensor:
     """1 + R / max |R| over `axis`, in [0, 2]; 1 where all is 0."""
-    peak = torch.maximum(relevance.amax(axis, keepdim=True), -relevance.amin(axis, keepdim=True))
-    return 1 + relevance / torch.where(peak == 0, 1, peak)
+    if relevance.requires_grad:  # only the winner passes a gradient, which is what is cheap about it
+        peak = relevance.gather(axis, relevance.detach().abs().argmax(axis, keepdim=True)).abs()
+    else:
+        peak = torch.maximum(relevance.amax(axis, keepdim=True), -relevance.amin(axis, keepdim=True))
+    return (relevance / torch.where(peak == 0, 1, peak)).add_(1)
 
 
 def scaled(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
