@@ -6,7 +6,8 @@
 One episode of random features 512x7x7, 5-way 5-shot with 16 queries a class; forward, relevance, the pass of the
 weighted features, and the gradients of features and weights. The literal rewrite (`tests/fewshot_literal.py`) has no
 hooks, deep copies or collections of garbage, but else does what the reference does: it builds all pairs, passes them
-anew for their relevance, computes both signs of the convolution rule and tables of all positions by all.
+anew for their relevance, computes both signs of the convolution rule and tables of all positions by all. `hooked` is
+the ratio with the ordinary gradients of convolutions too, which the reference's backward hooks receive and discard.
 Variants alternate; medians of CPU seconds on one thread are printed. `ratio` is the literal's over ours, `low` and
 `high` its extremes, `guided/plain` ours over our plain step, `% peak` our convolutions and products over this machine's
 best fp32 convolution; `loss` and `gradient` are how far both are apart, relative to their size.
@@ -56,10 +57,12 @@ def steps(name: str, head: FewShotHead, support: Tensor, query: Tensor, y: Tenso
     def ours(guide: str) -> Step:
         return lambda: with_slopes(guided_loss(head, GUIDES.make(guide), support, query, y)[0])
 
-    def literal() -> tuple[Tensor, list[Tensor | None]]:
-        return with_slopes(fewshot_literal.guided_step(name.partition(":")[0], head, support, query, y, share)[0])
+    def literal(kind: str) -> Step:
+        return lambda: with_slopes(fewshot_literal.guided_step(kind, head, support, query, y, share)[0])
 
-    return {"literal": literal, "guided": ours("lrp"), "plain": ours("none")}
+    kind = name.partition(":")[0]
+    hooked = {"hooked": literal("hooked")} if kind == "relation" else {}
+    return {"literal": literal(kind), "guided": ours("lrp"), "plain": ours("none"), **hooked}
 
 
 def apart(one: list[Tensor | None], other: list[Tensor | None]) -> float:
@@ -80,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     peak = explain.peak_gflops()
-    print("head\tliteral s\tguided s\tplain s\tratio\tlow\thigh\tguided/plain\t% peak\tloss\tgradient")
+    print("head\tliteral s\tguided s\tplain s\tratio\tlow\thigh\thooked\tguided/plain\t% peak\tloss\tgradient")
     for name in args.heads:
         with seeded(SEED, "weights"):
             head = HEADS.make(name)(SHAPE, args.way)
@@ -99,10 +102,11 @@ def main() -> None:
                 seconds[variant].append(time.process_time() - start)
         middle = {variant: statistics.median(values) for variant, values in seconds.items()}
         ratios = [a / b for a, b in zip(seconds["literal"], seconds["guided"], strict=True)]
+        hooked = f"{middle['hooked'] / middle['guided']:.1f}" if "hooked" in middle else "-"
         share = counter.get_total_flops() / 1e9 / middle["guided"] / peak
         print(
             f"{name}\t{middle['literal']:.2f}\t{middle['guided']:.2f}\t{middle['plain']:.2f}\t"
-            f"{middle['literal'] / middle['guided']:.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t"
+            f"{middle['literal'] / middle['guided']:.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{hooked}\t"
             f"{middle['guided'] / middle['plain']:.2f}\t{100 * share:.0f}\t{loss:.1e}\t{gap:.1e}",
             flush=True,
         )

@@ -95,14 +95,26 @@ class Relation:
         for conv, (x, active, window) in zip((self.head.conv2, self.head.conv1), reversed(kept), strict=True):
             r = r.view(len(x), -1, *(side // size for side, size in zip(active.shape[2:], window, strict=True)))
             r = pool_rule(active, r, window) * (active > 0)
-            r = conv_rule(x, conv.weight, r, self.head.padding)
+            r = self.convolved(x, conv.weight, r)
         return r
+
+    def convolved(self, x, weight, r):
+        return conv_rule(x, weight, r, self.head.padding)
 
     def weighted_scores(self, pairs, ways, shots):
         with torch.no_grad():
             self.scores(pairs, ways)
             w = normalised(self.relevance(pairs, ways, shots), 1)
         return self.scores(pairs * w, ways)
+
+
+class HookedRelation(Relation):
+    """With the gradients that the reference's backward hooks receive and put their own results in place of."""
+
+    def convolved(self, x, weight, r):
+        _, back = vjp(lambda x, weight: F.conv2d(x, weight, padding=self.head.padding), x, weight)
+        back(r)
+        return super().convolved(x, weight, r)
 
 
 class GNN:
@@ -218,9 +230,12 @@ class CrossAttention:
         return self.local(features, normalised(channels, 2)[..., None, None] * normalised(places, 2))
 
 
+KINDS = {"relation": Relation, "hooked": HookedRelation, "gnn": GNN, "cross-attention": CrossAttention}
+
+
 def guided_step(kind, head, support, query, y, share):
     """The loss of a batch of episodes with the explanations' weights, and all scores (E, Q, N)."""
-    literal = {"relation": Relation, "gnn": GNN, "cross-attention": CrossAttention}[kind](head)
+    literal = KINDS[kind](head)
     losses, all_scores = [], []
     for s, q, labels in zip(support, query, y, strict=True):
         ways, shots = s.shape[:2]
@@ -230,7 +245,7 @@ def guided_step(kind, head, support, query, y, share):
             local = literal.weighted_local(features)
             target = labels[:, None, None].expand(-1, *local.shape[2:])
             losses.append(share * 0.5 * F.cross_entropy(local, target))
-        elif kind == "relation":
+        elif isinstance(literal, Relation):
             scores = literal.scores(features, ways)
             target = F.one_hot(labels, ways).to(scores)
             weighted = literal.weighted_scores(features, ways, shots)
