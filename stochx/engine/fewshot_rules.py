@@ -82,7 +82,7 @@ def each(operation: Callable[..., Tensor], maps: Tensor, *others: Any) -> Tensor
 
 def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """conv(a+, w+) + conv(a-, w-): all that speaks for each output."""
-    if not (x < 0).any():
+    if x.amin() >= 0:
         return F.conv2d(x, weight.clamp(min=0), padding=padding)
     positive = F.conv2d(x.clamp(min=0), weight.clamp(min=0), padding=padding)
     return positive + F.conv2d(x.clamp(max=0), weight.clamp(max=0), padding=padding)
@@ -90,7 +90,7 @@ def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 def _sent(x: Tensor, weight: Tensor, s: Tensor, padding: int) -> Tensor:
     up = F.conv_transpose2d(s, weight.clamp(min=0), padding=padding)
-    if not (x < 0).any():
+    if x.amin() >= 0:
         return up.mul_(x)
     down = F.conv_transpose2d(s, weight.clamp(max=0), padding=padding)
     return torch.where(x < 0, down, up).mul_(x)

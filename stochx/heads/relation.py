@@ -58,7 +58,7 @@ class _Relation(FewShotHead[Related]):
     def __init__(self, shape: tuple[int, int, int], hidden: int, statistics: Statistics) -> None:
         super().__init__(shape)
         channels, *size = shape
-        self.padding = 1 if max(size) < 10 else 0  # large maps lose their border, as in the reference
+        self.padding = 0 if min(size) >= 10 else 1  # large maps lose their border, as in the reference
         self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=self.padding)
         self.norm1 = EpisodeNorm(channels, statistics)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=self.padding)
