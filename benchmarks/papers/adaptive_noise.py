@@ -18,8 +18,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ ATTACKS = ["fgsm", "pgd:steps=7,step=0.319", "pgd:steps=20"]  # 0.319 of 8/255 i
 NOISY = ["pgd:steps=20,eot=5", "pgd:steps=20,eot=20", "apgd:steps=20,eot=10"]
 BETAS = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUIET = ["apgd:steps=20"]  # a deterministic network's, where draws are all alike
-FULL = ["pgd:steps=20,eot=50", "apgd:steps=100,eot=20,loss=dlr"]
+STRONG = ["pgd:steps=20,eot=50", "apgd:steps=100,eot=20,loss=dlr"]
+STRONG_QUIET = ["pgd:steps=100", "apgd:steps=100,loss=dlr"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def planned(args: argparse.Namespace) -> Work:
     attacks of a stochastic network.
     """
     if math.isinf(args.budget):
-        return Work(args.epochs, args.limit, args.images, args.draws, [*NOISY, *FULL])
+        return Work(args.epochs, args.limit, args.images, args.draws, NOISY)
     arms = sum(arm.first for arm in ARMS.values())
     seconds = 60 * args.budget * args.ranks / arms
     limit = min(args.limit, max(256, int(seconds * 2 / 3 / 0.012 / args.epochs) // 128 * 128))
@@ -116,9 +117,8 @@ def student_words(args: argparse.Namespace, work: Work, options: Sequence[str], 
     ]
 
 
-def attack_words(args: argparse.Namespace, work: Work, model: str, noisy: bool) -> list[str]:
+def attack_words(args: argparse.Namespace, work: Work, model: str, attacks: Sequence[str]) -> list[str]:
     """The `stochx attack` command that judges an arm."""
-    attacks = [*ATTACKS, *(work.attacks if noisy else QUIET)]
     return [
         *("attack", model, "--data", args.data, "--limit", str(work.images), "--draws", str(work.draws)),
         *("--precision", args.precision, "--device", args.device, "--seed", str(args.seed), "--checks", "none"),
@@ -139,11 +139,15 @@ def folder_of(name: str) -> str:
     return name.replace(" ", "").replace("+", "-").replace(",", "-").lower()
 
 
-def judged(args: argparse.Namespace, work: Work, model: str, folder: Path) -> dict[str, Any]:
-    """The attacks on one network, and their records."""
+def judged(
+    args: argparse.Namespace, work: Work, model: str, folder: Path, attacks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The attacks on one network, by default those of all arms, and their records."""
     from stochx.loading import load_model
 
-    attacked = run(args, attack_words(args, work, model, load_model(model).noise != "none"), folder)
+    noisy = load_model(model).noise != "none"
+    attacks = attacks or [*ATTACKS, *(work.attacks if noisy else QUIET)]
+    attacked = run(args, attack_words(args, work, model, attacks), folder)
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     return {"attacked": attacked, "records": {"lines": [json.loads(line) for line in lines]}}
 
@@ -298,17 +302,77 @@ def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def strong(args: argparse.Namespace, work: Work) -> list[str]:
+    """The claim's two arms under attacks with many draws and many steps."""
+    lines = ["## Stronger attacks on the two arms of the claim", "", "| arm | attack | left |", "|---|---|---|"]
+    found = {}
+    for name, attacks in ((BASE, STRONG_QUIET), (CLAIM, STRONG)):
+        model = args.output / folder_of(name) / "student" / "student.safetensors"
+        found[name] = judged(args, work, str(model), args.output / folder_of(name) / "strong", attacks)
+        lines += [f"| {name} | `{text}` | {share(row)} |" for text, row in rows_of(found[name]).items()]
+    pairs = zip(STRONG, STRONG_QUIET, strict=True)
+    left = {name: [r["attacks"] for r in one["records"]["lines"]] for name, one in found.items()}
+    lines.append("")
+    for noisy, quiet in pairs:
+        images = zip(left[CLAIM], left[BASE], strict=True)
+        gap = [float(a[noisy]["correct"]) - float(b[quiet]["correct"]) for a, b in images]
+        told, p = clustered(gap), paired_p(gap)
+        lines.append(
+            f"- `{noisy}` against `{quiet}`: {100 * told.mean:+.1f} points"
+            f" ({100 * told.low:+.1f} to {100 * told.high:+.1f}), p = {p:.2g}"
+        )
+    return [*lines, ""]
+
+
+def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
+    """The claim's two arms trained again with other seeds: the difference of each pair, and its mean over the seeds."""
+    columns = ("clean", *JUDGED)
+    lines = [
+        f"## `{CLAIM}` minus `{BASE}`, trained with {args.seeds} seeds",
+        "",
+        f"| seed | {' | '.join(f'`{c}`' for c in columns)} |",
+        "|---|" + "---|" * len(columns),
+    ]
+    differences: dict[str, list[float]] = {column: [] for column in columns}
+    for seed in range(args.seed, args.seed + args.seeds):
+        own = argparse.Namespace(**{**vars(args), "seed": seed})
+        more = "" if seed == args.seed else f" seed={seed}"
+        pair = {}
+        for name in (CLAIM, BASE):
+            one = ARMS[name]
+            pair[name] = arm(own, work, name + more, ["--noise", one.noise, *one.training], one.times)
+        for of, gap in gaps(pair[CLAIM], pair[BASE]).items():
+            if of != WORST:
+                differences[of].append(sum(gap) / len(gap))
+        ours, theirs = (rows_of(pair[name])["worst"]["clean"] for name in (CLAIM, BASE))
+        differences["clean"].append(ours - theirs)
+        lines.append(f"| {seed} | {' | '.join(f'{100 * differences[c][-1]:+.1f}' for c in columns)} |")
+    means = []
+    for column in columns:
+        told = clustered(differences[column])
+        means.append(f"{100 * told.mean:+.1f} ({100 * told.low:+.1f} to {100 * told.high:+.1f})")
+    lines.append(f"| mean, 95 % over seeds | {' | '.join(means)} |")
+    return [*lines, "", "A deterministic network stands under the attack without EOT.", ""]
+
+
 def tied(args: argparse.Namespace, work: Work) -> list[str]:
     """The trend curve over the degree of stochasticity, where students are trained at the degree they are used at."""
-    rows = []
+    rows, lines = [], ["| beta | clean | `pgd:steps=20,eot=20` | worst | worst, noise off |", "|---|---|---|---|---|"]
     for beta in BETAS:
         found = arm(args, work, f"tied beta={beta}", ["--noise", f"adaptive:beta={beta}", *MADRY])
         shown = ("fgsm", "pgd:steps=20", "pgd:steps=20,eot=20", "worst")
-        rows += [row | {"degree": beta} for row in rows_of(found).values() if row["attack"] in shown]
+        by_attack = rows_of(found)
+        rows += [row | {"degree": beta} for row in by_attack.values() if row["attack"] in shown]
+        worst = by_attack["worst"]
+        cells = [str(beta), share(worst, "clean_low", "clean"), share(by_attack[shown[2]]), share(worst)]
+        lines.append(f"| {' | '.join(cells)} | {100 * worst['robust_off']:.1f} |")
     target = args.page.parent / f"{args.page.stem}-tied.png"
     draw_sweep(target, rows)
-    text = "Students trained and attacked at the same beta (the axis), madry recipe."
-    return ["## Trained at the degree of use", "", text, "", f"![tied]({target.name})", ""]
+    text = (
+        "Students trained and attacked at the same beta (the axis), madry recipe;"
+        f" {work.limit} training images, {work.images} attacked."
+    )
+    return ["## Trained at the degree of use", "", text, "", *lines, "", f"![tied]({target.name})", ""]
 
 
 def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]:
@@ -322,21 +386,22 @@ def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]
     return results
 
 
-def factorial_page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of the ablation, and the mean effect of each factor on the worst case."""
+def factorial_page(work: Work, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table of the ablation, and the mean effect of each factor on clean accuracy and the worst case."""
     lines = [f"| {' | '.join(FACTORS)} | clean | worst |", "|---|" + "---|" * (len(FACTORS) + 1)]
     values = []
     for name, found in results.items():
         on = [int(part[-1]) for part in name.split()[1:]]
         worst = rows_of(found)["worst"]
-        values.append((on, worst["robust"]))
+        values.append((on, worst["clean"], worst["robust"]))
         factors = " | ".join("yes" if level else "no" for level in on)
         lines.append(f"| {factors} | {share(worst, 'clean_low', 'clean')} | {share(worst)} |")
-    lines += ["", "Mean effect on the worst case, points:", ""]
+    lines += ["", "| mean effect of | points clean | points worst |", "|---|---|---|"]
     for k, key in enumerate(FACTORS):
-        effect = sum((1 if on[k] else -1) * value for on, value in values) / (len(values) / 2)
-        lines.append(f"- {key}: {100 * effect:+.1f}")
-    return "\n".join(["", "## Which part does it: all combinations", "", *lines, ""])
+        effects = (sum((1 if on[k] else -1) * pair[i] for on, *pair in values) / (len(values) / 2) for i in (0, 1))
+        lines.append(f"| {key} | {' | '.join(f'{100 * effect:+.1f}' for effect in effects)} |")
+    about = f"{work.limit} training images for {work.epochs} epochs, {work.images} attacked, one seed."
+    return ["## Which part does it: all combinations", "", about, "", *lines, ""]
 
 
 def main() -> None:
@@ -353,8 +418,12 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
+    parser.add_argument("--strong", action="store_true", help="also attacks with 50 draws, and of 100 steps")
+    parser.add_argument("--seeds", type=int, default=1, help="train the claim's two arms with so many seeds")
     parser.add_argument("--tied", action="store_true", help="also students at several degrees of noise")
     parser.add_argument("--ablation", action="store_true", help="also all combinations of the four factors")
+    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of these two")
+    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of these two")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
     args = parser.parse_args()
@@ -370,14 +439,25 @@ def main() -> None:
         if BASE in results:
             text = page(args, work, results)
             write_text(args.page, text)
-    if not args.no_figures:
-        text += "\n".join(["", *figures(args, work)])
-        write_text(args.page, text)
-    if args.tied:
-        text += "\n".join(["", *tied(args, work)])
-        write_text(args.page, text)
-    if args.ablation:
-        write_text(args.page, text + factorial_page(factorial(args, work)))
+    side = replace(work, limit=min(work.limit, args.side_limit), images=min(work.images, args.side_images))
+    parts: dict[str, Callable[[], list[str]]] = {
+        "strong": lambda: strong(args, work),
+        "seeds": lambda: across_seeds(args, work),
+        "tied": lambda: tied(args, side),
+        "ablation": lambda: factorial_page(side, factorial(args, side)),
+        "figures": lambda: figures(args, work),
+    }
+    wanted = {
+        "strong": args.strong,
+        "seeds": args.seeds > 1,
+        "tied": args.tied,
+        "ablation": args.ablation,
+        "figures": not args.no_figures,
+    }
+    for name, make in parts.items():
+        if wanted[name]:
+            text += "\n".join(["", *make()])
+            write_text(args.page, text)
 
 
 if __name__ == "__main__":
