@@ -42,6 +42,7 @@ from stochx.catalog import MODELS
 from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
 from stochx.engine.fit import Batch, Plan, Step, fit
+from stochx.engine.items import Images
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.threat import Ball
 from stochx.loading import load_data
@@ -73,7 +74,7 @@ def ours(model: Classifier, pixels: Tensor, labels: Tensor, precision: str = "fp
         return step
 
     with choose("cpu", precision).scope():
-        list(fit(model, pixels, labels, replace(PLAN, batch=batch), SEED, objective=noted))
+        list(fit(model, Images(pixels, labels), replace(PLAN, batch=batch), SEED, objective=noted))
     return losses
 
 

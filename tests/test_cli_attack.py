@@ -15,6 +15,7 @@ from test_cli import stochx
 
 from stochx.catalog import MODELS
 from stochx.engine.fit import Plan, fit
+from stochx.engine.items import Images
 from stochx.engine.weights import save
 from stochx.loading import install_noise, load_data, load_model
 from stochx.tasks.train import build
@@ -30,7 +31,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attack")
     data = load_data(DATA, "train")
     model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
-    for _ in fit(model, data.pixels, torch.tensor(data.labels), Plan(12, batch=32, rate=0.1), 0):
+    for _ in fit(model, Images(data.pixels, torch.tensor(data.labels)), Plan(12, batch=32, rate=0.1), 0):
         pass
     save(folder / "net.safetensors", model.eval())
     (folder / "noisy.py").write_text(

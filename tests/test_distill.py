@@ -18,6 +18,7 @@ from stochx.engine.data import from_arrays
 from stochx.engine.fit import Batch, Plan, fit
 from stochx.engine.gradients import logits
 from stochx.engine.images import Preparation
+from stochx.engine.items import Images
 from stochx.engine.seeds import seeded
 from stochx.engine.stochastic import at_scale, noise_layers, parameter_groups
 from stochx.engine.threat import Ball
@@ -51,7 +52,7 @@ def teacher():
     model = build(ConvNet(width=8), NAMES, seed=0)
     model.preparation = Preparation(16, 16)
     learnt = lessons(DATA, model.preparation)
-    for _ in fit(model, learnt.pixels, learnt.labels, Plan(4, batch=32), seed=0):
+    for _ in fit(model, Images(learnt.pixels, learnt.labels), Plan(4, batch=32), seed=0):
         pass
     return model.requires_grad_(False)
 
@@ -124,7 +125,7 @@ def test_learning_from_the_teacher_brings_a_new_student_to_it(teacher):
 
     before = apart()
     lowered = objective(criterion_of(teacher, "soft-labels", {"tau": 2.0, "weight": 1.0}))
-    for _ in fit(student, train.pixels, train.labels, Plan(4, batch=32), seed=0, objective=lowered):
+    for _ in fit(student, Images(train.pixels, train.labels), Plan(4, batch=32), seed=0, objective=lowered):
         pass
     assert apart() < before / 2
 

@@ -16,6 +16,7 @@ from stochx.catalog import MODELS
 from stochx.engine.augment import augment
 from stochx.engine.device import choose
 from stochx.engine.fit import Plan, Step, fit, forward
+from stochx.engine.items import Images
 from stochx.engine.schedule import SCHEDULES
 from stochx.engine.seeds import seeded
 from stochx.errors import FailureError, InputError
@@ -44,7 +45,7 @@ def without_norms():
 def run(shapes, plan, model=None, stop=None, **more):
     """The epochs and the weights that a training comes to; one that is stopped was killed after epoch `stop`."""
     model, epochs = model or convnet(), []
-    for epoch in fit(model, *shapes, plan, 0, **more):
+    for epoch in fit(model, Images(*shapes), plan, 0, **more):
         epochs.append((epoch.epoch, epoch.loss, epoch.accuracy, dict(epoch.measures)))
         if epoch.epoch == stop:
             break
@@ -53,7 +54,7 @@ def run(shapes, plan, model=None, stop=None, **more):
 
 def run_each(shapes, plan, model, **more):
     """The weights after each epoch."""
-    return [{k: v.clone() for k, v in model.state_dict().items()} for _ in fit(model, *shapes, plan, 0, **more)]
+    return [{k: v.clone() for k, v in model.state_dict().items()} for _ in fit(model, Images(*shapes), plan, 0, **more)]
 
 
 def bias(model):

@@ -18,6 +18,7 @@ from stochx.cli.training import attacked
 from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose, current
 from stochx.engine.fit import Batch, Objective, Plan, Step, fit
+from stochx.engine.items import Images
 from stochx.engine.seeds import seeded
 from stochx.engine.stochastic import noise_layers, parameter_groups, penalty
 from stochx.engine.store import Run
@@ -104,8 +105,7 @@ def run_epochs(
 
         epochs = fit(
             model,
-            pixels,
-            labels,
+            Images(pixels, labels),
             plan,
             args["seed"],
             state,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stochx.engine import checkpoint
-from stochx.engine.augment import augment
 from stochx.engine.average import Average, put, tensors_of
 from stochx.engine.device import current
+from stochx.engine.items import Items
 from stochx.engine.schedule import SCHEDULES, Schedule
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.world import World
@@ -27,7 +27,7 @@ from stochx.errors import FailureError, InputError
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: `rate` is the largest learning rate, `batch` the images of a step, over all ranks.
+    """How to train: `rate` is the largest learning rate, `batch` the items of a step, over all ranks.
 
     `accumulate` cuts a batch into so many parts, whose gradients are summed: less memory, the same step. `average` is
     the decay of a moving average of the weights (0: none), `patience` after how many epochs without a better
@@ -42,16 +42,16 @@ class Plan:
     momentum: float = 0.9
     decay: float = 5e-4
     accumulate: int = 1
-    augment: bool = False  # shifts of up to an eighth of the side, and mirror images
+    augment: bool = False  # random changes of the images
     average: float = 0.0
     patience: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from: x (N, 3, H, W) in [0, 1], y (N,), and which images they are, `index` (N,) on the CPU.
+    """What a step learns from: x (N, 3, H, W) in [0, 1], y (N,), and which items they are, `index` (N,) on the CPU.
 
-    Epochs and steps count from 0.
+    Items that hold several images have further axes after the first. Epochs and steps count from 0.
     """
 
     x: Tensor
@@ -63,7 +63,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """A loss to be lowered, the mean over a batch, and the logits (N, K) that training accuracy is counted on."""
+    """A loss to be lowered, the mean over a batch, and logits (*y.shape, K) that training accuracy is counted on."""
 
     loss: Tensor
     logits: Tensor
@@ -76,7 +76,7 @@ class Epoch:
     epoch: int
     loss: float
     accuracy: float
-    images_per_second: float
+    images_per_second: float  # or whatever else the items are
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -99,8 +99,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Step:
 
 def fit(
     model: nn.Module,
-    pixels: Tensor,
-    labels: Tensor,
+    items: Items,
     plan: Plan,
     seed: int,
     state: Path | None = None,
@@ -112,7 +111,7 @@ def fit(
     validate: Validate | None = None,
     best: str | None = None,
 ) -> Iterator[Epoch]:
-    """Train `model` on (N, 3, H, W) uint8 and (N,) labels; yields after each epoch, when its checkpoint is stored.
+    """Train `model` on `items`; yields after each epoch, when its checkpoint is stored.
 
     At a yield the model is in eval mode with the weights that count (the average, where there is one); after the last
     one it has those of the epoch with the largest `validate(model)[best]`. `groups` are the optimizer's, all trainable
@@ -123,10 +122,10 @@ def fit(
     small for batch norms and for a checkpoint of another training.
     """
     world = world or World()
-    _check_sizes(model, len(pixels), plan, world)
+    _check_sizes(model, items, plan, world)
     optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
     average = Average(model.to(memory_format=torch.channels_last), plan.average)
-    loop = _Loop(model, pixels, labels, plan, seed, world, objective, optimizer, average)
+    loop = _Loop(model, items, plan, seed, world, objective, optimizer, average)
     return _epochs(loop, state, resume, validate, best)
 
 
@@ -165,11 +164,11 @@ def _epochs(
     put(model, progress.best)
 
 
-def _check_sizes(model: nn.Module, count: int, plan: Plan, world: World) -> None:
-    if not count:
+def _check_sizes(model: nn.Module, items: Items, plan: Plan, world: World) -> None:
+    if not len(items):
         raise InputError("there are no images to train on", "check the data set")
-    images, parts = min(plan.batch, count), world.size * plan.accumulate
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    images, parts = min(plan.batch, len(items)), world.size * plan.accumulate
+    norms = items.least > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     if images // parts < (2 if norms else 1):
         need = "a batch norm needs two at once" if norms else "there are more parts than images"
         raise InputError(f"a step has {images} images in {parts} parts: {need}", "use a larger batch, or fewer parts")
@@ -189,8 +188,7 @@ class _Loop:
     """The steps of an epoch."""
 
     model: nn.Module
-    pixels: Tensor
-    labels: Tensor
+    items: Items
     plan: Plan
     seed: int
     world: World
@@ -201,33 +199,36 @@ class _Loop:
     def run(self, epoch: int) -> Epoch:
         """One pass over the data in an order of its own; a lone last image waits for another epoch."""
         start, plan = time.perf_counter(), self.plan
-        order = torch.randperm(len(self.pixels), generator=generator(self.seed, "order", epoch))
-        batches = [part for part in torch.split(order, plan.batch) if len(part) > 1 or len(order) <= plan.batch]
-        lost, right = 0.0, 0
+        order = torch.randperm(len(self.items), generator=generator(self.seed, "order", epoch))
+        least = self.items.least
+        batches = [part for part in torch.split(order, plan.batch) if len(part) >= least or len(order) <= plan.batch]
+        lost, right, answers = 0.0, 0, 0
         with seeded(self.seed, "epoch", epoch, self.world.rank):
             for step, whole in enumerate(batches):
                 done = epoch * len(batches) + step
                 for group in self.optimizer.param_groups:
                     group["lr"] = plan.rate * SCHEDULES[plan.schedule](done, plan.epochs * len(batches))
-                loss, correct = self._descend(whole, epoch, step)
+                loss, correct, asked = self._descend(whole, epoch, step)
                 self.average.update(done)
-                lost, right = lost + loss * len(whole), right + correct
+                lost, right, answers = lost + loss * len(whole), right + correct, answers + asked
         _share_buffers(self.model, self.world)
-        seen, right = sum(map(len, batches)), sum(self.world.gather([right]))
-        return Epoch(epoch + 1, lost / seen, right / seen, seen / (time.perf_counter() - start))
+        seen, counts = sum(map(len, batches)), self.world.gather([(right, answers)])
+        right, answers = (sum(part) for part in zip(*counts, strict=True))
+        return Epoch(epoch + 1, lost / seen, right / answers, seen / (time.perf_counter() - start))
 
-    def _descend(self, whole: Tensor, epoch: int, step: int) -> tuple[float, int]:
-        """One step on the images `whole` (N,): the loss of all ranks, and how many of this one's were right."""
+    def _descend(self, whole: Tensor, epoch: int, step: int) -> tuple[float, int, int]:
+        """One step on the items `whole` (N,): the loss of all ranks; this one's right answers, and all its answers."""
         where = f"in epoch {epoch + 1}, step {step + 1}"
         self.optimizer.zero_grad()
-        losses, correct = list[Tensor](), list[Tensor]()
+        losses, correct, asked = list[Tensor](), list[Tensor](), 0
         try:
             for batch in self._parts(whole, epoch, step):
                 found = self.objective(self.model, batch)
                 share = found.loss * (len(batch.y) / len(whole))
                 share.backward()  # type: ignore[no-untyped-call]
                 losses.append(share.detach())
-                correct.append((found.logits.argmax(1) == batch.y).sum())
+                correct.append((found.logits.argmax(-1) == batch.y).sum())
+                asked += batch.y.numel()
         except FailureError as error:  # an attack inside met what is not finite
             raise FailureError(f"{error}, {where}", "lower the learning rate") from None
         except ValueError as error:
@@ -238,21 +239,16 @@ class _Loop:
         if not math.isfinite(loss):
             raise FailureError(f"the loss is not finite {where}", "lower the learning rate")
         self.optimizer.step()
-        return loss, int(sum(correct))
+        return loss, int(sum(correct)), asked
 
     def _parts(self, whole: Tensor, epoch: int, step: int) -> Iterator[Batch]:
-        """The share of this rank in a batch, in `accumulate` parts of two images or more."""
+        """The share of this rank in a batch, in `accumulate` parts that a batch norm can take."""
         like = self.optimizer.param_groups[0]["params"][0]
-        source = generator(self.seed, "augment", epoch, step)
+        source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
         mine = slice(self.world.rank, None, self.world.size)
         index = whole[mine]
-        some = index.to(self.pixels.device)
-        x = self.pixels[some].to(like.device, non_blocking=True).to(like.dtype) / 255
-        y = self.labels[some].to(like.device, non_blocking=True)
-        if self.plan.augment:
-            x = augment(x, mine, len(whole), source)
-        x = x.contiguous(memory_format=torch.channels_last)
-        parts = min(self.plan.accumulate, max(1, len(index) // 2))
+        x, y = self.items.take(whole, mine, epoch, like, source)
+        parts = min(self.plan.accumulate, max(1, len(index) // self.items.least))
         for images, labels, places in zip(*(torch.tensor_split(v, parts) for v in (x, y, index)), strict=True):
             if len(places):
                 yield Batch(images, labels, places, epoch, step)

@@ -170,7 +170,7 @@ def _passage(model: Classifier, place: Place) -> Met:
 
     try:
         handles = [m.register_forward_hook(note(name)) for name, m in model.network.named_modules() if name]
-        with _evaluating(model), torch.inference_mode(), torch.random.fork_rng():
+        with evaluating(model), torch.inference_mode(), torch.random.fork_rng():
             model(model.mean.new_zeros(1, 3, model.input_size, model.input_size))
     finally:
         for handle in handles:
@@ -179,7 +179,7 @@ def _passage(model: Classifier, place: Place) -> Met:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode; every module's own mode returns after."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -267,7 +267,7 @@ def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
 def _average(model: Classifier, batches: Sequence[Tensor], measuring: Sequence[tuple[nn.Module, str]]) -> None:
     """One pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         try:
             for module in (*noise_layers(model), *(module for module, _ in measuring)):
                 module.training = True

@@ -1,0 +1,79 @@
+"""A classifier without its last layer: images -> feature maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stochx.engine.classifier import Classifier
+from stochx.engine.stochastic import LAYERS, evaluating
+from stochx.errors import InputError
+
+
+class Backbone(nn.Module):
+    """(N, 3, H, W) in [0, 1] -> maps (N, C, h, w): what is there before positions are joined.
+
+    The last layer with weights is taken away. What counts is the last value of more than one position that a module
+    gives after the last layer but one; where there is none, the vector that the last layer saw, as 1x1 maps. `shape`
+    is (C, h, w) for images of the size that the network is made for.
+    """
+
+    shape: tuple[int, int, int]
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        layers = [name for name, m in model.network.named_modules() if isinstance(m, LAYERS)]
+        if not layers or not layers[-1]:
+            raise InputError(f"`{model.arch}` is a single layer", "use a network with layers below its classifier")
+        self.model = model
+        side = model.input_size
+        x = model.mean.new_zeros(1, 3, side, side)
+        with evaluating(model), torch.inference_mode():
+            met = _maps_before(model, layers[-1], x)
+            self.cut = met[-1] if met else ""
+            parent, _, last = layers[-1].rpartition(".")
+            setattr(model.network.get_submodule(parent), last, nn.Identity())
+            channels, height, width = self(x).shape[1:]
+        self.shape = channels, height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        source = self.model.network.get_submodule(self.cut)
+        handle = source.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            self.model(x)
+        finally:
+            handle.remove()
+        found = kept[-1]
+        return found if found.dim() == 4 else found.flatten(1)[:, :, None, None]
+
+
+def _maps_before(model: Classifier, last: str, x: Tensor) -> list[str]:
+    """The modules that give maps (1, C, H, W) of more than one position between the last two layers with weights."""
+    met: list[str] = []
+    over = False
+
+    def note(name: str, output: Any) -> None:
+        if not over and isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] * output.shape[3] > 1:
+            met.append(name)
+
+    def enter(name: str) -> None:
+        nonlocal over
+        over = over or name == last
+        if not over:
+            met.clear()
+
+    handles = []
+    for name, module in model.network.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(lambda _, i, output, name=name: note(name, output)))
+        if isinstance(module, LAYERS):
+            handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: enter(name)))
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return met

@@ -1,0 +1,60 @@
+"""Networks of the few-shot literature: residual blocks, a mean over positions, a linear layer."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from stochx.engine.images import Preparation
+from stochx.models._cifar_resnet import start_weights
+
+
+class Block(nn.Module):
+    """3x3 convolutions, each with its norm, beside a 1x1 shortcut where the width changes.
+
+    `stride` is that of the convolution number `at`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, convolutions: int, stride: int, at: int) -> None:
+        super().__init__()
+        widths = [inputs, *[outputs] * convolutions]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride if i == at else 1, 1, bias=False)
+            for i, (a, b) in enumerate(itertools.pairwise(widths))
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(convolutions))
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            out = norm(conv(out if i == 0 else F.relu(out)))
+        result: Tensor = self.relu(out + self.shortcut(x))
+        return result
+
+
+class Pooled(nn.Module):
+    """Maps -> the mean over positions -> logits."""
+
+    def __init__(self, maps: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.maps, self.linear = maps, nn.Linear(width, classes)
+        start_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(self.maps(x), 1), 1))
+        return logits
+
+
+def fewshot_classifier(maps: nn.Module, width: int, classes: int, size: int, arch: str) -> Classifier:
+    """`maps` with a linear layer, behind ImageNet's normalisation, for square images of `size` pixels."""
+    names = [str(i) for i in range(classes)]
+    network = Pooled(maps, width, classes)
+    return Classifier(network, names, Preparation(size, size), IMAGENET_MEAN, IMAGENET_STD, arch=arch)
