@@ -68,7 +68,7 @@ def open_model(
         model, facts = _from_file(path, arch)
     elif text.startswith("timm:"):
         model, facts = from_timm(text.removeprefix("timm:"))
-    elif _is_factory(text):
+    elif is_factory(text):
         model, facts = _from_factory(text)
     else:
         model, facts = from_torchvision(text)
@@ -100,13 +100,15 @@ def open_model(
 def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
     found = weights.load(path)
     header = found.header
+    if header.get("kind") == "few-shot":
+        raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx explain --support`")
     noises = str(header.get("noises", ""))
     shapes = {
         name: tuple(tensor.shape) for name, tensor in found.tensors.items() if not (noises and weights.NOISE in name)
     }
     if arch is not None or "arch" in header:
         named = arch or str(header["arch"])
-        if arch is None and _is_factory(named):  # a file must not decide which code is run
+        if arch is None and is_factory(named):  # a file must not decide which code is run
             raise InputError(f"`{path}` was made with the code `{named}`", f"if you trust it, give `--arch {named}`")
         candidate = architecture(named, class_count(shapes))
         source: Source = "given" if arch is not None else "header"
@@ -134,12 +136,13 @@ def architecture(text: str, classes: int) -> Candidate:
     """What `--arch` or a file's header names: one of `models/`, torchvision's, timm's, or the user's own factory."""
     if text.startswith("timm:"):
         return Candidate(text, lambda: timm_classifier(text.removeprefix("timm:"), classes))
-    if _is_factory(text):
+    if is_factory(text):
         return Candidate(text, lambda: _from_factory(text)[0])
     return from_text(text, classes)
 
 
-def _is_factory(text: str) -> bool:
+def is_factory(text: str) -> bool:
+    """Whether a text names the user's own code, `package.module:factory`."""
     return ":" in text and text.partition(":")[0] not in (*MODELS, "timm")
 
 

@@ -17,6 +17,7 @@ LEVELS = {
     "loading": 4,
     "recognition": 4,
     "facts": 4,
+    "matchers": 4,
     "hubs": 4,
     "attacks": 3,
     "attributions": 3,

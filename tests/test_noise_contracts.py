@@ -173,7 +173,7 @@ def test_a_training_step_reaches_all_that_a_noise_learns(text):
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in learnt)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     assert bool(learnt) == (
-        text.partition(":")[0] not in ("dropout", "gaussian", "multiplicative") and text != "adaptive"
+        text.partition(":")[0] not in ("dropout", "feature-wise", "gaussian", "multiplicative") and text != "adaptive"
     )
 
 

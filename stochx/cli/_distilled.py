@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from stochx.cli import output
-from stochx.cli._trained import Document, Row, adversarial_of, held_of, machine_of, run_epochs, trained_of
+from stochx.cli._epochs import Document, Row, machine_of
+from stochx.cli._trained import adversarial_of, held_of, run_lessons, trained_of
 from stochx.engine.classifier import Classifier, measure_noise
 from stochx.engine.device import choose
 from stochx.engine.seeds import seeded
@@ -54,7 +55,7 @@ def run_distillation(
                 penalty if noise_layers(student) else None,
                 args["seed"],
             )
-            run, rows = run_epochs(args, folder, student, lowered, learnt, world, quiet=quiet, resume=resume)
+            run, rows = run_lessons(args, folder, student, lowered, learnt, world, quiet=quiet, resume=resume)
             noisy, quieted = measure(student, test, args["draws"], args["seed"], world)
             if not world.leads:
                 return None, []

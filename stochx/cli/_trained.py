@@ -13,14 +13,14 @@ import torch
 from stochx.catalog import ATTACKS, MODELS
 from stochx.cli import options as o
 from stochx.cli import output
-from stochx.cli.bar import training_bar
+from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
 from stochx.cli.training import attacked
 from stochx.engine.classifier import Classifier
-from stochx.engine.device import choose, current
-from stochx.engine.fit import Batch, Objective, Plan, Step, fit
+from stochx.engine.device import choose
+from stochx.engine.fit import Objective, Plan
 from stochx.engine.items import Images
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import noise_layers, parameter_groups, penalty
+from stochx.engine.stochastic import noise_layers, penalty
 from stochx.engine.store import Run
 from stochx.engine.threat import Ball
 from stochx.engine.weights import save
@@ -31,8 +31,6 @@ from stochx.reports.training import draw_curves
 from stochx.tasks.objectives import Adversarial, objective
 from stochx.tasks.train import Lessons, Trained, accuracy, build, lessons, validation
 
-Document = dict[str, object]
-Row = dict[str, Any]
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
 HELD, WATCHED = 1000, 512  # images kept apart by default to choose by, or to watch; at most a tenth
 
@@ -73,7 +71,7 @@ def chooses(args: Mapping[str, Any]) -> bool:
     return args["validation"] is not None or args["init"] in (None, "random")
 
 
-def run_epochs(
+def run_lessons(
     args: Mapping[str, Any],
     folder: Path,
     model: Classifier,
@@ -86,51 +84,15 @@ def run_epochs(
 ) -> tuple[Run, list[Row]]:
     """Train `model` by the plan of `args` into a run folder; its rows, one for each epoch.
 
-    Writes a line of `records.jsonl` after each epoch, with `save_epochs` its weights, and the curves at the end. The
-    model ends with the weights of its best epoch, where images are kept apart, else with the last ones.
+    The model ends with the weights of its best epoch, where images are kept apart, else with the last ones.
     """
-    plan, adversarial = plan_of(args), adversarial_of(args)
-    run, state = Run(folder, args, world.rank, resume), folder / "state.safetensors"
-    rows: dict[int, Row] = {record["epoch"]: record for record in run.records}
     measure = None
     if len(learnt.held_labels):
-        measure = validation(learnt.held_pixels, learnt.held_labels, adversarial, args["seed"])
+        measure = validation(learnt.held_pixels, learnt.held_labels, adversarial_of(args), args["seed"])
     pixels, labels = (_placed(part, model.mean.device) for part in (learnt.pixels, learnt.labels))
-    with training_bar(plan.epochs, len(labels), quiet or not world.leads) as bar:
-
-        def watched(network: torch.nn.Module, batch: Batch) -> Step:
-            step = lowered(network, batch)
-            bar.step(batch.epoch, len(batch.y) * world.size, step.loss.detach())
-            return step
-
-        epochs = fit(
-            model,
-            Images(pixels, labels),
-            plan,
-            args["seed"],
-            state,
-            resume,
-            world,
-            objective=watched,
-            groups=parameter_groups(model),
-            validate=measure,
-            best=chosen_by(args) if measure is not None and chooses(args) else None,
-        )
-        run.begin()
-        if not resume and world.leads:
-            _drop_older(folder)
-        if world.leads and args["save_epochs"] and not rows:
-            save(_epoch_file(folder, 0), model)
-        for epoch in epochs:
-            row = dataclasses.asdict(epoch)
-            row |= row.pop("measures")
-            if world.leads and args["save_epochs"]:
-                save(_epoch_file(folder, epoch.epoch), model)
-            if world.leads and epoch.epoch not in rows:
-                run.append([row])
-            bar.end(row, again=epoch.epoch in rows)
-            rows[epoch.epoch] = row
-    made = [rows[number] for number in sorted(rows)]
+    best = chosen_by(args) if measure is not None and chooses(args) else None
+    course = Course(plan_of(args), Images(pixels, labels), lowered, measure, best, lambda path: save(path, model))
+    run, made = run_epochs(args, folder, model, course, world, quiet=quiet, resume=resume)
     if world.leads:
         draw_curves(folder / "curves.png", made, best_row(args, made), args.get("recipe") == "madry")
     return run, made
@@ -162,27 +124,6 @@ def trained_of(args: Mapping[str, Any], rows: list[Row], measured: Any, held: in
     )
 
 
-def machine_of(args: Mapping[str, Any]) -> dict[str, object]:
-    """Where and how a training ran, for its document."""
-    runtime = current()
-    return {
-        "seed": args["seed"],
-        "device": str(runtime.device),
-        "precision": runtime.precision,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _drop_older(folder: Path) -> None:
-    """What an older run left must not be taken for this one's."""
-    for file in (folder / "state.safetensors", *(folder / "checkpoints").glob("epoch-*.safetensors")):
-        file.unlink(missing_ok=True)
-
-
-def _epoch_file(folder: Path, epoch: int) -> Path:
-    return folder / "checkpoints" / f"epoch-{epoch:03d}.safetensors"
-
-
 def _placed(part: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Images and labels lie on an accelerator as a whole, if they are not too many."""
     return part.to(device) if device.type != "cpu" and part.nbytes < ON_DEVICE else part
@@ -202,7 +143,7 @@ def run_training(
             adversarial=adversarial_of(args), penalty=penalty if noise_layers(model) else None, seed=args["seed"]
         )
         with runtime.scope():
-            run, rows = run_epochs(args, folder, model, lowered, learnt, world, quiet=quiet, resume=resume)
+            run, rows = run_lessons(args, folder, model, lowered, learnt, world, quiet=quiet, resume=resume)
             if not world.leads:
                 return None, []
             with seeded(args["seed"], "test"):

@@ -24,6 +24,8 @@ COMMANDS = {
     "attack": "attack",
     "train": "train",
     "distill": "distill",
+    "fsc-train": "fsc_train",
+    "fsc-test": "fsc_test",
     "boundary": "boundary",
     "info": "info",
     "list": "listing:list_",

@@ -12,11 +12,14 @@ from stochx.catalog import DATASETS, lazy_entries
 if TYPE_CHECKING:
     from stochx.engine.data import Data
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 
 
 class Dataset(Protocol):
-    """split: `train` or `test` -> `Data`; a data set without splits gives the same for both."""
+    """split: `train`, `val` or `test` -> `Data`; a data set without splits gives the same for all.
+
+    The splits of few-shot domains share no class; elsewhere `val` is what `test` is, unless there is a better one.
+    """
 
     def __call__(self, split: Split) -> Data: ...
 

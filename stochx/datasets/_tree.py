@@ -12,7 +12,11 @@ from stochx.datasets import Split
 from stochx.engine.images import SUFFIXES
 from stochx.errors import InputError, printable
 
-SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "validation", "valid", "test"),
+    "test": ("test", "val"),
+}
 
 log = logging.getLogger("stochx")
 
@@ -60,10 +64,11 @@ def walk(root: Path) -> list[str]:
     return names
 
 
-def class_tree(names: list[str], split: Split, where: str) -> Tree:
+def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -> Tree:
     """Classes are the folders above each file, `Greek/character01` too, without those that all files share.
 
-    `train` beside `test` or `val` are splits, whose classes are numbered together; else both splits are everything.
+    `train` beside `test` or `val` are splits, whose classes are numbered together; else every split is everything.
+    With another `rule` than `auto` their names are left out of classes, and all of them count.
     Files beside the class folders are left out, with a warning; `where` is the source, for messages.
     """
     parts = {name: PurePosixPath(name).parts for name in names}
@@ -71,7 +76,11 @@ def class_tree(names: list[str], split: Split, where: str) -> Tree:
     shared = _common(min(parents), max(parents))  # what the two extremes share, all in between share
     tops = {parent[shared] for parent in parents if len(parent) > shared}
     parted = "train" in tops and not tops.isdisjoint(SPLIT_FOLDERS["test"])
-    if parted:
+    if parted and rule != "auto":
+        parted, folders = False, {*SPLIT_FOLDERS["train"], *SPLIT_FOLDERS["val"]}
+        parts = {name: path for name, path in parts.items() if path[shared] in folders}
+        shared += 1
+    elif parted:
         chosen = {s: next(t for t in SPLIT_FOLDERS[s] if t in tops) for s in SPLIT_FOLDERS}
         parts = {name: path for name, path in parts.items() if path[shared] in chosen.values()}
         shared += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stochx.datasets import Split
+from stochx.datasets._splits import restricted
 from stochx.engine.data import Data, from_arrays
 from stochx.engine.images import MIN_SIDE, open_file
 from stochx.errors import InputError, printable
@@ -22,10 +23,12 @@ class Npz:
     """Arrays in a NumPy file: `images` or `x`, and where there are `labels` or `y`, `classes`, `masks`.
 
     Images are (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits; masks are
-    (N, H, W), nonzero on the object. Pickled arrays are refused. Both splits are the same.
+    (N, H, W), nonzero on the object. Pickled arrays are refused. Every split is all images, unless `split` gives each
+    of them classes.
     """
 
     path: str  # .npz file
+    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         path = Path(self.path).expanduser()
@@ -40,7 +43,8 @@ class Npz:
             masks = _masks(arrays["masks"], pixels) if "masks" in arrays else None
         except ValueError as error:
             raise InputError(f"`{shown}`: {error}", "see `stochx list datasets:npz`") from None
-        return from_arrays(pixels, labels, classes, path.stem, masks)
+        data = from_arrays(pixels, labels, classes, path.stem, masks)
+        return restricted(data, self.split, split)
 
 
 def _load(path: Path, shown: str) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from stochx.datasets import Split
+from stochx.datasets._splits import restricted
 from stochx.datasets._tree import class_tree, image_names
 from stochx.engine import images
 from stochx.engine.data import Data
@@ -24,12 +25,14 @@ BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # bzip2 and lzma are unpac
 
 @dataclass(frozen=True)
 class Zip:
-    """Images in class folders inside a zip, nested ones too; `train` and `test` (or `val`) folders are the splits.
+    """Images in class folders inside a zip, nested ones too; `train`, `val` and `test` folders are the splits.
 
-    Nothing is unpacked to disk: images are read from the zip when asked for; keys are the paths inside it.
+    Nothing is unpacked to disk: images are read from the zip when asked for; keys are the paths inside it. For few-shot
+    learning `split` gives classes to splits; it ignores what folders are called.
     """
 
     path: str  # zip file
+    split: str = "auto"  # classes of train, val and test: auto, all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         path = Path(self.path).expanduser()
@@ -37,8 +40,9 @@ class Zip:
         names = image_names(archive.members)
         if not names:
             raise InputError(f"no image in `{printable(path)}`", "looked in all its folders")
-        tree = class_tree(names, split, printable(path))
-        return Data(tree.classes, tree.paths, lambda i: archive.read(tree.paths[i]), tree.labels)
+        tree = class_tree(names, split, printable(path), self.split)
+        data = Data(tree.classes, tree.paths, lambda i: archive.read(tree.paths[i]), tree.labels)
+        return restricted(data, self.split, split)
 
 
 class _Archive:

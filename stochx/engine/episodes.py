@@ -51,7 +51,7 @@ class Drawn:
 
 def pool(name: str, classes: Sequence[str], labels: Tensor) -> Pool:
     """The pool of images with these labels (n,); classes without an image are left out."""
-    kept = labels.unique().tolist()
+    kept = sorted({*labels.tolist()})
     places = [(labels == k).nonzero().flatten() for k in kept]
     if not places:
         raise InputError(f"`{name}` has no images", "check the data set")

@@ -47,11 +47,13 @@ class FewShotHead(nn.Module, Generic[P]):
     `way` is fixed or None; a transductive head takes Q = N * q queries, the i-th of class i // q, and each score
     depends on others. Weights are shaped as the features `seen`; `axes` are the dimensions, counted from the end, over
     which the relevance of each is scaled. Relevance is recorded by autograd only where a head is `differentiable`.
+    `by_means` says that of the support only the mean map of each class matters.
     """
 
     way: int | None = None
     transductive: bool = False
     differentiable: bool = False
+    by_means: ClassVar[bool] = False
     axes: ClassVar[tuple[int, ...]] = (-3,)
     xi: ClassVar[float] = 1.0
 

@@ -56,7 +56,7 @@ class Run:
     """
 
     FREE = frozenset(
-        {"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "output", "show", "animate"}
+        {"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "episodes", "output", "show", "animate"}
         | {"fail_over", "fail_under"}
     )
 

@@ -59,9 +59,14 @@ def save(path: Path, model: Classifier) -> None:
         "origin": model.origin,
     }
     names = stored_names(model.network)
-    tensors = {names[name]: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    write(path, {names[name]: value for name, value in model.network.state_dict().items()}, entry)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
+    """A file of named tensors with the header entry `stochx`."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"stochx": json.dumps(entry)})
+        save_file(stored, temporary, metadata={"stochx": json.dumps(entry)})
 
 
 def load(path: Path) -> Weights:

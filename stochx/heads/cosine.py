@@ -31,6 +31,8 @@ class Cosine:
 
 
 class _Cosine(VectorHead):
+    by_means = True
+
     def __init__(self, shape: tuple[int, int, int], embedding: Embedding, scale: float) -> None:
         super().__init__(shape, embedding)
         self.scale = nn.Parameter(torch.tensor(scale))

@@ -56,6 +56,7 @@ class Attended(Passage):
 class _CrossAttention(FewShotHead[Attended]):
     axes = (-1, -3)
     xi = 0.0
+    by_means = True
 
     def __init__(self, shape: tuple[int, int, int], settings: CrossAttention) -> None:
         super().__init__(shape)

@@ -24,6 +24,8 @@ class Prototypical:
 
 
 class _Prototypical(VectorHead):
+    by_means = True
+
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         p = support.mean(2)
         lengths = query.square().sum(2)[:, :, None] + p.square().sum(2)[:, None]

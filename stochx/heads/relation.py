@@ -55,6 +55,8 @@ class Layers:
 
 
 class _Relation(FewShotHead[Related]):
+    by_means = True
+
     def __init__(self, shape: tuple[int, int, int], hidden: int, statistics: Statistics) -> None:
         super().__init__(shape)
         channels, *size = shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from stochx.engine.device import full_precision
 from stochx.engine.fit import Batch, Validate
 from stochx.engine.gradients import logits
 from stochx.engine.images import Preparation
+from stochx.engine.scratch import scratch
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, estimate
 from stochx.errors import InputError
@@ -22,6 +24,7 @@ from stochx.tasks.objectives import Adversarial
 
 QUICK = 512  # images of the quick robust accuracy, at most
 QUICK_STEPS = 10  # of its PGD
+READERS = 8  # images decoded at once
 
 
 @dataclass(frozen=True)
@@ -131,5 +134,13 @@ def stack(data: Data, preparation: Preparation, limit: int | None = None) -> tup
     labels = torch.tensor([int(label) for label in data.labels[:count]])
     if data.pixels is not None and data.pixels.shape[-2:] == (preparation.crop, preparation.crop):
         return data.pixels[:count], labels
-    images = [data.item(i, preparation).image for i in range(count)]
-    return (torch.stack(images) * 255).round().to(torch.uint8), labels
+    side = preparation.crop
+    pixels = scratch((count, 3, side, side), torch.uint8)
+
+    def place(i: int) -> None:
+        pixels[i] = (data.item(i, preparation).image * 255).round().to(torch.uint8)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for _ in readers.map(place, range(count)):  # an image that cannot be used raises its error here
+            pass
+    return pixels, labels

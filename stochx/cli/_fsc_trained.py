@@ -1,0 +1,108 @@
+"""The part of `stochx fsc-train` that needs torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stochx.catalog import GUIDES
+from stochx.cli import output
+from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
+from stochx.engine.device import choose
+from stochx.engine.episodes import Domain, Episodes, Task, check
+from stochx.engine.fit import Plan
+from stochx.engine.matcher import Matcher
+from stochx.engine.world import joined
+from stochx.loading import install_noise, load_data
+from stochx.matchers import make_matcher, save_matcher
+from stochx.reports.training import draw_curves
+from stochx.tasks.fewshot import apart, domains_of, episodic, validation
+
+FWT = "feature-wise:share=batch"
+
+log = logging.getLogger("stochx")
+
+
+def run_episodes(
+    args: Mapping[str, Any], folder: Path, *, resume: bool, quiet: bool, start: float
+) -> tuple[Document | None, list[Row]]:
+    """Train, write `model.safetensors` and the run's files; nothing to print off rank 0."""
+    task = Task(args["way"], args["shot"], args["queries"])
+    with joined() as world:
+        runtime = choose(args["device"], args["precision"])
+        facts = {key: args[key] for key in ("data", "guide", "way", "shot", "episodes", "fwt")}
+        model = make_matcher(
+            args["backbone"], args["head"], task.way, args["size"], args["seed"], facts, arch=args["arch"]
+        )
+        preparation = model.backbone.model.preparation
+        learnt = domains_of({text: load_data(text, "train") for text in args["data"]}, preparation)
+        for domain in learnt:
+            check(domain.pool, task)
+        model.facts["classes"] = {domain.pool.name: list(domain.pool.classes) for domain in learnt}
+        held = _held(args, learnt, model, task) if args["validation"] else []
+        if args["fwt"]:
+            install_noise(model.backbone.model, FWT)
+        model.to(runtime.device)
+        items = Episodes(learnt, task, args["every"], args["seed"])
+        lowered = episodic(model, GUIDES.make(args["guide"]), items, args["seed"])
+        measure = validation(model, held, task, args["validation"], args["seed"]) if held else None
+        best = "validation" if held else None
+        course = Course(
+            _plan(args), items, lowered, measure, best, lambda path: save_matcher(path, model), unit="episodes"
+        )
+        with runtime.scope():
+            run, rows = run_epochs(args, folder, model, course, world, quiet=quiet, resume=resume)
+            machine = machine_of(args)
+        if not world.leads:
+            return None, []
+        kept = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
+        draw_curves(folder / "curves.png", rows, kept if held else None, attacked=False)
+        path = folder / "model.safetensors"
+        save_matcher(path, model)
+        result = [
+            {
+                **{key: args[key] for key in ("head", "guide", "way", "shot", "queries")},
+                "episodes": rows[-1]["epoch"] * args["every"],
+                "loss": rows[-1]["loss"],
+                "train_accuracy": rows[-1]["accuracy"],
+                "validation": kept.get("validation"),
+                "kept": kept["epoch"] * args["every"],
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "model": str(path),
+            }
+        ]
+        document = output.result("fsc-train", args, machine, result, time.perf_counter() - start)
+        run.finish(rows, document)
+        return document, result
+
+
+def _plan(args: Mapping[str, Any]) -> Plan:
+    return Plan(
+        epochs=args["episodes"] // args["every"],
+        batch=args["batch_size"],
+        rate=args["lr"],
+        optimizer=args["optimizer"],
+        schedule=args["schedule"],
+        decay=args["decay"],
+        accumulate=args["accumulate"],
+        augment=args["augment"],
+        average=args["average"],
+        patience=args["patience"],
+    )
+
+
+def _held(args: Mapping[str, Any], learnt: list[Domain], model: Matcher, task: Task) -> list[Domain]:
+    """The domains with validation classes of their own."""
+    texts = args["data"]
+    held = domains_of({text: load_data(text, "val") for text in texts}, model.backbone.model.preparation)
+    found = []
+    for one, other in zip(learnt, held, strict=True):
+        if apart(one.pool, other.pool):
+            check(other.pool, task)
+            found.append(other)
+        else:
+            log.warning("`%s` has no validation classes apart: it does not choose the best epoch", one.pool.name)
+    return found

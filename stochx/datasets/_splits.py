@@ -1,0 +1,128 @@
+"""Classes that are learnt, chosen by and tested on: how a few-shot domain is cut."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stochx.datasets import Split
+from stochx.engine.data import Data
+from stochx.errors import InputError, printable
+
+FILES: Mapping[Split, tuple[str, ...]] = {"train": ("train", "base"), "val": ("val",), "test": ("test", "novel")}
+COLUMNS = ("label", "class_name", "class")
+PLACES: Mapping[Split, Callable[[int], bool]] = {
+    "train": lambda i: i % 2 == 0,
+    "val": lambda i: i % 4 == 1,
+    "test": lambda i: i % 4 == 3,
+}
+
+
+def restricted(data: Data, rule: str, split: Split) -> Data:
+    """The images whose class belongs to `split`.
+
+    `all`, and `auto` where folders have told: every class does; `mod4`: every second of the sorted classes is for `train`, the others in turn for `val`
+    and `test` (Chen et al., 2019). Otherwise a folder with a list of classes for each split, or a JSON file of all.
+    Raises `InputError` for lists that share a class, name an unknown one, or leave a split empty.
+    """
+    if rule in ("auto", "all"):
+        return data
+    if data.labels is None:
+        raise InputError("the data set has no labels to be cut by", "use class folders, or an npz with `labels`")
+    if rule == "mod4":
+        kept = [i for i in range(len(data.classes)) if PLACES[split](i)]
+    else:
+        kept = _listed(data.classes, Path(rule).expanduser(), split)
+    if not kept:
+        raise InputError(f"none of {len(data.classes)} classes is left for `{split}`", "use `split=all`")
+    return with_classes(data, kept)
+
+
+def with_classes(data: Data, kept: Sequence[int]) -> Data:
+    """The images of the classes `kept`, which are numbered in that order."""
+    assert data.labels is not None
+    number = {old: new for new, old in enumerate(kept)}
+    at = [i for i, label in enumerate(data.labels) if label in number]
+    labels, mask, domains = data.labels, data.mask, data.domains
+    return replace(
+        data,
+        classes=tuple(data.classes[i] for i in kept),
+        keys=[data.keys[i] for i in at],
+        read=lambda i: data.read(at[i]),
+        labels=[number[labels[i]] for i in at],
+        mask=None if mask is None else lambda i: mask(at[i]),
+        domains=None if domains is None else [domains[i] for i in at],
+        pixels=None if data.pixels is None else data.pixels[at],
+    )
+
+
+def _listed(classes: Sequence[str], where: Path, split: Split) -> list[int]:
+    """The places of the classes that the lists give to `split`."""
+    lists = _lists(where)
+    owners: dict[str, Split] = {}
+    for part, names in lists.items():
+        for name in names:
+            if owners.setdefault(name, part) != part:
+                raise InputError(
+                    f"`{printable(where)}`: the class `{printable(name)}` is in {owners[name]} and {part}",
+                    "give every class to one split",
+                )
+    place = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in owners if name not in place]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], classes, n=1)
+        raise InputError(
+            f"`{printable(where)}` names `{printable(unknown[0])}`, which is no class of the data set",
+            f"did you mean `{printable(close[0])}`?" if close else f"a class is, e.g., `{printable(classes[0])}`",
+        )
+    return sorted(place[name] for name in {*lists.get(split, [])})
+
+
+def _lists(where: Path) -> dict[Split, list[str]]:
+    """The class names of each split, from a folder of lists or one JSON file."""
+    if where.is_dir():
+        files = {s: [where / f"{n}{end}" for n in FILES[s] for end in (".csv", ".txt", ".json")] for s in FILES}
+        found = {s: next((f for f in some if f.is_file()), None) for s, some in files.items()}
+        if not any(found.values()):
+            raise InputError(f"`{printable(where)}` holds no class lists", "put train.txt, val.txt and test.txt there")
+        return {s: _names(file) for s, file in found.items() if file is not None}
+    content = _parsed(where)
+    if not isinstance(content, dict) or content.keys().isdisjoint({n for names in FILES.values() for n in names}):
+        raise InputError(f"`{printable(where)}` names no splits", 'write {"train": [...], "val": [...], "test": [...]}')
+    return {s: [str(name) for n in names for name in content.get(n, [])] for s, names in FILES.items()}
+
+
+def _names(file: Path) -> list[str]:
+    """A list of classes: a JSON list, a line each, or a column of a table."""
+    if file.suffix == ".json":
+        content = _parsed(file)
+        named = content.get("label_names") if isinstance(content, dict) else content
+        if not isinstance(named, list):
+            raise InputError(f"`{printable(file)}` is no list of classes", 'write ["class", ...]')
+        return [str(name) for name in named]
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "check the file") from None
+    if file.suffix == ".txt":
+        return lines
+    table = csv.DictReader(lines)
+    fields = table.fieldnames or []
+    column = next((name for name in COLUMNS if name in fields), fields[-1] if fields else "")
+    return [str(row[column]) for row in table]
+
+
+def _parsed(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"the split `{printable(file)}` is neither auto, all, mod4 nor a file of class lists: {error.strerror}",
+            "check the path",
+        ) from None
+    except ValueError as error:
+        raise InputError(f"`{printable(file)}` is no JSON: {error}", "write lists of class names") from None

@@ -1,0 +1,33 @@
+"""Room for what is too large to be held twice."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stochx.errors import InputError
+
+IN_MEMORY = 2 * 2**30  # bytes
+
+
+def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor to be filled, which lies in memory, or beyond 2 GiB in a mapped file that vanishes with it.
+
+    The file lies in the folder for temporary files (`TMPDIR`). Raises `InputError` where there is no room for it.
+    """
+    count = math.prod(shape)
+    size = count * torch.empty(0, dtype=dtype).element_size()
+    if size <= IN_MEMORY:
+        return torch.empty(*shape, dtype=dtype)
+    try:
+        with tempfile.NamedTemporaryFile(prefix="stochx-") as file:
+            file.truncate(size)
+            return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(*shape)
+    except (OSError, RuntimeError) as error:
+        folder = Path(tempfile.gettempdir())
+        raise InputError(f"{size / 2**30:.1f} GiB do not fit into `{folder}`: {error}", "set TMPDIR") from None

@@ -1,0 +1,110 @@
+"""Few-shot networks: made from a backbone and a head, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stochx.catalog import HEADS, MODELS
+from stochx.engine import weights
+from stochx.engine.backbone import Backbone
+from stochx.engine.classifier import Classifier
+from stochx.engine.images import Preparation
+from stochx.engine.matcher import Matcher
+from stochx.engine.seeds import seeded
+from stochx.engine.stochastic import stored_names
+from stochx.errors import InputError, UsageError
+from stochx.loading import architecture, is_factory, load_model
+from stochx.recognition import names
+
+KIND = "few-shot"
+
+
+def make_matcher(
+    backbone: str, head: str, way: int, size: int | None, seed: int, facts: Mapping[str, Any], arch: str | None = None
+) -> Matcher:
+    """A few-shot network on an untrained architecture, or on any stored classifier without its last layer.
+
+    `size` is the side of the images in pixels, by default the backbone's. New weights depend on `seed` alone.
+    """
+    with seeded(seed, "weights"):
+        untrained = arch is None and (backbone.partition(":")[0] in MODELS or backbone in names())
+        model = architecture(backbone, 2).build() if untrained else load_model(backbone, arch=arch)
+        if model.noises:
+            raise InputError(f"`{backbone}` is stochastic", "use the network that it was made of")
+        if size is not None:
+            model.preparation = Preparation(size, size, resampling=model.preparation.resampling)
+        return _joined(model.requires_grad_(True), head, way, facts)
+
+
+def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) -> Matcher:
+    try:
+        base = Backbone(model)
+    except RuntimeError as error:
+        side = model.input_size
+        raise UsageError(
+            f"`{model.arch}` cannot take images of {side} pixels: {str(error).splitlines()[0]}", "use another `--size`"
+        ) from None
+    return Matcher(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
+
+
+def save_matcher(path: Path, model: Matcher) -> None:
+    """Write weights and a header that is enough to build the network again; noise in the backbone is left out."""
+    view, network = model.backbone.model, model.backbone.model.network
+    stored = stored_names(network)
+    tensors = {f"backbone.{stored[name]}": value for name, value in network.state_dict().items()}
+    tensors = {name: value for name, value in tensors.items() if weights.NOISE not in name}
+    tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    entry = {
+        "version": weights.FORMAT,
+        "kind": KIND,
+        "arch": view.arch,
+        "head": model.head_text,
+        "way": model.way,
+        "mean": view.mean.flatten().tolist(),
+        "std": view.std.flatten().tolist(),
+        "resize": view.preparation.resize,
+        "crop": view.preparation.crop,
+        "resampling": view.preparation.resampling,
+        "facts": model.facts,
+    }
+    weights.write(path, tensors, entry)
+
+
+def load_matcher(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> Matcher:
+    """The few-shot network in a file that `fsc-train` wrote, frozen and in eval mode.
+
+    Raises `InputError` for any other file.
+    """
+    path = Path(text)
+    found = weights.load(path)
+    header = found.header
+    if header.get("kind") != KIND:
+        raise InputError(f"`{path}` is no few-shot network", "make one with `stochx fsc-train`")
+    try:
+        named = arch or str(header["arch"])
+        if arch is None and is_factory(named):  # a file must not decide which code is run
+            raise InputError(f"`{path}` was made with the code `{named}`", f"if you trust it, give `--arch {named}`")
+        view = architecture(named, 2).build()
+        view.mean, view.std = (
+            torch.tensor(header[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std")
+        )
+        view.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=header["resampling"])
+        model = _joined(view, str(header["head"]), int(header["way"]), dict(header["facts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the `stochx` header of `{path}` is damaged: {error}", "train it again") from None
+    parts = {"backbone": model.backbone.model.network, "head": model.head}
+    for part, module in parts.items():
+        tensors = {n.removeprefix(f"{part}."): t for n, t in found.tensors.items() if n.startswith(f"{part}.")}
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise InputError(f"the {part} in `{path}` does not fit `{header[PART[part]]}`: {reason}") from None
+    return model.to(device).eval().requires_grad_(False)
+
+
+PART = {"backbone": "arch", "head": "head"}
