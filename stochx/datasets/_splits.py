@@ -26,7 +26,8 @@ def restricted(data: Data, rule: str, split: Split) -> Data:
     """The images whose class belongs to `split`.
 
     `all`, and `auto` where folders have told: every class does; `mod4`: every second of the sorted classes is for
-    `train`, the others in turn for `val` and `test` (Chen et al., 2019). Otherwise a folder with a list of classes for each split, or a JSON file of all.
+    `train`, the others in turn for `val` and `test` (Chen et al., 2019). Otherwise a folder with a list of classes for
+    each split, or a JSON file of all.
     Raises `InputError` for lists that share a class, name an unknown one, or leave a split empty.
     """
     if rule in ("auto", "all"):
