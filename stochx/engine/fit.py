@@ -19,6 +19,7 @@ from stochx.engine import checkpoint
 from stochx.engine.average import Average, put, tensors_of
 from stochx.engine.device import current
 from stochx.engine.items import Items
+from stochx.engine.memory import keep_freed
 from stochx.engine.schedule import SCHEDULES, Schedule
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.world import World
@@ -122,6 +123,7 @@ def fit(
     small for batch norms and for a checkpoint of another training.
     """
     world = world or World()
+    keep_freed()
     _check_sizes(model, items, plan, world)
     optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
     average = Average(model.to(memory_format=torch.channels_last), plan.average)
