@@ -90,7 +90,7 @@ def accuracies(
         maps = feature_maps(model, domain.pixels, places)
     found = []
     for task, images in zip(tasks, episodes, strict=True):
-        mine = _compared(model, maps, torch.searchsorted(places, images), task, transductive)
+        mine = _compared(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
         result = torch.empty(count)
         for rank, part in enumerate(world.gather([mine])):
             result[rank :: world.size] = part
