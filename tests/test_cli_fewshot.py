@@ -1,0 +1,182 @@
+"""`stochx fsc-train` and `fsc-test` as their users meet them: files, resuming, pipes, errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from test_cli import stochx
+
+DATA = ("--data", "shapes:classes=6,size=16,count=300")
+SMALL = (*DATA, "--backbone", "convnet:width=4", "--size", 16, "--way", 3, "--queries", 4, "--device", "cpu")
+SHORT = ("--episodes", 8, "--every", 4, "--head", "cosine", "--validation", 0)
+
+
+def train(place, folder, *more):
+    return stochx("fsc-train", *SMALL, "-o", folder, *more, cwd=place)
+
+
+def test(place, model, *more):
+    return stochx("fsc-test", model, "--episodes", 20, "--queries", 4, "--device", "cpu", *more, cwd=place)
+
+
+test.__test__ = False
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def same(one, other):
+    one, other = (load_file(str(path)) for path in (one, other))
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished training and the folder that it lies in."""
+    place = tmp_path_factory.mktemp("few")
+    done = train(place, "run", *SHORT, "--json")
+    assert done.returncode == 0, done.stderr
+    return place, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Class folders: 6 classes to learn, 3 to choose by, 3 to test on; 9 images each, but for a class of 3."""
+    root = tmp_path_factory.mktemp("tree")
+    draw = np.random.default_rng(0)
+    for split, names in (("train", "abcdef"), ("val", "uvw"), ("test", "xyz")):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for k in range(9 if name != "z" else 3):
+                pixels = draw.integers(0, 255, (18, 18, 3), np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{k}.png")
+    return root
+
+
+def test_training_writes_a_network_that_is_then_tested(run):
+    place, document = run
+    (row,) = document["results"]
+    assert (
+        document["command"] == "fsc-train" and row["episodes"] == 8 and row["kept"] == 8 and row["validation"] is None
+    )
+    assert [one["epoch"] for one in lines(place / "run")] == [1, 2]
+    done = test(place, row["model"], *DATA, "--shot", 1, "--shot", 3, "-o", "t", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert [(one["shot"], one["way"], one["n"]) for one in rows] == [(1, 3, 20), (3, 3, 20)]
+    kept = lines(place / "t")[0]["episodes"][0]
+    assert rows[0]["accuracy"] == pytest.approx(np.mean(kept["1"])) and len(kept["3"]) == 20
+    assert rows[0]["ci95"] == pytest.approx(2.093 * np.std(kept["1"], ddof=1) / 20**0.5, rel=1e-3)
+    assert "6 of 6 classes have the name of a class of training" in done.stderr
+
+
+def test_a_network_is_no_better_than_itself(run):
+    place, document = run
+    model = document["results"][0]["model"]
+    done = test(place, model, *DATA, "--versus", model, "--shot", 2, "-o", "v", "-q")
+    assert done.returncode == 0, done.stderr
+    head, values = (line.split("\t") for line in done.stdout.splitlines())
+    assert head[-3:] == ["versus %", "difference", "p"] and values[-2:] == ["+0.00 ± 0.00", "1"]
+
+
+def test_another_run_of_the_same_command_gives_the_same_bytes(run):
+    place, _ = run
+    assert train(place, "again", *SHORT, "-q").returncode == 0
+    assert same(place / "run" / "model.safetensors", place / "again" / "model.safetensors")
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_with_the_same_bytes(run):
+    place, _ = run
+    assert train(place, "half", *SHORT, "--episodes", 4, "-q").returncode == 0
+    done = train(place, "half", *SHORT, "--resume")
+    assert done.returncode == 0 and "epoch 2/2" in done.stderr and "epoch 1/2" not in done.stderr
+    assert same(place / "run" / "model.safetensors", place / "half" / "model.safetensors")
+    assert tomllib.loads((place / "half" / "config.toml").read_text())["episodes"] == 8
+
+
+def test_validation_classes_choose_the_episodes_that_are_kept(tree, tmp_path):
+    words = ("--data", f"folder:root={tree}", "--backbone", "convnet:width=4", "--size", 16, "--head", "prototypical")
+    more = ("--way", 3, "--shot", 2, "--queries", 3, "--episodes", 12, "--every", 4, "--validation", 5)
+    done = stochx("fsc-train", *words, *more, "--fwt", "-o", "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row, rows = json.loads(done.stdout)["results"][0], lines(tmp_path / "run")
+    best = max(rows, key=lambda one: one["validation"])
+    assert (row["validation"], row["kept"]) == (best["validation"], 4 * best["epoch"])
+    assert not any(".noise." in name for name in load_file(str(tmp_path / "run" / "model.safetensors")))
+
+
+def test_classes_with_too_few_images_are_named(tree, run):
+    place, document = run
+    done = test(place, document["results"][0]["model"], "--data", f"folder:root={tree}", "--shot", 1, "-o", "few")
+    assert done.returncode == 2 and "the class `z` has 3 images, an episode takes 1 + 4" in done.stderr
+    assert "Traceback" not in done.stderr and not (place / "few" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--way", 9), "has 6 classes, an episode needs 9"),
+        (("--way", 1), "`--way 1` is too few"),
+        (("--shot", 0), "`--shot 0` is too few"),
+        (("--episodes", 5), "`--episodes 5` is no multiple of `--every 4`"),
+        (("--head", "relations"), "did you mean `relation`?"),
+        (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be numbers, and not both 0"),
+        (("--backbone", "conv4:width=0"), "width is at least 1"),
+        (("--backbone", "nothing"), "nothing"),
+        ((*DATA, *DATA), "is given twice"),
+        (("--patience", 3), "`--patience` needs a validation"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path, more, said):
+    done = stochx("fsc-train", *SMALL, *SHORT, *more, "-o", "run", cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_tested_is_refused(run):
+    place, document = run
+    model = document["results"][0]["model"]
+    assert test(place, "nothing.safetensors", *DATA, "-o", "e").returncode == 2
+    assert train(place, "graph", *SHORT, "--head", "gnn", "-q").returncode == 0
+    done = test(place, "graph/model.safetensors", *DATA, "--way", 4, "-o", "e")
+    assert done.returncode == 2 and "the head was trained for 3 ways, got 4" in done.stderr
+    done = test(place, "graph/model.safetensors", *DATA, "--transductive", "-o", "e")
+    assert done.returncode == 2 and "compares single images" in done.stderr
+    done = stochx("explain", "--data", DATA[1], "--model", model, cwd=place)
+    assert done.returncode == 2 and "is a few-shot network" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_test_as_one_process_does(run):
+    place, _ = run
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx"]
+    words = [*SMALL, *SHORT, "--batch-size", 2]
+    assert train(place, "one", *words[len(SMALL) :], "-q").returncode == 0
+    subprocess.run([*ranks, "fsc-train", *map(str, words), "-o", "two", "-q"], cwd=place, check=True)
+    one, two = (load_file(str(place / name / "model.safetensors")) for name in ("one", "two"))
+    weights = [name for name in one if "running" not in name and one[name].is_floating_point()]
+    assert max(float((one[n] - two[n]).abs().max()) for n in weights) < 0.05
+    words = [
+        "fsc-test",
+        "one/model.safetensors",
+        *DATA,
+        "--episodes",
+        21,
+        "--queries",
+        4,
+        "--device",
+        "cpu",
+        "-q",
+        "--json",
+    ]
+    alone = json.loads(stochx(*words, "-o", "a", cwd=place).stdout)["results"]
+    done = subprocess.run([*ranks, *map(str, words), "-o", "b"], cwd=place, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["results"] == alone
