@@ -52,7 +52,7 @@ class LRP:
         fast = twin(model)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
-        graph, chosen = fast.graph, self._rules()
+        graph, chosen = fast.graph, self.rules()
         low, high = fast.normalise(torch.zeros_like(x[:1])), fast.normalise(torch.ones_like(x[:1]))
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 
@@ -68,7 +68,8 @@ class LRP:
         in_batches(len(x), max(1, fast.rows(x) // 2), work)
         return Explanation(maps, gap=gap)
 
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """The rule for each kind of layer."""
         convolution, first = COMPOSITES[self.composite]
         return Rules(_epsilon(self), convolution(self), first)
 

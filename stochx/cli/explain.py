@@ -11,6 +11,7 @@ import typer
 from stochx.catalog import ATTRIBUTIONS
 from stochx.cli import options as o
 from stochx.cli import output as out
+from stochx.errors import UsageError
 
 
 def explain(
@@ -23,6 +24,13 @@ def explain(
     mean: o.Mean = None,
     std: o.Std = None,
     crop: o.Crop = True,
+    support: Annotated[
+        Path | None,
+        typer.Option(
+            help="Class folders (or a zip) of a few labelled images, for a few-shot network; explained by lrp.",
+            rich_help_panel=o.WHAT,
+        ),
+    ] = None,
     method: o.Method = ["smoothtaylor"],  # noqa: B006  # the command line never changes it
     draws: o.Draws = 16,
     device: o.Device = "auto",
@@ -69,6 +77,9 @@ def explain(
         "figure": figure,
         "output": str(output or Path("stochx-out/explain")),
     }
+    if support is not None:
+        _explain_few_shot(args, images or [], support, resume=resume, as_json=json, quiet=quiet, start=start)
+        return
     if not images and data is None:
         raise typer.BadParameter("give images, or a data set with --data")
     o.one_of(precision, ("auto", "fp32", "bf16", "tf32"), "--precision")
@@ -87,6 +98,38 @@ def explain(
     raise typer.Exit(code)
 
 
+def _explain_few_shot(
+    args: dict[str, object],
+    images: list[Path],
+    support: Path,
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    start: float,
+) -> None:
+    """Which parts of an image, and of the support, speak for each class."""
+    method = ["lrp"] if args["method"] == ["smoothtaylor"] else args["method"]
+    assert isinstance(method, list)
+    if len(method) > 1 or method[0].partition(":")[0] != "lrp":
+        raise UsageError(f"`--method {method[-1]}` does not reach a few-shot network", "use `lrp`, once")
+    if not images:
+        raise UsageError("there is nothing to explain", "give images as arguments")
+    out.notes(quiet)
+    from stochx.cli._fsc_explained import run_few_shot
+
+    args |= {"method": method, "support": str(support), "images": [str(path) for path in images]}
+    document, rows = run_few_shot(args, resume=resume, quiet=quiet, start=start)
+    out.show(document, rows, FEW_SHOT, as_json)
+
+
+FEW_SHOT = [
+    out.Column("image", lambda row: str(row["image"])),
+    out.Column("class", lambda row: str(row["class_name"])),
+    out.Column("probability", out.number("probability", "{:.3f}")),
+    out.Column("evidence", out.number("evidence", "{:+.3f}")),
+    out.Column("relevance", out.number("relevance", "{:+.3f}")),
+]
 COLUMNS = [
     out.Column("image", lambda row: str(row["image"])),
     out.Column("method", lambda row: str(row["method"])),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from stochx.engine.classifier import Classifier
+from stochx.engine.graph import folded, trace
 from stochx.engine.stochastic import LAYERS, evaluating
 from stochx.errors import InputError
 
@@ -48,6 +49,30 @@ class Backbone(nn.Module):
             handle.remove()
         found = kept[-1]
         return found if found.dim() == 4 else found.flatten(1)[:, :, None, None]
+
+
+def maps_graph(backbone: Backbone) -> fx.GraphModule:
+    """The operations from normalised images to maps, frozen, batch norms folded.
+
+    Raises `InputError` for what cannot be traced, and where no module gives the maps.
+    """
+    network, cut = backbone.model.network, backbone.cut
+    traced = trace(network)
+    if traced is None or not cut:
+        raise InputError(f"`{backbone.model.arch}` cannot be traced to its maps", "use a convolutional backbone")
+    inside = [node for node in traced.graph.nodes if cut in _modules_around(node)]
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    output.args = (inside[-1],)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return folded(traced)
+
+
+def _modules_around(node: fx.Node) -> set[str]:
+    """The modules that an operation is part of, by name, with all above them."""
+    stack = node.meta.get("nn_module_stack") or {}
+    parts = [str(name).split(".") for name in stack]
+    return {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
 
 
 def _maps_before(model: Classifier, last: str, x: Tensor) -> list[str]:

@@ -91,6 +91,10 @@ class FewShotHead(nn.Module, Generic[P]):
         """
         raise NotImplementedError
 
+    def evidence(self, passage: P) -> Tensor:
+        """The sums (E, Q, N) behind the scores: as r0 they give every feature what it contributes to a class."""
+        return passage.scores
+
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of scores (E, Q, N, ...) for classes y (E, Q) in 0..N-1, in every position."""
         spread = y.view(*y.shape, *[1] * (scores.dim() - 3)).expand(*y.shape, *scores.shape[3:])
@@ -144,6 +148,14 @@ def initial_relevance(scores: Tensor) -> Tensor:
     """
     p, others = scores.softmax(-1), scores.shape[-1] - 1
     return math.log(max(others, 1)) + (p + SMOOTHING).log() - (1 + SMOOTHING - p).log()
+
+
+def contrast(evidence: Tensor, chosen: int) -> Tensor:
+    """r0 (..., N) of what speaks for class `chosen` rather than for the mean of the others."""
+    others = evidence.shape[-1] - 1
+    signs = torch.full_like(evidence, -1 / others)
+    signs[..., chosen] = 1
+    return evidence * signs
 
 
 def weights_of(relevance: Tensor, axis: int) -> Tensor:

@@ -38,6 +38,11 @@ class VectorHead(FewShotHead[Passage]):
     def classify(self, passage: Passage, features: Sequence[Tensor]) -> Tensor:
         return self.score(self._embed(passage.support), self._embed(features[0]))
 
+    def evidence(self, passage: Passage) -> Tensor:
+        """The products (E, Q, N); what a score has beside them, such as a length, is no feature's."""
+        q, s, _ = self.products(self._embed(passage.support), self._embed(passage.query), passage.scores)
+        return q @ s.mT
+
     def relevance(self, passage: Passage, r0: Tensor) -> tuple[Tensor, ...]:
         q, s, r = self.products(self._embed(passage.support), self._embed(passage.query), r0)
         return (self._to_maps(passage.query, dense(q, s, r)),)

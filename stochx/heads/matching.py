@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stochx.engine.fewshot import Passage
 from stochx.heads._unit import unit
 from stochx.heads._vectors import Embedding, VectorHead
 
@@ -43,6 +44,11 @@ class _Matching(VectorHead):
         within = torch.unflatten(self._similarity(support, query), 2, support.shape[1:3]).softmax(3)
         images = (r0.unsqueeze(3) * within).flatten(2)
         return unit(query, 2), unit(support.flatten(1, 2), 2), images
+
+    def evidence(self, passage: Passage) -> Tensor:
+        cosine = self._similarity(self._embed(passage.support), self._embed(passage.query)) / self.scale
+        by_class = torch.unflatten(cosine, 2, passage.support.shape[1:3])
+        return (by_class * (self.scale * by_class).softmax(3)).sum(3)
 
     def _similarity(self, support: Tensor, query: Tensor) -> Tensor:
         cosine = unit(query, 2) @ unit(support.flatten(1, 2), 2).mT

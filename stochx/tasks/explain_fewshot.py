@@ -1,0 +1,70 @@
+"""Explain a few-shot network: which parts of a query, and of the support, speak for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stochx.engine.backbone import maps_graph
+from stochx.engine.fewshot import contrast
+from stochx.engine.matcher import Matcher
+from stochx.engine.propagate import Rules, Tape
+from stochx.errors import FailureError
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One query among N classes of K support images: signed pixel maps (..., 3, H, W), class by class.
+
+    `query` (N, 3, H, W) and `support` (N, K, 3, H, W) hold what speaks for a class rather than for the mean of the
+    others; a class's support is that of its own map. `evidence` (N,) is what is explained, `probabilities` (N,).
+    """
+
+    probabilities: Tensor
+    evidence: Tensor
+    query: Tensor
+    support: Tensor
+
+
+def explain_match(model: Matcher, support: Tensor, query: Tensor, rules: Rules) -> Matched:
+    """LRP (Sun et al., 2020, section on heatmaps) from the head's evidence to the pixels of all images.
+
+    support (N, K, 3, H, W), query (3, H, W) in [0, 1]. Relevance passes the head by its own rules, and the backbone by
+    `rules`. Raises `FailureError` for scores or maps that are not finite, `InputError` for a backbone that cannot be
+    traced.
+    """
+    ways, shots = support.shape[:2]
+    images = torch.cat([support.flatten(0, 1), query[None]])
+    with torch.no_grad():
+        maps = model(images)
+        given, asked = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
+        scores, passage = model.head(given, asked)
+        if not scores.isfinite().all():
+            raise FailureError("the scores of the few-shot network are not finite", "train it again")
+        evidence = model.head.evidence(passage)
+        of_support, of_query = [], []
+        for k in range(ways):
+            on_support, on_query = model.head.map_relevance(passage, contrast(evidence, k))
+            of_support.append(on_support[0, k])
+            of_query.append(on_query[0, 0])
+    start = torch.cat([torch.stack(of_support).flatten(0, 1), torch.stack(of_query)])
+    pixels = _to_pixels(model, torch.cat([images[:-1], images[-1:].expand(ways, -1, -1, -1)]), start, rules)
+    if not pixels.isfinite().all():
+        raise FailureError("the relevance of the few-shot network is not finite", "use another composite of `lrp`")
+    on_support, on_query = pixels[:-ways].view(support.shape), pixels[-ways:]
+    return Matched(scores[0, 0].softmax(0), contrasts(evidence[0, 0]), on_query, on_support)
+
+
+def contrasts(evidence: Tensor) -> Tensor:
+    """Each of N numbers minus the mean of the others."""
+    return (evidence * len(evidence) - evidence.sum()) / (len(evidence) - 1)
+
+
+def _to_pixels(model: Matcher, images: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
+    """Relevance of maps (n, C, h, w) -> of the pixels of their images (n, 3, H, W)."""
+    view, graph = model.backbone.model, maps_graph(model.backbone)
+    low, high = view.normalise(torch.zeros_like(images[:1])), view.normalise(torch.ones_like(images[:1]))
+    parts = zip(torch.split(images, 16), torch.split(relevance, 16), strict=True)
+    return torch.cat([Tape(graph, view.normalise(x)).relevance(r, rules, low, high) for x, r in parts])
