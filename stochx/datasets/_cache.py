@@ -1,0 +1,71 @@
+"""miniImageNet's pickles, read without running what they may hold."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stochx.datasets.npz import Npz
+from stochx.engine.data import Data, from_arrays
+from stochx.engine.store import atomic
+from stochx.errors import InputError, printable
+
+ARRAYS = {
+    (module, name)
+    for core in ("numpy.core", "numpy._core")
+    for module, name in ((f"{core}.multiarray", "_reconstruct"), (f"{core}.numeric", "_frombuffer"))
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+log = logging.getLogger("stochx")
+
+
+class _Arrays(pickle.Unpickler):
+    """Knows how to put numpy arrays together, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"it asks for `{module}.{name}`")
+        return super().find_class(module, name)
+
+
+def from_cache(file: Path) -> Data:
+    """`{image_data: (N, H, W, 3) uint8, class_dict: {class: places}}`; an .npz beside it is made and read from then on."""
+    stored = file.with_suffix(".npz")
+    if stored.is_file():
+        return Npz(str(stored))("train")
+    pixels, labels, classes = _read(file)
+    try:
+        with atomic(stored) as temporary, temporary.open("wb") as out:
+            np.savez(out, images=pixels, labels=np.array(labels), classes=np.array(classes))
+    except InputError as error:
+        log.warning("`%s` is read anew each time: %s", printable(file), error)
+    return from_arrays(pixels, labels, classes, file.stem)
+
+
+def _read(file: Path) -> tuple[np.ndarray, list[int], list[str]]:
+    try:
+        with file.open("rb") as content:
+            found = _Arrays(content, encoding="latin1").load()
+        pixels = np.asarray(found["image_data"])
+        names = sorted(found["class_dict"])
+        labels = np.full(len(pixels), -1)
+        for k, name in enumerate(names):
+            labels[np.asarray(found["class_dict"][name])] = k
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"`{printable(file)}` was not opened: {error}", "a pickle can run code; bring a plain one"
+        ) from None
+    except Exception as error:  # hostile bytes: a pickle's operations raise about anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"`{printable(file)}` cannot be read: {reason}", "bring it again") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        raise InputError(
+            f"`{printable(file)}` holds images {pixels.dtype} {pixels.shape}", "they are (N, H, W, 3) uint8"
+        )
+    if (labels < 0).any():
+        raise InputError(f"`{printable(file)}` has {int((labels < 0).sum())} images without a class", "bring it again")
+    return pixels, labels.tolist(), [str(name) for name in names]

@@ -1,0 +1,75 @@
+"""Few-shot domains on disk: where their images lie, and which classes a split has."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stochx.datasets import Split
+from stochx.datasets._splits import restricted
+from stochx.datasets._tree import class_tree, walk
+from stochx.engine import images
+from stochx.engine.data import Data
+from stochx.errors import InputError, printable
+
+
+def folder_of(root: str) -> Path:
+    """The folder that a user names."""
+    where = Path(root).expanduser()
+    if not where.is_dir():
+        raise InputError(f"no such folder: `{printable(where)}`", "check `root`")
+    return where
+
+
+def first_of(root: Path, below: Sequence[str]) -> Path:
+    """The first of these places below `root` that is a folder, else `root` itself."""
+    return next((root / part for part in below if (root / part).is_dir()), root)
+
+
+def class_folders(root: str, below: Sequence[str], rule: str, split: Split, most: int = 0, classes: int = 0) -> Data:
+    """Class folders in the first of the places `below` root that is there, or in `root`.
+
+    Of each class the first `most` images count, of the classes the `classes` largest ones, the first by name of equals;
+    0 is all of them.
+    """
+    where = first_of(folder_of(root), below)
+    tree = class_tree(walk(where), split, printable(where), "all")
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for path, label in zip(tree.paths, tree.labels, strict=True):
+        by_class[tree.classes[label]].append(path)
+    largest = sorted(by_class, key=lambda name: (-len(by_class[name]), name))[: classes or None]
+    return listed(where, [(path, name) for name in largest for path in by_class[name][: most or None]], rule, split)
+
+
+def listed(root: Path, pairs: Sequence[tuple[str, str]], rule: str, split: Split) -> Data:
+    """Images by their paths below `root`, each with the name of its class."""
+    names = sorted({name for _, name in pairs})
+    number, pairs = {name: i for i, name in enumerate(names)}, sorted(pairs)
+    paths = [path for path, _ in pairs]
+    labels = [number[name] for _, name in pairs]
+    return restricted(Data(tuple(names), paths, lambda i: images.read(root / paths[i]), labels), rule, split)
+
+
+def table(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with at least the columns `needed`."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in needed if name not in (reader.fieldnames or [])]
+            if missing:
+                raise InputError(f"`{printable(file)}` has no column `{missing[0]}`", "bring the official file")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "bring the official file") from None
+
+
+def by_name(root: Path) -> Mapping[str, str]:
+    """The images at any depth below `root`: file name -> path. Raises `InputError` for a name that is there twice."""
+    paths = walk(root)
+    often = Counter(Path(path).name for path in paths)
+    twice = next((name for name, count in often.items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"`{printable(root)}` has two images `{printable(twice)}`", "keep one of them")
+    return {Path(path).name: path for path in paths}

@@ -1,0 +1,48 @@
+"""Stanford Cars."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stochx.datasets import Split
+from stochx.datasets._domain import class_folders, folder_of, listed
+from stochx.engine.data import Data
+from stochx.errors import InputError, printable
+
+
+@dataclass(frozen=True)
+class Cars:
+    """Stanford Cars: 196 models of cars (Krause et al., 2013), of which few-shot learning takes the training images.
+
+    Class folders (`car_data/train/...`), or the official `cars_train/*.jpg` with `devkit/cars_train_annos.mat` and
+    `devkit/cars_meta.mat`, which scipy reads.
+    """
+
+    root: str  # folder that holds these
+    split: str = "mod4"  # classes of train, val and test: mod4, all, or a folder or JSON file of class lists
+    PLACES: ClassVar = ("car_data/car_data/train", "car_data/train", "train")
+
+    def __call__(self, split: Split) -> Data:
+        root = folder_of(self.root)
+        root = root / "stanford_cars" if (root / "stanford_cars").is_dir() else root  # torchvision's folder
+        if not (root / "cars_train").is_dir():
+            return class_folders(str(root), self.PLACES, self.split, split)
+        rows = _matlab(root / "devkit" / "cars_train_annos.mat", "annotations")
+        names = _matlab(root / "devkit" / "cars_meta.mat", "class_names")
+        pairs = [(f"cars_train/{row['fname']}", str(names[int(row["class"]) - 1])) for row in rows]
+        return listed(root, pairs, self.split, split)
+
+
+def _matlab(file: Path, name: str) -> Any:
+    """An array of a MATLAB file."""
+    try:
+        loadmat = importlib.import_module("scipy.io").loadmat
+    except ImportError:
+        raise InputError(f"`{printable(file)}` is a MATLAB file, which scipy reads", "pip install scipy") from None
+    try:
+        return loadmat(file, squeeze_me=True)[name]
+    except Exception as error:  # hostile bytes: its parser raises about anything
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "bring the official devkit") from None

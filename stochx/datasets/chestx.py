@@ -1,0 +1,36 @@
+"""ChestX-ray8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stochx.datasets import Split
+from stochx.datasets._domain import by_name, folder_of, listed, table
+from stochx.engine.data import Data
+from stochx.errors import InputError, printable
+
+FINDINGS = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax")
+
+
+@dataclass(frozen=True)
+class ChestX:
+    """X-rays with exactly one of seven findings, ChestX-ray8 (Wang et al., 2017), as in BSCD-FSL (Guo et al., 2020).
+
+    `Data_Entry_2017.csv`, and the images (`images/*.png`, or `images_001/images/*.png` and so on) below the root.
+    """
+
+    root: str  # folder that holds both
+    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+
+    def __call__(self, split: Split) -> Data:
+        root = folder_of(self.root)
+        file = next(iter(sorted(root.glob("Data_Entry_2017*.csv"))), root / "Data_Entry_2017.csv")
+        places = by_name(root)
+        pairs = [
+            (places[row["Image Index"]], row["Finding Labels"])
+            for row in table(file, ("Image Index", "Finding Labels"))
+            if row["Finding Labels"] in FINDINGS and row["Image Index"] in places
+        ]
+        if not pairs:
+            raise InputError(f"no image of `{printable(file)}` is there", "bring the `images` folders beside it")
+        return listed(root, pairs, self.split, split)

@@ -1,0 +1,41 @@
+"""ISIC 2018."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stochx.datasets import Split
+from stochx.datasets._domain import by_name, folder_of, listed, table
+from stochx.engine.data import Data
+from stochx.errors import InputError, printable
+
+LESIONS = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+
+
+@dataclass(frozen=True)
+class ISIC:
+    """ISIC 2018, task 3: photos of 7 kinds of skin lesions (Codella et al., 2019).
+
+    `ISIC2018_Task3_Training_Input/*.jpg`, and `ISIC2018_Task3_Training_GroundTruth.csv` anywhere below the root.
+    """
+
+    root: str  # folder that holds both
+    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+
+    def __call__(self, split: Split) -> Data:
+        root = folder_of(self.root)
+        files = sorted(root.rglob("*GroundTruth.csv"))
+        if not files:
+            raise InputError(
+                f"no ground truth in `{printable(root)}`", "bring `ISIC2018_Task3_Training_GroundTruth.csv`"
+            )
+        places = by_name(root)
+        pairs = []
+        for row in table(files[0], ("image", *LESIONS)):
+            lesions = [name for name in LESIONS if row[name] and float(row[name]) > 0.5]
+            path = places.get(f"{row['image']}.jpg")
+            if path is not None and len(lesions) == 1:
+                pairs.append((path, lesions[0]))
+        if not pairs:
+            raise InputError(f"no image of `{printable(files[0])}` is there", "bring `ISIC2018_Task3_Training_Input`")
+        return listed(root, pairs, self.split, split)
