@@ -33,7 +33,7 @@ class _Arrays(pickle.Unpickler):
 
 
 def from_cache(file: Path) -> Data:
-    """`{image_data: (N, H, W, 3) uint8, class_dict: {class: places}}`; an .npz beside it is made and read from then on."""
+    """`{image_data: (N, H, W, 3) uint8, class_dict: {class: places}}`; an .npz beside it is made, then read."""
     stored = file.with_suffix(".npz")
     if stored.is_file():
         return Npz(str(stored))("train")
