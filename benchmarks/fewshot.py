@@ -1,16 +1,22 @@
-"""A guided training step of few-shot heads: ours against a literal rewrite of the reference's order of work.
+"""Few-shot steps and tests: a guided step of heads, one from the images on, and 2,000 episodes from kept features.
 
     python benchmarks/fewshot.py --repeats 3
-    python benchmarks/fewshot.py --heads gnn cross-attention --way 5 --shot 1
+    python benchmarks/fewshot.py --parts head --heads gnn cross-attention --way 5 --shot 1
+    python benchmarks/fewshot.py --parts step --size 112
+    python benchmarks/fewshot.py --parts test
 
-One episode of random features 512x7x7, 5-way 5-shot with 16 queries a class; forward, relevance, the pass of the
-weighted features, and the gradients of features and weights. The literal rewrite (`tests/fewshot_literal.py`) has no
-hooks, deep copies or collections of garbage, but else does what the reference does: it builds all pairs, passes them
-anew for their relevance, computes both signs of the convolution rule and tables of all positions by all. `hooked` is
-the ratio with the ordinary gradients of convolutions too, which the reference's backward hooks receive and discard.
+`head`: ours against a literal rewrite of the reference's order of work. One episode of random features 512x7x7, 5-way
+5-shot with 16 queries a class; forward, relevance, the pass of the weighted features, and the gradients of features and
+weights. The literal rewrite (`tests/fewshot_literal.py`) has no hooks, deep copies or collections of garbage, but else
+does what the reference does: it builds all pairs, passes them anew for their relevance, computes both signs of the
+convolution rule and tables of all positions by all. `hooked` is the ratio with the ordinary gradients of convolutions
+too, which the reference's backward hooks receive and discard.
 Variants alternate; medians of CPU seconds on one thread are printed. `ratio` is the literal's over ours, `low` and
 `high` its extremes, `guided/plain` ours over our plain step, `% peak` our convolutions and products over this machine's
 best fp32 convolution; `loss` and `gradient` are how far both are apart, relative to their size.
+`step`: a whole training step of ResNet-10, images to gradients, guided and plain. `test`: nearest class means of random
+images of 64 classes through conv4, episode by episode as easyfsl's evaluation does (its `evaluate_on_one_task`, every
+image through the network each time), the same with kept features, and ours, on the same episodes.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import explain  # the benchmark beside this one
@@ -28,8 +35,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stochx.catalog import GUIDES, HEADS
+from stochx.engine.episodes import Domain, Episodes, Task, answers, draw, pool
 from stochx.engine.fewshot import FewShotHead, guided_loss
+from stochx.engine.fit import Batch, Objective
+from stochx.engine.matcher import Matcher, feature_maps
+from stochx.engine.memory import keep_freed
 from stochx.engine.seeds import generator, seeded
+from stochx.matchers import make_matcher
+from stochx.tasks.fewshot import accuracies, episodic
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import fewshot_literal
@@ -73,6 +86,99 @@ def apart(one: list[Tensor | None], other: list[Tensor | None]) -> float:
     ) ** 0.5
 
 
+def medians(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each variant, which alternate, after a first round that warms up."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in work}
+    for repeat in range(repeats + 1):
+        for variant, step in work.items():
+            start = time.process_time()
+            step()
+            if repeat:
+                seconds[variant].append(time.process_time() - start)
+    return seconds
+
+
+def whole_steps(args: argparse.Namespace) -> None:
+    """A guided and a plain training step from the images on."""
+    task = Task(args.way, args.shot, args.queries)
+    count = task.way * (task.shot + task.queries)
+    x, y = torch.rand(1, count, 3, args.size, args.size), answers(task, 1)
+    source = Domain(pool("noise", [str(k) for k in range(task.way)], torch.arange(count) % task.way), torch.zeros(1))
+    print(f"head\tguided s\tplain s\tguided/plain\tlow\thigh\t(resnet10, {count} images of {args.size} px)")
+    for name in args.heads:
+        model = make_matcher("resnet10", name, task.way, args.size, SEED, {})
+        model.train().to(memory_format=torch.channels_last)
+        work = {}
+        for variant, guide in (("guided", "lrp"), ("plain", "none")):
+            lowered = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
+            work[variant] = partial(_descend, model, lowered, Batch(x, y, torch.tensor([0]), 0, 0))
+        found = medians(work, args.repeats)
+        ratios = [a / b for a, b in zip(found["guided"], found["plain"], strict=True)]
+        guided, plain = (statistics.median(found[key]) for key in ("guided", "plain"))
+        row = (
+            f"{name}\t{guided:.2f}\t{plain:.2f}\t{statistics.median(ratios):.2f}\t{min(ratios):.2f}\t{max(ratios):.2f}"
+        )
+        print(row, flush=True)
+
+
+def _descend(model: Matcher, lowered: Objective, batch: Batch) -> None:
+    lowered(model, batch).loss.backward()
+
+
+def test_episodes(args: argparse.Namespace) -> None:
+    """2,000 test episodes: easyfsl's evaluation, the same loop over kept features, and ours."""
+    from easyfsl.methods import PrototypicalNetworks
+    from easyfsl.utils import evaluate_on_one_task
+
+    task, size = Task(5, 5, 15), 84
+    pixels = (torch.rand(64 * 40, 3, size, size, generator=generator(SEED, "pixels")) * 255).to(torch.uint8)
+    labels = torch.arange(64 * 40) % 64
+    source = Domain(pool("noise", [str(k) for k in range(64)], labels), pixels)
+    model = make_matcher("conv4", "prototypical", 5, None, SEED, {})
+    drawn = draw(source.pool, task, args.episodes, SEED, "test", "noise")
+    asked, given = answers(task, 1)[0], torch.arange(5).repeat_interleave(5)
+
+    def vectors(x: Tensor) -> Tensor:
+        return model(x).mean((2, 3))
+
+    def loop(network: torch.nn.Module, images: Tensor, count: int) -> float:
+        method, right = PrototypicalNetworks(network).eval(), 0
+        with torch.no_grad():
+            for support, query in zip(drawn.support[:count], drawn.query[:count], strict=True):
+                parts = images[support.flatten()], given, images[query], asked
+                right += evaluate_on_one_task(method, *parts)[0]
+        return right / (count * len(asked))
+
+    class Vectors(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return vectors(x.float() / 255)
+
+    def kept() -> float:
+        maps = feature_maps(model, pixels, torch.arange(len(pixels)))
+        return loop(torch.nn.Identity(), maps.mean((2, 3)), args.episodes)
+
+    few = max(1, args.episodes // 100)
+
+    def pass_once() -> float:
+        return float(feature_maps(model, pixels, torch.arange(len(pixels))).mean())
+
+    work: dict[str, Callable[[], float]] = {
+        "images": lambda: loop(Vectors(), pixels, few),
+        "features alone": pass_once,
+        "kept": kept,
+        "ours": lambda: float(accuracies(model, source, [task], args.episodes, SEED)[0].double().mean()),
+    }
+    found, said = medians(work, args.repeats), {key: step() for key, step in work.items()}
+    same = float(accuracies(model, source, [task], few, SEED)[0].double().mean())
+    found["images"] = [seconds * args.episodes / few for seconds in found["images"]]
+    ours = statistics.median(found["ours"])
+    print(f"{args.episodes} episodes\tCPU s\tratio\taccuracy")
+    print(f"(`images` passed {few} episodes, on which ours finds {same:.6f}; seconds times {args.episodes // few})")
+    for key, seconds in found.items():
+        middle = statistics.median(seconds)
+        print(f"{key}\t{middle:.2f}\t{middle / ours:.1f}\t{said[key]:.6f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", nargs="+", default=NAMES)
@@ -80,8 +186,19 @@ def main() -> None:
     parser.add_argument("--shot", type=int, default=5)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", default=["head", "step", "test"], choices=["head", "step", "test"])
+    parser.add_argument("--size", type=int, default=224, help="side of the images of `step`")
+    parser.add_argument("--episodes", type=int, default=2000, help="of `test`")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()
+    parts = {"head": head_steps, "step": whole_steps, "test": test_episodes}
+    for part in args.parts:
+        parts[part](args)
+
+
+def head_steps(args: argparse.Namespace) -> None:
+    """A guided step of each head against its literal rewrite."""
     peak = explain.peak_gflops()
     print("head\tliteral s\tguided s\tplain s\tratio\tlow\thigh\thooked\tguided/plain\t% peak\tloss\tgradient")
     for name in args.heads:
