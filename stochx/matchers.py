@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stochx.engine.matcher import Matcher
 from stochx.engine.seeds import seeded
 from stochx.engine.stochastic import stored_names
 from stochx.errors import InputError, UsageError
+from stochx.facts import Fact
 from stochx.loading import architecture, is_factory, load_model
 from stochx.recognition import names
 
@@ -72,6 +74,33 @@ def save_matcher(path: Path, model: Matcher) -> None:
         "facts": model.facts,
     }
     weights.write(path, tensors, entry)
+
+
+def facts_of(path: Path) -> tuple[Fact, ...] | None:
+    """What a few-shot network's file tells; None for any other file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    found = weights.load(path)
+    if found.header.get("kind") != KIND:
+        return None
+    past = dict(found.header.get("facts", {}))
+    classes = {name: f"{len(some)}: {', '.join(some[:3])}, ..." for name, some in past.pop("classes", {}).items()}
+    told = {
+        "kind": KIND,
+        "backbone": found.header.get("arch"),
+        **{key: found.header.get(key) for key in ("head", "way")},
+        **past,
+        **{f"classes of {name}": text for name, text in classes.items()},
+        "input": f"{found.header.get('crop')} x {found.header.get('crop')}",
+        "normalisation": f"mean {found.header.get('mean')}, std {found.header.get('std')}",
+    }
+    size = sum(value.numel() for value in found.tensors.values())
+    return (
+        Fact("file", str(path), "file"),
+        Fact("sha256", hashlib.sha256(path.read_bytes()).hexdigest(), "measured"),
+        *(Fact(name, str(value), "header") for name, value in told.items()),
+        Fact("parameters", f"{size:,}", "measured"),
+    )
 
 
 def load_matcher(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> Matcher:

@@ -154,6 +154,14 @@ def test_what_cannot_be_tested_is_refused(run):
     assert done.returncode == 2 and "is a few-shot network" in done.stderr
 
 
+def test_info_tells_what_a_few_shot_network_is(run):
+    place, document = run
+    done = stochx("info", document["results"][0]["model"], "--json", cwd=place)
+    told = {row["name"]: row["value"] for row in json.loads(done.stdout)["results"]}
+    assert (told["kind"], told["head"], told["way"], told["guide"]) == ("few-shot", "cosine", "3", "lrp")
+    assert told["classes of shapes:classes=6,size=16,count=300"].startswith("6: disc, square, triangle")
+
+
 @pytest.mark.slow
 def test_two_ranks_train_and_test_as_one_process_does(run):
     place, _ = run

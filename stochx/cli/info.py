@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,9 +31,12 @@ def info(
     start = time.perf_counter()
     output.notes(quiet)
     from stochx.loading import open_model
+    from stochx.matchers import facts_of
 
-    loaded = open_model(model, arch=arch, mean=o.three_numbers(mean), std=o.three_numbers(std))
-    rows: list[dict[str, Any]] = [asdict(fact) for fact in loaded.facts]
+    facts = facts_of(Path(model))
+    if facts is None:
+        facts = open_model(model, arch=arch, mean=o.three_numbers(mean), std=o.three_numbers(std)).facts
+    rows: list[dict[str, Any]] = [asdict(fact) for fact in facts]
     columns = [
         output.Column("what", lambda row: str(row["name"])),
         output.Column("value", lambda row: str(row["value"])),
