@@ -173,6 +173,18 @@ def test_heads_that_compare_single_images_refuse_transductive_inference():
     assert by_means == {"relation", "cross-attention", "prototypical", "cosine"}
 
 
+def test_a_head_tells_what_its_scores_depend_on():
+    told = {
+        "relation": "batch statistics",
+        "relation:statistics=running": "inductive",
+        "gnn": "batch statistics",
+        "gnn:transductive=true,statistics=running": "transductive",
+        "cross-attention": "inductive",
+        "cosine": "inductive",
+    }
+    assert {text: matcher(text).head.inference for text in told} == told
+
+
 @pytest.mark.parametrize("head", sorted({"relation", "cross-attention", "prototypical", "cosine"}))
 def test_heads_by_means_say_so_truly(head):
     model = matcher(head)

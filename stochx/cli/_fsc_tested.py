@@ -51,8 +51,10 @@ def run_test(
         if not world.leads:
             return None, []
         way = args["way"] or models[0].way
+        inference = "transductive" if args["transductive"] else models[0].head.inference
         rows = [
-            _row(text, way, shot, args["queries"], [part[str(shot)] for part in records[text]["episodes"]])
+            {"inference": inference}
+            | _row(text, way, shot, args["queries"], [part[str(shot)] for part in records[text]["episodes"]])
             for text in args["data"]
             for shot in args["shot"]
         ]

@@ -94,6 +94,7 @@ COLUMNS = [
     out.Column("shot", out.number("shot", "{}")),
     out.Column("accuracy %", _share("accuracy", "ci95")),
     out.Column("n", out.number("n", "{}")),
+    out.Column("inference", lambda row: str(row["inference"])),
 ]
 VERSUS = [
     out.Column("versus %", _share("accuracy_versus", "ci95_versus")),

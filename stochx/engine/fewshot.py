@@ -108,6 +108,14 @@ class FewShotHead(nn.Module, Generic[P]):
         """The reference's lambda: 0.5 for one shot, 1 for more."""
         return 0.5 if shot == 1 else 1.0
 
+    @property
+    def inference(self) -> str:
+        """What a query's score depends on in use: `inductive`, `batch statistics` of the episode, or `transductive`."""
+        if self.transductive:
+            return "transductive"
+        norms = [module.running for module in self.modules() if hasattr(module, "running")]
+        return "inductive" if all(norms) else "batch statistics"
+
     def _check(self, support: Tensor, query: Tensor) -> None:
         ways = support.shape[1]
         for size in (tuple(support.shape[3:]), tuple(query.shape[2:])):
