@@ -166,18 +166,7 @@ def test_info_tells_what_a_few_shot_network_is(run):
 def test_two_ranks_train_and_test_as_one_process_does(run):
     place, _ = run
     ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx"]
-    without_norms = (
-        "--backbone",
-        "robust-resnet2b",
-        "--size",
-        32,
-        "--batch-size",
-        2,
-        "--optimizer",
-        "sgd",
-        "--lr",
-        0.1,
-    )
+    plain = ("--backbone", "robust-resnet2b", "--size", 32, "--optimizer", "sgd", "--lr", 0.1, "--batch-size", 2)
     words = [*DATA, "--way", 3, "--queries", 4, "--device", "cpu", *SHORT, *plain]  # no norms, which see other batches
     assert stochx("fsc-train", *words, "-o", "one", "-q", cwd=place).returncode == 0
     assert stochx("fsc-train", *words, "--seed", 1, "-o", "other", "-q", cwd=place).returncode == 0

@@ -11,9 +11,9 @@ from typing import Any
 from stochx.catalog import GUIDES
 from stochx.cli import output
 from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
+from stochx.cli._trained import plan_of
 from stochx.engine.device import choose
 from stochx.engine.episodes import Domain, Episodes, Task, check
-from stochx.engine.fit import Plan
 from stochx.engine.matcher import Matcher
 from stochx.engine.world import joined
 from stochx.loading import install_noise, load_data
@@ -51,7 +51,13 @@ def run_episodes(
         measure = validation(model, held, task, args["validation"], args["seed"]) if held else None
         best = "validation" if held else None
         course = Course(
-            _plan(args), items, lowered, measure, best, lambda path: save_matcher(path, model), unit="episodes"
+            plan_of({**args, "epochs": args["episodes"] // args["every"]}),
+            items,
+            lowered,
+            measure,
+            best,
+            lambda path: save_matcher(path, model),
+            unit="episodes",
         )
         with runtime.scope():
             run, rows = run_epochs(args, folder, model, course, world, quiet=quiet, resume=resume)
@@ -77,21 +83,6 @@ def run_episodes(
         document = output.result("fsc-train", args, machine, result, time.perf_counter() - start)
         run.finish(rows, document)
         return document, result
-
-
-def _plan(args: Mapping[str, Any]) -> Plan:
-    return Plan(
-        epochs=args["episodes"] // args["every"],
-        batch=args["batch_size"],
-        rate=args["lr"],
-        optimizer=args["optimizer"],
-        schedule=args["schedule"],
-        decay=args["decay"],
-        accumulate=args["accumulate"],
-        augment=args["augment"],
-        average=args["average"],
-        patience=args["patience"],
-    )
 
 
 def _held(args: Mapping[str, Any], learnt: list[Domain], model: Matcher, task: Task) -> list[Domain]:
