@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stochx.engine.store import atomic
 
-COLOURS = {"clean": "#2166ac", "robust": "#b2182b", "accuracy": "0.55"}
+COLOURS = {"clean": "#2166ac", "validation": "#2166ac", "robust": "#b2182b", "accuracy": "0.55"}
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> None:
@@ -29,6 +29,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str
         "accuracy": "training, attacked" if attacked else "training",
         "clean": "validation",
         "robust": "validation, attacked (PGD-10)",
+        "validation": "validation classes",
     }
     for key, name in names.items():
         if key in rows[-1]:
