@@ -13,7 +13,7 @@ import resource, sys, torch
 from stochx.engine.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
-for _ in range(3):
+for _ in range(8):
     torch.ones(2**24).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
