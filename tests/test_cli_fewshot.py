@@ -165,7 +165,7 @@ def test_info_tells_what_a_few_shot_network_is(run):
 @pytest.mark.slow
 def test_two_ranks_train_and_test_as_one_process_does(run):
     place, _ = run
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx"]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx"]
     plain = ("--backbone", "robust-resnet2b", "--size", 32, "--optimizer", "sgd", "--lr", 0.1, "--batch-size", 2)
     words = [*DATA, "--way", 3, "--queries", 4, "--device", "cpu", *SHORT, *plain]  # no norms, which see other batches
     assert stochx("fsc-train", *words, "-o", "one", "-q", cwd=place).returncode == 0

@@ -206,3 +206,19 @@ def test_a_real_teacher_is_tuned_adversarially(tmp_path):
     args = ("--init", weights, "--data", f"cifar10:root={root}", "--limit", 256, "--epochs", 1, "--device", "cpu")
     row = result(stochx("train", *args, "--adversarial", "pgd:steps=2", "-o", tmp_path / "at", "--json"))
     assert row["accuracy"] > 0.5 and row["epochs"] == 1
+
+
+@pytest.mark.slow
+def test_two_ranks_distil_as_one_process_does(tmp_path):
+    ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx")
+    plain = ("--arch", "robust-resnet2b", "--lr", "0.01", "--no-augment", "--batch-size", "16", "--device", "cpu", "-q")
+    assert stochx("train", *DATA, *plain, "--epochs", 1, "-o", "teacher", cwd=tmp_path).returncode == 0
+    words = ("distill", "--teacher", "teacher/model.safetensors", *DATA, "--noise", "none", "--epochs", "2", *plain[2:])
+    assert stochx(*words, "-o", "one", cwd=tmp_path).returncode == 0
+    assert stochx(*words, "--seed", 1, "-o", "other", cwd=tmp_path).returncode == 0
+    subprocess.run([*ranks, *words, "-o", "two"], cwd=tmp_path, check=True)
+    one, two, other = (
+        load_model(str(tmp_path / name / "student.safetensors")).state_dict() for name in ("one", "two", "other")
+    )
+    assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 1e-5
+    assert max(float((value - other[name]).abs().max()) for name, value in one.items()) > 1e-4
