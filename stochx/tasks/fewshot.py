@@ -91,7 +91,7 @@ def accuracies(
     found = []
     for task, images in zip(tasks, episodes, strict=True):
         mine = _compared(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
-        result = torch.empty(count)
+        result = torch.empty(count, dtype=torch.float64)
         for rank, part in enumerate(world.gather([mine])):
             result[rank :: world.size] = part
         found.append(result)
@@ -100,7 +100,7 @@ def accuracies(
 
 def _compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
     """The accuracy in each episode (E,), whose images are `maps[at]`, `at` (E, N K + N q)."""
-    found = torch.empty(len(at))
+    found = torch.empty(len(at), dtype=torch.float64)
     device = next(model.parameters()).device
     given = task.way * task.shot
 
@@ -108,7 +108,7 @@ def _compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive
         images = maps[at[start:stop]].to(device)
         support = torch.unflatten(images[:, :given], 1, (task.way, task.shot))
         said = scores_of(model.head, support, images[:, given:], transductive).argmax(2).cpu()
-        found[start:stop] = (said == answers(task, stop - start)).float().mean(1)
+        found[start:stop] = (said == answers(task, stop - start)).double().mean(1)
 
     pairs = (task.way + task.shot) * task.queries * task.way * maps[0].numel() * maps.element_size()
     with full_precision(), torch.inference_mode():
