@@ -367,7 +367,7 @@ def tied(args: argparse.Namespace, work: Work) -> list[str]:
         cells = [str(beta), share(worst, "clean_low", "clean"), share(by_attack[shown[2]]), share(worst)]
         lines.append(f"| {' | '.join(cells)} | {100 * worst['robust_off']:.1f} |")
     target = args.page.parent / f"{args.page.stem}-tied.png"
-    draw_sweep(target, rows)
+    draw_sweep(target, rows, "beta, trained and attacked at")
     text = (
         "Students trained and attacked at the same beta (the axis), madry recipe;"
         f" {work.limit} training images, {work.images} attacked."

@@ -98,8 +98,8 @@ def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> Non
         figure.savefig(temporary)
 
 
-def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy and attack success over the radius or the degree of noise, a line for each attack, 95 % intervals."""
+def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "degree of noise (1: as trained)") -> None:
+    """Accuracy and attack success over the radius or the noise, `degree`; a line for each attack, 95 % intervals."""
     key = "eps" if rows[0]["degree"] is None else "degree"
     norm, scale = rows[0]["norm"], 255 if key == "eps" and rows[0]["norm"] == "linf" else 1
     radius = "radius (linf, of 255)" if scale == 255 else f"radius ({norm}, pixels in [0, 1])"
@@ -115,7 +115,7 @@ def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     left.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
     right.set_ylabel("attack success", fontsize=9)
     for axis in (left, right):
-        axis.set_xlabel(radius if key == "eps" else "degree of noise (1: as trained)", fontsize=9)
+        axis.set_xlabel(radius if key == "eps" else degree, fontsize=9)
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
