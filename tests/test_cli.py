@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -37,6 +38,8 @@ def stochx(*args, cwd=".", env=None):
     """One command in this process, as `main` runs it."""
     before, handlers = Path.cwd(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     out, err, argv, environ = io.StringIO(), io.StringIO(), sys.argv, dict(os.environ)
+    log = logging.getLogger("stochx")
+    handled, propagates, level = log.handlers, log.propagate, log.level
     sys.argv = ["stochx", *map(str, args)]
     os.environ.update(env or {})
     os.chdir(cwd)
@@ -50,6 +53,8 @@ def stochx(*args, cwd=".", env=None):
         os.environ.update(environ)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        log.handlers, log.propagate = handled, propagates
+        log.setLevel(level)
     return Done(left.value.code, out.getvalue(), err.getvalue())
 
 
