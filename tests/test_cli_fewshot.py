@@ -103,6 +103,26 @@ def test_a_longer_run_goes_on_from_a_shorter_one_with_the_same_bytes(run):
     assert tomllib.loads((place / "half" / "config.toml").read_text())["episodes"] == 8
 
 
+def test_training_goes_on_from_a_few_shot_network(run):
+    place, document = run
+    start, words = document["results"][0]["model"], ("--way", 4, "--queries", 3, "--device", "cpu", "--lr", 1e-6)
+    new = ("--data", "shapes:classes=4,size=16,count=200", *words, "--episodes", 2, "--every", 1, "--validation", 0)
+    done = stochx("fsc-train", *new, "--init", start, "-o", "tuned", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["results"][0]
+    assert (row["head"], row["way"]) == ("cosine", 4)
+    one, other = load_file(str(place / start)), load_file(str(place / row["model"]))
+    learnt = [name for name in one if name.endswith(".weight")]
+    moved = {name: float((one[name] - other[name]).abs().max()) for name in learnt}
+    assert one.keys() == other.keys() and 0 < max(moved.values()) < 1e-5
+    told = json.loads(stochx("info", row["model"], "--json", cwd=place).stdout)["results"]
+    assert sum(fact["name"].startswith("classes of") for fact in told) == 2, "it knows all classes that it saw"
+    done = stochx("fsc-train", *new, "--init", start, "--head", "gnn", "-o", "no", cwd=place)
+    assert done.returncode == 2 and "`--init` brings its own --head" in done.stderr
+    done = stochx("fsc-train", *new, "--init", "nothing.safetensors", "-o", "no", cwd=place)
+    assert done.returncode == 2 and "nothing.safetensors" in done.stderr and not (place / "no").exists()
+
+
 def test_validation_classes_choose_the_episodes_that_are_kept(tree, tmp_path):
     words = ("--data", f"folder:root={tree}", "--backbone", "convnet:width=4", "--size", 16, "--head", "prototypical")
     more = ("--way", 3, "--shot", 2, "--queries", 3, "--episodes", 12, "--every", 4, "--validation", 5)
@@ -147,6 +167,9 @@ def test_what_cannot_be_tested_is_refused(run):
     assert test(place, "nothing.safetensors", *DATA, "-o", "e").returncode == 2
     assert train(place, "graph", *SHORT, "--head", "gnn", "-q").returncode == 0
     done = test(place, "graph/model.safetensors", *DATA, "--way", 4, "-o", "e")
+    assert done.returncode == 2 and "the head was trained for 3 ways, got 4" in done.stderr
+    tuned = (*DATA, "--init", "graph/model.safetensors", "--way", 4, "--queries", 4, "--device", "cpu", "-o", "e")
+    done = stochx("fsc-train", *tuned, cwd=place)
     assert done.returncode == 2 and "the head was trained for 3 ways, got 4" in done.stderr
     done = test(place, "graph/model.safetensors", *DATA, "--transductive", "-o", "e")
     assert done.returncode == 2 and "compares single images" in done.stderr

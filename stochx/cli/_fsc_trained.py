@@ -17,7 +17,7 @@ from stochx.engine.episodes import Domain, Episodes, Task, check
 from stochx.engine.matcher import Matcher
 from stochx.engine.world import joined
 from stochx.loading import install_noise, load_data
-from stochx.matchers import make_matcher, save_matcher
+from stochx.matchers import load_matcher, make_matcher, save_matcher
 from stochx.reports.training import draw_curves
 from stochx.tasks.fewshot import apart, domains_of, episodic, validation
 
@@ -33,15 +33,14 @@ def run_episodes(
     task = Task(args["way"], args["shot"], args["queries"])
     with joined() as world:
         runtime = choose(args["device"], args["precision"])
-        facts = {key: args[key] for key in ("data", "guide", "way", "shot", "episodes", "fwt")}
-        model = make_matcher(
-            args["backbone"], args["head"], task.way, args["size"], args["seed"], facts, arch=args["arch"]
-        )
+        model = _first(args, task)
         preparation = model.backbone.model.preparation
         learnt = domains_of({text: load_data(text, "train") for text in args["data"]}, preparation)
         for domain in learnt:
             check(domain.pool, task)
-        model.facts["classes"] = {domain.pool.name: list(domain.pool.classes) for domain in learnt}
+        model.facts["classes"] = model.facts.get("classes", {}) | {
+            domain.pool.name: list(domain.pool.classes) for domain in learnt
+        }
         held = _held(args, learnt, model, task) if args["validation"] else []
         if args["fwt"]:
             install_noise(model.backbone.model, FWT)
@@ -70,7 +69,8 @@ def run_episodes(
         save_matcher(path, model)
         result = [
             {
-                **{key: args[key] for key in ("head", "guide", "way", "shot", "queries")},
+                "head": model.head_text,
+                **{key: args[key] for key in ("guide", "way", "shot", "queries")},
                 "episodes": rows[-1]["epoch"] * args["every"],
                 "loss": rows[-1]["loss"],
                 "train_accuracy": rows[-1]["accuracy"],
@@ -83,6 +83,20 @@ def run_episodes(
         document = output.result("fsc-train", args, machine, result, time.perf_counter() - start)
         run.finish(rows, document)
         return document, result
+
+
+def _first(args: Mapping[str, Any], task: Task) -> Matcher:
+    """The network to train: a new one, or `init` with its weights; its facts tell this training."""
+    facts = {key: args[key] for key in ("data", "guide", "way", "shot", "episodes", "fwt")}
+    if args["init"] is None:
+        return make_matcher(
+            args["backbone"], args["head"], task.way, args["size"], args["seed"], facts, arch=args["arch"]
+        )
+    model = load_matcher(args["init"], arch=args["arch"]).requires_grad_(True)
+    model.head.check_way(task.way)
+    model.way = task.way
+    model.facts |= facts | {"init": args["init"]}
+    return model
 
 
 def _held(args: Mapping[str, Any], learnt: list[Domain], model: Matcher, task: Task) -> list[Domain]:

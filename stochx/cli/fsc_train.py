@@ -17,29 +17,38 @@ from stochx.errors import UsageError
 
 def fsc_train(
     data: fewshot.Domains = ["shapes"],  # noqa: B006  # the command line never changes it
-    backbone: Annotated[
-        str,
+    init: Annotated[
+        str | None,
         typer.Option(
-            metavar="NAME|FILE",
-            help="What gives feature maps: an architecture, or a stored classifier without its last layer.",
+            metavar="MODEL",
+            help="Go on from this few-shot network, with its backbone, head and size of images.",
             rich_help_panel=o.WHAT,
         ),
-    ] = "conv4",
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What gives feature maps: an architecture, or a stored classifier without its last layer; default"
+            " conv4.",
+            rich_help_panel=o.WHAT,
+        ),
+    ] = None,
     arch: o.Arch = None,
     size: Annotated[
         int | None,
         typer.Option(min=8, help="Side of the images in pixels; default the backbone's.", rich_help_panel=o.WHAT),
     ] = None,
     head: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,...]",
             callback=o.check_one(HEADS),
             autocompletion=o.complete(HEADS),
-            help="What compares images. One of: " + ", ".join(HEADS) + ".",
+            help="What compares images; default relation. One of: " + ", ".join(HEADS) + ".",
             rich_help_panel=o.METHOD,
         ),
-    ] = "relation",
+    ] = None,
     guide: Annotated[
         str,
         typer.Option(
@@ -104,12 +113,16 @@ def fsc_train(
     """
     start = time.perf_counter()
     target = output or Path("stochx-out/fsc-train")
+    brought = {"--backbone": backbone, "--head": head, "--size": size}
+    if init and (given := [option for option, value in brought.items() if value is not None]):
+        raise UsageError(f"`--init` brings its own {given[0]}", f"leave out `{given[0]}`")
     args: dict[str, object] = {
         "data": list(data),
-        "backbone": backbone,
+        "init": init,
+        "backbone": backbone or (None if init else "conv4"),
         "arch": arch,
         "size": size,
-        "head": head,
+        "head": head or (None if init else "relation"),
         "guide": guide,
         "way": way,
         "shot": shot,

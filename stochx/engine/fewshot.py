@@ -116,6 +116,11 @@ class FewShotHead(nn.Module, Generic[P]):
         norms = [module.running for module in self.modules() if hasattr(module, "running")]
         return "inductive" if all(norms) else "batch statistics"
 
+    def check_way(self, ways: int) -> None:
+        """Raises `InputError` where the head serves another number of ways only."""
+        if self.way not in (None, ways):
+            raise InputError(f"the head was trained for {self.way} ways, got {ways}", f"use `--way {self.way}`")
+
     def _check(self, support: Tensor, query: Tensor) -> None:
         ways = support.shape[1]
         for size in (tuple(support.shape[3:]), tuple(query.shape[2:])):
@@ -125,8 +130,7 @@ class FewShotHead(nn.Module, Generic[P]):
                     f"the head is made for feature maps of {made}, got {got}",
                     "use images of the size that it was trained on",
                 )
-        if self.way not in (None, ways):
-            raise InputError(f"the head was trained for {self.way} ways, got {ways}", f"use `--way {self.way}`")
+        self.check_way(ways)
         if self.transductive and query.shape[1] % ways:
             raise InputError(
                 f"{query.shape[1]} queries for {ways} ways: graphs hold one query of each class",
