@@ -12,7 +12,7 @@ from stochx.catalog import GUIDES, HEADS, MODELS
 from stochx.engine.backbone import Backbone
 from stochx.engine.episodes import Domain, Episodes, Task, answers, draw, pool
 from stochx.engine.fit import Plan, fit
-from stochx.engine.matcher import feature_maps, scores_of
+from stochx.engine.matcher import digests, scores_of
 from stochx.engine.scratch import scratch
 from stochx.engine.stochastic import noise_layers
 from stochx.engine.weights import save
@@ -222,7 +222,7 @@ def test_feature_wise_noise_shakes_training_and_nothing_else(tmp_path):
     places = torch.arange(6)
     for layer in noise_layers(shaken):
         layer.scale = 0.0
-    assert torch.equal(feature_maps(again, source.pixels, places), feature_maps(shaken.eval(), source.pixels, places))
+    assert torch.equal(digests(again, source.pixels, places), digests(shaken.eval(), source.pixels, places))
 
 
 def test_classes_of_two_splits_are_apart_the_same_or_an_error():

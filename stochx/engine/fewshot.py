@@ -71,6 +71,14 @@ class FewShotHead(nn.Module, Generic[P]):
         """The forward pass."""
         raise NotImplementedError
 
+    def digest(self, maps: Tensor) -> Tensor:
+        """What the scores depend on of maps (n, C, H, W), as smaller maps: worked out once for many episodes."""
+        return maps
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the head compares maps of this shape (C, H, W)."""
+        return shape == self.shape
+
     def seen(self, passage: P) -> tuple[Tensor, ...]:
         """The features that weights multiply, as the classifier saw them; gradients pass."""
         raise NotImplementedError
@@ -124,7 +132,7 @@ class FewShotHead(nn.Module, Generic[P]):
     def _check(self, support: Tensor, query: Tensor) -> None:
         ways = support.shape[1]
         for size in (tuple(support.shape[3:]), tuple(query.shape[2:])):
-            if size != self.shape:
+            if not self.takes(size):
                 made, got = ("x".join(map(str, shape)) for shape in (self.shape, size))
                 raise InputError(
                     f"the head is made for feature maps of {made}, got {got}",

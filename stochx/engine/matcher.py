@@ -40,16 +40,16 @@ class Matcher(nn.Module):
         return maps.to(x.dtype).contiguous().view(*x.shape[:-3], *maps.shape[1:])
 
 
-def feature_maps(model: Matcher, pixels: Tensor, places: Tensor) -> Tensor:
-    """Maps (n, C, h, w) of the images `places` (n,) of `pixels` (N, 3, H, W) uint8, in eval mode; on the CPU."""
+def digests(model: Matcher, pixels: Tensor, places: Tensor) -> Tensor:
+    """Of the images `places` (n,) of `pixels` (N, 3, H, W) uint8 what the head needs of their maps; on the CPU."""
     like = next(model.parameters())
-    found = scratch((len(places), *model.backbone.shape), like.dtype)
+    found = scratch((len(places), *model.head.digest(like.new_zeros(1, *model.backbone.shape)).shape[1:]), like.dtype)
     row = like.new_zeros(1, 3, *pixels.shape[2:])
     with full_precision(), torch.inference_mode():
 
         def work(start: int, stop: int) -> None:
             x = pixels[places[start:stop]].to(like.device).to(like.dtype) / 255
-            found[start:stop] = model(x).cpu()
+            found[start:stop] = model.head.digest(model(x)).cpu()
 
         in_batches(len(places), max(32, rows_at_once(saved_bytes(model, row), like.device)), work)
     return found

@@ -28,6 +28,12 @@ class VectorHead(FewShotHead[Passage]):
         """Vectors q (E, Q, D), s (E, S, D), of classes or of all images, and the relevance (E, Q, S) of q s^T."""
         raise NotImplementedError
 
+    def digest(self, maps: Tensor) -> Tensor:
+        return maps.mean((-2, -1), keepdim=True) if self.embedding == "mean" else maps
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        return super().takes(shape) or (self.embedding == "mean" and shape[0] == self.shape[0])
+
     def compare(self, support: Tensor, query: Tensor) -> Passage:
         scores = self.score(self._embed(support), self._embed(query))
         return Passage(support, query, scores, scores, scores)

@@ -13,7 +13,7 @@ from stochx.engine.episodes import Domain, Episodes, Pool, Task, answers, draw, 
 from stochx.engine.fewshot import Guide, guided_loss
 from stochx.engine.fit import Batch, Objective, Step, Validate
 from stochx.engine.images import Preparation
-from stochx.engine.matcher import Matcher, feature_maps, scores_of
+from stochx.engine.matcher import Matcher, digests, scores_of
 from stochx.engine.stochastic import at_scale
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
@@ -87,10 +87,10 @@ def accuracies(
         episodes.append(torch.cat([drawn.support.flatten(1), drawn.query], 1)[world.rank :: world.size])
     places = torch.unique(torch.cat([part.flatten() for part in episodes]))
     with at_scale(model, 0.0):
-        maps = feature_maps(model, domain.pixels, places)
+        maps = digests(model, domain.pixels, places)
     found = []
     for task, images in zip(tasks, episodes, strict=True):
-        mine = _compared(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
+        mine = compared(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
         result = torch.empty(count, dtype=torch.float64)
         for rank, part in enumerate(world.gather([mine])):
             result[rank :: world.size] = part
@@ -98,7 +98,7 @@ def accuracies(
     return found
 
 
-def _compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
+def compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
     """The accuracy in each episode (E,), whose images are `maps[at]`, `at` (E, N K + N q)."""
     found = torch.empty(len(at), dtype=torch.float64)
     device = next(model.parameters()).device
