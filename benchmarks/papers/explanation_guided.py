@@ -89,7 +89,7 @@ def start(args: argparse.Namespace, head: str, seed: int) -> list[str]:
         return backbone
     folder = args.output / f"{head}-start-{seed}"
     words = ["fsc-train", *backbone, "--guide", "none", "--queries", str(START_QUERIES)]
-    words += ["--episodes", str(args.start_episodes), "--every", str(args.start_episodes // 10), *common(args, seed)]
+    words += ["--episodes", str(args.start_episodes), "--every", "250", *common(args, seed)]
     run(args, words, folder)
     return ["--init", str(folder / "model.safetensors")]
 
@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="conv4:size=64")
     parser.add_argument("--pretrain", type=int, default=20, help="epochs of the backbone as a classifier")
     parser.add_argument("--episodes", type=int, default=400, help="of training")
-    parser.add_argument("--start-episodes", type=int, default=3000, help="without guidance, before the arms of gnn")
+    parser.add_argument("--start-episodes", type=int, default=4000, help="without guidance, before the arms of gnn")
     parser.add_argument("--train-shot", type=int, default=5)
     parser.add_argument("--test-episodes", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
