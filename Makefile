@@ -27,6 +27,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/attack.py
 	$(BIN)/python benchmarks/distill.py
+	$(BIN)/python benchmarks/fewshot.py
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
