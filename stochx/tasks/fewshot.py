@@ -19,7 +19,8 @@ from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.tasks.train import stack
 
-AT_ONCE = 256 * 2**20  # bytes that the episodes compared at once may take, roughly
+# Bytes that the episodes compared at once may take, roughly: on a CPU few enough for its caches
+AT_ONCE, AT_ONCE_CPU = 256 * 2**20, 4 * 2**20
 
 
 def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0) -> Domain:
@@ -112,7 +113,7 @@ def compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive:
 
     pairs = (task.way + task.shot) * task.queries * task.way * maps[0].numel() * maps.element_size()
     with full_precision(), torch.inference_mode():
-        in_batches(len(at), max(1, AT_ONCE // pairs), compare)
+        in_batches(len(at), max(1, (AT_ONCE_CPU if device.type == "cpu" else AT_ONCE) // pairs), compare)
     return found
 
 
