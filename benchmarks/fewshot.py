@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import fewshot_literal
 
 SHAPE, SEED = (512, 7, 7), 0
-NAMES = ["relation", "gnn:transductive=true", "gnn", "cross-attention"]
+NAMES = ["relation", "gnn:transductive=true", "gnn", "cross-attention:base=64"]
 Step = Callable[[], tuple[Tensor, list[Tensor | None]]]
 
 

@@ -45,7 +45,10 @@ def test_weights_are_shaped_as_the_features_and_lie_between_zero_and_two(guide, 
     assert all(torch.equal(one, other) for one, other in zip(weights, again, strict=True))
 
 
-@pytest.mark.parametrize("name", ["relation", "gnn", "gnn:transductive=true", "gnn:faithful=false", "cross-attention"])
+REFERENCE = ["relation", "gnn", "gnn:transductive=true", "gnn:faithful=false", "cross-attention:base=7"]
+
+
+@pytest.mark.parametrize("name", REFERENCE)
 def test_the_guided_loss_and_its_gradients_are_those_of_the_reference(name):
     loss, slopes, scores, head = step("lrp", name, channels=12)  # some of which are not 0 in every position
     support, query, _ = episodes(name, channels=12)
@@ -76,9 +79,10 @@ def test_lambda_zero_is_plain_training_bit_for_bit(guide, name):
         assert all(torch.equal(one, other) for one, other in zip(head.buffers(), trained.buffers(), strict=True))
 
 
-def test_cross_attention_learns_from_the_guided_loss_alone():
-    alone, both = step("lrp", "cross-attention")[0], step("lrp:xi=1", "cross-attention")[0]
-    torch.testing.assert_close(both - alone, step("none", "cross-attention")[0])
+@pytest.mark.parametrize(("name", "plain"), [("cross-attention:base=7", 0), ("cross-attention", 1)])
+def test_cross_attention_leaves_the_plain_loss_out_only_beside_its_classifier(name, plain):
+    own, alone = step("lrp", name)[0], step("lrp:xi=0", name)[0]
+    torch.testing.assert_close(own - alone, plain * step("none", name)[0])
 
 
 @pytest.mark.parametrize("name", ["relation:statistics=running", "gnn:statistics=running", "cross-attention"])

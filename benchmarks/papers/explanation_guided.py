@@ -34,7 +34,7 @@ from stochx.engine.store import atomic, write_text
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "fewshot"
 SOURCE = "miniimagenet_base"
 TARGETS = ("miniimagenet_novel", "caltech101", "grocery", "rsscn7", "omniglot_images_background_small1")
-HEADS = {"relation": "relation", "can": "cross-attention", "gnn": "gnn:transductive=true"}
+HEADS = {"relation": "relation", "can": "cross-attention:base=64", "gnn": "gnn:transductive=true"}
 GUIDES = ("none", "lrp", "random", "shuffled")
 SHOTS = (1, 5)
 START_QUERIES = 4  # of each class in the episodes that a graph network starts with: cheap ones

@@ -55,7 +55,7 @@ class FewShotHead(nn.Module, Generic[P]):
     differentiable: bool = False
     by_means: ClassVar[bool] = False
     axes: ClassVar[tuple[int, ...]] = (-3,)
-    xi: ClassVar[float] = 1.0
+    xi: float = 1.0  # the weight of the plain loss beside the guided one
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()

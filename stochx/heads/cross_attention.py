@@ -23,6 +23,8 @@ class CrossAttention:
 
     It learns from tau cos(query position, class) in every position, and, given `base` classes, from a linear
     classifier of all training classes on the attended query. Gradients of the guided loss flow through the weights.
+    With the classifier the guided loss takes the plain one's place, as in the reference; without it nothing would be
+    learned of features as they are, and the plain loss stays (xi = 1).
     """
 
     scale: float = 7.0  # tau
@@ -55,7 +57,6 @@ class Attended(Passage):
 
 class _CrossAttention(FewShotHead[Attended]):
     axes = (-1, -3)
-    xi = 0.0
     by_means = True
 
     def __init__(self, shape: tuple[int, int, int], settings: CrossAttention) -> None:
@@ -68,6 +69,7 @@ class _CrossAttention(FewShotHead[Attended]):
         for layer in (self.narrow, self.wide):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
         self.classifier = nn.Linear(shape[0], settings.base) if settings.base else None
+        self.xi = 0.0 if settings.base else 1.0
 
     def compare(self, support: Tensor, query: Tensor) -> Attended:
         p, q = support.mean(2).flatten(3), query.flatten(3)
