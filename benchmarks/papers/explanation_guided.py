@@ -145,7 +145,9 @@ def page(args: argparse.Namespace, results: Results) -> str:
             else []
         ),
         "`lrp` is guidance by explanations (Sun et al., 2020). `random` and `shuffled` are controls: the same weights"
-        " in random places, and those of another query. What they gain too is not the explanation's.",
+        " in random places, and those of another query. What they gain too is not the explanation's. In"
+        " cross-attention gradients pass through the weights of `lrp`, as published; those of the controls are"
+        " constants.",
         "",
         "## Accuracy without guidance (%, mean over seeds)",
         "",
@@ -219,22 +221,34 @@ def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
 
 
 def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
-    """What came out, from the numbers alone."""
-    sure: dict[str, list[str]] = {"helps": [], "hurts": []}
-    count = 0
+    """Where guidance helps and hurts, from the numbers alone."""
+    words = {1: "helps", -1: "hurts"}
+    sure: dict[str, list[str]] = {word: [] for word in words.values()}
+    alike: dict[str, list[str]] = {word: [] for word in words.values()}
+    count, by_chance = 0, 0.0
     for head, some in seeds.items():
-        for place in ((name, shot) for name in TARGETS for shot in SHOTS if len(some) > 1):
-            found, count = estimate(gaps(results, head, "lrp", "none", place, some)), count + 1
-            if abs(found.mean) > found.ci95:
-                sure["helps" if found.mean > 0 else "hurts"].append(f"{head} on {place[0]}, {place[1]}-shot")
+        for name, shot in ((name, shot) for name in TARGETS for shot in SHOTS if len(some) > 1):
+            found = gaps(results, head, "lrp", "none", (name, shot), some)
+            mean, span = estimate(found).mean, estimate(found).ci95
+            where, word = f"{head} on {name}, {shot}-shot", words[1 if mean > 0 else -1]
+            count, by_chance = count + 1, by_chance + 2.0 ** (1 - len(some))
+            if abs(mean) > span:
+                sure[word].append(where)
+            if min(found) > 0 or max(found) < 0:
+                alike[word].append(where)
     if not count:
         return "Fewer than two seeds have run: nothing can be claimed."
-    listed = [f"it {word} {', '.join(where)}" for word, where in sure.items() if where]
     return (
-        f"Of {count} combinations of head, domain and shot, the interval over seeds of `lrp` minus `none` leaves out 0"
-        f" in {sum(map(len, sure.values()))} ({'; '.join(listed) or 'none'}); by chance alone it would in about"
-        f" {count * 0.05:.0f}."
+        f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` leaves out 0"
+        f" in {listed(sure)}; by chance alone it would in about {count * 0.05:.1f}. The differences of all seeds have"
+        f" one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}."
     )
+
+
+def listed(found: dict[str, list[str]]) -> str:
+    """How many, and where guidance helps and hurts."""
+    parts = [f"it {word} {', '.join(where)}" for word, where in found.items() if where]
+    return f"{sum(map(len, found.values()))} ({'; '.join(parts) or 'none'})"
 
 
 LITERATURE = """\
