@@ -13,11 +13,13 @@ convolution rule and tables of all positions by all. `hooked` is the ratio with 
 too, which the reference's backward hooks receive and discard.
 Variants alternate; medians of CPU seconds on one thread are printed. `ratio` is the literal's over ours, `low` and
 `high` its extremes, `guided/plain` ours over our plain step, `% peak` our convolutions and products over this machine's
-best fp32 convolution; `loss` and `gradient` are how far both are apart, relative to their size.
-`step`: a whole training step of ResNet-10, images to gradients, guided and plain. `test`: nearest class means of random
-images of 64 classes through conv4, episode by episode as easyfsl's evaluation does (its `evaluate_on_one_task`, every
-image through the network each time), and ours, on the same episodes; then the part that comes after the features, which
-are kept: easyfsl's `evaluate` of its `FeaturesDataset`, its bare loop over tensors, and ours, which draws episodes too.
+best fp32 convolution (its fp32 products of matrices may be far slower); `loss` and `gradient` are how far both are
+apart, relative to their size. Rows of bf16 compare with the literal rewrite in fp32.
+`step`: a whole training step of ResNet-10, images to gradients, guided and plain, in fp32 and in bf16. `test`: nearest
+class means of random images of 64 classes through conv4, episode by episode as easyfsl's evaluation does (its
+`evaluate_on_one_task`, every image through the network each time), and ours, on the same episodes; then the part that
+comes after the features, which are kept: easyfsl's `evaluate` of its `FeaturesDataset`, its bare loop over tensors, and
+ours, which draws episodes too.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stochx.catalog import GUIDES, HEADS
+from stochx.engine.device import choose
 from stochx.engine.episodes import Domain, Episodes, Task, answers, draw, pool
 from stochx.engine.fewshot import FewShotHead, guided_loss
 from stochx.engine.fit import Batch, Objective
@@ -68,15 +71,23 @@ def steps(name: str, head: FewShotHead, support: Tensor, query: Tensor, y: Tenso
     def with_slopes(loss: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         return loss, list(torch.autograd.grad(loss, leaves, allow_unused=True))
 
-    def ours(guide: str) -> Step:
-        return lambda: with_slopes(guided_loss(head, GUIDES.make(guide), support, query, y)[0])
+    def ours(guide: str, precision: str) -> Step:
+        def step() -> tuple[Tensor, list[Tensor | None]]:
+            with choose("cpu", precision).scope():
+                return with_slopes(guided_loss(head, GUIDES.make(guide), support, query, y)[0])
+
+        return step
 
     def literal(kind: str) -> Step:
         return lambda: with_slopes(fewshot_literal.guided_step(kind, head, support, query, y, share)[0])
 
     kind = name.partition(":")[0]
     hooked = {"hooked": literal("hooked")} if kind == "relation" else {}
-    return {"literal": literal(kind), "guided": ours("lrp"), "plain": ours("none"), **hooked}
+    kinds = {"guided": "lrp", "plain": "none"}
+    own = {
+        f"{kind} {precision}": ours(guide, precision) for precision in ("fp32", "bf16") for kind, guide in kinds.items()
+    }
+    return {"literal": literal(kind), **own, **hooked}
 
 
 def apart(one: list[Tensor | None], other: list[Tensor | None]) -> float:
@@ -87,7 +98,7 @@ def apart(one: list[Tensor | None], other: list[Tensor | None]) -> float:
     ) ** 0.5
 
 
-def medians(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def timed(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """CPU seconds of each variant, which alternate, after a first round that warms up."""
     seconds: dict[str, list[float]] = {variant: [] for variant in work}
     for repeat in range(repeats + 1):
@@ -105,7 +116,7 @@ def whole_steps(args: argparse.Namespace) -> None:
     count = task.way * (task.shot + task.queries)
     x, y = torch.rand(1, count, 3, args.size, args.size), answers(task, 1)
     source = Domain(pool("noise", [str(k) for k in range(task.way)], torch.arange(count) % task.way), torch.zeros(1))
-    print(f"head\tguided s\tplain s\tguided/plain\tlow\thigh\t(resnet10, {count} images of {args.size} px)")
+    print(f"head\tprecision\tguided s\tplain s\tguided/plain\tlow\thigh\t(resnet10, {count} images of {args.size} px)")
     for name in args.heads:
         model = make_matcher("resnet10", name, task.way, args.size, SEED, {})
         model.train().to(memory_format=torch.channels_last)
@@ -113,13 +124,13 @@ def whole_steps(args: argparse.Namespace) -> None:
         for variant, guide in (("guided", "lrp"), ("plain", "none")):
             lowered = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
             work[variant] = partial(_descend, model, lowered, Batch(x, y, torch.tensor([0]), 0, 0))
-        found = medians(work, args.repeats)
-        ratios = [a / b for a, b in zip(found["guided"], found["plain"], strict=True)]
-        guided, plain = (statistics.median(found[key]) for key in ("guided", "plain"))
-        row = (
-            f"{name}\t{guided:.2f}\t{plain:.2f}\t{statistics.median(ratios):.2f}\t{min(ratios):.2f}\t{max(ratios):.2f}"
-        )
-        print(row, flush=True)
+        for precision in ("fp32", "bf16"):
+            with choose("cpu", precision).scope():
+                found = timed(work, args.repeats)
+            ratios = [a / b for a, b in zip(found["guided"], found["plain"], strict=True)]
+            guided, plain = (statistics.median(found[key]) for key in ("guided", "plain"))
+            spread = f"{statistics.median(ratios):.2f}\t{min(ratios):.2f}\t{max(ratios):.2f}"
+            print(f"{name}\t{precision}\t{guided:.2f}\t{plain:.2f}\t{spread}", flush=True)
 
 
 def _descend(model: Matcher, lowered: Objective, batch: Batch) -> None:
@@ -181,7 +192,7 @@ def test_episodes(args: argparse.Namespace) -> None:
         "features, bare loop": lambda: loop(torch.nn.Identity(), means, args.episodes),
         "features, ours": ours_of_kept,
     }
-    found, said = medians(work, args.repeats), {key: step() for key, step in work.items()}
+    found, said = timed(work, args.repeats), {key: step() for key, step in work.items()}
     same = float(accuracies(model, source, [task], few, SEED)[0].mean())
     found["images, easyfsl"] = [seconds * args.episodes / few for seconds in found["images, easyfsl"]]
     print(f"{args.episodes} episodes\tCPU s\ttimes ours\tlow\thigh\taccuracy")
@@ -217,33 +228,31 @@ def main() -> None:
 def head_steps(args: argparse.Namespace) -> None:
     """A guided step of each head against its literal rewrite."""
     peak = explain.peak_gflops()
-    print("head\tliteral s\tguided s\tplain s\tratio\tlow\thigh\thooked\tguided/plain\t% peak\tloss\tgradient")
+    columns = "literal s\tguided s\tplain s\tratio\tlow\thigh\thooked\tguided/plain\t% peak\tloss\tgradient"
+    print(f"head\tprecision\t{columns}")
     for name in args.heads:
         with seeded(SEED, "weights"):
             head = HEADS.make(name)(SHAPE, args.way)
         given = episode(args.way, args.shot, args.queries)
         work = steps(name, head, *given)
         found = {variant: step() for variant, step in work.items()}  # warms up, too
-        loss = abs(found["literal"][0] - found["guided"][0]).item() / found["literal"][0].item()
-        gap = apart(found["guided"][1], found["literal"][1])
+        seconds = timed(work, args.repeats)
         with FlopCounterMode(display=False) as counter:  # does not work with `torch.autograd.grad`
             guided_loss(head, GUIDES.make("lrp"), *given)[0].backward()
-        seconds: dict[str, list[float]] = {variant: [] for variant in work}
-        for _ in range(args.repeats):
-            for variant, step in work.items():
-                start = time.process_time()
-                step()
-                seconds[variant].append(time.process_time() - start)
+        literal, slopes = found["literal"]
         middle = {variant: statistics.median(values) for variant, values in seconds.items()}
-        ratios = [a / b for a, b in zip(seconds["literal"], seconds["guided"], strict=True)]
-        hooked = f"{middle['hooked'] / middle['guided']:.1f}" if "hooked" in middle else "-"
-        share = counter.get_total_flops() / 1e9 / middle["guided"] / peak
-        print(
-            f"{name}\t{middle['literal']:.2f}\t{middle['guided']:.2f}\t{middle['plain']:.2f}\t"
-            f"{middle['literal'] / middle['guided']:.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{hooked}\t"
-            f"{middle['guided'] / middle['plain']:.2f}\t{100 * share:.0f}\t{loss:.1e}\t{gap:.1e}",
-            flush=True,
-        )
+        for precision in ("fp32", "bf16"):
+            guided, plain = f"guided {precision}", f"plain {precision}"
+            ratios = [a / b for a, b in zip(seconds["literal"], seconds[guided], strict=True)]
+            hooked = f"{middle['hooked'] / middle[guided]:.1f}" if "hooked" in middle else "-"
+            share = 100 * counter.get_total_flops() / 1e9 / middle[guided] / peak
+            loss = abs(literal - found[guided][0]).item() / literal.item()
+            print(
+                f"{name}\t{precision}\t{middle['literal']:.2f}\t{middle[guided]:.2f}\t{middle[plain]:.2f}\t"
+                f"{statistics.median(ratios):.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{hooked}\t"
+                f"{middle[guided] / middle[plain]:.2f}\t{share:.0f}\t{loss:.1e}\t{apart(found[guided][1], slopes):.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from test_fewshot_relevance import LITERAL, VECTORS, episodes
 from torch.nn import functional as F
 
 from stochx.catalog import GUIDES
+from stochx.engine.device import choose
 from stochx.engine.fewshot import guided_loss, initial_relevance
 from stochx.errors import InputError, UsageError
 
@@ -59,6 +60,25 @@ def test_the_guided_loss_and_its_gradients_are_those_of_the_reference(name):
     for ours, other in zip(slopes, torch.autograd.grad(expected, inputs, allow_unused=True), strict=True):
         if ours is not None:  # biases before norms get rounding errors there
             torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["relation", "gnn:transductive=true"])
+def test_large_layers_follow_the_precision_and_all_else_stays_in_float32(name):
+    support, query, head = episodes(name, channels=12)
+    support, query, head = support.float().requires_grad_(), query.float().requires_grad_(), head.float()
+    found = []
+    for precision in ("fp32", "bf16"):
+        with choose("cpu", precision).scope():
+            passage = head(support, query)[1]
+            weights = GUIDES.make("lrp")(head, passage, ())
+            loss, scores = guided_loss(head, GUIDES.make("lrp"), support, query, Y)
+            slopes = torch.autograd.grad(loss, (support, query))
+        assert all(w.dtype == torch.float32 and w.min() >= 0 and w.max() <= 2 for w in weights)
+        assert {loss.dtype, scores.dtype, slopes[0].dtype} == {torch.float32}
+        found.append((loss, torch.cat([slope.flatten() for slope in slopes])))
+    (loss, slopes), (rough, roughly) = found
+    assert 0 < (loss - rough).abs() < 0.01 * loss
+    assert F.cosine_similarity(slopes, roughly, dim=0) > 0.98
 
 
 @pytest.mark.parametrize(("name", "one", "more"), [("relation", 0.5, 1), ("gnn", 0.5, 1), ("cross-attention", 1, 1)])

@@ -93,7 +93,11 @@ def fsc_train(
     accumulate: o.Accumulate = 1,
     device: o.Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the backbone: auto (fp32), fp32, bf16 or tf32.", rich_help_panel=o.RUN)
+        str,
+        typer.Option(
+            help="Of the backbone and of the head's large layers: auto (fp32), fp32, bf16 or tf32.",
+            rich_help_panel=o.RUN,
+        ),
     ] = "auto",
     seed: o.Seed = 0,
     resume: o.Resume = False,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,12 @@ _current: ContextVar[Runtime] = ContextVar("runtime")
 def current() -> Runtime:
     """The runtime of the innermost `scope`; a plain float32 one outside of any."""
     return _current.get(_plain)
+
+
+def lowered(operation: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+    """A convolution or product of `x` in the runtime's precision, its result in that of `x`."""
+    with current().autocast():
+        return operation(x, *others).to(x.dtype)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """LRP rules of few-shot heads (Sun et al., 2020): biases take no relevance, and z is kept 0.01 from zero.
 
 Beside `engine.relevance`, whose stabiliser is theirs. A layer's outputs share their relevance R among its inputs.
+Convolutions follow the runtime's precision, as what R is divided by there has terms of one sign; all else does not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stochx.engine.device import lowered
 from stochx.engine.relevance import stabilise
 
 EPSILON = 0.01
@@ -83,16 +85,16 @@ def each(operation: Callable[..., Tensor], maps: Tensor, *others: Any) -> Tensor
 def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """conv(a+, w+) + conv(a-, w-): all that speaks for each output."""
     if x.amin() >= 0:
-        return F.conv2d(x, weight.clamp(min=0), padding=padding)
-    positive = F.conv2d(x.clamp(min=0), weight.clamp(min=0), padding=padding)
-    return positive + F.conv2d(x.clamp(max=0), weight.clamp(max=0), padding=padding)
+        return lowered(F.conv2d, x, weight.clamp(min=0), None, 1, padding)
+    positive = lowered(F.conv2d, x.clamp(min=0), weight.clamp(min=0), None, 1, padding)
+    return positive + lowered(F.conv2d, x.clamp(max=0), weight.clamp(max=0), None, 1, padding)
 
 
 def _sent(x: Tensor, weight: Tensor, s: Tensor, padding: int) -> Tensor:
-    up = F.conv_transpose2d(s, weight.clamp(min=0), padding=padding)
+    up = lowered(F.conv_transpose2d, s, weight.clamp(min=0), None, 1, padding)
     if x.amin() >= 0:
         return up.mul_(x)
-    down = F.conv_transpose2d(s, weight.clamp(max=0), padding=padding)
+    down = lowered(F.conv_transpose2d, s, weight.clamp(max=0), None, 1, padding)
     return torch.where(x < 0, down, up).mul_(x)
 
 
