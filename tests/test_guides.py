@@ -64,7 +64,7 @@ def test_the_guided_loss_and_its_gradients_are_those_of_the_reference(name):
 
 @pytest.mark.parametrize("name", ["relation", "gnn:transductive=true"])
 def test_large_layers_follow_the_precision_and_all_else_stays_in_float32(name):
-    support, query, head = episodes(name, channels=12)
+    support, query, head = episodes(name, channels=64)
     support, query, head = support.float().requires_grad_(), query.float().requires_grad_(), head.float()
     found = []
     for precision in ("fp32", "bf16"):
