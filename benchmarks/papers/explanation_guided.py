@@ -35,7 +35,8 @@ SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "fewshot"
 SOURCE = "miniimagenet_base"
 TARGETS = ("miniimagenet_novel", "caltech101", "grocery", "rsscn7", "omniglot_images_background_small1")
 HEADS = {"relation": "relation", "can": "cross-attention:base=64", "gnn": "gnn:transductive=true"}
-GUIDES = ("none", "lrp", "random", "shuffled")
+CONTROLS = ("random", "shuffled")
+GUIDES = ("none", "lrp", *CONTROLS)
 SHOTS = (1, 5)
 START_QUERIES = 4  # of each class in the episodes that a graph network starts with: cheap ones
 # Seconds with conv4 at 64 pixels, 5 ways, 5 shots, on one core: an epoch of the backbone, a training episode, one of
@@ -120,6 +121,13 @@ def gaps(
     return [results[head, one, s][place] - results[head, other, s][place] for s in seeds]
 
 
+def overall(results: Results, head: str, other: str, seeds: Sequence[int]) -> list[float]:
+    """`lrp` minus another guide over all domains and shots, by seed."""
+    places = [(name, shot) for name in TARGETS for shot in SHOTS]
+    by_place = [gaps(results, head, "lrp", other, place, seeds) for place in places]
+    return [sum(one) / len(places) for one in zip(*by_place, strict=True)]
+
+
 def page(args: argparse.Namespace, results: Results) -> str:
     """The results page, for the heads and seeds of which all arms are there."""
     seeds = {h: [s for s in range(args.seeds) if all((h, g, s) in results for g in GUIDES)] for h in HEADS}
@@ -175,13 +183,9 @@ def page(args: argparse.Namespace, results: Results) -> str:
         "",
     ]
     lines += ["| head | lrp - none | lrp - random | lrp - shuffled |", "|---|---|---|---|"]
-    places = [(name, shot) for name in TARGETS for shot in SHOTS]
     for head, some in seeds.items():
         if some:
-            cells = []
-            for other in ("none", "random", "shuffled"):
-                by_place = [gaps(results, head, "lrp", other, place, some) for place in places]
-                cells.append(told([sum(one) / len(places) for one in zip(*by_place, strict=True)]))
+            cells = [told(overall(results, head, other, some)) for other in ("none", *CONTROLS)]
             lines.append(f"| {HEADS[head]} | {' | '.join(cells)} |")
     lines += ["", verdict(results, seeds), ""]
     if any(len(some) > 1 for some in seeds.values()):
@@ -210,7 +214,7 @@ def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(places)), [f"{name.split('_images')[0]}, {shot}-shot" for name, shot in places])
+    panels[0].set_yticks(range(len(places)), [f"{short(name)}, {shot}-shot" for name, shot in places])
     panels[0].invert_yaxis()
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
@@ -230,7 +234,7 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
         for name, shot in ((name, shot) for name in TARGETS for shot in SHOTS if len(some) > 1):
             found = gaps(results, head, "lrp", "none", (name, shot), some)
             mean, span = estimate(found).mean, estimate(found).ci95
-            where, word = f"{head} on {name}, {shot}-shot", words[1 if mean > 0 else -1]
+            where, word = f"{bare(head)} on {short(name)} {shot}-shot", words[1 if mean > 0 else -1]
             count, by_chance = count + 1, by_chance + 2.0 ** (1 - len(some))
             if abs(mean) > span:
                 sure[word].append(where)
@@ -241,8 +245,31 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
     return (
         f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` leaves out 0"
         f" in {listed(sure)}; by chance alone it would in about {count * 0.05:.1f}. The differences of all seeds have"
-        f" one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}."
+        f" one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}.\n\n"
+        + " ".join(against_controls(results, head, some) for head, some in seeds.items() if len(some) > 1)
     )
+
+
+def against_controls(results: Results, head: str, seeds: Sequence[int]) -> str:
+    """Whether what a head gains is the explanation's: a sentence."""
+    found = {other: estimate(overall(results, head, other, seeds)) for other in ("none", *CONTROLS)}
+    sure = {other: one.mean > one.ci95 for other, one in found.items()}
+    if not sure["none"]:
+        return f"{bare(head).capitalize()}: no gain over all domains that its interval shows."
+    if all(sure[other] for other in CONTROLS):
+        return f"{bare(head).capitalize()}: a gain over all domains, beyond both controls."
+    missing = " and ".join(f"`{other}`" for other in CONTROLS if not sure[other])
+    return f"{bare(head).capitalize()}: a gain over all domains, but none beyond {missing} that the interval shows."
+
+
+def short(name: str) -> str:
+    """A domain's name where room is scarce."""
+    return name.split("_images")[0]
+
+
+def bare(head: str) -> str:
+    """A head's name without its settings."""
+    return HEADS[head].partition(":")[0]
 
 
 def listed(found: dict[str, list[str]]) -> str:
