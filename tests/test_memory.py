@@ -16,7 +16,7 @@ if sys.argv[1] == "keep":
 for _ in range(8):
     torch.ones(2**24).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     torch.ones(2**24).sum()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -24,10 +24,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
 def test_freed_memory_comes_back_without_page_faults():
-    """Five times 64 MiB are 81,920 pages of 4 KiB, fewer where pages are large."""
+    """Of 20 blocks of 64 MiB a rare one may not fit where the others went; without `keep_freed` none does."""
 
     def faults(word):
         done = subprocess.run([sys.executable, "-c", PROGRAM, word], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert faults("keep") < 100 < faults("release")
+    assert 5 * faults("keep") < faults("release")
