@@ -7,10 +7,10 @@
 Every step is a `stochx train`, `fsc-train` or `fsc-test` command, in a folder of its own below `--output`: what is done
 stays, and the same command goes on from there. A seed draws one backbone, pretrained on the source domain, from which
 all arms of that seed start; the arms of a seed see the same episodes. A graph network stays at chance for thousands of
-episodes: the arms of a seed start from one that has left it, trained for `--start-episodes` without guidance. Nothing
-is selected: numbers of epochs and episodes are fixed beforehand. Domains come from STOCHX_SHARED (default
-../shared/data). `--heads` may split the work among processes that share `--output`; the page is written from what there
-is.
+episodes: the arms of a seed start from one that has left it, trained for `--start-episodes` without guidance; seeds
+that have not left it by then are named and left out. Else nothing is selected: numbers of epochs and episodes are fixed
+beforehand. Domains come from STOCHX_SHARED (default ../shared/data). `--heads` may split the work among processes that
+share `--output`; the page is written from what there is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ CONTROLS = ("random", "shuffled")
 GUIDES = ("none", "lrp", *CONTROLS)
 SHOTS = (1, 5)
 START_QUERIES = 4  # of each class in the episodes that a graph network starts with: cheap ones
+LEARNT = 0.25  # accuracy of 5 ways in its last training episodes, above which it has left chance
 # Seconds with conv4 at 64 pixels, 5 ways, 5 shots, on one core: an epoch of the backbone, a training episode, one of
 # those that a graph network starts with, a tested one
 PRETRAINED, TRAINED, STARTED, TESTED = 12, 0.35, 0.17, 0.1
@@ -85,14 +86,17 @@ def common(args: argparse.Namespace, seed: int) -> list[str]:
 
 def start(args: argparse.Namespace, head: str, seed: int) -> list[str]:
     """Words that say what the arms of a seed start from."""
-    backbone = ["--head", HEADS[head], "--backbone", pretrained(args, seed)]
-    if head != "gnn":
-        return backbone
-    folder = args.output / f"{head}-start-{seed}"
-    words = ["fsc-train", *backbone, "--guide", "none", "--queries", str(START_QUERIES)]
-    words += ["--episodes", str(args.start_episodes), "--every", "250", *common(args, seed)]
-    run(args, words, folder)
-    return ["--init", str(folder / "model.safetensors")]
+    if head == "gnn":
+        return ["--init", begun(args, seed)["model"]]
+    return ["--head", HEADS[head], "--backbone", pretrained(args, seed)]
+
+
+def begun(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The graph network that the arms of a seed go on from, and how it does in training."""
+    words = ["fsc-train", "--head", HEADS["gnn"], "--backbone", pretrained(args, seed), "--guide", "none"]
+    words += ["--queries", str(START_QUERIES), "--episodes", str(args.start_episodes), "--every", "250"]
+    found: dict[str, Any] = run(args, [*words, *common(args, seed)], args.output / f"gnn-start-{seed}")["results"][0]
+    return found
 
 
 def tested(args: argparse.Namespace, head: str, guide: str, seed: int) -> dict[tuple[str, int], float]:
@@ -128,8 +132,11 @@ def overall(results: Results, head: str, other: str, seeds: Sequence[int]) -> li
     return [sum(one) / len(places) for one in zip(*by_place, strict=True)]
 
 
-def page(args: argparse.Namespace, results: Results) -> str:
-    """The results page, for the heads and seeds of which all arms are there."""
+def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) -> str:
+    """The results page, for the heads and seeds of which all arms are there.
+
+    `stuck` are the accuracies of graph networks that had nothing to go on from, by seed.
+    """
     seeds = {h: [s for s in range(args.seeds) if all((h, g, s) in results for g in GUIDES)] for h in HEADS}
     lines = [
         "# Few-shot training guided by explanations, across domains",
@@ -138,18 +145,22 @@ def page(args: argparse.Namespace, results: Results) -> str:
         f" `{args.backbone}`, pretrained for {args.pretrain} epochs on the source, {SOURCE} (64 classes of 64 images),"
         f" then {args.episodes} episodes of 5 ways, {args.train_shot} shots and 16 queries with the head; tested on"
         f" {args.test_episodes} episodes of 15 queries on classes of other domains (and on the source's novel classes),"
-        " the same for all. The arms of a seed start from the same backbone and see the same episodes; nothing is"
-        " selected. This is a small setting: accuracies are far from those of full trainings, and what is compared are"
-        " the guides.",
+        " the same for all. The arms of a seed start from the same backbone and see the same episodes; no epoch or"
+        " episode of theirs is selected. This is a small setting: accuracies are far from those of full trainings, and"
+        " what is compared are the guides.",
         "",
         *(
             [
                 f"Graph networks stay at chance for long. Those of a seed first learn {args.start_episodes} episodes of"
                 f" {START_QUERIES} queries without guidance, and all arms, `none` too, go on from there: what is"
-                " compared is guidance of a network that already knows something.",
+                " compared is guidance of a network that already knows something."
+                + "".join(
+                    f" Seed {seed} was still at chance ({100 * found:.1f} % in training) and is left out."
+                    for seed, found in stuck.items()
+                ),
                 "",
             ]
-            if seeds["gnn"]
+            if seeds["gnn"] or stuck
             else []
         ),
         "`lrp` is guidance by explanations (Sun et al., 2020). `random` and `shuffled` are controls: the same weights"
@@ -246,20 +257,20 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
         f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` leaves out 0"
         f" in {listed(sure)}; by chance alone it would in about {count * 0.05:.1f}. The differences of all seeds have"
         f" one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}.\n\n"
-        + " ".join(against_controls(results, head, some) for head, some in seeds.items() if len(some) > 1)
+        "Over all domains and shots:\n\n"
+        + "\n".join(f"- {standing(results, head, some)}" for head, some in seeds.items() if len(some) > 1)
     )
 
 
-def against_controls(results: Results, head: str, seeds: Sequence[int]) -> str:
-    """Whether what a head gains is the explanation's: a sentence."""
-    found = {other: estimate(overall(results, head, other, seeds)) for other in ("none", *CONTROLS)}
-    sure = {other: one.mean > one.ci95 for other, one in found.items()}
-    if not sure["none"]:
-        return f"{bare(head).capitalize()}: no gain over all domains that its interval shows."
-    if all(sure[other] for other in CONTROLS):
-        return f"{bare(head).capitalize()}: a gain over all domains, beyond both controls."
-    missing = " and ".join(f"`{other}`" for other in CONTROLS if not sure[other])
-    return f"{bare(head).capitalize()}: a gain over all domains, but none beyond {missing} that the interval shows."
+def standing(results: Results, head: str, seeds: Sequence[int]) -> str:
+    """How `lrp` stands beside no guidance and the controls, by their intervals over seeds: a sentence."""
+    places: dict[str, list[str]] = {}
+    for other in ("none", *CONTROLS):
+        found = estimate(overall(results, head, other, seeds))
+        sure = abs(found.mean) > found.ci95
+        word = "not surely other than" if not sure else "better than" if found.mean > 0 else "worse than"
+        places.setdefault(word, []).append(f"`{other}`")
+    return f"{bare(head)}: `lrp` is " + ", ".join(f"{word} {', '.join(some)}" for word, some in places.items()) + "."
 
 
 def short(name: str) -> str:
@@ -311,11 +322,14 @@ def main() -> None:
         arm = (60 * args.budget / args.seeds - before) / (len(heads) * len(GUIDES))
         args.episodes = min(args.episodes, max(50, int((arm - TESTED * args.test_episodes) / TRAINED)))
     results: Results = {}
+    stuck: dict[int, float] = {}
     for seed in range(args.seeds):
         for head in args.heads.split(","):
-            for guide in GUIDES:
-                results[head, guide, seed] = tested(args, head, guide, seed)
-                write_text(args.page, page(args, results))
+            if head == "gnn" and (found := begun(args, seed)["train_accuracy"]) <= LEARNT:
+                stuck[seed] = found
+            else:
+                results |= {(head, guide, seed): tested(args, head, guide, seed) for guide in GUIDES}
+            write_text(args.page, page(args, results, stuck))
 
 
 if __name__ == "__main__":
