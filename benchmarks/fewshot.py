@@ -1,7 +1,7 @@
 """Few-shot steps and tests: a guided step of heads, one from the images on, and 2,000 episodes from kept features.
 
     python benchmarks/fewshot.py --repeats 3
-    python benchmarks/fewshot.py --parts head --heads gnn cross-attention --way 5 --shot 1
+    python benchmarks/fewshot.py --parts head --heads gnn cross-attention:base=64 --way 5 --shot 1
     python benchmarks/fewshot.py --parts step --size 112
     python benchmarks/fewshot.py --parts test
 

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from stochx.catalog import HEADS
 from stochx.engine.fewshot import frozen_statistics
-from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
-from stochx.heads._graph import Rows
 from stochx.heads._norm import EpisodeNorm
 
 EVERY = [*LITERAL, *VECTORS]
@@ -208,17 +206,3 @@ def test_statistics_move_in_training_and_not_when_frozen(name):
     assert all(torch.equal(value, before[key]) for key, value in head.named_buffers())
     assert torch.equal(head(support, query)[0], frozen)
     assert not any(torch.equal(value, before[key]) for key, value in head.named_buffers())
-
-
-@pytest.mark.parametrize("rows", [1, 7, 300])
-def test_products_of_rows_are_linear_layers(rows):
-    with seeded(0):
-        mine, x = Rows(37, 21), torch.randn(2, rows, 37, requires_grad=True)
-    plain = nn.Linear(37, 21)
-    plain.load_state_dict(mine.state_dict())
-    slopes = []
-    for layer in (mine, plain):
-        out = layer(x)
-        slopes.append([out, *torch.autograd.grad(out.square().mean(), [x, layer.weight, layer.bias])])
-    for one, other in zip(*slopes, strict=True):
-        torch.testing.assert_close(one, other)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stochx.engine.convolution import convolve_back
 from stochx.engine.device import lowered
 from stochx.engine.relevance import stabilise
 
 EPSILON = 0.01
 TINY = 1e-7  # the least sum that the relevance of a convolution's output is divided by
+STEADY = 0.01  # least over largest sum from which on R / z varies so little that a faster convolution is exact enough
 
 
 def dense(x: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
@@ -54,8 +56,7 @@ def winners(relevance: Tensor, output: Tensor, places: Tensor, size: torch.Size)
 
 def convolved(x: Tensor, weight: Tensor, relevance: Tensor, padding: int) -> Tensor:
     """Alpha1-beta0 rule of a convolution of stride 1, (N, C, H, W): a+ * conv^T(R / z, w+) + a- * conv^T(R / z, w-)."""
-    s = relevance / supporting(x, weight, padding).clamp(min=TINY)
-    return _sent(x, weight, s, padding)
+    return _sent(x, weight, relevance, supporting(x, weight, padding), padding)
 
 
 def convolved_pairs(first: Tensor, second: Tensor, weight: Tensor, relevance: Tensor, padding: int) -> Tensor:
@@ -65,9 +66,9 @@ def convolved_pairs(first: Tensor, second: Tensor, weight: Tensor, relevance: Te
     """
     parts = zip((first, second), torch.split(weight, first.shape[2], 1), strict=True)
     z, z_second = (each(supporting, maps, part, padding) for maps, part in parts)
-    s = relevance / (z[:, None] + z_second[:, :, None]).clamp_(min=TINY)
+    sums = (z[:, None] + z_second[:, :, None]).flatten(0, 2)
     pairs = joined(first, second)
-    return _sent(pairs.flatten(0, 2), weight, s.flatten(0, 2), padding).view(pairs.shape)
+    return _sent(pairs.flatten(0, 2), weight, relevance.flatten(0, 2), sums, padding).view(pairs.shape)
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:
@@ -90,11 +91,12 @@ def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     return positive + lowered(F.conv2d, x.clamp(max=0), weight.clamp(max=0), None, 1, padding)
 
 
-def _sent(x: Tensor, weight: Tensor, s: Tensor, padding: int) -> Tensor:
-    up = lowered(F.conv_transpose2d, s, weight.clamp(min=0), None, 1, padding)
+def _sent(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int) -> Tensor:
+    s, exact = relevance / z.clamp(min=TINY), bool(z.amin() < STEADY * z.amax())
+    up = lowered(convolve_back, s, weight.clamp(min=0), padding, exact)
     if x.amin() >= 0:
         return up.mul_(x)
-    down = lowered(F.conv_transpose2d, s, weight.clamp(max=0), None, 1, padding)
+    down = lowered(convolve_back, s, weight.clamp(max=0), padding, exact)
     return torch.where(x < 0, down, up).mul_(x)
 
 
