@@ -92,7 +92,12 @@ def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 def _sent(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int) -> Tensor:
-    s, exact = relevance / z.clamp(min=TINY), bool(z.amin() < STEADY * z.amax())
+    """Share R by a * conv^T(R / z, w), each sign of the inputs a with its own of w; z is changed.
+
+    One z that is small beside the others makes all take the exact sum.
+    """
+    exact = bool(z.amin() < STEADY * z.amax())
+    s = relevance / z.clamp_(min=TINY)
     up = lowered(convolve_back, s, weight.clamp(min=0), padding, exact)
     if x.amin() >= 0:
         return up.mul_(x)

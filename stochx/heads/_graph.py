@@ -25,13 +25,6 @@ class Level:
     edges: Tensor
 
 
-class Rows(nn.Linear):
-    """A linear layer for many rows (..., I) -> (..., O)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
 class Edges(nn.Module):
     """|x_i - x_j| -> four layers and a number, of which the softmax over j, j != i, is the edge.
 
@@ -41,7 +34,7 @@ class Edges(nn.Module):
     def __init__(self, width: int, statistics: Statistics) -> None:
         super().__init__()
         widths = [width, 2 * WIDTH, 2 * WIDTH, WIDTH, WIDTH]
-        self.layers = nn.ModuleList(Rows(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(EpisodeNorm(b, statistics) for b in widths[1:])
         self.last = nn.Linear(WIDTH, 1)
 
@@ -52,7 +45,7 @@ class Edges(nn.Module):
         pairs = ((units[i] - units[j]) @ x).abs()
         y = _with_zeros(pairs.flatten(1, 2), x.shape[1] * nodes)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            y = F.leaky_relu(norm(lowered(layer, y)))
+            y = F.leaky_relu(norm(lowered(linear, y, layer.weight, layer.bias)))
         likeness = self.last(y[:, : len(i) * x.shape[1]]).view(pairs.shape[:-1])
         place = torch.zeros(nodes, nodes, dtype=torch.long, device=x.device)
         place[i, j] = place[j, i] = torch.arange(len(i), device=x.device)

@@ -85,7 +85,7 @@ class _Relation(FewShotHead[Related]):
 
     def classify(self, passage: Related, features: Sequence[Tensor]) -> Tensor:
         pairs = features[0]
-        z = self.norm1(self._convolved(pairs.flatten(1, 2), self.conv1.weight, self.conv1.bias))
+        z = self.norm1(self._first(pairs.flatten(1, 2), self.conv1.weight, self.conv1.bias))
         return self._relate(torch.unflatten(z, 1, pairs.shape[1:3]))[0]
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class _Relation(FewShotHead[Related]):
         Over pairs, with bars for means over images, var(m + q) = var m + var q + 2 cov(m bar, q bar) over positions.
         """
         first, second = torch.split(self.conv1.weight, self.shape[0], 1)
-        m, q = self._convolved(means, first, None), self._convolved(query, second, self.conv1.bias)
+        m, q = self._first(means, first, None), self._first(query, second, self.conv1.bias)
         dims = (1, 3, 4)
         (m_var, m_mean), (q_var, q_mean) = (torch.var_mean(part, dims, correction=0) for part in (m, q))
         together = (m.mean(1).flatten(2) - m_mean[..., None]) * (q.mean(1).flatten(2) - q_mean[..., None])
@@ -123,15 +123,16 @@ class _Relation(FewShotHead[Related]):
         """Normed first layer (E, Q, N, C, H, W) -> scores (E, Q, N)."""
         z = pairs.flatten(1, 2)
         first, first_places = _pool(z.flatten(0, 1))
-        conv = self._convolved(first.view(*z.shape[:2], *first.shape[1:]), self.conv2.weight, self.conv2.bias)
-        second, second_places = _pool(self.norm2(conv).flatten(0, 1))
+        conv = lowered(convolve, first, self.conv2.weight, self.conv2.bias, self.padding)
+        second, second_places = _pool(self.norm2(conv.view(*z.shape[:2], *conv.shape[1:])).flatten(0, 1))
         hidden = F.relu(self.fc1(second.flatten(1)))
-        sizes = z.flatten(0, 1).shape, conv.flatten(0, 1).shape
+        sizes = z.flatten(0, 1).shape, conv.shape
         layers = Layers(sizes, first.detach(), first_places, second.detach(), second_places, hidden.detach())
         scores: Tensor = self.fc2(hidden).view(pairs.shape[:3])
         return scores, layers
 
-    def _convolved(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _first(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The first convolution, or its part for means or queries, of all episodes' maps (E, M, C, H, W)."""
         return each(partial(lowered, convolve), maps, weight, bias, self.padding)
 
 
