@@ -33,7 +33,7 @@ def save_matches(path: Path, found: Matched, classes: Sequence[str]) -> None:
 
 
 def draw_matches(path: Path, found: Matched, query: Tensor, support: Tensor, classes: Sequence[str]) -> None:
-    """For each class what in the query speaks for it (red) and against it (blue), above its support images.
+    """For each class what in the query speaks for it (red) or against it, above what in its support raises its score.
 
     query (3, H, W), support (N, K, 3, H, W). All maps of the query share a scale, and so do those of the support.
     """
@@ -51,10 +51,12 @@ def draw_matches(path: Path, found: Matched, query: Tensor, support: Tensor, cla
         axes[0, column].set_title(f"{_short(classes[k], 20)}\np = {float(found.probabilities[k]):.3f}", fontsize=9)
         for row in range(shots):
             _overlay(axes[1 + row, column], support[k, row], found.support[k, row], scales[1])
-    axes[1, 0].text(0.5, 0.5, "support of\neach class", ha="center", va="center", fontsize=9)
+    left = "" if shots == support.shape[1] else f"\n(the first {shots} of {support.shape[1]})"
+    axes[1, 0].text(0.5, 0.5, f"support of\neach class{left}", ha="center", va="center", fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.supxlabel("red: speaks for the class rather than for the others; blue: against it", fontsize=8)
+    words = "query: red speaks for the class rather than for the others, blue against it"
+    figure.supxlabel(f"{words}; support: red raises its class's own score, blue lowers it", fontsize=8)
     with atomic(path) as temporary:
         FigureCanvasAgg(figure)
         figure.savefig(temporary)

@@ -18,8 +18,9 @@ from stochx.errors import FailureError
 class Matched:
     """One query among N classes of K support images: signed pixel maps (..., 3, H, W), class by class.
 
-    `query` (N, 3, H, W) and `support` (N, K, 3, H, W) hold what speaks for a class rather than for the mean of the
-    others; a class's support is that of its own map. `evidence` (N,) is what is explained, `probabilities` (N,).
+    `query` (N, 3, H, W) holds what speaks for a class rather than for the mean of the others; `support` (N, K, 3, H, W)
+    what speaks for its class's own score, so that it sums to less than 0 where that score is negative. `evidence` (N,)
+    is what is explained, `probabilities` (N,).
     """
 
     probabilities: Tensor
