@@ -19,8 +19,20 @@ from stochx.engine.device import Runtime
 from stochx.engine.images import Preparation
 from stochx.engine.plane import Plane, across, off, regions, through
 from stochx.errors import FailureError, InputError
-from stochx.reports.boundary import COLOURS, OTHER, palette, short_names
-from stochx.tasks.boundary import Record, Said, agreement, ask, distances, measure, outside, over_all, record, survey
+from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, figure_of, palette, short_names
+from stochx.tasks.boundary import (
+    Record,
+    Row,
+    Said,
+    agreement,
+    ask,
+    distances,
+    measure,
+    outside,
+    over_all,
+    record,
+    survey,
+)
 from stochx.tasks.planes import plane_of
 
 EPS = 8 / 255
@@ -303,3 +315,23 @@ def test_colours_are_told_apart(seen):
     lab = rgb2lab(colours.clip(0, 1)[None] ** (1 / 2.2))[0]
     apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(COLOURS), 1)]
     assert len(apart) == 45 and apart.min() > 15  # 2.3 is what can just be noticed
+
+
+@pytest.mark.parametrize("panels", [1, 4])
+@pytest.mark.parametrize("classes", [["ship", "dog", "airplane"], ["golden retriever", "Siberian husky", "tench"]])
+def test_legends_stay_inside_the_figure(panels, classes):
+    labels = torch.arange(3).repeat(4, 2)[:, :4]
+    zeros = torch.zeros(4, 4)
+    plane = Plane(
+        torch.zeros(3, 8, 8), torch.eye(2, 192).view(2, 3, 8, 8), -torch.ones(2), torch.ones(2), zeros[:1, :2]
+    )
+    a = torch.linspace(-1, 1, 4)
+    names, pictures = ("one direction", "another"), [(torch.zeros(3, 8, 8), "image")]
+    scene = Scene(plane, a, a, 1.0, names, pictures, zeros + 1, zeros, classes, palette([labels]))
+    row = Row("0", "network", 1.0, 1.0, 1, {}, 1.0, None, None, None, 0, 1, 0.0)
+    figure = figure_of(scene, [Panel("network", row, Said(labels, zeros, zeros))] * panels, None)
+    figure.canvas.draw()
+    (legend,) = figure.subfigs[1].legends
+    inside, box = figure.subfigs[1].bbox, legend.get_window_extent()
+    assert inside.x0 <= box.x0
+    assert box.x1 <= inside.x1

@@ -34,7 +34,8 @@ EDGE, HATCH = "#222222", "#00000055"
 BEYOND = 0.05  # share of an image's values outside [0, 1] from which on the plane is hatched
 CELLS = 900  # pixels of a picture's longer side, at least
 COLUMNS = 4  # panels in a row, where each network has one
-SIDE, STRIP, ENTRY = 3.3, 1.25, 1.2  # inches: of a panel, of the strip of images, of an entry of the legend
+SIDE, STRIP = 3.3, 1.25  # inches: of a panel, of the strip of images
+ENTRY, LETTER = 0.53, 0.062  # inches: of the legend's entries without their words, and of a letter of these
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def figure_of(scene: Scene, panels: Sequence[Panel], largest: float | None) -> F
     columns = min(len(panels), COLUMNS) if largest is None else 2
     rows = -(-len(panels) // columns) if largest is None else len(panels)
     handles, width = _handles(scene), columns * (SIDE + 0.3) + (0.0 if largest is None else 0.6)
-    entries = min(6, max(2, int(width / ENTRY)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    entries = min(6, max(1, int(width / (ENTRY + LETTER * longest))))
     height = rows * (SIDE * len(scene.b) / len(scene.a) + 0.75) + 0.22 * -(-len(handles) // entries) + 0.2
     figure = Figure(figsize=(STRIP + width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
