@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import PGD, Context
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
 from stochx.loading import load_data, load_model
 from stochx.tasks.judging import Judge

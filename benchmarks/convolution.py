@@ -1,4 +1,4 @@
-"""Convolutions of `stochx.engine.convolution` against torch's: CPU seconds on one thread, and errors.
+"""Convolutions of `stochx.engine.fewshot.convolution` against torch's: CPU seconds on one thread, and errors.
 
     python benchmarks/convolution.py --repeats 5
     python benchmarks/convolution.py --channels 256 512 --sides 3 7 --images 400
@@ -23,9 +23,9 @@ from fewshot import timed  # the benchmark beside this one
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine import convolution
-from stochx.engine.memory import keep_freed
+from stochx.engine.fewshot import convolution
 from stochx.engine.seeds import generator
+from stochx.engine.training.malloc import keep_freed
 
 ROWS = [(7200, 192, 192), (7200, 229, 192), (7200, 192, 96), (28000, 512, 192)]
 

@@ -39,12 +39,12 @@ from torch.nn import functional as F
 
 from stochx.attacks import PGD
 from stochx.catalog import MODELS
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.fit import Batch, Plan, Step, fit
-from stochx.engine.items import Images
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.threat import Ball
+from stochx.engine.training.fit import Batch, Plan, Step, fit
+from stochx.engine.training.items import Images
 from stochx.loading import load_data
 from stochx.tasks.objectives import Adversarial, objective
 

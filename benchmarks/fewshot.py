@@ -39,13 +39,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stochx.catalog import GUIDES, HEADS
 from stochx.engine.device import choose
-from stochx.engine.episodes import Domain, Episodes, Task, answers, draw, pool
-from stochx.engine.fewshot import FewShotHead, guided_loss
-from stochx.engine.fit import Batch, Objective
-from stochx.engine.matcher import Matcher, digests
-from stochx.engine.memory import keep_freed
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
+from stochx.engine.fewshot.head import FewShotHead, guided_loss
+from stochx.engine.fewshot.network import Matcher, digests
 from stochx.engine.seeds import generator, seeded
-from stochx.matchers import make_matcher
+from stochx.engine.training.fit import Batch, Objective
+from stochx.engine.training.malloc import keep_freed
+from stochx.fewshot_networks import make_matcher
 from stochx.tasks.fewshot import accuracies, compared, episodic
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

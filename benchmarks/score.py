@@ -40,10 +40,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.device import choose
 from stochx.engine.gradients import logits
-from stochx.engine.images import SUFFIXES, Preparation, read, to_tensor
+from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.ranking import channel_sum, regions
 from stochx.engine.seeds import generator
 from stochx.metrics import AUPC, AUTVC, Complexity, Evidence, PixelFlipping, RegionPerturbation, Sparseness

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stochx.engine.classifier import Classifier
+from stochx.engine.network.classifier import Classifier
 
 Source = Literal["file", "header", "recognised", "known", "given", "guessed", "measured"]
 

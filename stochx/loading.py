@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from stochx.architectures import Candidate, class_count, differences, expected_shapes, from_text, recognise
 from stochx.catalog import DATASETS, MODELS, NOISES
 from stochx.datasets import Split
-from stochx.engine import weights
-from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
-from stochx.engine.data import Data
-from stochx.engine.images import SUFFIXES, Preparation
-from stochx.engine.stochastic import install, stored_names
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import SUFFIXES, Preparation
+from stochx.engine.network import weights
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
+from stochx.engine.network.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, Source, normalisation_of
-from stochx.hubs import from_timm, from_torchvision, imagenet_classes, timm_classifier
-from stochx.recognition import Candidate, class_count, differences, expected_shapes, from_text, recognise
+from stochx.pretrained import from_timm, from_torchvision, imagenet_classes, timm_classifier
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -236,7 +236,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
         except RuntimeError as error:
             raise InputError(
                 f"`{text}` cannot take an image of 224 x 224: {str(error).splitlines()[0]}",
-                "return a `stochx.engine.classifier.Classifier`, which names its input size",
+                "return a `stochx.engine.network.classifier.Classifier`, which names its input size",
             ) from None
     labels = [str(i) for i in range(out.shape[-1])]
     labels = list(imagenet_classes()) if len(labels) == 1000 else labels

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from stochx.catalog import DATASETS
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 
 
 def load(spec: str, split: str = "train") -> Data:

@@ -24,8 +24,8 @@ from stochx.engine.ascent import glance, look
 from stochx.engine.device import choose
 from stochx.engine.gradients import logits
 from stochx.engine.losses import Goal, cross_entropy, margin
+from stochx.engine.network.fused import twin
 from stochx.engine.threat import Ball
-from stochx.engine.twin import twin
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -19,9 +19,9 @@ from stochx.attributions import (
     SmoothGrad,
     SmoothTaylor,
 )
-from stochx.engine.classifier import Classifier
 from stochx.engine.gradients import noise
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

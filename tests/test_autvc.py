@@ -9,9 +9,9 @@ from scipy.integrate import simpson as scipy_simpson
 from scipy.ndimage import gaussian_filter
 from skimage.transform import pyramid_gaussian
 
-from stochx.engine.quadrature import mean_height, simpson, simpson_weights
 from stochx.errors import InputError
 from stochx.metrics import AUTVC, Evidence, autvc
+from stochx.metrics._quadrature import mean_height, simpson, simpson_weights
 
 SIX = [5 / 12, 13 / 12, 1, 1, 13 / 12, 5 / 12]  # SciPy's former even="avg"
 

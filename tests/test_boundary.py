@@ -13,10 +13,10 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 from torch import nn
 
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
 from stochx.engine.device import Runtime
-from stochx.engine.images import Preparation
+from stochx.engine.io.data import Item
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, off, regions, through
 from stochx.errors import FailureError, InputError
 from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, figure_of, palette, short_names

@@ -24,7 +24,7 @@ from PIL import Image
 from stochx.catalog import MODELS
 from stochx.cli import app, main
 from stochx.cli.commands import summary
-from stochx.engine.weights import save
+from stochx.engine.network.weights import save
 
 
 @dataclass

@@ -14,9 +14,9 @@ from PIL import Image
 from test_cli import stochx
 
 from stochx.catalog import MODELS
-from stochx.engine.fit import Plan, fit
-from stochx.engine.items import Images
-from stochx.engine.weights import save
+from stochx.engine.network.weights import save
+from stochx.engine.training.fit import Plan, fit
+from stochx.engine.training.items import Images
 from stochx.loading import install_noise, load_data, load_model
 from stochx.tasks.train import build
 

@@ -13,8 +13,8 @@ from test_cli import stochx
 NETS = '''
 import torch
 from torch import nn
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.io.images import Preparation
 
 class Brightest(nn.Module):
     """The class is the channel that is brightest on average, in the order of `turn`."""

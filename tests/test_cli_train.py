@@ -16,7 +16,7 @@ from test_cli import stochx
 
 from stochx import load_model
 from stochx.cli.bar import facts
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
 from stochx.loading import load_data
 from stochx.tasks.train import lessons
 

@@ -9,8 +9,8 @@ import torch
 
 from stochx.attacks import Context
 from stochx.catalog import ATTACKS, ATTRIBUTIONS, DATASETS, FAMILIES, METRICS, MODELS
-from stochx.engine.classifier import Classifier
 from stochx.engine.gradients import logits
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
 from stochx.metrics import Evidence
 

@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import HEADS
-from stochx.engine import convolution
-from stochx.engine.convolution import convolve, convolve_back, linear
 from stochx.engine.device import choose, lowered
-from stochx.engine.fewshot import initial_relevance
-from stochx.engine.fewshot_rules import TINY, convolved, supporting
+from stochx.engine.fewshot import convolution
+from stochx.engine.fewshot.convolution import convolve, convolve_back, linear
+from stochx.engine.fewshot.head import initial_relevance
+from stochx.engine.fewshot.lrp_rules import TINY, convolved, supporting
 from stochx.engine.seeds import seeded
 
 SIZES = [(1, 1), (2, 3), (3, 3), (4, 7), (5, 5), (7, 7), (8, 9), (11, 6)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from stochx.datasets._outlines import NAMES, OUTLINES, area
 from stochx.datasets._scenes import DOMAINS
 from stochx.datasets.shapes import Shapes
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, UsageError
 
 # Arrays ---------------------------------------------------------------------------------------------------------------

@@ -13,16 +13,16 @@ from test_cli import stochx
 from test_loading import cifar_test_images
 
 from stochx.catalog import ATTACKS
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import from_arrays
-from stochx.engine.fit import Batch, Plan, fit
 from stochx.engine.gradients import logits
-from stochx.engine.images import Preparation
-from stochx.engine.items import Images
+from stochx.engine.io.data import from_arrays
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale, noise_layers, parameter_groups
+from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import at_scale, noise_layers, parameter_groups
 from stochx.engine.threat import Ball
-from stochx.engine.weights import save
+from stochx.engine.training.fit import Batch, Plan, fit
+from stochx.engine.training.items import Images
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.loading import install_noise, load_model

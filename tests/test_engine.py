@@ -12,10 +12,10 @@ from torch import nn
 from stochx.attributions import IntegratedGradients, SmoothTaylor
 from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
+from stochx.engine.io.store import Run, atomic, to_toml
+from stochx.engine.network.fused import Stem, twin
 from stochx.engine.seeds import digest, generator, seeded
-from stochx.engine.store import Run, atomic, to_toml
 from stochx.engine.sweep import canonical_batches, sweep
-from stochx.engine.twin import Stem, twin
 from stochx.engine.world import World
 from stochx.errors import InputError, UsageError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stochx.engine.augment import views
-from stochx.engine.episodes import Domain, Episodes, Task, answers, check, draw, pool
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, check, draw, pool
 from stochx.engine.seeds import generator
+from stochx.engine.training.augment import views
 from stochx.errors import InputError, UsageError
 
 LABELS = torch.arange(120) % 6  # 20 images of each of 6 classes

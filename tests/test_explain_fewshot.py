@@ -13,11 +13,11 @@ from test_cli import stochx
 
 from stochx.attributions.lrp import LRP
 from stochx.catalog import HEADS, MODELS
-from stochx.engine.backbone import Backbone, maps_graph
-from stochx.engine.fewshot import contrast
-from stochx.engine.propagate import Tape
+from stochx.engine.fewshot.head import contrast
+from stochx.engine.lrp.tape import Tape
+from stochx.engine.network.backbone import Backbone, maps_graph
 from stochx.errors import FailureError, InputError
-from stochx.matchers import make_matcher, save_matcher
+from stochx.fewshot_networks import make_matcher, save_matcher
 from stochx.reports.matches import draw_matches
 from stochx.tasks.explain_fewshot import contrasts, explain_match
 

@@ -9,8 +9,8 @@ from torch.func import vjp
 from torch.nn import functional as F
 
 from stochx.catalog import HEADS
-from stochx.engine import fewshot_rules as rules
-from stochx.engine.fewshot import initial_relevance, weights_of
+from stochx.engine.fewshot import lrp_rules as rules
+from stochx.engine.fewshot.head import initial_relevance, weights_of
 
 LITERAL = ["relation", "relation:hidden=3", "gnn", "gnn:transductive=true", "gnn:faithful=false", "cross-attention"]
 VECTORS = ["prototypical", "cosine", "matching", "prototypical:embedding=flat", "cosine:embedding=flat"]

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import MODELS
-from stochx.engine.augment import augment
 from stochx.engine.device import choose
-from stochx.engine.fit import Plan, Step, fit, forward
-from stochx.engine.items import Images
-from stochx.engine.schedule import SCHEDULES
 from stochx.engine.seeds import seeded
+from stochx.engine.training.augment import augment
+from stochx.engine.training.fit import Plan, Step, fit, forward
+from stochx.engine.training.items import Images
+from stochx.engine.training.schedule import SCHEDULES
 from stochx.errors import FailureError, InputError
 from stochx.loading import load_data
 from stochx.tasks.train import build
@@ -242,7 +242,7 @@ RANKS = """
 import sys, torch
 sys.path.insert(0, "tests")
 from test_fit import load_data, without_norms, run
-from stochx.engine.fit import Plan
+from stochx.engine.training.fit import Plan
 from stochx.engine.world import joined
 data = load_data("shapes:size=32,classes=3,count=90", "train")
 with joined() as world:

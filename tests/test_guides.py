@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stochx.catalog import GUIDES
 from stochx.engine.device import choose
-from stochx.engine.fewshot import guided_loss, initial_relevance
+from stochx.engine.fewshot.head import guided_loss, initial_relevance
 from stochx.errors import InputError, UsageError
 
 EVERY = [*LITERAL, *VECTORS]

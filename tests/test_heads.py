@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import HEADS
-from stochx.engine.fewshot import frozen_statistics
+from stochx.engine.fewshot.head import frozen_statistics
 from stochx.errors import InputError, UsageError
 from stochx.heads._norm import EpisodeNorm
 

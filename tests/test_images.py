@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from stochx.engine import images
-from stochx.engine.data import Data, from_arrays
-from stochx.engine.images import Preparation, to_image, to_tensor
+from stochx.engine.io import images
+from stochx.engine.io.data import Data, from_arrays
+from stochx.engine.io.images import Preparation, to_image, to_tensor
 from stochx.errors import InputError
 
 

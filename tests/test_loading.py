@@ -19,7 +19,7 @@ from torchvision import models
 
 from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
-from stochx.engine.weights import save
+from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
 from stochx.loading import load_model, open_model
 
@@ -200,7 +200,7 @@ def test_real_imagenet_weights_load_by_their_file_alone(name):
 def test_real_imagenet_weights_classify_as_measured(name, top1):
     import json
 
-    from stochx.engine.images import read, to_tensor
+    from stochx.engine.io.images import read, to_tensor
 
     model = load_model(str(shared(f"weights_imagenet/{name}.safetensors")))
     labels = json.loads(shared("imagenet_samples/labels.json").read_text())
@@ -275,7 +275,7 @@ class TestTimm:
             raise OSError("the hub is closed.\nsee there")
 
         monkeypatch.setattr(timm, "create_model", fail)
-        monkeypatch.setattr("stochx.hubs._answers", lambda url: True)
+        monkeypatch.setattr("stochx.pretrained._answers", lambda url: True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         with pytest.raises(InputError, match=r"fetched: the hub is closed$"):
             load_model("timm:test_vit")

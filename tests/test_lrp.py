@@ -21,9 +21,9 @@ from zennit.types import Linear
 
 from stochx import load_model
 from stochx.attributions import LRP
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import Runtime
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

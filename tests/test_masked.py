@@ -14,10 +14,10 @@ from test_loading import cifar_test_images
 from torch import nn
 
 from stochx.catalog import ATTACKS
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
-from stochx.engine.images import Preparation
-from stochx.engine.stochastic import at_scale
+from stochx.engine.io.data import Item
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball
 from stochx.loading import install_noise, load_model
 from stochx.tasks.attack import attack

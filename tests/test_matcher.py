@@ -9,16 +9,16 @@ import torch
 from conftest import random_images, shared
 
 from stochx.catalog import GUIDES, HEADS, MODELS
-from stochx.engine.backbone import Backbone
-from stochx.engine.episodes import Domain, Episodes, Task, answers, draw, pool
-from stochx.engine.fit import Plan, fit
-from stochx.engine.matcher import digests, scores_of
-from stochx.engine.scratch import scratch
-from stochx.engine.stochastic import noise_layers
-from stochx.engine.weights import save
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
+from stochx.engine.fewshot.network import digests, scores_of
+from stochx.engine.io.scratch import scratch
+from stochx.engine.network.backbone import Backbone
+from stochx.engine.network.stochastic import noise_layers
+from stochx.engine.network.weights import save
+from stochx.engine.training.fit import Plan, fit
 from stochx.errors import InputError, UsageError
+from stochx.fewshot_networks import load_matcher, make_matcher, save_matcher
 from stochx.loading import install_noise, load_data, load_model
-from stochx.matchers import load_matcher, make_matcher, save_matcher
 from stochx.tasks.fewshot import accuracies, apart, domain_of, domains_of, episodic, validation
 
 TASK = Task(way=3, shot=2, queries=4)
@@ -246,7 +246,7 @@ def test_validation_is_the_mean_over_domains():
 
 
 def test_large_scratch_tensors_lie_in_a_file_that_is_gone(monkeypatch, tmp_path):
-    monkeypatch.setattr("stochx.engine.scratch.IN_MEMORY", 10)
+    monkeypatch.setattr("stochx.engine.io.scratch.IN_MEMORY", 10)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     room = scratch((3, 5), torch.float32)
     room[1] = 2.0

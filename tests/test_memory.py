@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from stochx.engine.memory import keep_freed
+from stochx.engine.training.malloc import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 for _ in range(40):

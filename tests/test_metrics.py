@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from stochx.attributions import Gradient, IntegratedGradients, SmoothGrad
-from stochx.engine.references import BASELINES
+from stochx.engine.baselines import BASELINES
 from stochx.engine.seeds import generator
 from stochx.errors import InputError
 from stochx.metrics import (

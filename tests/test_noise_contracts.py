@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stochx.catalog import NOISES
-from stochx.engine import weights
-from stochx.engine.classifier import measure_noise
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network import weights
+from stochx.engine.network.classifier import measure_noise
+from stochx.engine.network.fused import twin
+from stochx.engine.network.stochastic import Noisy, Site, at_scale, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import Noisy, Site, at_scale, calibrate, noise_layers, penalty
-from stochx.engine.twin import twin
 from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet
 

@@ -12,14 +12,13 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from stochx.catalog import NOISES
-from stochx.engine import weights
 from stochx.engine.ascent import look
-from stochx.engine.classifier import Classifier, measure_noise
 from stochx.engine.gradients import logits
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
-from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import (
+from stochx.engine.network import weights
+from stochx.engine.network.classifier import Classifier, measure_noise
+from stochx.engine.network.stochastic import (
     Noisy,
     Site,
     at_scale,
@@ -29,6 +28,7 @@ from stochx.engine.stochastic import (
     penalty,
     sites,
 )
+from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet

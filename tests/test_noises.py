@@ -11,10 +11,10 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from stochx.catalog import NOISES
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import Site, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import Site, calibrate, noise_layers, penalty
 from stochx.errors import InputError, UsageError
 from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.attacks import APGD, FGSM, PGD, Attempt, Context
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.fit import Batch
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
+from stochx.engine.training.fit import Batch
 from stochx.errors import UsageError
 from stochx.loading import install_noise
 from stochx.tasks.objectives import (

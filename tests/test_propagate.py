@@ -10,9 +10,9 @@ from conftest import random_images
 from torch import nn
 from torch.nn import functional as F
 
-from stochx.engine import relevance as rules
-from stochx.engine.graph import folded, trace
-from stochx.engine.propagate import Rules, Tape
+from stochx.engine.lrp import rules
+from stochx.engine.lrp.tape import Rules, Tape
+from stochx.engine.network.graph import folded, trace
 from stochx.errors import InputError
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stochx.engine import relevance as rules
-from stochx.engine.relevance import Layer, stabilise
+from stochx.engine.lrp import rules
+from stochx.engine.lrp.rules import Layer, stabilise
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import random_images
 
-from stochx.engine.imputation import impute
 from stochx.engine.seeds import generator
 from stochx.errors import InputError
 from stochx.metrics import ROAD, Deletion, Evidence, Insertion, PixelFlipping, RegionPerturbation
+from stochx.metrics._imputation import impute
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

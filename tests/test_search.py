@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stochx.attributions import SmoothTaylor
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
-from stochx.engine.search import climb, golden
+from stochx.attributions._search import climb, golden
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.errors import UsageError
 from stochx.metrics import AUPC, AUTVC, Evidence
 from stochx.tasks.adaptive import ready

@@ -13,12 +13,12 @@ from torchvision import models as torchvision_models
 
 from stochx.catalog import NOISES
 from stochx.engine.ascent import look
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.fused import twin
+from stochx.engine.network.stochastic import SITES, at_scale, calibrate, noise_layers, parameter_groups, penalty, sites
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import SITES, at_scale, calibrate, noise_layers, parameter_groups, penalty, sites
-from stochx.engine.twin import twin
 from stochx.errors import InputError, UsageError
 from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet

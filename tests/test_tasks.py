@@ -8,9 +8,9 @@ from conftest import random_images
 from torch import nn
 
 from stochx.attributions import Gradient, SmoothGrad
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
-from stochx.engine.images import Preparation
+from stochx.engine.io.data import Item
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.errors import FailureError
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.explain import Explained, explain

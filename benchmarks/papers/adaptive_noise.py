@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stochx.engine.io.store import write_text
 from stochx.engine.statistics import clustered, holm, paired_p, student
-from stochx.engine.store import write_text
 from stochx.reports.attacks import draw_sweep
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))

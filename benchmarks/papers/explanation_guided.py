@@ -28,8 +28,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stochx.engine.io.store import atomic, write_text
 from stochx.engine.statistics import estimate
-from stochx.engine.store import atomic, write_text
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "fewshot"
 SOURCE = "miniimagenet_base"

@@ -26,11 +26,11 @@ import torch
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.cli._sources import sources_of
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
 from stochx.engine.gradients import gradient, logits
+from stochx.engine.io.store import Run, write_text
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.statistics import estimate, holm, paired_p, student
-from stochx.engine.store import Run, write_text
 from stochx.engine.world import World, joined
 from stochx.loading import load_model
 from stochx.reports.scores import draw_curves

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
-from stochx.engine.classifier import Classifier
 from stochx.engine.gradients import Term, around
 from stochx.engine.montecarlo import mean, monte_carlo
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import Key
 
 Unit = Literal["normalised", "range"]

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
-from stochx.engine.graph import last_convolution, node_of
+from stochx.engine.network.fused import twin
+from stochx.engine.network.graph import last_convolution, node_of
 from stochx.engine.seeds import Key
-from stochx.engine.twin import twin
 from stochx.errors import InputError
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
+from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import along, scores
 from stochx.engine.montecarlo import monte_carlo
-from stochx.engine.references import BASELINES
 from stochx.engine.seeds import Key, generator
 
 Rule = Literal["midpoint", "right", "left", "trapezoid", "gauss-legendre"]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
-from stochx.engine import relevance as rules
 from stochx.engine.device import in_batches
-from stochx.engine.propagate import FirstRule, Rule, Rules, Tape
+from stochx.engine.lrp import rules
+from stochx.engine.lrp.tape import FirstRule, Rule, Rules, Tape
+from stochx.engine.network.fused import twin
 from stochx.engine.seeds import Key
-from stochx.engine.twin import twin
 from stochx.errors import InputError
 
 

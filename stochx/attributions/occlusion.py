@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
+from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import scores
-from stochx.engine.references import BASELINES
 from stochx.engine.seeds import Key
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stochx.attributions import Chosen, Explanation, Measure
 from stochx.attributions._noise import noise_in_pixels, normalised, over_noise
-from stochx.engine.search import Best, Objective, climb, golden
+from stochx.attributions._search import Best, Objective, climb, golden
 from stochx.engine.seeds import Key
 from stochx.errors import UsageError
 

@@ -15,10 +15,10 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
 from stochx.cli.attack import Point
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.stochastic import at_scale, noise_layers
-from stochx.engine.store import Run, to_toml, write_text
+from stochx.engine.io.store import Run, to_toml, write_text
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
 from stochx.engine.world import World, joined
 from stochx.errors import InputError, UsageError

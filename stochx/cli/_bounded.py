@@ -11,9 +11,9 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, document
 from stochx.cli._outcome import Record as Line
 from stochx.cli._planes import View, check_alike, views_of
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.store import Run
+from stochx.engine.io.store import Run
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World, joined
 from stochx.loading import load_data, load_model

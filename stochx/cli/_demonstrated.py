@@ -10,8 +10,8 @@ from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.cli._explained import run_explain
 from stochx.cli._scored import run_score
 from stochx.cli._trained import run_training
-from stochx.engine.images import to_image
-from stochx.engine.store import atomic
+from stochx.engine.io.images import to_image
+from stochx.engine.io.store import atomic
 from stochx.loading import load_data
 
 DATA = "shapes:count=3000,classes=6"

@@ -15,11 +15,11 @@ import torch
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
 from stochx.cli._trained import adversarial_of, held_of, run_lessons, trained_of
-from stochx.engine.classifier import Classifier, measure_noise
 from stochx.engine.device import choose
+from stochx.engine.network.classifier import Classifier, measure_noise
+from stochx.engine.network.stochastic import noise_layers, penalty
+from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import noise_layers, penalty
-from stochx.engine.weights import save
 from stochx.engine.world import joined
 from stochx.loading import architecture, install_noise, load_data, load_model
 from stochx.tasks.distill import calibrated, criterion_of, fit_for, measure, student_of

@@ -13,10 +13,10 @@ from torch import nn
 
 from stochx.cli.bar import training_bar
 from stochx.engine.device import current
-from stochx.engine.fit import Batch, Objective, Plan, Step, Validate, fit
-from stochx.engine.items import Items
-from stochx.engine.stochastic import parameter_groups
-from stochx.engine.store import Run
+from stochx.engine.io.store import Run
+from stochx.engine.network.stochastic import parameter_groups
+from stochx.engine.training.fit import Batch, Objective, Plan, Step, Validate, fit
+from stochx.engine.training.items import Items
 from stochx.engine.world import World
 
 Document = dict[str, object]

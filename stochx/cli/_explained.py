@@ -12,9 +12,9 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
 from stochx.cli.preview import preview
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.store import Run
+from stochx.engine.io.store import Run
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World, joined
 from stochx.errors import InputError
 from stochx.loading import load_model

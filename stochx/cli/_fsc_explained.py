@@ -15,13 +15,13 @@ from stochx.attributions.lrp import LRP
 from stochx.catalog import ATTRIBUTIONS
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
-from stochx.engine.data import Data
 from stochx.engine.device import choose
-from stochx.engine.images import Preparation, read, to_tensor
-from stochx.engine.store import Run
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation, read, to_tensor
+from stochx.engine.io.store import Run
 from stochx.errors import InputError, printable
+from stochx.fewshot_networks import load_matcher
 from stochx.loading import load_data
-from stochx.matchers import load_matcher
 from stochx.reports.maps import file_names
 from stochx.reports.matches import draw_matches, save_matches
 from stochx.tasks.explain_fewshot import Matched, explain_match

@@ -11,14 +11,14 @@ from typing import Any
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
 from stochx.engine.device import choose
-from stochx.engine.episodes import Task
-from stochx.engine.matcher import Matcher, check_transductive
+from stochx.engine.fewshot.episodes import Task
+from stochx.engine.fewshot.network import Matcher, check_transductive
+from stochx.engine.io.store import Run
 from stochx.engine.statistics import estimate, paired_p
-from stochx.engine.store import Run
 from stochx.engine.world import World, joined
 from stochx.errors import printable
+from stochx.fewshot_networks import load_matcher
 from stochx.loading import load_data
-from stochx.matchers import load_matcher
 from stochx.tasks.fewshot import accuracies, domain_of
 
 log = logging.getLogger("stochx")

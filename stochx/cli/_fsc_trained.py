@@ -13,11 +13,11 @@ from stochx.cli import output
 from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
 from stochx.cli._trained import plan_of
 from stochx.engine.device import choose
-from stochx.engine.episodes import Domain, Episodes, Task, check
-from stochx.engine.matcher import Matcher
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check
+from stochx.engine.fewshot.network import Matcher
 from stochx.engine.world import joined
+from stochx.fewshot_networks import load_matcher, make_matcher, save_matcher
 from stochx.loading import install_noise, load_data
-from stochx.matchers import load_matcher, make_matcher, save_matcher
 from stochx.reports.training import draw_curves
 from stochx.tasks.fewshot import apart, domains_of, episodic, validation
 

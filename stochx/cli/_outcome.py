@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from stochx.cli import output
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import current
+from stochx.engine.network.classifier import Classifier
 from stochx.tasks.batches import Failed
 
 Record = dict[str, Any]

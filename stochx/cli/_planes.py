@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stochx.catalog import suggest
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Data, Item
+from stochx.engine.io.data import Data, Item
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
 from stochx.errors import InputError, UsageError
 from stochx.reports.maps import file_names

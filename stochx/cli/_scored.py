@@ -13,10 +13,10 @@ from stochx.attributions import Attribution
 from stochx.cli import output
 from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.mapfile import MapFile, find_maps, read_map
-from stochx.engine.store import Run
+from stochx.engine.io.mapfile import MapFile, find_maps, read_map
+from stochx.engine.io.store import Run
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World, joined
 from stochx.errors import InputError
 from stochx.loading import load_model

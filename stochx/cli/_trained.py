@@ -15,15 +15,15 @@ from stochx.cli import options as o
 from stochx.cli import output
 from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
 from stochx.cli.training import attacked
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import choose
-from stochx.engine.fit import Objective, Plan
-from stochx.engine.items import Images
+from stochx.engine.io.store import Run
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import noise_layers, penalty
+from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import noise_layers, penalty
-from stochx.engine.store import Run
 from stochx.engine.threat import Ball
-from stochx.engine.weights import save
+from stochx.engine.training.fit import Objective, Plan
+from stochx.engine.training.items import Images
 from stochx.engine.world import World, joined
 from stochx.errors import InputError
 from stochx.loading import load_data, load_model

@@ -30,8 +30,8 @@ def info(
     """
     start = time.perf_counter()
     output.notes(quiet)
+    from stochx.fewshot_networks import facts_of
     from stochx.loading import open_model
-    from stochx.matchers import facts_of
 
     facts = facts_of(Path(model))
     if facts is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from stochx.catalog import DATASETS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.data import Data
+    from stochx.engine.io.data import Data
 
 Split = Literal["train", "val", "test"]
 

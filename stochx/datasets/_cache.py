@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from stochx.datasets.npz import Npz
-from stochx.engine.data import Data, from_arrays
-from stochx.engine.store import atomic
+from stochx.engine.io.data import Data, from_arrays
+from stochx.engine.io.store import atomic
 from stochx.errors import InputError, printable
 
 ARRAYS = {

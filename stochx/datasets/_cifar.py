@@ -18,9 +18,9 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._root import data_root
-from stochx.engine import images
-from stochx.engine.data import Data, from_arrays
-from stochx.engine.images import open_file
+from stochx.engine.io import images
+from stochx.engine.io.data import Data, from_arrays
+from stochx.engine.io.images import open_file
 from stochx.engine.world import local_rank
 from stochx.errors import InputError, printable
 

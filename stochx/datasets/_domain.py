@@ -10,8 +10,8 @@ from pathlib import Path
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
 from stochx.datasets._tree import class_tree, walk
-from stochx.engine import images
-from stochx.engine.data import Data
+from stochx.engine.io import images
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 

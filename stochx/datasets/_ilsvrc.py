@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from stochx.datasets._wnids import WNIDS
-from stochx.engine.images import open_file
+from stochx.engine.io.images import open_file
 from stochx.errors import InputError, printable
 
 MAX_BYTES = 2**20  # of one annotation

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stochx.datasets import Split
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 FILES: Mapping[Split, tuple[str, ...]] = {"train": ("train", "base"), "val": ("val",), "test": ("test", "novel")}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stochx.datasets import Split
-from stochx.engine.images import SUFFIXES
+from stochx.engine.io.images import SUFFIXES
 from stochx.errors import InputError, printable
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {

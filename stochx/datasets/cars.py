@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._domain import class_folders, folder_of, listed
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stochx.datasets import Split
 from stochx.datasets._domain import by_name, folder_of, listed, table
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stochx.datasets import Split, _cifar
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 
 
 @dataclass(frozen=True)

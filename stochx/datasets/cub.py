@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._domain import class_folders
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from stochx.datasets import Split
 from stochx.datasets._ilsvrc import numbers, truth
 from stochx.datasets._root import data_root
 from stochx.datasets._tree import image_names
-from stochx.engine import images
-from stochx.engine.data import Data
+from stochx.engine.io import images
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 PLACES = ("val", "images", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stochx.datasets import Split
 from stochx.datasets._tree import walk
-from stochx.engine import images
-from stochx.engine.data import Data
+from stochx.engine.io import images
+from stochx.engine.io.data import Data
 
 
 @dataclass(frozen=True)

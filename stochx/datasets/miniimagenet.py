@@ -9,7 +9,7 @@ from stochx.datasets import Split
 from stochx.datasets._cache import from_cache
 from stochx.datasets._domain import folder_of, listed, table
 from stochx.datasets._tree import class_tree, walk
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -10,8 +10,8 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
-from stochx.engine.data import Data, from_arrays
-from stochx.engine.images import MIN_SIDE, open_file
+from stochx.engine.io.data import Data, from_arrays
+from stochx.engine.io.images import MIN_SIDE, open_file
 from stochx.errors import InputError, printable
 
 NAMES = {"images": ("images", "x"), "labels": ("labels", "y"), "classes": ("classes",), "masks": ("masks",)}

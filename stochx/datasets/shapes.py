@@ -12,7 +12,7 @@ from PIL import Image
 from stochx.datasets import Split
 from stochx.datasets._outlines import NAMES
 from stochx.datasets._scenes import DOMAINS, draw
-from stochx.engine.data import Data, from_arrays
+from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.seeds import digest
 
 AT_ONCE = 2**19  # pixels drawn in one batch: fits the caches

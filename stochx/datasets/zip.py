@@ -15,8 +15,8 @@ from PIL import Image
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
 from stochx.datasets._tree import class_tree, image_names
-from stochx.engine import images
-from stochx.engine.data import Data
+from stochx.engine.io import images
+from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
 MAX_BYTES = 256 * 2**20  # of one image file, unpacked

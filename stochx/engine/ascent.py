@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
 from stochx.engine.losses import Goal, Loss
-from stochx.engine.twin import twin
+from stochx.engine.network.fused import twin
 from stochx.errors import FailureError
 
 Estimand = Literal["mean", "vote"]

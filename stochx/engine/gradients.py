@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
+from stochx.engine.network.fused import Stem, Twin, twin
 from stochx.engine.seeds import Key, generator
-from stochx.engine.twin import Stem, Twin, twin
 from stochx.errors import InputError
 
 Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> what is summed, all (B, C, H, W)

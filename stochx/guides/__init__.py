@@ -10,6 +10,6 @@ from typing import TYPE_CHECKING
 from stochx.catalog import GUIDES, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.fewshot import Guide as Guide
+    from stochx.engine.fewshot.head import Guide as Guide
 
 __getattr__, __dir__ = lazy_entries(GUIDES)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot import FewShotHead, frozen_statistics, initial_relevance
+from stochx.engine.fewshot.head import FewShotHead, frozen_statistics, initial_relevance
 
 
 def slopes(head: FewShotHead[Any], passage: Any) -> list[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stochx.engine.fewshot import FewShotHead, scaled
+from stochx.engine.fewshot.head import FewShotHead, scaled
 from stochx.engine.seeds import Key
 from stochx.guides._shares import check
 from stochx.guides._slopes import slopes

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot import FewShotHead, initial_relevance, scaled
+from stochx.engine.fewshot.head import FewShotHead, initial_relevance, scaled
 from stochx.engine.seeds import Key
 from stochx.guides._shares import check
 

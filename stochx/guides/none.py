@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot import FewShotHead
+from stochx.engine.fewshot.head import FewShotHead
 from stochx.engine.seeds import Key
 
 

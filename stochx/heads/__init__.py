@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stochx.catalog import HEADS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.fewshot import FewShotHead
+    from stochx.engine.fewshot.head import FewShotHead
 
 
 class Head(Protocol):

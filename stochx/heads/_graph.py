@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.convolution import linear
 from stochx.engine.device import lowered
-from stochx.engine.fewshot_rules import dense, mixed
+from stochx.engine.fewshot.convolution import linear
+from stochx.engine.fewshot.lrp_rules import dense, mixed
 from stochx.heads._norm import EpisodeNorm, Statistics
 
 WIDTH, NEW = 96, 48  # units of the narrow edge layers, and features that each level adds to a node

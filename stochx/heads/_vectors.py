@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from stochx.engine.fewshot import FewShotHead, Passage
-from stochx.engine.fewshot_rules import dense, summed, to_shots
+from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.lrp_rules import dense, summed, to_shots
 
 Embedding = Literal["mean", "flat"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.fewshot import FewShotHead, Passage
-from stochx.engine.fewshot_rules import dense, summed
+from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.lrp_rules import dense, summed
 from stochx.heads._graph import GraphNetwork, Level
 from stochx.heads._norm import EpisodeNorm
 

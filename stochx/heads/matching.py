@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot import Passage
+from stochx.engine.fewshot.head import Passage
 from stochx.heads._unit import unit
 from stochx.heads._vectors import Embedding, VectorHead
 

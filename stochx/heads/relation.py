@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.convolution import convolve
 from stochx.engine.device import lowered
-from stochx.engine.fewshot import FewShotHead, Passage
-from stochx.engine.fewshot_rules import convolved, convolved_pairs, dense, each, joined, to_shots, winners
+from stochx.engine.fewshot.convolution import convolve
+from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.lrp_rules import convolved, convolved_pairs, dense, each, joined, to_shots, winners
 from stochx.heads._norm import EpisodeNorm, Statistics
 
 

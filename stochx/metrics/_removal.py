@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stochx.engine.perturb import Read, altered
-from stochx.engine.quadrature import mean_height
+from stochx.engine.baselines import BASELINES
 from stochx.engine.ranking import Order, Reduction, channel_sum, positions
-from stochx.engine.references import BASELINES
 from stochx.engine.seeds import Key, generator
 from stochx.metrics import Evidence, Score
+from stochx.metrics._perturb import Read, altered
+from stochx.metrics._quadrature import mean_height
 
 ROUNDING = 1e-5  # of a mean or a blur; pixels themselves come in steps of 1 / 255
 

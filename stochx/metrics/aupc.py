@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from stochx.engine.gradients import logits
-from stochx.engine.perturb import READ, altered
-from stochx.engine.quadrature import simpson
 from stochx.engine.ranking import channel_sum, fitting_regions, regions
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._perturb import READ, altered
+from stochx.metrics._quadrature import simpson
 from stochx.metrics._removal import better
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine.quadrature import simpson
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._quadrature import simpson
 
 FACTOR = 1.5
 LEVELS = 6  # of a 224-pixel map down to 30

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import torch
 
+from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import scores
-from stochx.engine.references import BASELINES
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import scores
-from stochx.engine.perturb import altered
-from stochx.engine.references import BASELINES
 from stochx.engine.seeds import Key, generator
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._perturb import altered
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stochx.engine.quadrature import mean_height
 from stochx.engine.ranking import positions
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._quadrature import mean_height
 from stochx.metrics._removal import better, exchange, replacement, with_unchanged
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stochx.engine.imputation import impute
-from stochx.engine.perturb import altered
 from stochx.engine.ranking import channel_sum, positions
 from stochx.engine.seeds import generator
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._imputation import impute
+from stochx.metrics._perturb import altered
 from stochx.metrics._removal import better
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from stochx.catalog import MODELS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.classifier import Classifier
+    from stochx.engine.network.classifier import Classifier
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

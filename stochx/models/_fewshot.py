@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.models._cifar_resnet import start_weights
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.classifier import Classifier
+from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
 from stochx.models._cifar_resnet import cifar_classifier, start_weights
 from stochx.models._preact import stage

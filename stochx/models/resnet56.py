@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from stochx.engine.classifier import Classifier
+from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
 from stochx.models._cifar_resnet import build, seems
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import nn
 
-from stochx.engine.classifier import Classifier
+from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
 from stochx.models._cifar_resnet import cifar_classifier, start_weights
 

@@ -12,7 +12,7 @@ from stochx.catalog import NOISES, lazy_entries
 if TYPE_CHECKING:
     from torch import nn
 
-    from stochx.engine.stochastic import Site
+    from stochx.engine.network.stochastic import Site
 
 
 class Noise(Protocol):

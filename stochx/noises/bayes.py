@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.stochastic import Site, normal
+from stochx.engine.network.stochastic import Site, normal
 
 
 @dataclass(frozen=True)

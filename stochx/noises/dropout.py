@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.stochastic import Site, drawn
+from stochx.engine.network.stochastic import Site, drawn
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stochx.engine.stochastic import Site, normal
+from stochx.engine.network.stochastic import Site, normal
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.stochastic import Site, normal
+from stochx.engine.network.stochastic import Site, normal
 from stochx.errors import InputError
 
 

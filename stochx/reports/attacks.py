@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from stochx.engine.classifier import Classifier
 from stochx.engine.gradients import logits
-from stochx.engine.images import to_image
-from stochx.engine.store import atomic
+from stochx.engine.io.images import to_image
+from stochx.engine.io.store import atomic
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST

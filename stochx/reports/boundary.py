@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from stochx.engine.images import to_image
+from stochx.engine.io.images import to_image
+from stochx.engine.io.store import atomic
 from stochx.engine.plane import Plane
-from stochx.engine.store import atomic
 from stochx.tasks.boundary import Row, Said
 
 # Tol's bright scheme and four more that readers who confuse red and green tell apart; by a class's area.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from stochx.engine.store import atomic
+from stochx.engine.io.store import atomic
 from stochx.reports.boundary import Panel, Scene, figure_of, largest_of
 from stochx.tasks.boundary import Row
 

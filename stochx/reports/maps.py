@@ -17,8 +17,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stochx.engine.io.store import atomic
 from stochx.engine.seeds import digest
-from stochx.engine.store import atomic
 from stochx.reports.colours import STOPS, diverging, scale_of
 from stochx.tasks.explain import Explained, Row
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from stochx.engine.store import atomic
+from stochx.engine.io.store import atomic
 from stochx.reports.colours import diverging, scale_of
 from stochx.tasks.explain_fewshot import Matched
 

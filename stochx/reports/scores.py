@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stochx.engine.io.store import atomic
 from stochx.engine.statistics import student
-from stochx.engine.store import atomic
 from stochx.metrics import Metric
 from stochx.reports.colours import diverging, scale_of
 from stochx.tasks.score import Scored

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
+from stochx.engine.io.data import Item
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.sweep import sweep
 from stochx.engine.threat import Ball, Norm

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from stochx.attributions import Attribution, Chosen, Explanation
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
 from stochx.engine.device import current
 from stochx.engine.gradients import logits
+from stochx.engine.io.data import Item
 from stochx.engine.montecarlo import split_half_error
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.fused import twin
 from stochx.engine.seeds import seeded
-from stochx.engine.twin import twin
 from stochx.errors import FailureError, InputError, StochxError
 
 

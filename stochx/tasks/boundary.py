@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import full_precision, in_batches
 from stochx.engine.gradients import logits
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.fused import twin
 from stochx.engine.plane import Plane, regions
 from stochx.engine.seeds import seeded
-from stochx.engine.twin import twin
 from stochx.errors import FailureError
 
 HALVINGS = 30  # of the step in which a label changes

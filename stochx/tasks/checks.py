@@ -16,9 +16,9 @@ from torch import Tensor
 from stochx.attacks import Attack, Context
 from stochx.catalog import ATTACKS
 from stochx.engine.ascent import look
-from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
 from stochx.tasks.batches import Source

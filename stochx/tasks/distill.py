@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Data
+from stochx.engine.io.data import Data
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale, calibrate
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.statistics import Estimate, estimate
-from stochx.engine.stochastic import at_scale, calibrate
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.tasks.objectives import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stochx.attributions import Attribution
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
+from stochx.engine.io.data import Item
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import StochxError

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stochx.engine.backbone import maps_graph
-from stochx.engine.fewshot import contrast
-from stochx.engine.matcher import Matcher
-from stochx.engine.propagate import Rules, Tape
+from stochx.engine.fewshot.head import contrast
+from stochx.engine.fewshot.network import Matcher
+from stochx.engine.lrp.tape import Rules, Tape
+from stochx.engine.network.backbone import maps_graph
 from stochx.errors import FailureError
 
 

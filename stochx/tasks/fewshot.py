@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.data import Data
 from stochx.engine.device import full_precision, in_batches
-from stochx.engine.episodes import Domain, Episodes, Pool, Task, answers, draw, pool
-from stochx.engine.fewshot import Guide, guided_loss
-from stochx.engine.fit import Batch, Objective, Step, Validate
-from stochx.engine.images import Preparation
-from stochx.engine.matcher import Matcher, digests, scores_of
-from stochx.engine.stochastic import at_scale
+from stochx.engine.fewshot.episodes import Domain, Episodes, Pool, Task, answers, draw, pool
+from stochx.engine.fewshot.head import Guide, guided_loss
+from stochx.engine.fewshot.network import Matcher, digests, scores_of
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.stochastic import at_scale
+from stochx.engine.training.fit import Batch, Objective, Step, Validate
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.tasks.train import stack

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.losses import Goal, margin
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import at_scale, noise_layers
 from stochx.errors import FailureError
 
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stochx.attacks import Attack, Context
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import current
-from stochx.engine.fit import Batch, Objective, Step, forward
 from stochx.engine.gradients import logits as logits_of
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
+from stochx.engine.training.fit import Batch, Objective, Step, forward
 from stochx.errors import UsageError
 
 Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]

@@ -11,11 +11,11 @@ from torch import Tensor
 from stochx.attacks import Context
 from stochx.catalog import ATTACKS
 from stochx.engine.ascent import look
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
+from stochx.engine.io.data import Item
 from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, through
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.threat import Ball

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Attribution, Explanation
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Item
+from stochx.engine.io.data import Item
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.ranking import disagreement
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import estimate, holm, paired_p

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import torch
 
 from stochx.attributions import Explanation
-from stochx.engine.mapfile import MapFile
+from stochx.engine.io.mapfile import MapFile
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import InputError

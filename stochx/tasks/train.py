@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks.pgd import PGD
-from stochx.engine.classifier import Classifier
-from stochx.engine.data import Data
 from stochx.engine.device import full_precision
-from stochx.engine.fit import Batch, Validate
 from stochx.engine.gradients import logits
-from stochx.engine.images import Preparation
-from stochx.engine.scratch import scratch
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation
+from stochx.engine.io.scratch import scratch
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, estimate
+from stochx.engine.training.fit import Batch, Validate
 from stochx.errors import InputError
 from stochx.tasks.objectives import Adversarial
 

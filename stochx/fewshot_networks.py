@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
+from stochx.architectures import names
 from stochx.catalog import HEADS, MODELS
-from stochx.engine import weights
-from stochx.engine.backbone import Backbone
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
-from stochx.engine.matcher import Matcher
+from stochx.engine.fewshot.network import Matcher
+from stochx.engine.io.images import Preparation
+from stochx.engine.network import weights
+from stochx.engine.network.backbone import Backbone
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import stored_names
 from stochx.engine.seeds import seeded
-from stochx.engine.stochastic import stored_names
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact
 from stochx.loading import architecture, is_factory, load_model
-from stochx.recognition import names
 
 KIND = "few-shot"
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from stochx.engine.augment import augment
+from stochx.engine.training.augment import augment
 
 
 class Items(Protocol):

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine import checkpoint
-from stochx.engine.average import Average, put, tensors_of
 from stochx.engine.device import current
-from stochx.engine.items import Items
-from stochx.engine.memory import keep_freed
-from stochx.engine.schedule import SCHEDULES, Schedule
 from stochx.engine.seeds import generator, seeded
+from stochx.engine.training import checkpoint
+from stochx.engine.training.average import Average, put, tensors_of
+from stochx.engine.training.items import Items
+from stochx.engine.training.malloc import keep_freed
+from stochx.engine.training.schedule import SCHEDULES, Schedule
 from stochx.engine.world import World
 from stochx.errors import FailureError, InputError
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
-from stochx.engine.twin import twin
+from stochx.engine.network.fused import twin
 
 Read = Literal["logit", "probability", "margin"]
 Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels (B, C, H, W)

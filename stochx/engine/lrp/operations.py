@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
-from stochx.engine.relevance import Layer, share, through
+from stochx.engine.lrp.rules import Layer, share, through
 from stochx.errors import InputError
 
 if TYPE_CHECKING:
-    from stochx.engine.propagate import Tape
+    from stochx.engine.lrp.tape import Tape
 
 Sent = Iterable[tuple[fx.Node, Tensor]]
 

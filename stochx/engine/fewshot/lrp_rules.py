@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine.convolution import convolve_back
 from stochx.engine.device import lowered
-from stochx.engine.relevance import stabilise
+from stochx.engine.fewshot.convolution import convolve_back
+from stochx.engine.lrp.rules import stabilise
 
 EPSILON = 0.01
 TINY = 1e-7  # the least sum that the relevance of a convolution's output is divided by

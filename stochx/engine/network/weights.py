@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stochx.engine.classifier import Classifier
-from stochx.engine.stochastic import stored_names
-from stochx.engine.store import atomic
+from stochx.engine.io.store import atomic
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})

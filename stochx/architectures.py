@@ -12,8 +12,8 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from stochx.catalog import MODELS
-from stochx.engine.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.errors import InputError, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]

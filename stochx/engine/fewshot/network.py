@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.backbone import Backbone
 from stochx.engine.device import current, full_precision, in_batches, rows_at_once, saved_bytes
-from stochx.engine.fewshot import FewShotHead
-from stochx.engine.scratch import scratch
+from stochx.engine.fewshot.head import FewShotHead
+from stochx.engine.io.scratch import scratch
+from stochx.engine.network.backbone import Backbone
 from stochx.errors import UsageError
 
 ROUNDS = (7 / 15, 14 / 15)  # of the queries that become support in transductive inference: 35 and 70 of 75

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stochx.engine.images import Preparation, to_tensor
+from stochx.engine.io.images import Preparation, to_tensor
 from stochx.errors import InputError, printable
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stochx.engine.classifier import Classifier
-from stochx.engine.graph import folded, trace
-from stochx.engine.stochastic import LAYERS, evaluating
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.graph import folded, trace
+from stochx.engine.network.stochastic import LAYERS, evaluating
 from stochx.errors import InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stochx.engine.images import open_file
+from stochx.engine.io.images import open_file
 from stochx.errors import InputError, printable
 
 SUFFIXES = (".npy", ".npz")

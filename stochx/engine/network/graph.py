@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stochx.engine.stochastic import Noisy
+from stochx.engine.network.stochastic import Noisy
 
 
 def trace(network: nn.Module) -> fx.GraphModule | None:

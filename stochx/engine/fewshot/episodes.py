@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stochx.engine.augment import views
 from stochx.engine.seeds import Key, generator
+from stochx.engine.training.augment import views
 from stochx.errors import InputError, UsageError, printable
 
 BLOCK = 100  # episodes drawn by one generator: more episodes begin with the same ones

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from stochx.engine.classifier import Classifier
 from stochx.engine.device import rows_at_once, saved_bytes
-from stochx.engine.graph import cut, folded, lean, trace
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.graph import cut, folded, lean, trace
 from stochx.errors import UsageError
 
 

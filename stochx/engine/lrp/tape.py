@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stochx.engine.passage import LAYER, is_in_place, kind_of, outside
-from stochx.engine.relevance import Layer
+from stochx.engine.lrp.operations import LAYER, is_in_place, kind_of, outside
+from stochx.engine.lrp.rules import Layer
 from stochx.errors import InputError
 
 Rule = Callable[[Layer, Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stochx.engine.store import atomic
+from stochx.engine.io.store import atomic
 from stochx.errors import InputError
 
 Group = Mapping[str, Tensor]

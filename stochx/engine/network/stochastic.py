@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from stochx.engine.classifier import Classifier
+from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError
 
 Place = Literal["output", "input", "weight"]

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torchvision import models as torchvision_models
 
+from stochx.architectures import names
 from stochx.catalog import MODELS, suggest
-from stochx.engine.classifier import Classifier
-from stochx.engine.images import Preparation
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, normalisation_of
-from stochx.recognition import names
 
 SECONDS_FOR_A_CONNECTION = 5
 

@@ -1,0 +1,1 @@
+"""Few-shot learning: episodes, the heads' frame, their relevance, and the whole network."""

@@ -1,0 +1,1 @@
+"""Files and data: images, run folders, data sets in memory, map files."""

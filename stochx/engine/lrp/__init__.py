@@ -1,0 +1,1 @@
+"""Layer-wise relevance propagation: rules, operations, and the tape that applies them."""

@@ -1,0 +1,1 @@
+"""Networks: the classifier around them, tracing and fusing, noise layers, weights files."""

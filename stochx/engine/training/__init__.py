@@ -1,0 +1,1 @@
+"""Training: the one loop, its checkpoint, schedule, augmentation and moving average."""
