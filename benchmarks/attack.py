@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import PGD, Context
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
 from stochx.loading import load_data, load_model
@@ -99,7 +99,7 @@ def ours(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settin
         judge_any="all" not in variant,
     )
     method = PGD(settings.steps, STEP / EPS, random_start=settings.random_start, eot=settings.draws)
-    with choose("cpu", "bf16" if "bf16" in variant else "fp32").scope():
+    with select_runtime("cpu", "bf16" if "bf16" in variant else "fp32").scope():
         attempt = method(model, x, y, Ball(EPS), context)
     return attempt.x, float(attempt.forwards.double().mean())
 

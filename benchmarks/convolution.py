@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from stochx.engine.fewshot import convolution
 from stochx.engine.seeds import generator
-from stochx.engine.training.malloc import keep_freed
+from stochx.engine.training.malloc import retain_freed_memory
 
 ROWS = [(7200, 192, 192), (7200, 229, 192), (7200, 192, 96), (28000, 512, 192)]
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed()
+    retain_freed_memory()
     source = generator(0, "convolution")
     print("channels\tside\timages\ttaken\tforward\tboth\terror\ttorch")
     for channels in args.channels:

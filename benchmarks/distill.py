@@ -39,11 +39,11 @@ from torch.nn import functional as F
 
 from stochx.attacks import PGD
 from stochx.catalog import MODELS
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.threat import Ball
-from stochx.engine.training.fit import Batch, Plan, Step, fit
+from stochx.engine.training.fit import Plan, Step, TrainingBatch, fit
 from stochx.engine.training.items import Images
 from stochx.loading import load_data
 from stochx.tasks.objectives import Adversarial, objective
@@ -68,12 +68,12 @@ def ours(model: Classifier, pixels: Tensor, labels: Tensor, precision: str = "fp
     losses: list[float] = []
     lowered = objective(adversarial=Adversarial(PGD(LOOKS), BALL), seed=SEED)
 
-    def noted(network: nn.Module, batch: Batch) -> Step:
+    def noted(network: nn.Module, batch: TrainingBatch) -> Step:
         step = lowered(network, batch)
         losses.append(step.loss.item())
         return step
 
-    with choose("cpu", precision).scope():
+    with select_runtime("cpu", precision).scope():
         list(fit(model, Images(pixels, labels), replace(PLAN, batch=batch), SEED, objective=noted))
     return losses
 

@@ -103,9 +103,9 @@ def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tens
             "smoothtaylor": SmoothTaylor(roots=ROOTS, sigma=SIGMA["smoothtaylor"]),
         }[method]
         if variant == "stochx-bf16":
-            from stochx.engine.device import choose
+            from stochx.engine.device import select_runtime
 
-            with choose("cpu", "bf16").scope():
+            with select_runtime("cpu", "bf16").scope():
                 return made(net, x, y).map
         return made(net, x, y).map
     import captum.attr as captum  # late: its imports count in the memory of its own variants only

@@ -38,14 +38,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stochx.catalog import GUIDES, HEADS
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
 from stochx.engine.fewshot.head import FewShotHead, guided_loss
-from stochx.engine.fewshot.network import Matcher, digests
+from stochx.engine.fewshot.network import FewShotNetwork, cached_features
 from stochx.engine.seeds import generator, seeded
-from stochx.engine.training.fit import Batch, Objective
-from stochx.engine.training.malloc import keep_freed
-from stochx.fewshot_networks import make_matcher
+from stochx.engine.training.fit import Objective, TrainingBatch
+from stochx.engine.training.malloc import retain_freed_memory
+from stochx.fewshot_networks import make_fewshot
 from stochx.tasks.fewshot import accuracies, compared, episodic
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -73,7 +73,7 @@ def steps(name: str, head: FewShotHead, support: Tensor, query: Tensor, y: Tenso
 
     def ours(guide: str, precision: str) -> Step:
         def step() -> tuple[Tensor, list[Tensor | None]]:
-            with choose("cpu", precision).scope():
+            with select_runtime("cpu", precision).scope():
                 return with_slopes(guided_loss(head, GUIDES.make(guide), support, query, y)[0])
 
         return step
@@ -118,14 +118,14 @@ def whole_steps(args: argparse.Namespace) -> None:
     source = Domain(pool("noise", [str(k) for k in range(task.way)], torch.arange(count) % task.way), torch.zeros(1))
     print(f"head\tprecision\tguided s\tplain s\tguided/plain\tlow\thigh\t(resnet10, {count} images of {args.size} px)")
     for name in args.heads:
-        model = make_matcher("resnet10", name, task.way, args.size, SEED, {})
+        model = make_fewshot("resnet10", name, task.way, args.size, SEED, {})
         model.train().to(memory_format=torch.channels_last)
         work = {}
         for variant, guide in (("guided", "lrp"), ("plain", "none")):
             lowered = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
-            work[variant] = partial(_descend, model, lowered, Batch(x, y, torch.tensor([0]), 0, 0))
+            work[variant] = partial(_descend, model, lowered, TrainingBatch(x, y, torch.tensor([0]), 0, 0))
         for precision in ("fp32", "bf16"):
-            with choose("cpu", precision).scope():
+            with select_runtime("cpu", precision).scope():
                 found = timed(work, args.repeats)
             ratios = [a / b for a, b in zip(found["guided"], found["plain"], strict=True)]
             guided, plain = (statistics.median(found[key]) for key in ("guided", "plain"))
@@ -133,7 +133,7 @@ def whole_steps(args: argparse.Namespace) -> None:
             print(f"{name}\t{precision}\t{guided:.2f}\t{plain:.2f}\t{spread}", flush=True)
 
 
-def _descend(model: Matcher, lowered: Objective, batch: Batch) -> None:
+def _descend(model: FewShotNetwork, lowered: Objective, batch: TrainingBatch) -> None:
     lowered(model, batch).loss.backward()
 
 
@@ -149,10 +149,10 @@ def test_episodes(args: argparse.Namespace) -> None:
     pixels = (torch.rand(64 * 40, 3, size, size, generator=generator(SEED, "pixels")) * 255).to(torch.uint8)
     labels = torch.arange(64 * 40) % 64
     source = Domain(pool("noise", [str(k) for k in range(64)], labels), pixels)
-    model = make_matcher("conv4", "prototypical", 5, None, SEED, {})
+    model = make_fewshot("conv4", "prototypical", 5, None, SEED, {})
     drawn = draw(source.pool, task, args.episodes, SEED, "test", "noise")
     asked, given = answers(task, 1)[0], torch.arange(5).repeat_interleave(5)
-    maps = digests(model, pixels, torch.arange(len(pixels)))  # of this head the mean of each map
+    maps = cached_features(model, pixels, torch.arange(len(pixels)))  # of this head the mean of each map
     means = maps.flatten(1)
     data = FeaturesDataset(labels.tolist(), means, [str(k) for k in range(64)])
     queries = drawn.query[:, asked.argsort(stable=True)].unflatten(1, (task.way, task.queries))
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=2000, help="of `test`")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed()
+    retain_freed_memory()
     parts = {"head": head_steps, "step": whole_steps, "test": test_episodes}
     for part in args.parts:
         parts[part](args)

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.gradients import logits
 from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
@@ -210,7 +210,7 @@ def ready_aupc(variant: str, e: Evidence, kernel: int, count: int, draws: int) -
         return lambda: authors_aupc(e, corners, kernel, draws)
 
     def ours() -> np.ndarray:
-        with choose("cpu", "bf16").scope() if variant == "stochx-bf16" else contextlib.nullcontext():
+        with select_runtime("cpu", "bf16").scope() if variant == "stochx-bf16" else contextlib.nullcontext():
             return np.asarray(AUPC(kernel=kernel, regions=count, draws=draws)(e).curve)
 
     return ours

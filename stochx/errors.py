@@ -3,7 +3,7 @@
 StochxError
 ├── UsageError     exit 2: an unknown name, key or value; a wrong option
 ├── InputError     exit 2: a file, image, model or data set that cannot be used
-└── FailureError   exit 1: the work itself failed (NaN, no image left, a lost rank)
+└── RunError       exit 1: the work itself failed (NaN, no image left, a lost rank)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InputError(StochxError):
     """A file, image, model or data set that cannot be used as it is."""
 
 
-class FailureError(StochxError):
+class RunError(StochxError):
     """The work was asked for correctly and still failed; it yields no result."""
 
     exit_code = 1

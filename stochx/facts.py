@@ -19,7 +19,7 @@ class Fact:
     source: Source
 
 
-def normalisation_of(model: Classifier, source: Source) -> Fact:
+def normalisation_fact(model: Classifier, source: Source) -> Fact:
     """The mean and standard deviation that a network's pixels are normalised by."""
     mean, std = ([round(float(v), 4) for v in values.flatten()] for values in (model.mean, model.std))
     return Fact("normalisation", f"mean {mean}, std {std}", source)

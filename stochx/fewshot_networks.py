@@ -11,7 +11,7 @@ import torch
 
 from stochx.architectures import names
 from stochx.catalog import HEADS, MODELS
-from stochx.engine.fewshot.network import Matcher
+from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.backbone import Backbone
@@ -25,9 +25,9 @@ from stochx.loading import architecture, is_factory, load_model
 KIND = "few-shot"
 
 
-def make_matcher(
+def make_fewshot(
     backbone: str, head: str, way: int, size: int | None, seed: int, facts: Mapping[str, Any], arch: str | None = None
-) -> Matcher:
+) -> FewShotNetwork:
     """A few-shot network on an untrained architecture, or on any stored classifier without its last layer.
 
     `size` is the side of the images in pixels, by default the backbone's. New weights depend on `seed` alone.
@@ -42,7 +42,7 @@ def make_matcher(
         return _joined(model.requires_grad_(True), head, way, facts)
 
 
-def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) -> Matcher:
+def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) -> FewShotNetwork:
     try:
         base = Backbone(model)
     except RuntimeError as error:
@@ -50,10 +50,10 @@ def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) ->
         raise UsageError(
             f"`{model.arch}` cannot take images of {side} pixels: {str(error).splitlines()[0]}", "use another `--size`"
         ) from None
-    return Matcher(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
+    return FewShotNetwork(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
 
 
-def save_matcher(path: Path, model: Matcher) -> None:
+def save_fewshot(path: Path, model: FewShotNetwork) -> None:
     """Write weights and a header that is enough to build the network again; noise in the backbone is left out."""
     view, network = model.backbone.model, model.backbone.model.network
     stored = stored_names(network)
@@ -76,7 +76,7 @@ def save_matcher(path: Path, model: Matcher) -> None:
     weights.write(path, tensors, entry)
 
 
-def facts_of(path: Path) -> tuple[Fact, ...] | None:
+def fewshot_facts(path: Path) -> tuple[Fact, ...] | None:
     """What a few-shot network's file tells; None for any other file."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -103,7 +103,7 @@ def facts_of(path: Path) -> tuple[Fact, ...] | None:
     )
 
 
-def load_matcher(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> Matcher:
+def load_fewshot(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> FewShotNetwork:
     """The few-shot network in a file that `fsc-train` wrote, frozen and in eval mode.
 
     Raises `InputError` for any other file.

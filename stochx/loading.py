@@ -23,7 +23,7 @@ from stochx.engine.network import weights
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
 from stochx.engine.network.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
-from stochx.facts import Fact, Source, normalisation_of
+from stochx.facts import Fact, Source, normalisation_fact
 from stochx.pretrained import from_timm, from_torchvision, imagenet_classes, timm_classifier
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -77,7 +77,7 @@ def open_model(
         model.std = torch.tensor(std if std is not None else model.std.flatten().tolist()).view(1, -1, 1, 1)
         if not (model.std > 0).all():
             raise UsageError("a standard deviation is not positive", "check `--std`")
-        facts = [f for f in facts if f.name != "normalisation"] + [normalisation_of(model, "given")]
+        facts = [f for f in facts if f.name != "normalisation"] + [normalisation_fact(model, "given")]
     for fact in facts:
         if fact.source == "guessed":
             log.warning("`%s`: guessed %s: %s", text, fact.name, fact.value)
@@ -197,9 +197,9 @@ def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
     if given["mean"] and given["std"]:
         for key, values in given.items():
             setattr(model, key, torch.tensor([float(v) for v in values]).view(1, -1, 1, 1))
-        facts.append(normalisation_of(model, "header"))
+        facts.append(normalisation_fact(model, "header"))
     else:
-        facts.append(normalisation_of(model, "known" if count == 1000 and not own else "guessed"))
+        facts.append(normalisation_fact(model, "known" if count == 1000 and not own else "guessed"))
     if "crop" in header and "resize" in header:
         resampling = header.get("resampling", "bilinear")
         model.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=resampling)
@@ -226,7 +226,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     finally:
         sys.path.remove(str(Path.cwd()))
     if isinstance(made, Classifier):
-        return made, [Fact("architecture", text, "given"), normalisation_of(made, "given")]
+        return made, [Fact("architecture", text, "given"), normalisation_fact(made, "given")]
     if not isinstance(made, nn.Module):
         raise InputError(f"`{text}` returns a {type(made).__name__}, not a network", "return a torch.nn.Module")
     made.eval()
@@ -241,7 +241,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     labels = [str(i) for i in range(out.shape[-1])]
     labels = list(imagenet_classes()) if len(labels) == 1000 else labels
     model = Classifier(made, labels, Preparation(256, 224), IMAGENET_MEAN, IMAGENET_STD, arch=text)
-    return model, [Fact("architecture", text, "given"), normalisation_of(model, "guessed")]
+    return model, [Fact("architecture", text, "given"), normalisation_fact(model, "guessed")]
 
 
 def load_data(text: str, split: Split = "test") -> Data:

@@ -20,7 +20,7 @@ from stochx.catalog import MODELS, suggest
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError
-from stochx.facts import Fact, normalisation_of
+from stochx.facts import Fact, normalisation_fact
 
 SECONDS_FOR_A_CONNECTION = 5
 
@@ -60,7 +60,7 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
         Fact("architecture", name, "given"),
         Fact("weights", f"{preset}, {cached.name}", "known"),
         Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known"),
-        normalisation_of(model, "known"),
+        normalisation_fact(model, "known"),
     ]
 
 
@@ -105,7 +105,7 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
     return model, [
         Fact("architecture", model.arch, "given"),
         Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),
-        normalisation_of(model, "known"),
+        normalisation_fact(model, "known"),
     ]
 
 

@@ -20,11 +20,11 @@ from stochx.attacks import (
     Square,
     Standard,
 )
-from stochx.engine.ascent import glance, look
-from stochx.engine.device import choose
+from stochx.engine.ascent import loss_gradient, loss_value
+from stochx.engine.device import select_runtime
 from stochx.engine.gradients import logits
 from stochx.engine.losses import Goal, cross_entropy, margin
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.threat import Ball
 
 with warnings.catch_warnings():
@@ -77,7 +77,7 @@ def test_huge_logits_hide_from_cross_entropy_and_not_from_margins():
 def test_what_compares_small_differences_ignores_a_low_precision(attack, trained, waves):
     model, x, y = copy.deepcopy(trained).float(), waves[0].float(), waves[1]
     full = run(attack, model, x, y)
-    with choose("cpu", "bf16").scope():
+    with select_runtime("cpu", "bf16").scope():
         low = run(attack, model, x, y, wrong=lambda z, places: model(z).argmax(1) != y[places])
     assert torch.equal(full.x, low.x)
 
@@ -104,7 +104,7 @@ def test_the_spread_of_an_eot_gradient_falls_with_the_root_of_its_draws(noise, t
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for eot in (1, 4, 16):
-            drawn = torch.stack([look(model, x, Goal(y), margin, eot).gradient for _ in range(100)])
+            drawn = torch.stack([loss_gradient(model, x, Goal(y), margin, eot).gradient for _ in range(100)])
             spread[eot] = drawn.std(0).square().mean().sqrt().item()
     assert spread[1] / spread[4] == pytest.approx(2, rel=0.2)
     assert spread[1] / spread[16] == pytest.approx(4, rel=0.2)
@@ -116,11 +116,11 @@ def test_each_estimand_is_the_loss_it_names(estimand, trained, waves):
     point = x.clone().requires_grad_()
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        out = twin(model).whole(point.repeat(6, 1, 1, 1)).view(6, 4, 5)
+        out = fused(model).whole(point.repeat(6, 1, 1, 1)).view(6, 4, 5)
         torch.manual_seed(3)
-        found = look(model, x, Goal(y), cross_entropy, 6, estimand)
+        found = loss_gradient(model, x, Goal(y), cross_entropy, 6, estimand)
         torch.manual_seed(3)
-        seen = glance(model, x, Goal(y), cross_entropy, 6, estimand)
+        seen = loss_value(model, x, Goal(y), cross_entropy, 6, estimand)
     if estimand == "vote":
         loss = F.nll_loss(out.softmax(2).mean(0).log(), y, reduction="none")
     else:
@@ -135,20 +135,20 @@ def test_each_estimand_is_the_loss_it_names(estimand, trained, waves):
 @pytest.mark.parametrize(("noise", "batches"), [("sample", [24]), ("forward", [4] * 6)])
 def test_draws_go_together_only_where_each_image_draws_its_own(noise, batches, trained, waves):
     model, seen = Noisy(trained, 0.05, noise).eval(), []
-    look(model, waves[0][:1], Goal(waves[1][:1]), cross_entropy)
+    loss_gradient(model, waves[0][:1], Goal(waves[1][:1]), cross_entropy)
     handle = model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     with torch.random.fork_rng():
-        look(model, waves[0][:4], Goal(waves[1][:4]), cross_entropy, 6)
+        loss_gradient(model, waves[0][:4], Goal(waves[1][:4]), cross_entropy, 6)
     handle.remove()
     assert seen[1:] == batches  # the first call measures memory, on one image
 
 
 def test_more_draws_than_fit_are_taken_in_turns(trained, waves):
     x, y = waves
-    expected = look(trained, x, Goal(y), cross_entropy)
+    expected = loss_gradient(trained, x, Goal(y), cross_entropy)
     for estimand in "mean", "vote":
-        with choose("cpu", batch_size=3).scope():
-            found = look(trained, x, Goal(y), cross_entropy, 5, estimand)
+        with select_runtime("cpu", batch_size=3).scope():
+            found = loss_gradient(trained, x, Goal(y), cross_entropy, 5, estimand)
         torch.testing.assert_close(found.gradient, expected.gradient)
         torch.testing.assert_close(found.loss, expected.loss)
 

@@ -26,7 +26,7 @@ from stochx.catalog import ATTACKS
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal, margin
 from stochx.engine.threat import Ball
-from stochx.errors import FailureError, UsageError
+from stochx.errors import RunError, UsageError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -212,7 +212,7 @@ def test_a_network_that_fails_is_an_error_and_stays_as_it_was(name, raises, trai
     x, y = waves
     model, state = Broken(trained, raises).eval(), torch.get_rng_state()
     context = Context(keys=range(30), source=model)
-    with pytest.raises(RuntimeError if raises else FailureError, match="no more" if raises else "not finite"):
+    with pytest.raises(RuntimeError if raises else RunError, match="no more" if raises else "not finite"):
         for _ in range(3):
             ATTACKS.make(name)(model, x, y, Ball(0.01), context)
     assert torch.equal(torch.get_rng_state(), state) and torch.is_grad_enabled()

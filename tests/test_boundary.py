@@ -18,22 +18,22 @@ from stochx.engine.io.data import Item
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, off, regions, through
-from stochx.errors import FailureError, InputError
+from stochx.errors import InputError, RunError
 from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, figure_of, palette, short_names
 from stochx.tasks.boundary import (
-    Record,
-    Row,
-    Said,
+    BoundaryRecord,
+    BoundaryRow,
+    Predictions,
     agreement,
-    ask,
     distances,
     measure,
     outside,
-    over_all,
+    pooled_row,
+    predict_at,
+    predict_grid,
     record,
-    survey,
 )
-from stochx.tasks.planes import plane_of
+from stochx.tasks.planes import make_plane
 
 EPS = 8 / 255
 
@@ -86,7 +86,7 @@ def item(x, label=None):
 
 
 def one_plane(model, x, kind="gradient", span=4.0):
-    return plane_of(model, [item(x)], kind, EPS, span, seed=0)
+    return make_plane(model, [item(x)], kind, EPS, span, seed=0)
 
 
 # Planes ---------------------------------------------------------------------------------------------------------------
@@ -141,10 +141,10 @@ def test_two_directions_are_orthogonal_and_of_one_length():
 
 def test_a_gradient_plane_climbs_the_loss_by_the_sign_of_its_gradient(binary):
     x = images(1)[0]
-    plane = plane_of(binary, [item(x, label=1)], "gradient", EPS, 4.0, seed=0)
+    plane = make_plane(binary, [item(x, label=1)], "gradient", EPS, 4.0, seed=0)
     torch.testing.assert_close(plane.axes[0], -binary.network.weight.sign().view(3, 4, 4))
     assert plane.high.tolist() == pytest.approx([4 * EPS, 4 * EPS])
-    again, other = (plane_of(binary, [item(x, 1)], "gradient", EPS, 4.0, seed).axes[1] for seed in (0, 1))
+    again, other = (make_plane(binary, [item(x, 1)], "gradient", EPS, 4.0, seed).axes[1] for seed in (0, 1))
     assert torch.equal(plane.axes[1], again) and not torch.equal(plane.axes[1], other)
 
 
@@ -171,7 +171,7 @@ def test_what_lies_outside_the_box_of_pixels():
 
 def test_the_boundary_of_a_linear_network_is_a_straight_line_in_its_place(binary):
     plane = through(images(3))
-    found = survey(binary, plane, 30, 1, 0)
+    found = predict_grid(binary, plane, 30, 1, 0)
     a, b = plane.grid(30)
     slope = plane.axes.flatten(1) @ binary.network.weight
     margin = binary.network.margin(plane.origin[None]) + slope[0] * a[None] + slope[1] * b[:, None]
@@ -210,8 +210,8 @@ def test_a_boundary_beyond_the_plane_is_none(binary):
 
 def test_logits_that_are_not_finite_are_an_error(binary):
     binary.network.bias.fill_(torch.nan)
-    with pytest.raises(FailureError, match="not finite"):
-        survey(binary, through(images(3)), 5, 1, 0)
+    with pytest.raises(RunError, match="not finite"):
+        predict_grid(binary, through(images(3)), 5, 1, 0)
 
 
 # Noise ----------------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_logits_that_are_not_finite_are_an_error(binary):
 
 def test_the_draws_of_a_coin_disagree_as_binomial_ones_do_and_repeat():
     coin, plane = classifier(Coin(shared=False), "sample"), through(images(3))
-    found, again, other = (survey(coin, plane, 50, 64, seed) for seed in (0, 0, 1))
+    found, again, other = (predict_grid(coin, plane, 50, 64, seed) for seed in (0, 0, 1))
     wanted = sum(math.comb(64, k) * min(k, 64 - k) for k in range(65)) / 2**64 / 64
     assert float(found.disagreement.mean()) == pytest.approx(wanted, abs=0.004)
     assert torch.equal(found.disagreement, again.disagreement) and torch.equal(found.labels, again.labels)
@@ -229,7 +229,7 @@ def test_the_draws_of_a_coin_disagree_as_binomial_ones_do_and_repeat():
 def test_a_draw_that_a_batch_shares_is_one_function_on_the_whole_plane():
     coin, plane = classifier(Coin(shared=True), "forward"), through(images(3))
     with Runtime(torch.device("cpu"), batch_size=7).scope():
-        found = ask(coin, plane, torch.rand(100, 2), 5, 0)
+        found = predict_at(coin, plane, torch.rand(100, 2), 5, 0)
     assert len({*found.labels.tolist()}) == 1 and len({*found.disagreement.tolist()}) == 1
 
 
@@ -269,8 +269,8 @@ def test_agreement_is_one_with_itself_and_counted_by_hand_with_another():
 
 def row_of(labels, far):
     labels = torch.tensor(labels)
-    said = Said(labels, torch.full(labels.shape, 0.75), torch.zeros(labels.shape))
-    one = Record(0, "p", "m", [0] * len(far), far, [None] * len(far), 1.0)
+    said = Predictions(labels, torch.full(labels.shape, 0.75), torch.zeros(labels.shape))
+    one = BoundaryRecord(0, "p", "m", [0] * len(far), far, [None] * len(far), 1.0)
     return measure(one, said, said, "abc", noisy=False), one
 
 
@@ -283,7 +283,7 @@ def test_a_row_counts_and_takes_the_median():
 
 def test_planes_together_have_the_median_of_all_images():
     pairs = [row_of([[0, 0]], [1.0]), row_of([[0, 1]], [5.0]), row_of([[1, 1]], [None])]
-    row = over_all([row for row, _ in pairs], [one for _, one in pairs])
+    row = pooled_row([row for row, _ in pairs], [one for _, one in pairs])
     assert (row.plane, row.distance, row.changed, row.n, row.regions) == ("all", 5.0, 2, 3, 4)
     assert row.shares == {"a": 0.5, "b": 0.5}
 
@@ -328,8 +328,8 @@ def test_legends_stay_inside_the_figure(panels, classes):
     a = torch.linspace(-1, 1, 4)
     names, pictures = ("one direction", "another"), [(torch.zeros(3, 8, 8), "image")]
     scene = Scene(plane, a, a, 1.0, names, pictures, zeros + 1, zeros, classes, palette([labels]))
-    row = Row("0", "network", 1.0, 1.0, 1, {}, 1.0, None, None, None, 0, 1, 0.0)
-    figure = figure_of(scene, [Panel("network", row, Said(labels, zeros, zeros))] * panels, None)
+    row = BoundaryRow("0", "network", 1.0, 1.0, 1, {}, 1.0, None, None, None, 0, 1, 0.0)
+    figure = figure_of(scene, [Panel("network", row, Predictions(labels, zeros, zeros))] * panels, None)
     figure.canvas.draw()
     (legend,) = figure.subfigs[1].legends
     inside, box = figure.subfigs[1].bbox, legend.get_window_extent()

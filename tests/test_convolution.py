@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import HEADS
-from stochx.engine.device import choose, lowered
+from stochx.engine.device import at_runtime_precision, select_runtime
 from stochx.engine.fewshot import convolution
 from stochx.engine.fewshot.convolution import convolve, convolve_back, linear
 from stochx.engine.fewshot.head import initial_relevance
@@ -74,8 +74,10 @@ def test_elsewhere_it_is_torch_s_to_the_bit(case):
         x, weight = torch.randn(2, channels, 4, 4), torch.randn(channels, channels, kernel, kernel)
     if case == "float64":
         x, weight = x.double(), weight.double()
-    with choose("cpu", "bf16" if case == "bf16" else "fp32").scope():
-        assert torch.equal(lowered(convolve, x, weight, None, 1), lowered(F.conv2d, x, weight, None, 1, 1))
+    with select_runtime("cpu", "bf16" if case == "bf16" else "fp32").scope():
+        assert torch.equal(
+            at_runtime_precision(convolve, x, weight, None, 1), at_runtime_precision(F.conv2d, x, weight, None, 1, 1)
+        )
 
 
 def test_whether_it_is_taken_does_not_depend_on_the_number_of_images():

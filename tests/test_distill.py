@@ -21,15 +21,15 @@ from stochx.engine.network.stochastic import at_scale, noise_layers, parameter_g
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
-from stochx.engine.training.fit import Batch, Plan, fit
+from stochx.engine.training.fit import Plan, TrainingBatch, fit
 from stochx.engine.training.items import Images
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet
-from stochx.tasks.distill import calibrated, criterion_of, fit_for, measure, student_of
+from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import Adversarial, objective
-from stochx.tasks.train import build, lessons
+from stochx.tasks.train import build, split_for_training
 
 NAMES = ("red", "green", "blue")
 
@@ -51,18 +51,18 @@ def teacher():
     """A small network that knows three colours."""
     model = build(ConvNet(width=8), NAMES, seed=0)
     model.preparation = Preparation(16, 16)
-    learnt = lessons(DATA, model.preparation)
+    learnt = split_for_training(DATA, model.preparation)
     for _ in fit(model, Images(learnt.pixels, learnt.labels), Plan(4, batch=32), seed=0):
         pass
     return model.requires_grad_(False)
 
 
 def pixels():
-    return lessons(DATA, Preparation(16, 16)).pixels
+    return split_for_training(DATA, Preparation(16, 16)).pixels
 
 
 def test_a_student_without_noise_is_its_teacher(teacher):
-    student = install_noise(student_of(teacher, None, 0), "adaptive:beta=0")
+    student = install_noise(make_student(teacher, None, 0), "adaptive:beta=0")
     x = pixels()[:16].float() / 255
     assert torch.equal(student(x), teacher(x))
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -70,7 +70,7 @@ def test_a_student_without_noise_is_its_teacher(teacher):
 
 
 def test_a_new_student_sees_images_as_the_teacher_does_and_follows_the_seed(teacher):
-    first, again, other = (student_of(teacher, lambda: ConvNet(width=4)(3), seed) for seed in (1, 1, 2))
+    first, again, other = (make_student(teacher, lambda: ConvNet(width=4)(3), seed) for seed in (1, 1, 2))
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
@@ -78,7 +78,7 @@ def test_a_new_student_sees_images_as_the_teacher_does_and_follows_the_seed(teac
 
 
 def test_calibration_gives_batch_norms_the_variance_of_noisy_values(teacher):
-    student = install_noise(student_of(teacher, None, 0), "adaptive:beta=1")
+    student = install_noise(make_student(teacher, None, 0), "adaptive:beta=1")
     calibrated(student, pixels(), seed=0)
     norm, was = student.network[1], teacher.network[1]
     torch.testing.assert_close(
@@ -91,7 +91,7 @@ def test_calibration_gives_batch_norms_the_variance_of_noisy_values(teacher):
 
 
 def test_accuracy_is_that_of_a_random_draw(teacher):
-    student = install_noise(student_of(teacher, None, 0), "adaptive:beta=3")
+    student = install_noise(make_student(teacher, None, 0), "adaptive:beta=3")
     student.noise = "sample"
     noisy, quiet = measure(student, DATA, draws=4, seed=0, world=World())
     assert noisy.mean < quiet.mean and noisy.n == 192
@@ -106,25 +106,25 @@ class Unfit(torch.nn.Module):
 
 def test_a_teacher_must_be_a_plain_classifier_of_these_classes(teacher):
     with pytest.raises(InputError, match="the teacher returns"):
-        fit_for(Classifier(Unfit(), ["a"], Preparation(16, 16)), DATA)
+        check_teacher(Classifier(Unfit(), ["a"], Preparation(16, 16)), DATA)
     with pytest.raises(InputError, match="knows 3 classes, the data set has 4"):
-        fit_for(teacher, from_arrays(*images(8), (*NAMES, "grey"), "colours"))
-    noisy = install_noise(student_of(teacher, None, 0), "adaptive")
+        check_teacher(teacher, from_arrays(*images(8), (*NAMES, "grey"), "colours"))
+    noisy = install_noise(make_student(teacher, None, 0), "adaptive")
     noisy.noise = "sample"
     with pytest.raises(InputError, match="stochastic already"):
-        fit_for(noisy, DATA)
+        check_teacher(noisy, DATA)
 
 
 def test_learning_from_the_teacher_brings_a_new_student_to_it(teacher):
-    train = lessons(DATA, teacher.preparation)
-    student = student_of(teacher, lambda: ConvNet(width=8)(3), 5)
+    train = split_for_training(DATA, teacher.preparation)
+    student = make_student(teacher, lambda: ConvNet(width=8)(3), 5)
     x = train.pixels.float() / 255
 
     def apart():
         return float((logits(student, x).softmax(1) - logits(teacher, x).softmax(1)).abs().mean())
 
     before = apart()
-    lowered = objective(criterion_of(teacher, "soft-labels", {"tau": 2.0, "weight": 1.0}))
+    lowered = objective(make_criterion(teacher, "soft-labels", {"tau": 2.0, "weight": 1.0}))
     for _ in fit(student, Images(train.pixels, train.labels), Plan(4, batch=32), seed=0, objective=lowered):
         pass
     assert apart() < before / 2
@@ -137,13 +137,13 @@ def test_a_student_without_adversarial_training_falls_with_its_noise_off():
     calibrated(student, (x * 255).round().to(torch.uint8), seed=0)
     attack = Adversarial(ATTACKS.make("pgd:steps=10"), Ball(8 / 255, "linf"))
     with at_scale(student, 0.0):
-        changed = attack.craft(student, Batch(x, y, torch.arange(64), 0, 0), y, 0)
+        changed = attack.craft(student, TrainingBatch(x, y, torch.arange(64), 0, 0), y, 0)
         assert (logits(student, x).argmax(1) == y).float().mean() > 0.6
         assert (logits(student, changed).argmax(1) == y).float().mean() < 0.05
 
 
 def test_the_noise_learns_without_decay(teacher):
-    student = install_noise(student_of(teacher, None, 0), "adaptive:learn=layer")
+    student = install_noise(make_student(teacher, None, 0), "adaptive:learn=layer")
     weights, noise = parameter_groups(student)
     assert len(noise["params"]) == len(noise_layers(student)) == 4 and noise["weight_decay"] == 0
     assert len(weights["params"]) == len(list(teacher.parameters()))
@@ -223,7 +223,7 @@ def test_what_is_refused(place, tmp_path, words, said):
 
 
 def test_seeds_decide_the_students_noise(teacher):
-    student = install_noise(student_of(teacher, None, 0), "adaptive")
+    student = install_noise(make_student(teacher, None, 0), "adaptive")
     x = pixels()[:4].float() / 255
     drawn = []
     for seed in (1, 1, 2):

@@ -12,8 +12,8 @@ from torch import nn
 from stochx.attributions import IntegratedGradients, SmoothTaylor
 from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
-from stochx.engine.io.store import Run, atomic, to_toml
-from stochx.engine.network.fused import Stem, twin
+from stochx.engine.io.store import RunFolder, atomic, to_toml
+from stochx.engine.network.fused import Stem, fused
 from stochx.engine.seeds import digest, generator, seeded
 from stochx.engine.sweep import canonical_batches, sweep
 from stochx.engine.world import World
@@ -35,18 +35,18 @@ def test_the_stems_transpose_is_autograds(kernel, stride, padding, side):
 
 
 def test_the_twin_computes_what_the_network_computes(tiny, images):
-    fast = twin(tiny)
+    fast = fused(tiny)
     assert fast.stem is not None and fast.graph is not None
     torch.testing.assert_close(fast.whole(images), tiny(images))
     torch.testing.assert_close(fast.tail(fast.stem(images)), tiny(images))
 
 
 def test_the_twin_is_made_once_and_again_when_weights_change(tiny, images):
-    first = twin(tiny)
-    assert twin(tiny) is first
+    first = fused(tiny)
+    assert fused(tiny) is first
     with torch.no_grad():
         tiny.stem.weight.mul_(2)
-    assert twin(tiny) is not first
+    assert fused(tiny) is not first
     torch.testing.assert_close(logits(tiny, images), tiny(images).detach())
 
 
@@ -59,12 +59,12 @@ class FixedNoise(nn.Module):
 
 def test_noise_of_a_fixed_shape_is_drawn_anew_by_the_twin(images):
     network, state = FixedNoise().eval(), torch.get_rng_state()
-    fast = twin(network)
+    fast = fused(network)
     assert fast.graph is None and torch.equal(torch.get_rng_state(), state)
     with torch.random.fork_rng():
         assert not torch.equal(fast.whole(images), fast.whole(images))
     fast.rows(images)
-    assert twin(network)._sizes == fast._sizes != {}, "what one row keeps is measured once"
+    assert fused(network)._sizes == fast._sizes != {}, "what one row keeps is measured once"
 
 
 def test_a_network_that_cannot_be_traced_is_used_as_it_is(tiny, images):
@@ -89,7 +89,7 @@ def test_the_batch_size_changes_nothing(tiny, images):
     y = tiny(images).argmax(1)
     maps = []
     for rows in (1, 3, 64):
-        with device.choose("cpu", batch_size=rows).scope():
+        with device.select_runtime("cpu", batch_size=rows).scope():
             maps.append(SmoothTaylor(roots=11)(tiny, images, y).map)
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(maps[0], maps[2], rtol=1e-10, atol=1e-12)
@@ -175,26 +175,26 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 
 def test_a_run_resumes_only_with_its_own_settings(tmp_path):
-    run = Run(tmp_path, {"method": ["ig"], "seed": 0, "limit": 3})
+    run = RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 3})
     run.append([{"index": 0}])
-    assert Run(tmp_path, {"method": ["ig"], "seed": 0, "limit": 9}, resume=True).records == [{"index": 0}]
+    assert RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 9}, resume=True).records == [{"index": 0}]
     with pytest.raises(UsageError, match="seed"):
-        Run(tmp_path, {"method": ["ig"], "seed": 1}, resume=True)
+        RunFolder(tmp_path, {"method": ["ig"], "seed": 1}, resume=True)
 
 
 def test_a_rank_that_comes_first_makes_the_folder(tmp_path):
-    Run(tmp_path / "new", {"seed": 0}, rank=1).append([{"index": 1}])
-    Run(tmp_path / "new", {"seed": 0}).append([{"index": 0}])
-    records = Run(tmp_path / "new", {"seed": 0}, resume=True).records
+    RunFolder(tmp_path / "new", {"seed": 0}, rank=1).append([{"index": 1}])
+    RunFolder(tmp_path / "new", {"seed": 0}).append([{"index": 0}])
+    records = RunFolder(tmp_path / "new", {"seed": 0}, resume=True).records
     assert sorted(record["index"] for record in records) == [0, 1]
 
 
 def test_a_record_that_a_crash_cut_off_is_dropped(tmp_path):
-    run = Run(tmp_path, {"seed": 0})
+    run = RunFolder(tmp_path, {"seed": 0})
     run.append([{"index": 0}])
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write('{"index": 1, "ima')
-    assert Run(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}]
+    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}]
 
 
 def test_a_config_is_toml_that_reads_back():
@@ -214,10 +214,10 @@ def test_an_output_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
 def test_unknown_devices_are_usage_errors():
     for name in ("cuda:99", "tpu", "meta"):
         with pytest.raises(UsageError):
-            device.choose(name)
+            device.select_runtime(name)
 
 
 def test_conv_free_models_have_no_stem(linear):
-    assert twin(linear).stem is None
+    assert fused(linear).stem is None
     x = random_images(2, 1, 4, 4)
     torch.testing.assert_close(gradient(linear, x, torch.tensor([0, 2])).flatten(1), linear.weight[[0, 2]].detach())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, check, draw, pool
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, check_pool, draw, pool
 from stochx.engine.seeds import generator
 from stochx.engine.training.augment import views
 from stochx.errors import InputError, UsageError
@@ -57,7 +57,7 @@ def test_classes_of_unequal_sizes_lend_only_images_that_they_have():
 )
 def test_a_pool_that_is_too_small_is_refused_by_name(task, said):
     with pytest.raises(InputError, match=said.replace("+", r"\+")):
-        check(POOL, task)
+        check_pool(POOL, task)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 0, 1), (5, 1, 0)])
@@ -75,7 +75,7 @@ def lessons(count=6):
 
 def test_domains_take_turns_and_their_images_follow_the_drawn_places():
     episodes = lessons()
-    x, y = episodes.take(torch.arange(6), slice(None), 0, torch.zeros(()), None)
+    x, y = episodes.batch(torch.arange(6), slice(None), 0, torch.zeros(()), None)
     assert x.shape == (6, 32, 3, 8, 8) and torch.equal(y, answers(TASK, 6))
     values = (x[:, :, 0, 0, 0] * 255).round()
     assert (values[0::2] < 120).all() and (values[1::2] >= 120).all()
@@ -86,7 +86,7 @@ def test_domains_take_turns_and_their_images_follow_the_drawn_places():
 def test_base_classes_are_numbered_over_all_domains():
     episodes = lessons()
     base = episodes.base(torch.arange(6), 0)
-    x, _ = episodes.take(torch.arange(6), slice(None), 0, torch.zeros(()), None)
+    x, _ = episodes.batch(torch.arange(6), slice(None), 0, torch.zeros(()), None)
     values = (x[:, 12:, 0, 0, 0] * 255).round().long()
     assert torch.equal(base, torch.where(values >= 120, (values - 120) % 6 + 6, values % 6))
 
@@ -94,8 +94,8 @@ def test_base_classes_are_numbered_over_all_domains():
 def test_ranks_take_the_parts_of_one_step_with_the_same_views():
     episodes = lessons()
     whole, like = torch.tensor([4, 1, 3, 0]), torch.zeros(())
-    x, _ = episodes.take(whole, slice(None), 0, like, generator("views"))
-    halves = [episodes.take(whole, slice(rank, None, 2), 0, like, generator("views"))[0] for rank in (0, 1)]
+    x, _ = episodes.batch(whole, slice(None), 0, like, generator("views"))
+    halves = [episodes.batch(whole, slice(rank, None, 2), 0, like, generator("views"))[0] for rank in (0, 1)]
     assert torch.equal(halves[0], x[0::2]) and torch.equal(halves[1], x[1::2])
 
 

@@ -14,10 +14,10 @@ from test_cli import stochx
 from stochx.attributions.lrp import LRP
 from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.head import contrast
-from stochx.engine.lrp.tape import Tape
+from stochx.engine.lrp.tape import RelevanceTape
 from stochx.engine.network.backbone import Backbone, maps_graph
-from stochx.errors import FailureError, InputError
-from stochx.fewshot_networks import make_matcher, save_matcher
+from stochx.errors import InputError, RunError
+from stochx.fewshot_networks import make_fewshot, save_fewshot
 from stochx.reports.matches import draw_matches
 from stochx.tasks.explain_fewshot import contrasts, explain_match
 
@@ -25,7 +25,7 @@ RULES = LRP("epsilon").rules()
 
 
 def matcher(head="cosine"):
-    return make_matcher("convnet:width=4", head, 3, 16, 0, {}).double()
+    return make_fewshot("convnet:width=4", head, 3, 16, 0, {}).double()
 
 
 SUPPORT, QUERY = random_images(3, 2, 3, 16, 16), random_images(3, 16, 16, seed=2)
@@ -35,7 +35,7 @@ SUPPORT, QUERY = random_images(3, 2, 3, 16, 16), random_images(3, 16, 16, seed=2
 def test_the_graph_of_a_backbone_gives_its_maps(text):
     base = Backbone(MODELS.make(text)(5).eval().double())
     x = random_images(2, 3, 32, 32)
-    found = Tape(maps_graph(base), base.model.normalise(x)).output
+    found = RelevanceTape(maps_graph(base), base.model.normalise(x)).output
     assert torch.allclose(found, base(x), atol=1e-9)
 
 
@@ -72,7 +72,7 @@ def test_what_speaks_for_one_class_speaks_against_the_others(head):
 
 
 def test_an_image_that_is_a_classs_own_is_explained_by_where_it_differs():
-    model = make_matcher("convnet:width=16", "cosine", 2, 16, 0, {}).double()
+    model = make_fewshot("convnet:width=16", "cosine", 2, 16, 0, {}).double()
     support = torch.full((2, 1, 3, 16, 16), 0.5, dtype=torch.float64)
     support[0, 0, 0, 4:8, 4:8], support[1, 0, 2, 10:14, 10:14] = 1.0, 1.0
     found = explain_match(model, support, support[0, 0], RULES)
@@ -84,7 +84,7 @@ def test_an_image_that_is_a_classs_own_is_explained_by_where_it_differs():
 def test_scores_that_are_not_finite_are_an_error():
     model = matcher("cosine")
     torch.nn.init.constant_(model.head.scale, float("nan"))
-    with pytest.raises(FailureError, match="not finite"):
+    with pytest.raises(RunError, match="not finite"):
         explain_match(model, SUPPORT, QUERY, RULES)
 
 
@@ -107,7 +107,7 @@ def test_the_figure_has_a_column_a_class_and_three_support_images_at_most(tmp_pa
 def place(tmp_path_factory):
     """A few-shot network, a support folder of 3 classes with 2, 3 and 2 images, and a query."""
     root = tmp_path_factory.mktemp("explain")
-    save_matcher(root / "few.safetensors", matcher("relation").float())
+    save_fewshot(root / "few.safetensors", matcher("relation").float())
     draw = np.random.default_rng(0)
     for name, count in (("cat", 2), ("cow", 3), ("dog", 2)):
         (root / "support" / name).mkdir(parents=True)

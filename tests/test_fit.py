@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import MODELS
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.seeds import seeded
 from stochx.engine.training.augment import augment
 from stochx.engine.training.fit import Plan, Step, fit, forward
 from stochx.engine.training.items import Images
 from stochx.engine.training.schedule import SCHEDULES
-from stochx.errors import FailureError, InputError
+from stochx.errors import InputError, RunError
 from stochx.loading import load_data
 from stochx.tasks.train import build
 
@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_checkpoint
         logits = forward(model, batch.x)
         return Step(logits.mean() * (math.inf if batch.step == 3 else 1), logits)
 
-    with pytest.raises(FailureError, match="epoch 2, step 4"):
+    with pytest.raises(RunError, match="epoch 2, step 4"):
         run(shapes, Plan(2, batch=16), state=state, resume=True, objective=broken)
     assert state.read_bytes() == before
 
@@ -215,7 +215,7 @@ def test_in_bf16_the_weights_stay_float32_and_the_loss_is_near(shapes):
                 logits = forward(model, batch.x)
             return Step(F.cross_entropy(logits, batch.y), logits)
 
-        with choose("cpu", precision).scope():
+        with select_runtime("cpu", precision).scope():
             epochs, weights = run(shapes, Plan(2, batch=32), model, objective=noted)
         losses.append(epochs[-1][1])
         assert (torch.bfloat16 in dtypes) == (precision == "bf16")

@@ -9,7 +9,7 @@ from test_fewshot_relevance import LITERAL, VECTORS, episodes
 from torch.nn import functional as F
 
 from stochx.catalog import GUIDES
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.head import guided_loss, initial_relevance
 from stochx.errors import InputError, UsageError
 
@@ -68,7 +68,7 @@ def test_large_layers_follow_the_precision_and_all_else_stays_in_float32(name):
     support, query, head = support.float().requires_grad_(), query.float().requires_grad_(), head.float()
     found = []
     for precision in ("fp32", "bf16"):
-        with choose("cpu", precision).scope():
+        with select_runtime("cpu", precision).scope():
             passage = head(support, query)[1]
             weights = GUIDES.make("lrp")(head, passage, ())
             loss, scores = guided_loss(head, GUIDES.make("lrp"), support, query, Y)

@@ -22,7 +22,7 @@ from stochx.engine.threat import Ball
 from stochx.loading import install_noise, load_model
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
-from stochx.tasks.checks import _accuracy, check
+from stochx.tasks.checks import _accuracy, check_evaluation
 from stochx.tasks.distill import calibrated
 from stochx.tasks.robustness import summarise
 
@@ -81,7 +81,7 @@ def evaluated(model: Classifier, texts, count=24, full=False, draws=8, ball=BALL
     rows = [
         {"model": "m", **dataclasses.asdict(row)} for row in summarise(records, texts, model.noise != "none", False)
     ]
-    found = check(model, attacks, images(count), ball, rows, 0, full=full)
+    found = check_evaluation(model, attacks, images(count), ball, rows, 0, full=full)
     return {row["attack"]: row["robust"] for row in rows}, rows[0]["clean"], {one.name: one.verdict for one in found}
 
 

@@ -10,14 +10,14 @@ from conftest import random_images, shared
 
 from stochx.catalog import GUIDES, HEADS, MODELS
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
-from stochx.engine.fewshot.network import digests, scores_of
+from stochx.engine.fewshot.network import cached_features, scores_of
 from stochx.engine.io.scratch import scratch
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.stochastic import noise_layers
 from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
 from stochx.errors import InputError, UsageError
-from stochx.fewshot_networks import load_matcher, make_matcher, save_matcher
+from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import install_noise, load_data, load_model
 from stochx.tasks.fewshot import accuracies, apart, domain_of, domains_of, episodic, validation
 
@@ -26,7 +26,7 @@ SMALL = "convnet:width=4"
 
 
 def matcher(head="prototypical", way=3, size=16):
-    return make_matcher(SMALL, head, way, size, 0, {"guide": "none"})
+    return make_fewshot(SMALL, head, way, size, 0, {"guide": "none"})
 
 
 def domain(name="shapes:classes=5,size=16,count=100"):
@@ -64,8 +64,8 @@ def test_a_network_whose_positions_are_joined_by_layers_gives_the_vector_of_its_
 @pytest.mark.parametrize("head", list(HEADS))
 def test_a_file_gives_the_same_network_back(tmp_path, head):
     model = matcher(head)
-    save_matcher(tmp_path / "m.safetensors", model)
-    again = load_matcher(str(tmp_path / "m.safetensors"))
+    save_fewshot(tmp_path / "m.safetensors", model)
+    again = load_fewshot(str(tmp_path / "m.safetensors"))
     assert (again.head_text, again.way, again.facts, again.input_size) == (head, 3, {"guide": "none"}, 16)
     x = random_images(1, 18, 3, 16, 16).float()
     scores = [one.head(torch.unflatten(one(x)[:, :6], 1, (3, 2)), one(x)[:, 6:])[0] for one in (model, again)]
@@ -75,18 +75,18 @@ def test_a_file_gives_the_same_network_back(tmp_path, head):
 def test_a_stored_classifier_is_a_backbone_without_its_last_layer(tmp_path):
     model = MODELS.make(SMALL)(9).eval()
     save(tmp_path / "teacher.safetensors", model)
-    made = make_matcher(str(tmp_path / "teacher.safetensors"), "cosine", 5, 16, 3, {})
+    made = make_fewshot(str(tmp_path / "teacher.safetensors"), "cosine", 5, 16, 3, {})
     x = random_images(4, 3, 16, 16).float()
     assert torch.allclose(made(x).mean((2, 3)), model.features(x), atol=1e-6)
 
 
 def test_files_of_one_kind_are_not_taken_for_the_other(tmp_path):
-    save_matcher(tmp_path / "few.safetensors", matcher())
+    save_fewshot(tmp_path / "few.safetensors", matcher())
     save(tmp_path / "plain.safetensors", MODELS.make(SMALL)(3))
     with pytest.raises(InputError, match="is a few-shot network"):
         load_model(str(tmp_path / "few.safetensors"))
     with pytest.raises(InputError, match="is no few-shot network"):
-        load_matcher(str(tmp_path / "plain.safetensors"))
+        load_fewshot(str(tmp_path / "plain.safetensors"))
 
 
 def test_a_file_of_another_head_says_which_part_does_not_fit(tmp_path):
@@ -94,17 +94,17 @@ def test_a_file_of_another_head_says_which_part_does_not_fit(tmp_path):
     from safetensors.torch import load_file, save_file
 
     path = tmp_path / "m.safetensors"
-    save_matcher(path, matcher("relation"))
+    save_fewshot(path, matcher("relation"))
     with safe_open(path, "pt") as file:
         entry = json.loads(file.metadata()["stochx"])
     save_file(load_file(path), path, {"stochx": json.dumps(entry | {"head": "cosine"})})
     with pytest.raises(InputError, match=r"the head in .* does not fit `cosine`"):
-        load_matcher(str(path))
+        load_fewshot(str(path))
 
 
 def test_images_too_small_for_the_backbone_are_refused():
     with pytest.raises(UsageError, match="cannot take images of 8 pixels"):
-        make_matcher("conv4", "cosine", 5, 8, 0, {})
+        make_fewshot("conv4", "cosine", 5, 8, 0, {})
 
 
 @pytest.mark.parametrize("head", list(HEADS))
@@ -217,12 +217,14 @@ def test_feature_wise_noise_shakes_training_and_nothing_else(tmp_path):
     assert noise_layers(shaken) and not torch.equal(plain.head.scale, shaken.head.scale)
     source = domain()
     assert torch.equal(accuracies(shaken, source, [TASK], 5, 0)[0], accuracies(shaken, source, [TASK], 5, 0)[0])
-    save_matcher(tmp_path / "m.safetensors", shaken)
-    again = load_matcher(str(tmp_path / "m.safetensors"))
+    save_fewshot(tmp_path / "m.safetensors", shaken)
+    again = load_fewshot(str(tmp_path / "m.safetensors"))
     places = torch.arange(6)
     for layer in noise_layers(shaken):
         layer.scale = 0.0
-    assert torch.equal(digests(again, source.pixels, places), digests(shaken.eval(), source.pixels, places))
+    assert torch.equal(
+        cached_features(again, source.pixels, places), cached_features(shaken.eval(), source.pixels, places)
+    )
 
 
 def test_classes_of_two_splits_are_apart_the_same_or_an_error():
@@ -255,7 +257,7 @@ def test_large_scratch_tensors_lie_in_a_file_that_is_gone(monkeypatch, tmp_path)
 
 @pytest.mark.slow
 def test_a_guided_relation_network_tells_shapes_of_an_unseen_domain():
-    model, task = make_matcher("convnet:width=16", "relation", 5, 32, 0, {}), Task(5, 5, 8)
+    model, task = make_fewshot("convnet:width=16", "relation", 5, 32, 0, {}), Task(5, 5, 8)
     preparation = model.backbone.model.preparation
     source = domain_of("photo", load_data("shapes:count=1000", "train"), preparation)
     unseen = domain_of("sketch", load_data("shapes:count=1000,domain=sketch", "test"), preparation)
@@ -268,7 +270,7 @@ def test_a_guided_relation_network_tells_shapes_of_an_unseen_domain():
 @pytest.mark.slow
 def test_a_zip_of_real_photos_is_told_by_a_pretrained_network():
     file = shared("weights_imagenet/squeezenet1_1.safetensors")
-    model = make_matcher(str(file), "prototypical", 5, 84, 0, {})
+    model = make_fewshot(str(file), "prototypical", 5, 84, 0, {})
     text = f"zip:path={shared('fewshot/caltech101.zip')}"
     source = domain_of(text, load_data(text, "test"), model.backbone.model.preparation)
     (found,) = accuracies(model, source, [Task(5, 5, 15)], 50, 0)

@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
 def test_freed_memory_comes_back_without_page_faults():
-    """Once some ten blocks of 64 MiB have found their places, all of 20 more do; without `keep_freed` none does."""
+    """Once ten blocks of 64 MiB have places, 20 more find theirs; without `retain_freed_memory` none does."""
 
     def faults(word):
         done = subprocess.run([sys.executable, "-c", PROGRAM, word], capture_output=True, text=True, check=True)

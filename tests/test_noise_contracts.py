@@ -14,7 +14,7 @@ from stochx.catalog import NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import measure_noise
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.network.stochastic import Noisy, Site, at_scale, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
 from stochx.loading import install_noise, load_model
@@ -121,12 +121,12 @@ def test_the_traced_twin_is_the_network_to_the_last_digits(text):
     model = install_noise(net(), text)
     calibrate(model, [x])
     model.double()
-    fast = twin(model)
+    fast = fused(model)
     assert fast.graph is not None
     torch.testing.assert_close(under(3, fast.whole, x.double()), under(3, model, x.double()), rtol=0, atol=1e-9)
     noisy = under(3, fast.whole, x.double())
     with at_scale(model, 0.0), torch.no_grad():  # another setting, another twin
-        quiet = twin(model).whole(x.double())
+        quiet = fused(model).whole(x.double())
         torch.testing.assert_close(quiet, model(x.double()), rtol=0, atol=1e-9)
     assert (noisy - quiet).abs().max() > 1e-3
 

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from stochx.catalog import NOISES
-from stochx.engine.ascent import look
+from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
@@ -349,6 +349,6 @@ def test_the_spread_of_a_students_gradient_falls_with_the_root_of_its_draws():
     y, spread = torch.zeros(1, dtype=torch.long), []
     for eot in (1, 4, 16):
         with seeded(0):
-            slopes = [look(model, x[:1], Goal(y), LOSSES["margin"], eot).gradient for _ in range(60)]
+            slopes = [loss_gradient(model, x[:1], Goal(y), LOSSES["margin"], eot).gradient for _ in range(60)]
         spread.append(float(torch.stack(slopes).var(0).sum().sqrt()))
     assert 1.6 < spread[0] / spread[1] < 2.5 and 1.6 < spread[1] / spread[2] < 2.5

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.attacks import APGD, FGSM, PGD, Attempt, Context
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
-from stochx.engine.training.fit import Batch
+from stochx.engine.training.fit import TrainingBatch
 from stochx.errors import UsageError
 from stochx.loading import install_noise
 from stochx.tasks.objectives import (
@@ -55,7 +55,9 @@ def teacher():
 
 @pytest.fixture
 def batch():
-    return Batch(random_images(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([7, 3, 9, 1, 0, 5]), 2, 11)
+    return TrainingBatch(
+        random_images(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([7, 3, 9, 1, 0, 5]), 2, 11
+    )
 
 
 def softmax(row, tau=1.0):
@@ -218,9 +220,9 @@ def test_random_starts_follow_image_and_epoch_and_not_the_batch(student, batch):
     adversarial = Adversarial(PGD(steps=1, step=1e-9), BALL)
     with at_rest(student):
         whole = adversarial.craft(student, batch, batch.y, 0)
-        later = Batch(batch.x, batch.y, batch.index, 3, 11)
+        later = TrainingBatch(batch.x, batch.y, batch.index, 3, 11)
         assert not torch.equal(whole, adversarial.craft(student, later, batch.y, 0))
-        part = Batch(batch.x[2:4], batch.y[2:4], batch.index[2:4], 2, 99)
+        part = TrainingBatch(batch.x[2:4], batch.y[2:4], batch.index[2:4], 2, 99)
         torch.testing.assert_close(whole[2:4], adversarial.craft(student, part, part.y, 0))
 
 
@@ -238,10 +240,10 @@ def test_a_penalty_is_added(student, batch):
 
 
 def test_bf16_crafting_stays_in_the_ball_and_near(student, batch):
-    student, batch = student.float(), Batch(batch.x.float(), batch.y, batch.index, 2, 11)
+    student, batch = student.float(), TrainingBatch(batch.x.float(), batch.y, batch.index, 2, 11)
     adversarial = Adversarial(PGD(steps=3), BALL)
     full = adversarial.craft(student, batch, batch.y, 0)
-    with choose("cpu", "bf16").scope():
+    with select_runtime("cpu", "bf16").scope():
         low = adversarial.craft(student, batch, batch.y, 0)
     assert low.dtype == torch.float32 and (low - batch.x).abs().max() <= 0.03 + 1e-6
     losses = [F.cross_entropy(copy.deepcopy(student).eval()(x), batch.y).item() for x in (batch.x, full, low)]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.engine.lrp import rules
-from stochx.engine.lrp.tape import Rules, Tape
+from stochx.engine.lrp.tape import RelevanceTape, Rules
 from stochx.engine.network.graph import folded, trace
 from stochx.errors import InputError
 
@@ -37,7 +37,7 @@ EXACT = partial(rules.epsilon, stabiliser=1e-12)
 
 
 def tape(function, images=None):
-    return Tape(folded(trace(Wired(function).eval())), random_images(2, 4, 4, 4) if images is None else images)
+    return RelevanceTape(folded(trace(Wired(function).eval())), random_images(2, 4, 4, 4) if images is None else images)
 
 
 def sent(function, images=None, first=None):
@@ -124,7 +124,7 @@ def test_normalisation_inside_the_network_is_as_good_as_outside(first):
     x, zero, one = random_images(2, 2, 5, 5), torch.zeros(1, 2, 5, 5).double(), torch.ones(1, 2, 5, 5).double()
     inside, outside = Normalising(True), Normalising(False)
     outside.load_state_dict(inside.state_dict())
-    tapes = Tape(folded(trace(inside)), x), Tape(folded(trace(outside)), x * 2 - 0.5)
+    tapes = RelevanceTape(folded(trace(inside)), x), RelevanceTape(folded(trace(outside)), x * 2 - 0.5)
     chosen = Rules(EXACT, EXACT, first)
     expected = tapes[1].relevance(tapes[1].output, chosen, zero * 2 - 0.5, one * 2 - 0.5)
     torch.testing.assert_close(tapes[0].relevance(tapes[0].output, chosen, zero, one), expected)
@@ -163,7 +163,7 @@ def test_an_operation_without_a_rule_is_named(function, name):
 
 def test_reflecting_convolutions_are_refused(images):
     net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect")).double()
-    record = Tape(folded(trace(net)), images)
+    record = RelevanceTape(folded(trace(net)), images)
     with pytest.raises(InputError, match="`Conv2d` with reflect padding"):
         record.relevance(record.output, Rules(EXACT, EXACT), images[:1], images[:1])
 

@@ -14,7 +14,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import UsageError
 from stochx.metrics import AUPC, AUTVC, Evidence
-from stochx.tasks.adaptive import ready
+from stochx.tasks.adaptive import bind_objective
 
 KEYS = ["0/a", "0/b"]
 METRICS = {"aupc": AUPC(), "autvc": AUTVC()}
@@ -41,18 +41,18 @@ def climb_by_loop(function, start, step=0.1, decay=0.9, patience=3, iterations=2
     """The authors' algorithm for one image: (sigma, value, evaluations)."""
     asked = []
 
-    def ask(sigma):
+    def evaluate(sigma):
         value = function(sigma)
         asked.append((math.inf if math.isnan(value) else value, sigma))
         return asked[-1][0]
 
-    sigma, value, failures = start, ask(start), 0
+    sigma, value, failures = start, evaluate(start), 0
     for _ in range(iterations):
         moved = abs(sigma + step)
-        found = ask(moved)
+        found = evaluate(moved)
         if found > value:
             moved = abs(sigma - step)
-            found = ask(moved)
+            found = evaluate(moved)
         if found > value:
             if failures >= patience:
                 break
@@ -186,7 +186,7 @@ def objective_by_hand(metric, network, x, y, n, roots=6):
 def test_the_chosen_sigma_is_that_of_a_search_by_hand(objective, search, network, images):
     x, y = images[:2], torch.tensor([1, 1])
     method = SmoothTaylor(noise="adaptive", roots=6, objective=objective, search=search)
-    found = ready(method)(network, x, y, KEYS).chosen
+    found = bind_objective(method)(network, x, y, KEYS).chosen
     start = network.normalise(x).abs().mean((1, 2, 3))
     for n in range(2):
         function = objective_by_hand(METRICS[objective], network, x, y, n)
@@ -203,7 +203,9 @@ def test_the_chosen_sigma_is_that_of_a_search_by_hand(objective, search, network
 @pytest.mark.parametrize(("objective", "search"), [("autvc", "golden"), ("autvc", "paper"), ("aupc", "golden")])
 def test_the_map_is_smoothtaylors_at_the_chosen_sigma_on_fresh_roots(objective, search, network, images):
     x, y = images[:2], torch.tensor([1, 1])
-    found = ready(SmoothTaylor(noise="adaptive", roots=6, objective=objective, search=search))(network, x, y, KEYS)
+    found = bind_objective(SmoothTaylor(noise="adaptive", roots=6, objective=objective, search=search))(
+        network, x, y, KEYS
+    )
     for n, sigma in enumerate(found.chosen.sigma.tolist()):
         one = SmoothTaylor(sigma=sigma, roots=6)(network, x[n : n + 1], y[n : n + 1], KEYS[n : n + 1])
         torch.testing.assert_close(found.map[n : n + 1], one.map, rtol=1e-8, atol=1e-12)
@@ -216,7 +218,7 @@ def test_the_map_is_smoothtaylors_at_the_chosen_sigma_on_fresh_roots(objective, 
 
 @pytest.mark.parametrize("objective", ["autvc", "aupc"])
 def test_adaptive_noise_does_not_depend_on_its_batch_neighbours(objective, network, images):
-    method, y = ready(SmoothTaylor(noise="adaptive", roots=6, objective=objective)), torch.tensor([1, 1])
+    method, y = bind_objective(SmoothTaylor(noise="adaptive", roots=6, objective=objective)), torch.tensor([1, 1])
     whole, alone = method(network, images[:2], y, KEYS), method(network, images[1:2], y[:1], KEYS[1:])
     torch.testing.assert_close(alone.chosen.sigma, whole.chosen.sigma[1:], rtol=1e-12, atol=0)
     torch.testing.assert_close(alone.chosen.objective, whole.chosen.objective[1:], rtol=1e-9, atol=0)
@@ -225,7 +227,7 @@ def test_adaptive_noise_does_not_depend_on_its_batch_neighbours(objective, netwo
 
 def test_an_image_without_a_defined_score_gets_a_sigma_and_a_map_all_the_same(network, images):
     y = torch.tensor([0])  # its logit is negative: AUPC is undefined
-    found = ready(SmoothTaylor(noise="adaptive", roots=6))(network, images[:1], y, KEYS[:1])
+    found = bind_objective(SmoothTaylor(noise="adaptive", roots=6))(network, images[:1], y, KEYS[:1])
     assert found.chosen.objective.isnan().all() and found.chosen.evaluations.tolist() == [9]
     assert (found.chosen.sigma > 0).all() and found.map.isfinite().all()
 
@@ -237,13 +239,13 @@ def test_without_a_measure_adaptive_noise_is_a_usage_error_with_a_hint(network, 
 
 
 def test_without_keys_the_place_in_the_batch_decides(network, images):
-    method, y = ready(SmoothTaylor(noise="adaptive", roots=4, objective="autvc")), torch.tensor([1, 1])
+    method, y = bind_objective(SmoothTaylor(noise="adaptive", roots=4, objective="autvc")), torch.tensor([1, 1])
     torch.testing.assert_close(method(network, images[:2], y).map, method(network, images[:2], y, [0, 1]).map)
 
 
 def test_a_method_that_wants_no_measure_is_ready_as_it_is():
     method = SmoothTaylor()
-    assert ready(method) is method
+    assert bind_objective(method) is method
 
 
 @pytest.mark.parametrize("options", [{"error": 0.1}, {"unit": "range"}], ids=str)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torchvision import models as torchvision_models
 
 from stochx.catalog import NOISES
-from stochx.engine.ascent import look
+from stochx.engine.ascent import loss_gradient
 from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.network.stochastic import SITES, at_scale, calibrate, noise_layers, parameter_groups, penalty, sites
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
@@ -146,7 +146,7 @@ def test_noise_on_weights_keeps_what_a_layer_of_ones_own_does_with_them(text):
         assert torch.equal(model(x), plain)
     said = under(1, model)
     assert not torch.allclose(said, plain)
-    torch.testing.assert_close(under(1, twin(model).whole), said, rtol=0, atol=1e-5)
+    torch.testing.assert_close(under(1, fused(model).whole), said, rtol=0, atol=1e-5)
     model.network[0].noise, model.network[3].scale = nn.Identity(), 0.0  # the first weight twice, the last as it is
     first, last = model.network[0].layer, model.network[3].layer
     hidden = F.conv2d(x, 2 * (first.weight - first.weight.mean()), first.bias)
@@ -216,7 +216,7 @@ def test_the_variance_of_a_mean_gradient_falls_with_the_number_of_draws():
     points, goal = x[:1].expand(n, -1, -1, -1), Goal(torch.zeros(n, dtype=torch.long))  # each with draws of its own
     for draws in (1, 4, 16):
         with seeded(draws):
-            slopes = look(model, points, goal, LOSSES["ce"], draws).gradient
+            slopes = loss_gradient(model, points, goal, LOSSES["ce"], draws).gradient
         variance[draws] = float(slopes.double().var(0).sum())
     bound = 5 * 2 / math.sqrt(n)  # of the ratio of two variances, were all pixels one
     assert variance[1] / variance[4] == pytest.approx(4, rel=bound)
@@ -228,9 +228,9 @@ def test_draws_that_a_batch_shares_are_taken_one_after_the_other(noise):
     model, goal = net(noise), Goal(torch.arange(4))
     model.noise = "forward"
     with seeded(0):
-        together = look(model, x, goal, LOSSES["ce"], 4)
+        together = loss_gradient(model, x, goal, LOSSES["ce"], 4)
     with seeded(0):
-        singles = [look(model, x, goal, LOSSES["ce"]) for _ in range(4)]
+        singles = [loss_gradient(model, x, goal, LOSSES["ce"]) for _ in range(4)]
     torch.testing.assert_close(together.gradient, torch.stack([one.gradient for one in singles]).mean(0))
     torch.testing.assert_close(together.loss, torch.stack([one.loss for one in singles]).mean(0))
     assert not torch.allclose(singles[0].gradient, singles[1].gradient, rtol=0.01)

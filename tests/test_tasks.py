@@ -11,7 +11,7 @@ from stochx.attributions import Gradient, SmoothGrad
 from stochx.engine.io.data import Item
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import FailureError
+from stochx.errors import RunError
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.explain import Explained, explain
 
@@ -72,5 +72,5 @@ def test_logits_that_are_not_finite_fail_their_image_alone(tiny):
     model = Classifier(Picky(), list("abcde"), Preparation(16, 16)).double().eval()
     given = [Source(str(i), lambda i=i: Item(str(i), x[i])) for i in range(2)]
     bad, good = explain(model, {"gradient": Gradient(), "smoothgrad:samples=2": SmoothGrad(samples=2)}, given)[:2]
-    assert isinstance(bad, Failed) and isinstance(bad.error, FailureError) and "`0`" in str(bad.error)
+    assert isinstance(bad, Failed) and isinstance(bad.error, RunError) and "`0`" in str(bad.error)
     assert good.index == 1

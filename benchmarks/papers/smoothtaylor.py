@@ -26,12 +26,12 @@ import torch
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.cli._sources import sources_of
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.gradients import gradient, logits
-from stochx.engine.io.store import Run, write_text
+from stochx.engine.io.store import RunFolder, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.statistics import estimate, holm, paired_p, student
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.loading import load_model
 from stochx.reports.scores import draw_curves
 from stochx.tasks.batches import Failed
@@ -129,7 +129,7 @@ def run_network(
     """Score images until the deadline; all records of this network so far, and what was run."""
     texts = metric_texts(args.draws)
     metrics = {text: METRICS.make(text) for text in texts.values()}
-    runtime = choose(args.device)
+    runtime = select_runtime(args.device)
     model = load_model(name, device=runtime.device)
     settings = {"images": [], "data": args.data, "limit": args.limit}
     sources = sources_of(settings, model)
@@ -137,7 +137,7 @@ def run_network(
     rows = world.gather([rows_for(model, args, folder, (deadline - time.time()) * world.size)])[0]
     methods = {text: ATTRIBUTIONS.make(text) for text in rows}
     config = {"model": name, "data": args.data, "draws": args.draws, "seed": args.seed, "method": list(methods)}
-    run = Run(folder, config, world.rank, resume=True)
+    run = RunFolder(folder, config, world.rank, resume=True)
     records, done = list(run.records), {record["index"] for record in run.records}
     failures, spent = 0, 0.0
     with runtime.scope():
@@ -331,7 +331,7 @@ def main() -> None:
     if not names:
         parser.error("no weights below STOCHX_SHARED: give --model")
     results, begun = {}, time.time()
-    with joined() as world:
+    with process_group() as world:
         for place, name in enumerate(names):
             deadline = begun + 60 * args.budget * (place + 1) / len(names)
             results[name] = run_network(name, args, args.output / Path(name).stem, deadline, world)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
-from stochx.attacks._run import Run
-from stochx.engine.ascent import glance
+from stochx.attacks._run import AttackState
+from stochx.engine.ascent import loss_value
 from stochx.engine.losses import Goal, margin
 from stochx.engine.threat import Ball
 
@@ -22,10 +22,10 @@ def one_after_the_other(
     On a deterministic network each sees the survivors of those before. On a stochastic one nothing is dropped: every
     attack sees every image, and the context's choosing draws pick.
     """
-    run, goal = Run(x, y, context), Goal(y, context.target)
+    run, goal = AttackState(x, y, context), Goal(y, context.target)
 
     def value(points: Tensor) -> Tensor:
-        return glance(model, points, goal[run.active], margin).loss
+        return loss_value(model, points, goal[run.active], margin).loss
 
     for place, (name, attack) in enumerate(attacks.items()):
         if run.over:
@@ -37,7 +37,7 @@ def one_after_the_other(
     return run.attempt
 
 
-def _of_some(context: Context, active: Tensor, run: Run, name: str) -> Context:
+def _of_some(context: Context, active: Tensor, run: AttackState, name: str) -> Context:
     """The context of some of the images; every attack draws its own random starts."""
     wrong = context.wrong
 

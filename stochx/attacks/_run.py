@@ -13,7 +13,7 @@ from stochx.engine.losses import Goal
 from stochx.engine.seeds import Key
 
 
-class Run:
+class AttackState:
     """The best x' of each image so far, and which images are still worked on.
 
     On a deterministic network an image that is wrong leaves at once, at whatever point it is. On a stochastic one

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import Run
+from stochx.attacks._run import AttackState
 from stochx.attacks._search import PACES, Pace, Search, some, stages
-from stochx.engine.ascent import Look, glance, look
+from stochx.engine.ascent import Look, loss_gradient, loss_value
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball
 
@@ -46,7 +46,7 @@ class APGD:
             raise ValueError("rho must lie in (0, 1]")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        run, index = Run(x, y, context), 0
+        run, index = AttackState(x, y, context), 0
         for goal in self._goals(model, x, y, context):
             for _ in range(self.restarts):
                 if not run.over:
@@ -59,17 +59,17 @@ class APGD:
         if self.loss != "targeted-dlr" or context.target is not None:
             yield Goal(y, context.target)
             return
-        said = glance(model, x, Goal(y), LOSSES["margin"], self.eot).logits
+        said = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot).logits
         others = said.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
         for target in others[:, : self.targets].T:
             yield Goal(y, target)
 
-    def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: Run, index: int) -> None:
+    def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: AttackState, index: int) -> None:
         """One search from a random point; what lies outside the ball, in a wider one, is not judged."""
         loss = LOSSES[self.loss.removeprefix("targeted-")]
 
         def climb(points: Tensor) -> Look:
-            found = look(model, points, goal[run.active], loss, self.eot, self.estimand)
+            found = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
             run.count(found.forwards)
             return found
 

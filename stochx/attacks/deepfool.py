@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import Run
-from stochx.engine.ascent import glance, look
+from stochx.attacks._run import AttackState
+from stochx.engine.ascent import loss_gradient, loss_value
 from stochx.engine.device import full_precision
 from stochx.engine.losses import Goal, gap, margin
 from stochx.engine.threat import Ball, Norm, norm_of
@@ -43,18 +43,18 @@ class DeepFool:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm not in DUALS:
             raise UsageError(f"`deepfool` measures no lengths in `{ball.norm}`", "use `--norm linf` or `l2`")
-        run, goal = Run(x, y, context), Goal(y, context.target)
+        run, goal = AttackState(x, y, context), Goal(y, context.target)
 
         def value(points: Tensor) -> Tensor:
-            return glance(model, points, goal, margin).loss
+            return loss_value(model, points, goal, margin).loss
 
-        classes = _candidates(glance(model, x, goal, margin).logits, goal, self.candidates)
+        classes = _candidates(loss_value(model, x, goal, margin).logits, goal, self.candidates)
         way, count, rise = torch.zeros_like(x), classes.shape[1], gap if goal.target is None else margin
         points, walks, taken = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(y)
         run.count(1)
         for step in range(self.steps + 1):
             with full_precision():
-                said = glance(model, points[walks], goal[walks], margin)
+                said = loss_value(model, points[walks], goal[walks], margin)
             taken[walks] = step
             run.forwards[walks] += 1
             walks = walks[said.loss <= 0]
@@ -62,7 +62,7 @@ class DeepFool:
                 break
             rows = Goal(y[walks].repeat_interleave(count), classes[walks].flatten())
             with full_precision():
-                found = look(model, points[walks].repeat_interleave(count, 0), rows, rise)
+                found = loss_gradient(model, points[walks].repeat_interleave(count, 0), rows, rise)
             run.forwards[walks] += count
             way[walks] += _shortest(found.loss.view(-1, count), found.gradient, ball)
             points[walks] = (x[walks] + (1 + self.overshoot) * way[walks]).clamp(0, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.engine.ascent import look
+from stochx.engine.ascent import loss_gradient
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball
 
@@ -30,7 +30,7 @@ class FGSM:
             raise ValueError("eot must be at least 1")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        found = look(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
+        found = loss_gradient(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
         once = torch.ones_like(y)
         adv = ball.project(x + ball.eps * ball.ascent(found.gradient), x)
         return Attempt(adv, once, torch.zeros_like(y), once * found.forwards)

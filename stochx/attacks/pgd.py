@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import Run, goal_of
-from stochx.engine.ascent import glance, look
+from stochx.attacks._run import AttackState, goal_of
+from stochx.engine.ascent import loss_gradient, loss_value
 from stochx.engine.losses import LOSSES
 from stochx.engine.threat import Ball
 
@@ -45,14 +45,14 @@ class PGD:
             raise ValueError("`kl` is flat at the image and needs a random start")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        run, length = Run(x, y, context), ball.eps * (self.step or 2.5 / self.steps)
+        run, length = AttackState(x, y, context), ball.eps * (self.step or 2.5 / self.steps)
         goal, loss = goal_of(model, x, y, context, self.loss, self.eot), LOSSES[self.loss]
 
         def value(points: Tensor) -> Tensor:
             if self.restarts == 1:
                 return points.new_zeros(len(points))  # there is nothing to compare it with
             run.count(1)
-            return glance(model, points, goal[run.active], loss).loss
+            return loss_value(model, points, goal[run.active], loss).loss
 
         for restart in range(self.restarts):
             if run.over:
@@ -61,7 +61,7 @@ class PGD:
             points = ball.sample(center, run.keys, restart) if self.random_start else center
             former = torch.zeros_like(points)
             for step in range(self.steps):
-                found = look(model, points, goal[run.active], loss, self.eot, self.estimand)
+                found = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
                 run.count(found.forwards)
                 stays = run.leave(points, found.logits, step, restart)
                 if run.over:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import Run
-from stochx.engine.ascent import glance
+from stochx.attacks._run import AttackState
+from stochx.engine.ascent import loss_value
 from stochx.engine.losses import Goal, margin
 from stochx.engine.threat import Ball
 
@@ -27,10 +27,10 @@ class RandomSearch:
             raise ValueError("tries must be at least 1")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        run, goal = Run(x, y, context), Goal(y, context.target)
+        run, goal = AttackState(x, y, context), Goal(y, context.target)
 
         def value(points: Tensor) -> Tensor:
-            return glance(model, points, goal[run.active], margin).loss
+            return loss_value(model, points, goal[run.active], margin).loss
 
         for index in range(self.tries):
             if run.over:

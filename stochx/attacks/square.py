@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import Run
+from stochx.attacks._run import AttackState
 from stochx.attacks._squares import NUMBERS, coloured, moved, stripes, tiles
-from stochx.engine.ascent import glance
+from stochx.engine.ascent import loss_value
 from stochx.engine.device import full_precision
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.seeds import Key, generator
@@ -52,7 +52,7 @@ class Square:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm not in SQUARES:
             raise UsageError(f"`square` has no squares in `{ball.norm}`", "use `--norm linf` or `l2`")
-        run, goal, loss = Run(x, y, context), Goal(y, context.target), LOSSES[self.loss]
+        run, goal, loss = AttackState(x, y, context), Goal(y, context.target), LOSSES[self.loss]
         start, propose = SQUARES[ball.norm]
         center, points = x, ball.project(start(x, run.keys, ball), x)
         best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
@@ -64,7 +64,7 @@ class Square:
                 points = propose(center, best, ball, self.side(query, x), drawn[:, query % BLOCK])
                 points = ball.project(points, center)
             with full_precision():  # bfloat16 does not see small gains
-                found = glance(model, points, goal[run.active], loss, self.eot)
+                found = loss_value(model, points, goal[run.active], loss, self.eot)
             run.count(self.eot)
             better = found.loss > top
             best, top = points.where(better.view(-1, 1, 1, 1), best), found.loss.maximum(top)

@@ -27,7 +27,7 @@ class Best:
         """Before the first evaluation; an image whose objective is never defined keeps `start`."""
         return Best(objective, start.clone(), torch.full_like(start, torch.inf), torch.zeros_like(start).long())
 
-    def ask(self, active: Tensor, sigma: Tensor) -> Tensor:
+    def evaluate(self, active: Tensor, sigma: Tensor) -> Tensor:
         """The objective of the images `active` (A,) at `sigma` (A,), undefined values infinite; the best is kept."""
         if not len(active):
             return sigma
@@ -55,15 +55,15 @@ def climb(
     active = torch.arange(len(start), device=start.device)
     sigma, steps = start.clone(), torch.full_like(start, step)
     failures = torch.zeros_like(active)
-    value = best.ask(active, sigma)
+    value = best.evaluate(active, sigma)
     for _ in range(iterations):
         if not len(active):
             break
         up = (sigma[active] + steps[active]).abs()
-        found, moved = best.ask(active, up), up.clone()
+        found, moved = best.evaluate(active, up), up.clone()
         worse = found > value[active]
         moved[worse] = (sigma[active[worse]] - steps[active[worse]]).abs()
-        found[worse] = best.ask(active[worse], moved[worse])
+        found[worse] = best.evaluate(active[worse], moved[worse])
         failed = found > value[active]
         stopping = failed & (failures[active] >= patience)
         failures[active] = torch.where(failed, failures[active] + 1, 0)
@@ -84,18 +84,18 @@ def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, secti
     left, right = low.log(), high.log()
     share = torch.linspace(0, 1, grid, dtype=low.dtype, device=low.device)
     places = torch.lerp(left[None], right[None], share[:, None])
-    values = torch.stack([best.ask(everyone, place.exp()) for place in places])
+    values = torch.stack([best.evaluate(everyone, place.exp()) for place in places])
     middle = values.argmin(0)
     a = places.gather(0, (middle - 1).clamp(min=0)[None])[0]
     b = places.gather(0, (middle + 1).clamp(max=grid - 1)[None])[0]
     inner = [torch.lerp(b, a, INVERSE_GOLDEN), torch.lerp(a, b, INVERSE_GOLDEN)]
-    heights = [best.ask(everyone, point.exp()) for point in inner[: min(2, sections)]]
+    heights = [best.evaluate(everyone, point.exp()) for point in inner[: min(2, sections)]]
     for _ in range(sections - 2):
         lower = heights[0] <= heights[1]  # the minimum lies left of the right point
         a, b = torch.where(lower, a, inner[0]), torch.where(lower, inner[1], b)
         kept, height = torch.where(lower, inner[0], inner[1]), torch.where(lower, heights[0], heights[1])
         fresh = a + b - kept
-        found = best.ask(everyone, fresh.exp())
+        found = best.evaluate(everyone, fresh.exp())
         inner = [torch.where(lower, fresh, kept), torch.where(lower, kept, fresh)]
         heights = [torch.where(lower, found, height), torch.where(lower, height, found)]
     return best

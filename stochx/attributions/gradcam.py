@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.network.graph import last_convolution, node_of
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
@@ -31,7 +31,7 @@ class GradCAM:
     relu: bool = True  # keep only what speaks for the class
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = twin(model)
+        fast = fused(model)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
         node = node_of(fast.graph, self.layer) if self.layer else last_convolution(fast.graph)

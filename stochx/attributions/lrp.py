@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stochx.attributions import Explanation
 from stochx.engine.device import in_batches
 from stochx.engine.lrp import rules
-from stochx.engine.lrp.tape import FirstRule, Rule, Rules, Tape
-from stochx.engine.network.fused import twin
+from stochx.engine.lrp.tape import FirstRule, RelevanceTape, Rule, Rules
+from stochx.engine.network.fused import fused
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
 
@@ -49,7 +49,7 @@ class LRP:
             raise ValueError("gamma must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = twin(model)
+        fast = fused(model)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
         graph, chosen = fast.graph, self.rules()
@@ -57,7 +57,7 @@ class LRP:
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 
         def work(start: int, stop: int) -> None:
-            tape = Tape(graph, fast.normalise(x[start:stop]))
+            tape = RelevanceTape(graph, fast.normalise(x[start:stop]))
             classes = target[start:stop, None]
             logit = tape.output.gather(1, classes)
             first = torch.zeros_like(tape.output).scatter(1, classes, logit)

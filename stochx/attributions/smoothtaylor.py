@@ -49,7 +49,7 @@ class SmoothTaylor:
             raise ValueError("noise=adaptive takes all roots, and seeks sigma in normalised units")
 
     @property
-    def wants(self) -> str:
+    def objective_metric(self) -> str:
         """The metric that a call needs as its `measure`; empty for none."""
         return self.objective if self.noise == "adaptive" else ""
 
@@ -77,7 +77,7 @@ class SmoothTaylor:
         if measure is None:
             raise UsageError(
                 "adaptive noising needs a measure to make small",
-                "`stochx.tasks.adaptive.ready(method)` brings the one that `objective` names",
+                "`stochx.tasks.adaptive.bind_objective(method)` brings the one that `objective` names",
             )
 
         def objective(active: Tensor, sigma: Tensor) -> Tensor:

@@ -15,19 +15,19 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
 from stochx.cli.attack import Point
-from stochx.engine.device import choose
-from stochx.engine.io.store import Run, to_toml, write_text
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.errors import InputError, UsageError
 from stochx.loading import Loaded, load_data, open_model
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
 from stochx.tasks.attack import Attacked, attack
 from stochx.tasks.batches import Failed, Source
-from stochx.tasks.checks import Check, check
+from stochx.tasks.checks import Check, check_evaluation
 from stochx.tasks.robustness import compare, summarise
 
 
@@ -43,8 +43,8 @@ def run_attack(
     start: float,
 ) -> tuple[Document | None, list[Record], int]:
     """Attack and write everything; the document, its rows and the exit code (no document off rank 0)."""
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"], batch_size)
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"], batch_size)
         load = partial(
             open_model, arch=args["arch"], mean=normalisation[0], std=normalisation[1], device=runtime.device
         )
@@ -57,7 +57,7 @@ def run_attack(
                 f"`{args['model']}` has no noise layers whose degree could be swept",
                 "make a student with `stochx distill`, or use `--sweep eps=...`",
             )
-        rows, records, failed, runs = list[Record](), list[list[Record]](), list[Failed](), list[Run]()
+        rows, records, failed, runs = list[Record](), list[list[Record]](), list[Failed](), list[RunFolder]()
         saved = Saved()
         with runtime.scope():
             for name, model in models.items():
@@ -140,7 +140,9 @@ def _checks(
 ) -> list[Check]:
     if args["checks"] == "none" or not rows:
         return []
-    return check(model, attacks, _labelled(args, model), ball, rows, args["seed"], full=args["checks"] == "full")
+    return check_evaluation(
+        model, attacks, _labelled(args, model), ball, rows, args["seed"], full=args["checks"] == "full"
+    )
 
 
 def _code(rows: Sequence[Record], failed: Sequence[Failed], verdicts: Sequence[Check], gate: Any) -> int:
@@ -162,10 +164,10 @@ def _attack(
     world: World,
     resume: bool,
     quiet: bool,
-) -> tuple[Run, list[Record], list[Failed], Saved]:
+) -> tuple[RunFolder, list[Record], list[Failed], Saved]:
     """One network at one point, with a run folder of its own: all records, what failed, and the images saved."""
     sources = _labelled(args, model)
-    run = Run(Path(args["output"]), args, world.rank, resume)
+    run = RunFolder(Path(args["output"]), args, world.rank, resume)
     before = [record for record in run.records if record["index"] < len(sources)]
     files = file_names([source.name for source in sources])
     saved = [Saved()]

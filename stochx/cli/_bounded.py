@@ -11,16 +11,16 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, document
 from stochx.cli._outcome import Record as Line
 from stochx.cli._planes import View, check_alike, views_of
-from stochx.engine.device import choose
-from stochx.engine.io.store import Run
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.sweep import sweep
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.loading import load_data, load_model
 from stochx.reports.boundary import Panel, Scene, draw_plane, palette, read_maps, save_maps, save_plane, short_names
 from stochx.reports.evolution import animate, draw_evolution
 from stochx.reports.maps import file_names
-from stochx.tasks.boundary import Record, Row, Said, measure, outside, over_all, record
+from stochx.tasks.boundary import BoundaryRecord, BoundaryRow, Predictions, measure, outside, pooled_row, record
 
 AXES = {
     "images": "L2 distance from image 1 towards image 2",
@@ -72,8 +72,8 @@ def run_boundary(
 ) -> tuple[Document | None, list[Line]]:
     """Look at all planes with all networks and write everything; nothing to print off rank 0."""
     mean, std = normalisation
-    with joined() as world:
-        runtime = choose(args["device"], "fp32", batch_size)
+    with process_group() as world:
+        runtime = select_runtime(args["device"], "fp32", batch_size)
         models = {
             text: load_model(text, arch=args["arch"], mean=mean, std=std, device=runtime.device)
             for text in args["models"]
@@ -82,7 +82,7 @@ def run_boundary(
         with runtime.scope():
             views = views_of(args, eps, models[args["models"][0]], load_data(args["data"]))
             unit = eps if args["plane"] != "images" else None
-            run = Run(Path(args["output"]), args, world.rank, resume)
+            run = RunFolder(Path(args["output"]), args, world.rank, resume)
             case = Case(args, models, views, unit, run.folder)
             records = _records(case, run, world, quiet)
             if not world.leads:
@@ -105,14 +105,14 @@ def run_boundary(
         return made, lines
 
 
-def _records(case: Case, run: Run, world: World, quiet: bool) -> list[Record]:
+def _records(case: Case, run: RunFolder, world: World, quiet: bool) -> list[BoundaryRecord]:
     """One for each plane and network, in this order; their maps are written to files of their own."""
     args, jobs = case.args, case.jobs
-    before = {line["index"]: Record(**line) for line in run.records if jobs[line["index"]][2].exists()}
+    before = {line["index"]: BoundaryRecord(**line) for line in run.records if jobs[line["index"]][2].exists()}
     cells = sum(len(a) * len(b) for a, b in (view.plane.grid(args["resolution"]) for view, _, _ in jobs))
     with output.progress("looking", -(-cells // world.size), quiet or not world.leads) as advance:
 
-        def work(places: range, _: None) -> list[Record]:
+        def work(places: range, _: None) -> list[BoundaryRecord]:
             (index,) = places
             view, name, file = jobs[index]
             model, sizes = case.models[name], (args["resolution"], args["draws"], args["seed"])
@@ -121,25 +121,25 @@ def _records(case: Case, run: Run, world: World, quiet: bool) -> list[Record]:
             save_maps(file, said)
             return [found]
 
-        def report(found: Sequence[Record], _: int) -> None:
+        def report(found: Sequence[BoundaryRecord], _: int) -> None:
             run.append([dataclasses.asdict(one) for one in found])
 
         new = sweep(len(jobs), 1, lambda places: None, work, world, before, report)
     return sorted([*before.values(), *new], key=lambda one: one.index)
 
 
-def _rows(case: Case, records: Sequence[Record], maps: Sequence[Said]) -> list[Row]:
+def _rows(case: Case, records: Sequence[BoundaryRecord], maps: Sequence[Predictions]) -> list[BoundaryRow]:
     """A row for each plane and network; with several planes also one for each network over all."""
     count = len(case.models)
     rows = [
         measure(one, said, maps[i - i % count], case.classes, case.models[one.model].noise != "none")
         for i, (one, said) in enumerate(zip(records, maps, strict=True))
     ]
-    together = [over_all(rows[k::count], records[k::count]) for k in range(count)] if len(rows) > count else []
+    together = [pooled_row(rows[k::count], records[k::count]) for k in range(count)] if len(rows) > count else []
     return rows + together
 
 
-def _draw(case: Case, rows: Sequence[Row], maps: Sequence[Said]) -> None:
+def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions]) -> None:
     """The planes' own files and, unless unwanted, all figures."""
     count, folder = len(case.models), case.folder
     moving = case.args["animate"]

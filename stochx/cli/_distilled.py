@@ -15,16 +15,16 @@ import torch
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
 from stochx.cli._trained import adversarial_of, held_of, run_lessons, trained_of
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
-from stochx.engine.world import joined
+from stochx.engine.world import process_group
 from stochx.loading import architecture, install_noise, load_data, load_model
-from stochx.tasks.distill import calibrated, criterion_of, fit_for, measure, student_of
+from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import objective
-from stochx.tasks.train import accuracy, lessons
+from stochx.tasks.train import accuracy, split_for_training
 
 
 def run_distillation(
@@ -39,18 +39,18 @@ def run_distillation(
 ) -> tuple[Document | None, list[Row]]:
     """Teach, measure, write `student.safetensors` and the run's files; nothing to print off rank 0."""
     mean, std = normalisation
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"])
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"])
         train, test = load_data(args["data"], "train"), load_data(args["data"], "test")
         teacher = load_model(args["teacher"], arch=args["teacher_arch"], mean=mean, std=std, device=runtime.device)
-        teacher = fit_for(teacher, train)
+        teacher = check_teacher(teacher, train)
         limit = min(len(train), args["limit"] or len(train))
         held = held_of(args, limit)
-        learnt = lessons(train, teacher.preparation, limit, held)
+        learnt = split_for_training(train, teacher.preparation, limit, held)
         with runtime.scope():
             student = _student(args, teacher, learnt.pixels)
             lowered = objective(
-                criterion_of(teacher, *lesson),
+                make_criterion(teacher, *lesson),
                 adversarial_of(args),
                 penalty if noise_layers(student) else None,
                 args["seed"],
@@ -77,7 +77,7 @@ def _student(args: Mapping[str, Any], teacher: Classifier, pixels: torch.Tensor)
     build = None
     if args["init"] == "random":
         build = partial(_built, args["arch"] or teacher.arch, len(teacher.classes))
-    student = student_of(teacher, build, args["seed"])
+    student = make_student(teacher, build, args["seed"])
     if args["noise"] != "none":
         with seeded(args["seed"], "noise"):
             install_noise(student, args["noise"])

@@ -13,9 +13,9 @@ from torch import nn
 
 from stochx.cli.bar import training_bar
 from stochx.engine.device import current
-from stochx.engine.io.store import Run
+from stochx.engine.io.store import RunFolder
 from stochx.engine.network.stochastic import parameter_groups
-from stochx.engine.training.fit import Batch, Objective, Plan, Step, Validate, fit
+from stochx.engine.training.fit import Objective, Plan, Step, TrainingBatch, Validate, fit
 from stochx.engine.training.items import Items
 from stochx.engine.world import World
 
@@ -41,17 +41,17 @@ class Course:
 
 def run_epochs(
     args: Mapping[str, Any], folder: Path, model: nn.Module, course: Course, world: World, *, quiet: bool, resume: bool
-) -> tuple[Run, list[Row]]:
+) -> tuple[RunFolder, list[Row]]:
     """Train `model` into a run folder; its rows, one for each epoch.
 
     Writes a line of `records.jsonl` after each epoch, and with `save_epochs` its weights.
     """
-    run, state = Run(folder, args, world.rank, resume), folder / "state.safetensors"
+    run, state = RunFolder(folder, args, world.rank, resume), folder / "state.safetensors"
     rows: dict[int, Row] = {record["epoch"]: record for record in run.records}
     saved = course.save if world.leads and args["save_epochs"] else lambda path: None
     with training_bar(course.plan.epochs, len(course.items), quiet or not world.leads, course.unit) as bar:
 
-        def watched(network: nn.Module, batch: Batch) -> Step:
+        def watched(network: nn.Module, batch: TrainingBatch) -> Step:
             step = course.lowered(network, batch)
             bar.step(batch.epoch, len(batch.y) * world.size, step.loss.detach())
             return step

@@ -12,15 +12,15 @@ from stochx.cli import output
 from stochx.cli._outcome import Document, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
 from stochx.cli.preview import preview
-from stochx.engine.device import choose
-from stochx.engine.io.store import Run
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.errors import InputError
 from stochx.loading import load_model
 from stochx.reports.maps import draw_explanation, file_names, save_map
 from stochx.tasks.batches import Failed, Source
-from stochx.tasks.explain import Explained, Row, explain
+from stochx.tasks.explain import Explained, ExplanationRow, explain
 
 
 def run_explain(
@@ -38,8 +38,8 @@ def run_explain(
     for path in args["images"]:
         if not Path(path).exists() and len(args["images"]) == 1:
             raise InputError(f"no such image: `{path}`", "check the path")
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"], batch_size)
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"], batch_size)
         mean, std = normalisation
         model = load_model(args["model"], arch=args["arch"], mean=mean, std=std, device=runtime.device)
         if not args["crop"]:
@@ -62,7 +62,7 @@ def _run(
     quiet: bool,
     start: float,
 ) -> tuple[Document | None, list[dict[str, Any]], int]:
-    run = Run(Path(args["output"]), args, world.rank, resume)
+    run = RunFolder(Path(args["output"]), args, world.rank, resume)
     before = [record for record in run.records if record["index"] < len(sources)]
     done = {record["index"] for record in before}
     names = file_names([source.name for source in sources])
@@ -78,8 +78,8 @@ def _run(
 
     with output.progress("explaining", -(-len(sources) // world.size), quiet or not world.leads) as advance:
 
-        def report(found: list[Row | Failed], items: int) -> None:
-            rows = [_record(row, names[row.index]) for row in found if isinstance(row, Row)]
+        def report(found: list[ExplanationRow | Failed], items: int) -> None:
+            rows = [_record(row, names[row.index]) for row in found if isinstance(row, ExplanationRow)]
             if rows:
                 run.append(rows)
             advance(items)
@@ -96,7 +96,7 @@ def _run(
             keep=keep,
             report=report,
         )
-    new = [_record(row, names[row.index]) for row in found if isinstance(row, Row)]
+    new = [_record(row, names[row.index]) for row in found if isinstance(row, ExplanationRow)]
     failed = [row for row in found if isinstance(row, Failed)]
     rows = merged(before, new, list(methods))
     if not world.leads:
@@ -109,7 +109,7 @@ def _run(
     return made, rows, exit_code(rows, failed)
 
 
-def _record(row: Row, name: str) -> dict[str, Any]:
+def _record(row: ExplanationRow, name: str) -> dict[str, Any]:
     record = dataclasses.asdict(row)
     record["map"] = f"{name}.{file_names([row.method])[0]}.npz"
     return record

@@ -15,12 +15,12 @@ from stochx.attributions.lrp import LRP
 from stochx.catalog import ATTRIBUTIONS
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation, read, to_tensor
-from stochx.engine.io.store import Run
+from stochx.engine.io.store import RunFolder
 from stochx.errors import InputError, printable
-from stochx.fewshot_networks import load_matcher
+from stochx.fewshot_networks import load_fewshot
 from stochx.loading import load_data
 from stochx.reports.maps import file_names
 from stochx.reports.matches import draw_matches, save_matches
@@ -31,12 +31,12 @@ log = logging.getLogger("stochx")
 
 def run_few_shot(args: Mapping[str, Any], *, resume: bool, quiet: bool, start: float) -> tuple[Document, list[Row]]:
     """Explain every image; writes its maps and its figure, and the run's files."""
-    runtime = choose(args["device"], args["precision"])
-    model = load_matcher(args["model"], arch=args["arch"], device=runtime.device)
+    runtime = select_runtime(args["device"], args["precision"])
+    model = load_fewshot(args["model"], arch=args["arch"], device=runtime.device)
     rules = cast(LRP, ATTRIBUTIONS.make(args["method"][0])).rules()
     preparation = model.backbone.model.preparation
     classes, support = _support(load_data(args["support"]), args["support"], preparation)
-    run = Run(Path(args["output"]), args, resume=resume)
+    run = RunFolder(Path(args["output"]), args, resume=resume)
     done = {record["image"] for record in run.records}
     names, rows = file_names(args["images"]), [row for row in run.records if row["image"] in args["images"]]
     with runtime.scope(), output.progress("explaining", len(names), quiet) as advance:

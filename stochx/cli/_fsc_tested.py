@@ -10,14 +10,14 @@ from typing import Any
 
 from stochx.cli import output
 from stochx.cli._epochs import Document, Row, machine_of
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Task
-from stochx.engine.fewshot.network import Matcher, check_transductive
-from stochx.engine.io.store import Run
+from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
+from stochx.engine.io.store import RunFolder
 from stochx.engine.statistics import estimate, paired_p
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.errors import printable
-from stochx.fewshot_networks import load_matcher
+from stochx.fewshot_networks import load_fewshot
 from stochx.loading import load_data
 from stochx.tasks.fewshot import accuracies, domain_of
 
@@ -28,14 +28,14 @@ def run_test(
     args: Mapping[str, Any], folder: Path, *, resume: bool, quiet: bool, start: float
 ) -> tuple[Document | None, list[Row]]:
     """Measure on every domain; `records.jsonl` gets a line for each domain and shot, with every episode's accuracy."""
-    with joined() as world:
-        runtime = choose(args["device"])
+    with process_group() as world:
+        runtime = select_runtime(args["device"])
         files = [args["model"], *([args["versus"]] if args["versus"] else [])]
-        models = [load_matcher(file, arch=args["arch"], device=runtime.device) for file in files]
+        models = [load_fewshot(file, arch=args["arch"], device=runtime.device) for file in files]
         if args["transductive"]:
             for model in models:
                 check_transductive(model.head, model.head_text)
-        run = Run(folder, args, world.rank, resume)
+        run = RunFolder(folder, args, world.rank, resume)
         records = {record["domain"]: record for record in run.records}
         with (
             runtime.scope(),
@@ -63,7 +63,9 @@ def run_test(
         return document, rows
 
 
-def _episodes(args: Mapping[str, Any], models: list[Matcher], text: str, world: World) -> list[dict[str, list[float]]]:
+def _episodes(
+    args: Mapping[str, Any], models: list[FewShotNetwork], text: str, world: World
+) -> list[dict[str, list[float]]]:
     """For each network the accuracy in every episode of a domain, by shot."""
     data, found = load_data(text, "test"), []
     for model in models:
@@ -75,7 +77,7 @@ def _episodes(args: Mapping[str, Any], models: list[Matcher], text: str, world: 
     return found
 
 
-def _warn_of_seen(model: Matcher, text: str, classes: tuple[str, ...]) -> None:
+def _warn_of_seen(model: FewShotNetwork, text: str, classes: tuple[str, ...]) -> None:
     learnt = {name for names in model.facts.get("classes", {}).values() for name in names}
     seen = [name for name in classes if name in learnt]
     if seen:

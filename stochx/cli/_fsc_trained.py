@@ -12,11 +12,11 @@ from stochx.catalog import GUIDES
 from stochx.cli import output
 from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
 from stochx.cli._trained import plan_of
-from stochx.engine.device import choose
-from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check
-from stochx.engine.fewshot.network import Matcher
-from stochx.engine.world import joined
-from stochx.fewshot_networks import load_matcher, make_matcher, save_matcher
+from stochx.engine.device import select_runtime
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
+from stochx.engine.fewshot.network import FewShotNetwork
+from stochx.engine.world import process_group
+from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import install_noise, load_data
 from stochx.reports.training import draw_curves
 from stochx.tasks.fewshot import apart, domains_of, episodic, validation
@@ -31,13 +31,13 @@ def run_episodes(
 ) -> tuple[Document | None, list[Row]]:
     """Train, write `model.safetensors` and the run's files; nothing to print off rank 0."""
     task = Task(args["way"], args["shot"], args["queries"])
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"])
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"])
         model = _first(args, task)
         preparation = model.backbone.model.preparation
         learnt = domains_of({text: load_data(text, "train") for text in args["data"]}, preparation)
         for domain in learnt:
-            check(domain.pool, task)
+            check_pool(domain.pool, task)
         model.facts["classes"] = model.facts.get("classes", {}) | {
             domain.pool.name: list(domain.pool.classes) for domain in learnt
         }
@@ -55,7 +55,7 @@ def run_episodes(
             lowered,
             measure,
             best,
-            lambda path: save_matcher(path, model),
+            lambda path: save_fewshot(path, model),
             unit="episodes",
         )
         with runtime.scope():
@@ -66,7 +66,7 @@ def run_episodes(
         kept = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
         draw_curves(folder / "curves.png", rows, kept if held else None, attacked=False)
         path = folder / "model.safetensors"
-        save_matcher(path, model)
+        save_fewshot(path, model)
         result = [
             {
                 "head": model.head_text,
@@ -85,28 +85,28 @@ def run_episodes(
         return document, result
 
 
-def _first(args: Mapping[str, Any], task: Task) -> Matcher:
+def _first(args: Mapping[str, Any], task: Task) -> FewShotNetwork:
     """The network to train: a new one, or `init` with its weights; its facts tell this training."""
     facts = {key: args[key] for key in ("data", "guide", "way", "shot", "episodes", "fwt")}
     if args["init"] is None:
-        return make_matcher(
+        return make_fewshot(
             args["backbone"], args["head"], task.way, args["size"], args["seed"], facts, arch=args["arch"]
         )
-    model = load_matcher(args["init"], arch=args["arch"]).requires_grad_(True)
+    model = load_fewshot(args["init"], arch=args["arch"]).requires_grad_(True)
     model.head.check_way(task.way)
     model.way = task.way
     model.facts |= facts | {"init": args["init"]}
     return model
 
 
-def _held(args: Mapping[str, Any], learnt: list[Domain], model: Matcher, task: Task) -> list[Domain]:
+def _held(args: Mapping[str, Any], learnt: list[Domain], model: FewShotNetwork, task: Task) -> list[Domain]:
     """The domains with validation classes of their own."""
     texts = args["data"]
     held = domains_of({text: load_data(text, "val") for text in texts}, model.backbone.model.preparation)
     found = []
     for one, other in zip(learnt, held, strict=True):
         if apart(one.pool, other.pool):
-            check(other.pool, task)
+            check_pool(other.pool, task)
             found.append(other)
         else:
             log.warning("`%s` has no validation classes apart: it does not choose the best epoch", one.pool.name)

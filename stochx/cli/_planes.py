@@ -12,7 +12,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
 from stochx.errors import InputError, UsageError
 from stochx.reports.maps import file_names
-from stochx.tasks.planes import plane_of
+from stochx.tasks.planes import make_plane
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def _place(text: str, data: Data, name: str) -> int:
 
 def _view(args: Mapping[str, Any], eps: float, first: Classifier, data: Data, places: Sequence[int]) -> View:
     items = [data.item(place, first.preparation) for place in places]
-    plane = plane_of(first, items, args["plane"], eps, args["span"], args["seed"])
+    plane = make_plane(first, items, args["plane"], eps, args["span"], args["seed"])
     return View("-".join(file_names([item.key for item in items]))[:150], plane, items, data.classes)

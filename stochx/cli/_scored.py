@@ -13,11 +13,11 @@ from stochx.attributions import Attribution
 from stochx.cli import output
 from stochx.cli._outcome import Document, Record, complain, document, exit_code, merged
 from stochx.cli._sources import sources_of, target_of
-from stochx.engine.device import choose
+from stochx.engine.device import select_runtime
 from stochx.engine.io.mapfile import MapFile, find_maps, read_map
-from stochx.engine.io.store import Run
+from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.errors import InputError
 from stochx.loading import load_model
 from stochx.metrics import Metric
@@ -25,7 +25,7 @@ from stochx.reports.maps import file_names
 from stochx.reports.scores import draw_curves, draw_gallery, save_strip
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.score import Scored, check_needs, score, summarise
-from stochx.tasks.score_maps import Shelf, score_maps
+from stochx.tasks.score_maps import MapStore, score_maps
 
 log = logging.getLogger("stochx")
 
@@ -52,8 +52,8 @@ def run_score(
     shelf = None if args["maps"] is None else _shelf(Path(args["maps"]))
     pictured = bool(args["images"]) or args["data"] is not None
     check_needs(metrics, _given(shelf is None, pictured), HINTS)
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"], batch_size)
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"], batch_size)
         model = None
         if pictured:
             mean, std = normalisation
@@ -73,7 +73,7 @@ def _run(
     methods: Mapping[str, Attribution],
     metrics: Mapping[str, Metric],
     model: Classifier | None,
-    shelf: Shelf | None,
+    shelf: MapStore | None,
     gates: Sequence[tuple[str, float, bool]],
     world: World,
     resume: bool,
@@ -86,7 +86,7 @@ def _run(
         check_needs(metrics, {"model", "explain"} | (set() if item.mask is None else {"mask"}), HINTS)
     names = [source.name for source in sources] or list(shelf.places if shelf else [])
     labels = list(methods) or (shelf.methods if shelf else [])
-    run = Run(Path(args["output"]), args, world.rank, resume)
+    run = RunFolder(Path(args["output"]), args, world.rank, resume)
     before = [record for record in run.records if record["index"] < len(names)]
     files = file_names(names)
 
@@ -178,7 +178,7 @@ def _tell_exclusions(rows: Sequence[Record]) -> None:
             log.warning("`%s`: %d images are left out for all methods: %s", metric, row["excluded"], reasons)
 
 
-def _shelf(root: Path) -> Shelf:
+def _shelf(root: Path) -> MapStore:
     """The maps below a folder, by image and method; the files' facts are read now, their arrays when needed."""
     places: dict[str, dict[str, Callable[[], MapFile]]] = {}
     for path in find_maps(root):
@@ -189,10 +189,10 @@ def _shelf(root: Path) -> Shelf:
                 f"`{path}` is a second map of `{stored.image}` by `{stored.method}`", "put each method into a folder"
             )
         there[stored.method] = partial(read_map, path, root)
-    return Shelf(places)
+    return MapStore(places)
 
 
-def _fitting(sources: list[Source], shelf: Shelf | None) -> list[Source]:
+def _fitting(sources: list[Source], shelf: MapStore | None) -> list[Source]:
     """The images that have maps, with the classes that these explain."""
     if shelf is None:
         return sources

@@ -15,8 +15,8 @@ from stochx.cli import options as o
 from stochx.cli import output
 from stochx.cli._epochs import Course, Document, Row, machine_of, run_epochs
 from stochx.cli.training import attacked
-from stochx.engine.device import choose
-from stochx.engine.io.store import Run
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
@@ -24,12 +24,12 @@ from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
 from stochx.engine.training.fit import Objective, Plan
 from stochx.engine.training.items import Images
-from stochx.engine.world import World, joined
+from stochx.engine.world import World, process_group
 from stochx.errors import InputError
 from stochx.loading import load_data, load_model
 from stochx.reports.training import draw_curves
 from stochx.tasks.objectives import Adversarial, objective
-from stochx.tasks.train import Lessons, Trained, accuracy, build, lessons, validation
+from stochx.tasks.train import Trained, TrainingSplit, accuracy, build, split_for_training, validation
 
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
 HELD, WATCHED = 1000, 512  # images kept apart by default to choose by, or to watch; at most a tenth
@@ -76,12 +76,12 @@ def run_lessons(
     folder: Path,
     model: Classifier,
     lowered: Objective,
-    learnt: Lessons,
+    learnt: TrainingSplit,
     world: World,
     *,
     quiet: bool,
     resume: bool,
-) -> tuple[Run, list[Row]]:
+) -> tuple[RunFolder, list[Row]]:
     """Train `model` by the plan of `args` into a run folder; its rows, one for each epoch.
 
     The model ends with the weights of its best epoch, where images are kept apart, else with the last ones.
@@ -133,12 +133,12 @@ def run_training(
     args: Mapping[str, Any], folder: Path, *, resume: bool, quiet: bool, start: float
 ) -> tuple[Document | None, list[Row]]:
     """Train, measure, write `model.safetensors` and the run's files; nothing to print off rank 0."""
-    with joined() as world:
-        runtime = choose(args["device"], args["precision"])
+    with process_group() as world:
+        runtime = select_runtime(args["device"], args["precision"])
         train, test = load_data(args["data"], "train"), load_data(args["data"], "test")
         model = _first(args, train.classes).to(runtime.device)
         limit = min(len(train), args["limit"] or len(train))
-        learnt = lessons(train, model.preparation, limit, held_of(args, limit))
+        learnt = split_for_training(train, model.preparation, limit, held_of(args, limit))
         lowered = objective(
             adversarial=adversarial_of(args), penalty=penalty if noise_layers(model) else None, seed=args["seed"]
         )

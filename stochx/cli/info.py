@@ -30,10 +30,10 @@ def info(
     """
     start = time.perf_counter()
     output.notes(quiet)
-    from stochx.fewshot_networks import facts_of
+    from stochx.fewshot_networks import fewshot_facts
     from stochx.loading import open_model
 
-    facts = facts_of(Path(model))
+    facts = fewshot_facts(Path(model))
     if facts is None:
         facts = open_model(model, arch=arch, mean=o.three_numbers(mean), std=o.three_numbers(std)).facts
     rows: list[dict[str, Any]] = [asdict(fact) for fact in facts]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
 from stochx.engine.losses import Goal, Loss
-from stochx.engine.network.fused import twin
-from stochx.errors import FailureError
+from stochx.engine.network.fused import fused
+from stochx.errors import RunError
 
 Estimand = Literal["mean", "vote"]
 
@@ -22,7 +22,7 @@ Estimand = Literal["mean", "vote"]
 class Look:
     """What one look at N points gives: the loss (N,), its gradient (N, C, H, W), and the logits (N, K).
 
-    Over several draws all three are means; with `vote` the loss is that of the mean probabilities. `glance` leaves
+    Over several draws all three are means; with `vote` the loss is that of the mean probabilities. `loss_value` leaves
     the gradient empty.
     """
 
@@ -32,7 +32,7 @@ class Look:
     forwards: int
 
 
-def look(
+def loss_gradient(
     model: nn.Module,
     points: Tensor,
     goal: Goal,
@@ -44,12 +44,12 @@ def look(
 
     `mean` follows the mean loss of single draws, what a random draw of the network loses; `vote` the loss of the mean
     probabilities, what an ensemble of draws loses. Draws go through the network together where each image draws its
-    own noise, else one after the other. Raises `FailureError` for logits or gradients that are not finite.
+    own noise, else one after the other. Raises `RunError` for logits or gradients that are not finite.
     """
     return _over_batches(model, points, goal, loss, eot, estimand, torch.empty_like(points))
 
 
-def glance(
+def loss_value(
     model: nn.Module,
     points: Tensor,
     goal: Goal,
@@ -57,14 +57,14 @@ def glance(
     eot: int = 1,
     estimand: Estimand = "mean",
 ) -> Look:
-    """`look` without the gradient, at half the work."""
+    """`loss_gradient` without the gradient, at half the work."""
     return _over_batches(model, points, goal, loss, eot, estimand, points.new_empty(0))
 
 
 def _over_batches(
     model: nn.Module, points: Tensor, goal: Goal, loss: Loss, eot: int, estimand: Estimand, slopes: Tensor
 ) -> Look:
-    fast = twin(model)
+    fast = fused(model)
     climbs = bool(slopes.numel())
     rows = fast.rows(points) * (1 if climbs else 2)
     together = min(eot, rows) if getattr(model, "noise", "none") != "forward" else 1
@@ -82,7 +82,7 @@ def _over_batches(
     out = torch.cat([said[start] for start in sorted(said)])
     for what, found in (("logits", out), ("loss gradients", slopes)):
         if not found.sum().isfinite() and not found.isfinite().all():  # the sum is quick, and may only overflow
-            raise FailureError(f"the model's {what} are not finite", "check the weights; an attack would seem to fail")
+            raise RunError(f"the model's {what} are not finite", "check the weights; an attack would seem to fail")
     return Look(values, slopes, out, eot)
 
 

@@ -58,7 +58,7 @@ def current() -> Runtime:
     return _current.get(_plain)
 
 
-def lowered(operation: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+def at_runtime_precision(operation: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
     """A convolution or product of `x` in the runtime's precision, its result in that of `x`."""
     with current().autocast():
         return operation(x, *others).to(x.dtype)
@@ -69,7 +69,7 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return replace(current(), precision="fp32").scope()
 
 
-def choose(device: str = "auto", precision: str = "auto", batch_size: int = 0) -> Runtime:
+def select_runtime(device: str = "auto", precision: str = "auto", batch_size: int = 0) -> Runtime:
     """The runtime for these options; `auto` takes CUDA, then MPS, then the CPU, in float32.
 
     Raises `UsageError` for a device that is not there or cannot compute in `precision`.
@@ -121,7 +121,7 @@ def saved_bytes(model: nn.Module, row: Tensor) -> int:
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-def wide(values: Tensor) -> Tensor:
+def as_float64(values: Tensor) -> Tensor:
     """`values` in float64; on the CPU where the device has no such numbers (MPS)."""
     return values.cpu().double() if values.device.type == "mps" else values.double()
 

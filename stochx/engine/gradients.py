@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
-from stochx.engine.network.fused import Stem, Twin, twin
+from stochx.engine.network.fused import FusedNetwork, Stem, fused
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 
@@ -22,7 +22,7 @@ Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> what is s
 
 def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, K), without gradients, in batches."""
-    fast = twin(model)
+    fast = fused(model)
     parts: list[Tensor] = []
 
     def work(start: int, stop: int) -> None:
@@ -40,7 +40,7 @@ def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tens
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
     """D logit[target] / d x: (N, C, H, W), (N,) -> (N, C, H, W)."""
-    fast = twin(model)
+    fast = fused(model)
     out = torch.empty_like(x)
 
     def work(start: int, stop: int) -> None:
@@ -58,7 +58,7 @@ def along(
     `nodes` and `weights` (S,) are the quadrature on [0, 1]. The stem of the network runs at the two ends only:
     its outputs are interpolated, and its transpose is applied to the finished sum.
     """
-    fast = twin(model)
+    fast = fused(model)
     stem, tail = (fast.stem, fast.tail) if fast.stem is not None and fast.tail is not None else (None, fast.whole)
     first, last = (start, x) if stem is None else (_hidden(stem, start), _hidden(stem, x))
     total = torch.zeros_like(first)
@@ -90,7 +90,7 @@ def around(
     `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the
     transpose of the network's stem is applied to the finished sums.
     """
-    fast = twin(model)
+    fast = fused(model)
     sigma = sigma.expand(len(x), *sigma.shape[1:])
     late = fast.stem if not terms else None
     shape = x.shape[1:] if late is None else _hidden(late, x[:1]).shape[1:]
@@ -118,7 +118,7 @@ def noise(like: Tensor, key: Key, index: int) -> Tensor:
     return torch.randn(like.shape[1:], generator=source, device=like.device, dtype=torch.float32).to(like.dtype)
 
 
-def _slopes(fast: Twin, points: Tensor, target: Tensor, through_stem: bool = True) -> Tensor:
+def _slopes(fast: FusedNetwork, points: Tensor, target: Tensor, through_stem: bool = True) -> Tensor:
     """Gradients at `points`: for the points, or only for what the stem makes of them."""
     if fast.stem is None or fast.tail is None:
         return slope_of(fast.whole, points, target)

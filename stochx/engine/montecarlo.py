@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stochx.engine.device import wide
+from stochx.engine.device import as_float64
 
 FIRST_LOOK, GROWTH = 16, 1.25
 LARGEST_ERROR = 100.0
@@ -81,7 +81,7 @@ def split_half_error(sums: Tensor, count: int, finish: Callable[[Tensor, int], T
     even, odd = (count + 1) // 2, count // 2
     if odd == 0:
         return torch.full((sums.shape[2],), torch.nan)
-    a, b = (wide(finish(half, n).sum(1).flatten(1)) for half, n in ((sums[0], even), (sums[1], odd)))
+    a, b = (as_float64(finish(half, n).sum(1).flatten(1)) for half, n in ((sums[0], even), (sums[1], odd)))
     variance = (a - b).square().sum(1) * (even * odd / count**2)
     signal = (a * b).sum(1).clamp(min=0)
     ratio = (variance / signal.clamp(min=torch.finfo(torch.double).tiny)).sqrt().clamp(max=LARGEST_ERROR)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stochx.engine.device import wide
+from stochx.engine.device import as_float64
 from stochx.engine.seeds import Key, generator
 
 Reduction = Literal["abs", "signed"]
@@ -46,7 +46,7 @@ def window_means(strength: Tensor, side: int) -> Tensor:
 
     Rows, then columns: windows of the same values have the same mean, which differences of integral images miss.
     """
-    total = wide(strength)
+    total = as_float64(strength)
     for axis in (1, 2):
         first, *others = (total.narrow(axis, k, total.shape[axis] - side + 1) for k in range(side))
         total = first.clone()

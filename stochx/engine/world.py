@@ -46,7 +46,7 @@ def local_rank() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[World]:
+def process_group() -> Iterator[World]:
     """The world this process belongs to, connected inside: NCCL on CUDA, else gloo."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from stochx.engine.fewshot.head import FewShotHead
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
-from stochx.guides._shares import check
+from stochx.guides._shares import check_shares
 from stochx.guides._slopes import slopes
 
 
@@ -28,7 +28,7 @@ class GradCAM:
     relu: bool = True  # keep only what speaks for the classes: weights in [1, 2]
 
     def __post_init__(self) -> None:
-        check(self.lambda_, self.xi)
+        check_shares(self.lambda_, self.xi)
 
     def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         if -3 not in head.axes:

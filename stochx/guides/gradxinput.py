@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stochx.engine.fewshot.head import FewShotHead, scaled
 from stochx.engine.seeds import Key
-from stochx.guides._shares import check
+from stochx.guides._shares import check_shares
 from stochx.guides._slopes import slopes
 
 
@@ -22,7 +22,7 @@ class GradXInput:
     xi: float = -1.0  # weight of the plain loss; below 0: the head's
 
     def __post_init__(self) -> None:
-        check(self.lambda_, self.xi)
+        check_shares(self.lambda_, self.xi)
 
     def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         return scaled(head, [x * slope for x, slope in slopes(head, passage)])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stochx.engine.fewshot.head import FewShotHead, initial_relevance, scaled
 from stochx.engine.seeds import Key
-from stochx.guides._shares import check
+from stochx.guides._shares import check_shares
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LRP:
     xi: float = -1.0  # weight of the plain loss; below 0: the head's
 
     def __post_init__(self) -> None:
-        check(self.lambda_, self.xi)
+        check_shares(self.lambda_, self.xi)
 
     def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         return weights(head, passage)

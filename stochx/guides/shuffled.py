@@ -12,7 +12,7 @@ from torch import Tensor
 from stochx.engine.fewshot.head import FewShotHead
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
-from stochx.guides._shares import check
+from stochx.guides._shares import check_shares
 from stochx.guides.lrp import weights
 
 
@@ -27,7 +27,7 @@ class Shuffled:
     xi: float = -1.0  # weight of the plain loss; below 0: the head's
 
     def __post_init__(self) -> None:
-        check(self.lambda_, self.xi)
+        check_shares(self.lambda_, self.xi)
 
     def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         with torch.no_grad():

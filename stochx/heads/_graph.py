@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.device import lowered
+from stochx.engine.device import at_runtime_precision
 from stochx.engine.fewshot.convolution import linear
 from stochx.engine.fewshot.lrp_rules import dense, mixed
 from stochx.heads._norm import EpisodeNorm, Statistics
@@ -45,7 +45,7 @@ class Edges(nn.Module):
         pairs = ((units[i] - units[j]) @ x).abs()
         y = _with_zeros(pairs.flatten(1, 2), x.shape[1] * nodes)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            y = F.leaky_relu(norm(lowered(linear, y, layer.weight, layer.bias)))
+            y = F.leaky_relu(norm(at_runtime_precision(linear, y, layer.weight, layer.bias)))
         likeness = self.last(y[:, : len(i) * x.shape[1]]).view(pairs.shape[:-1])
         place = torch.zeros(nodes, nodes, dtype=torch.long, device=x.device)
         place[i, j] = place[j, i] = torch.arange(len(i), device=x.device)

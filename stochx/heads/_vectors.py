@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.head import FewShotHead, HeadCache
 from stochx.engine.fewshot.lrp_rules import dense, summed, to_shots
 
 Embedding = Literal["mean", "flat"]
 
 
-class VectorHead(FewShotHead[Passage]):
+class VectorHead(FewShotHead[HeadCache]):
     """Scores of vectors; a kind of head fills in `score` and `products`."""
 
     def __init__(self, shape: tuple[int, int, int], embedding: Embedding) -> None:
@@ -34,26 +34,26 @@ class VectorHead(FewShotHead[Passage]):
     def takes(self, shape: tuple[int, ...]) -> bool:
         return super().takes(shape) or (self.embedding == "mean" and shape[0] == self.shape[0])
 
-    def compare(self, support: Tensor, query: Tensor) -> Passage:
+    def compare(self, support: Tensor, query: Tensor) -> HeadCache:
         scores = self.score(self._embed(support), self._embed(query))
-        return Passage(support, query, scores, scores, scores)
+        return HeadCache(support, query, scores, scores, scores)
 
-    def seen(self, passage: Passage) -> tuple[Tensor, ...]:
+    def seen(self, passage: HeadCache) -> tuple[Tensor, ...]:
         return (passage.query,)
 
-    def classify(self, passage: Passage, features: Sequence[Tensor]) -> Tensor:
+    def classify(self, passage: HeadCache, features: Sequence[Tensor]) -> Tensor:
         return self.score(self._embed(passage.support), self._embed(features[0]))
 
-    def evidence(self, passage: Passage) -> Tensor:
+    def evidence(self, passage: HeadCache) -> Tensor:
         """The products (E, Q, N); what a score has beside them, such as a length, is no feature's."""
         q, s, _ = self.products(self._embed(passage.support), self._embed(passage.query), passage.scores)
         return q @ s.mT
 
-    def relevance(self, passage: Passage, r0: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, ...]:
         q, s, r = self.products(self._embed(passage.support), self._embed(passage.query), r0)
         return (self._to_maps(passage.query, dense(q, s, r)),)
 
-    def map_relevance(self, passage: Passage, r0: Tensor) -> tuple[Tensor, Tensor]:
+    def map_relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, Tensor]:
         support = self._embed(passage.support)
         q, s, r = self.products(support, self._embed(passage.query), r0)
         others = dense(s, q, r.mT)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.head import FewShotHead, HeadCache
 from stochx.engine.fewshot.lrp_rules import summed, to_shots
 from stochx.errors import InputError
 from stochx.heads._norm import EpisodeNorm
@@ -42,7 +42,7 @@ class CrossAttention:
 
 
 @dataclass(frozen=True)
-class Attended(Passage):
+class Attended(HeadCache):
     """Attended vectors of unit length (E, Q, N, C) of query and class, and attention (E, Q, N, H W) on both.
 
     `units` (E, Q, C, H, W) are the query's maps with every position of unit length, which attention leaves alike.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.fewshot.head import FewShotHead, Passage
+from stochx.engine.fewshot.head import FewShotHead, HeadCache
 from stochx.engine.fewshot.lrp_rules import dense, summed
 from stochx.heads._graph import GraphNetwork, Level
 from stochx.heads._norm import EpisodeNorm
@@ -33,7 +33,7 @@ class GNN:
 
 
 @dataclass(frozen=True)
-class Wired(Passage):
+class Wired(HeadCache):
     """Codes of all nodes (E, G, M, 128), support images first, and what the levels saw."""
 
     codes: Tensor

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot.head import Passage
+from stochx.engine.fewshot.head import HeadCache
 from stochx.heads._unit import unit
 from stochx.heads._vectors import Embedding, VectorHead
 
@@ -45,7 +45,7 @@ class _Matching(VectorHead):
         images = (r0.unsqueeze(3) * within).flatten(2)
         return unit(query, 2), unit(support.flatten(1, 2), 2), images
 
-    def evidence(self, passage: Passage) -> Tensor:
+    def evidence(self, passage: HeadCache) -> Tensor:
         cosine = self._similarity(self._embed(passage.support), self._embed(passage.query)) / self.scale
         by_class = torch.unflatten(cosine, 2, passage.support.shape[1:3])
         return (by_class * (self.scale * by_class).softmax(3)).sum(3)

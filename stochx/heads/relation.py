@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.device import lowered
+from stochx.engine.device import at_runtime_precision
 from stochx.engine.fewshot.convolution import convolve
-from stochx.engine.fewshot.head import FewShotHead, Passage
-from stochx.engine.fewshot.lrp_rules import convolved, convolved_pairs, dense, each, joined, to_shots, winners
+from stochx.engine.fewshot.head import FewShotHead, HeadCache
+from stochx.engine.fewshot.lrp_rules import combined_weights, convolved, convolved_pairs, dense, each, to_shots, winners
 from stochx.heads._norm import EpisodeNorm, Statistics
 
 
@@ -38,7 +38,7 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Related(Passage):
+class Related(HeadCache):
     """Class means (E, N, C, H, W), and what the layers saw of all B = E Q N pairs."""
 
     means: Tensor
@@ -81,7 +81,7 @@ class _Relation(FewShotHead[Related]):
         return Related(support, query, scores, scores, scores, means, layers)
 
     def seen(self, passage: Related) -> tuple[Tensor, ...]:
-        return (joined(passage.means, passage.query),)
+        return (combined_weights(passage.means, passage.query),)
 
     def classify(self, passage: Related, features: Sequence[Tensor]) -> Tensor:
         pairs = features[0]
@@ -123,7 +123,7 @@ class _Relation(FewShotHead[Related]):
         """Normed first layer (E, Q, N, C, H, W) -> scores (E, Q, N)."""
         z = pairs.flatten(1, 2)
         first, first_places = _pool(z.flatten(0, 1))
-        conv = lowered(convolve, first, self.conv2.weight, self.conv2.bias, self.padding)
+        conv = at_runtime_precision(convolve, first, self.conv2.weight, self.conv2.bias, self.padding)
         second, second_places = _pool(self.norm2(conv.view(*z.shape[:2], *conv.shape[1:])).flatten(0, 1))
         hidden = F.relu(self.fc1(second.flatten(1)))
         sizes = z.flatten(0, 1).shape, conv.shape
@@ -133,7 +133,7 @@ class _Relation(FewShotHead[Related]):
 
     def _first(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The first convolution, or its part for means or queries, of all episodes' maps (E, M, C, H, W)."""
-        return each(partial(lowered, convolve), maps, weight, bias, self.padding)
+        return each(partial(at_runtime_precision, convolve), maps, weight, bias, self.padding)
 
 
 def _pool(z: Tensor) -> tuple[Tensor, Tensor]:

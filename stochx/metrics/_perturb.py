@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 
 Read = Literal["logit", "probability", "margin"]
 Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels (B, C, H, W)
@@ -35,7 +35,7 @@ def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Bui
     `build(image, copy)` makes the pixels for these places in the batch and these numbers of copies; it decides by
     them alone, so that the cut into batches changes nothing. `x` (N, C, H, W) tells the shape.
     """
-    fast, found = twin(model), x.new_empty(len(x) * copies)
+    fast, found = fused(model), x.new_empty(len(x) * copies)
 
     def work(start: int, stop: int) -> None:
         row = torch.arange(start, stop, device=x.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from stochx.engine.io.images import to_image
 from stochx.engine.io.store import atomic
 from stochx.engine.plane import Plane
-from stochx.tasks.boundary import Row, Said
+from stochx.tasks.boundary import BoundaryRow, Predictions
 
 # Tol's bright scheme and four more that readers who confuse red and green tell apart; by a class's area.
 COLOURS = (
@@ -64,8 +64,8 @@ class Panel:
     """One network: its name, its numbers, and what it says of every cell."""
 
     name: str
-    row: Row
-    said: Said
+    row: BoundaryRow
+    said: Predictions
 
 
 def palette(maps: Sequence[Tensor]) -> dict[int, str]:
@@ -95,15 +95,15 @@ def save_plane(path: Path, scene: Scene) -> None:
     _save(path, {**arrays, "marks": plane.marks, "beyond": scene.beyond})
 
 
-def save_maps(path: Path, said: Said) -> None:
+def save_maps(path: Path, said: Predictions) -> None:
     """`labels`, `confidence` and `disagreement` of one network, each (H, W)."""
     _save(path, vars(said))
 
 
-def read_maps(path: Path) -> Said:
+def read_maps(path: Path) -> Predictions:
     """What `save_maps` wrote."""
     with np.load(path) as file:
-        return Said(*(torch.from_numpy(file[field.name]) for field in fields(Said)))
+        return Predictions(*(torch.from_numpy(file[field.name]) for field in fields(Predictions)))
 
 
 def _save(path: Path, arrays: Mapping[str, Tensor]) -> None:
@@ -191,7 +191,7 @@ def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> Non
     axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
 
 
-def _coloured(said: Said, scene: Scene) -> np.ndarray:
+def _coloured(said: Predictions, scene: Scene) -> np.ndarray:
     """The classes' colours, paler with less confidence, with lines between classes: (H', W', 3) in [0, 1]."""
     labels, sure = said.labels.numpy(), said.confidence.numpy()
     table = np.ones((len(scene.classes), 3))
@@ -234,7 +234,7 @@ def _furnish(axis: Axes, scene: Scene, colour: str) -> None:
     axis.set_aspect("equal")
 
 
-def _numbers(row: Row) -> str:
+def _numbers(row: BoundaryRow) -> str:
     """The line under a network's name."""
     far, unit = (row.distance_eps, " eps") if row.distance_eps is not None else (row.distance, "")
     where = "no boundary on the axis" if far is None else f"boundary at {far:.2f}{unit}"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stochx.engine.io.store import atomic
 from stochx.reports.boundary import Panel, Scene, figure_of, largest_of
-from stochx.tasks.boundary import Row
+from stochx.tasks.boundary import BoundaryRow
 
 FRAME, LAST = 700, 2500  # milliseconds
 
@@ -34,7 +34,7 @@ def _frame(scene: Scene, panel: Panel, largest: float | None) -> Image.Image:
         return picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
 
 
-CURVES: dict[str, Callable[[Row], float | None]] = {
+CURVES: dict[str, Callable[[BoundaryRow], float | None]] = {
     "agreement with the first": lambda row: row.agreement,
     "regions": lambda row: row.regions,
     "mean confidence": lambda row: row.confidence,
@@ -43,7 +43,7 @@ CURVES: dict[str, Callable[[Row], float | None]] = {
 }
 
 
-def draw_evolution(path: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
+def draw_evolution(path: Path, names: Sequence[str], rows: Sequence[BoundaryRow]) -> None:
     """The numbers of networks in their order, a small plot each; a gap where there is no number."""
     shown = {title: [of(row) for row in rows] for title, of in CURVES.items()}
     shown = {title: values for title, values in shown.items() if any(value is not None for value in values)}

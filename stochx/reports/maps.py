@@ -20,7 +20,7 @@ from torch import Tensor
 from stochx.engine.io.store import atomic
 from stochx.engine.seeds import digest
 from stochx.reports.colours import STOPS, diverging, scale_of
-from stochx.tasks.explain import Explained, Row
+from stochx.tasks.explain import Explained, ExplanationRow
 
 DIVERGING = LinearSegmentedColormap.from_list("stochx", STOPS.tolist())
 TOP = 5
@@ -41,7 +41,7 @@ def _stem(name: str) -> str:
     return re.sub(r"\.(jpe?g|png|webp|tiff?|gif|bmp|ppm|pgm)$", "", last, flags=re.IGNORECASE)
 
 
-def save_map(folder: Path, image: str, row: Row, relevance: Tensor) -> Path:
+def save_map(folder: Path, image: str, row: ExplanationRow, relevance: Tensor) -> Path:
     """`IMAGE.METHOD.npz`: `map` (C, H, W) and its channel sum `sum` (H, W), signed float32, and the row's facts."""
     path = folder / f"{image}.{file_names([row.method])[0]}.npz"
     values = relevance.numpy().astype(np.float32)
@@ -99,7 +99,7 @@ def _bars(axis: Axes, explained: Explained, classes: Sequence[str]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _quality(row: Row) -> str:
+def _quality(row: ExplanationRow) -> str:
     parts = []
     if row.error is not None:
         parts.append(f"Monte-Carlo error {row.error:.2f}")

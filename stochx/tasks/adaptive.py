@@ -14,9 +14,9 @@ from stochx.engine.seeds import Key
 from stochx.metrics import Evidence, Metric
 
 
-def ready(method: Attribution) -> Attribution:
-    """`method` as it is; or, where it wants a metric to make small, with that metric as its `measure`."""
-    wanted = getattr(method, "wants", "")
+def bind_objective(method: Attribution) -> Attribution:
+    """`method` as it is; or, where it needs a metric to make small, with that metric as its `measure`."""
+    wanted = getattr(method, "objective_metric", "")
     if not wanted:
         return method
     tuned: Any = method

@@ -16,7 +16,7 @@ from stochx.engine.seeds import seeded
 from stochx.engine.sweep import sweep
 from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
-from stochx.errors import FailureError, StochxError
+from stochx.errors import RunError, StochxError
 from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.judging import Judge, Verdict
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Record:
+class AttackRecord:
     """One image: its label, what the network says of it as it is, and what every attack did to it.
 
     `worst` is the share that stays right under `worst_attack`, the attack that is worst for this image; on a stochastic
@@ -75,7 +75,7 @@ class Attacked:
 
     x: Tensor
     adversarial: Mapping[str, Tensor]
-    records: Sequence[Record]
+    records: Sequence[AttackRecord]
 
 
 def attack(
@@ -92,20 +92,20 @@ def attack(
     world: World | None = None,
     done: Collection[int] = (),
     keep: Callable[[Attacked], None] = lambda attacked: None,
-    report: Callable[[list[Record | Failed], int], None] = lambda records, items: None,
-) -> list[Record | Failed]:
+    report: Callable[[list[AttackRecord | Failed], int], None] = lambda records, items: None,
+) -> list[AttackRecord | Failed]:
     """The records of all images, in order. Only images that the network gets right are attacked.
 
     On a stochastic network `draws` draws choose between restarts and attacks, and as many others judge; an image is
-    left alone only if none of its judging draws is right. Raises `FailureError` for points outside the ball.
+    left alone only if none of its judging draws is right. Raises `RunError` for points outside the ball.
     """
 
     def load(places: range) -> list[Item | StochxError]:
         return read_all(sources, places)
 
-    def work(places: range, loaded: list[Item | StochxError]) -> list[Record | Failed]:
+    def work(places: range, loaded: list[Item | StochxError]) -> list[AttackRecord | Failed]:
         pairs = list(zip(places, loaded, strict=True))
-        found: list[Record | Failed] = [
+        found: list[AttackRecord | Failed] = [
             Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError)
         ]
         items = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
@@ -132,7 +132,7 @@ def _attack_batch(
     judge_any: bool,
 ) -> Attacked:
     x = torch.stack([item.image for _, item in items]).to(judge.model.mean)
-    clean, clean_off = judge.ask(x, "clean"), judge.without_noise(x)
+    clean, clean_off = judge.verdict(x, "clean"), judge.without_noise(x)
     places = (clean.right > 0).to(x.device)
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
     keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
@@ -153,7 +153,7 @@ def _attack_batch(
         seconds[name] = (time.perf_counter() - start) / len(items)
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)
-        verdict = judge.ask(adversarial[name], "judge")
+        verdict = judge.verdict(adversarial[name], "judge")
         off = judge.without_noise(adversarial[name])
         outcomes[name] = _outcomes(verdict, off, judge.y, adversarial[name], x, places, attempt)
         choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
@@ -162,7 +162,7 @@ def _attack_batch(
         worst = min(choices, key=lambda name: float(choices[name][n])) if choices else None  # used now
         left = outcomes[worst][n].correct if worst is not None else float(clean.right[n])
         records.append(
-            Record(
+            AttackRecord(
                 index=i,
                 image=sources[i].name,
                 label=int(judge.y[n]),
@@ -187,7 +187,7 @@ def _nothing(x: Tensor, y: Tensor) -> Attempt:
 def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
     if not ball.holds(attempt.x, x).all():
         far = float(ball.length(attempt.x, x).max())
-        raise FailureError(
+        raise RunError(
             f"`{name}` left the ball: {far:.6g} of {ball.eps:.6g} in {ball.norm}", "this is a bug of the attack"
         )
 

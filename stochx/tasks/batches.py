@@ -16,9 +16,9 @@ from stochx.engine.gradients import logits
 from stochx.engine.io.data import Item
 from stochx.engine.montecarlo import split_half_error
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.seeds import seeded
-from stochx.errors import FailureError, InputError, StochxError
+from stochx.errors import InputError, RunError, StochxError
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images of one size and what the network says of them.
 
     `images` (N, C, H, W) in [0, 1], `probabilities` and `logits` (N, K), `target` (N,); `keys` hold the seed.
@@ -80,7 +80,7 @@ def read_all(sources: Sequence[Source], batch: range) -> list[Item | StochxError
 def rows_of(model: Classifier) -> int:
     """How many images make a canonical batch."""
     side = model.input_size
-    return twin(model).rows(torch.zeros(1, 3, side, side, device=model.mean.device, dtype=model.mean.dtype))
+    return fused(model).rows(torch.zeros(1, 3, side, side, device=model.mean.device, dtype=model.mean.dtype))
 
 
 def batches(
@@ -91,7 +91,7 @@ def batches(
     target: int | None,
     seed: int,
     draws: int,
-) -> Iterator[Batch | Failed]:
+) -> Iterator[ImageBatch | Failed]:
     """The images that could be read, in batches of one size, classified; the others, and what is not finite, failed.
 
     The target is the class index `target`, or each image's top prediction. The logits of a stochastic network are
@@ -111,7 +111,7 @@ def _classified(
     target: int | None,
     seed: int,
     draws: int,
-) -> Iterator[Batch | Failed]:
+) -> Iterator[ImageBatch | Failed]:
     images = torch.stack([item.image for _, item in pairs]).to(model.mean)
     draws = draws if model.noise != "none" else 1
     with seeded(seed, "logits", "/".join(item.key for _, item in pairs)):
@@ -128,7 +128,7 @@ def _classified(
     own = [target if sources[i].target is None else sources[i].target for i, _ in pairs]
     top = probabilities.argmax(1)
     chosen = torch.stack([top[n] if given is None else top.new_tensor(given) for n, given in enumerate(own)])
-    yield Batch(
+    yield ImageBatch(
         indices=[i for i, _ in pairs],
         names=[sources[i].name for i, _ in pairs],
         items=[item for _, item in pairs],
@@ -142,20 +142,20 @@ def _classified(
 
 
 def explanations(
-    model: Classifier, methods: Mapping[str, Attribution], batch: Batch
+    model: Classifier, methods: Mapping[str, Attribution], batch: ImageBatch
 ) -> dict[str, tuple[Explanation, float]]:
     """Every method's maps of a batch, and the seconds an image took."""
     found = {}
     for name, method in methods.items():
         start = time.perf_counter()
-        explanation = explained(model, method, batch)
+        explanation = mean_explanation(model, method, batch)
         if batch.images.is_cuda:
             torch.cuda.synchronize()
         found[name] = explanation, (time.perf_counter() - start) / len(batch.images)
     return found
 
 
-def explained(model: Classifier, method: Attribution, batch: Batch) -> Explanation:
+def mean_explanation(model: Classifier, method: Attribution, batch: ImageBatch) -> Explanation:
     """One method's maps: of a stochastic network the mean over draws of its noise, with the error that is left."""
     if model.noise == "none":
         return method(model, batch.images, batch.target, batch.keys)
@@ -192,7 +192,7 @@ def _mean_chosen(parts: Sequence[Chosen]) -> Chosen | None:
 
 def not_finite(index: int, name: str, what: str) -> Failed:
     """The failure of an image for which something came out as NaN or infinity."""
-    reason = FailureError(
+    reason = RunError(
         f"`{name}`: {what} not finite",
         f"check the weights and the normalisation; precision is {current().precision}",
     )

@@ -15,17 +15,17 @@ from torch.nn import functional as F
 from stochx.engine.device import full_precision, in_batches
 from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.fused import twin
+from stochx.engine.network.fused import fused
 from stochx.engine.plane import Plane, regions
 from stochx.engine.seeds import seeded
-from stochx.errors import FailureError
+from stochx.errors import RunError
 
 HALVINGS = 30  # of the step in which a label changes
 OUTSIDE = 1e-6  # how far rounding may carry a value out of [0, 1]
 
 
 @dataclass(frozen=True)
-class Said:
+class Predictions:
     """What a network says of N places: the class of the mean probabilities (N,) and that mean (N,).
 
     `disagreement` (N,) is the share of draws that do not say the most frequent class.
@@ -37,7 +37,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Record:
+class BoundaryRecord:
     """One network on one plane: classes of the images, and how far along the first axis each label lasts.
 
     `distances` are in L2, `distances_eps` in units of eps in Linf (of a plane of one image); None where the label does
@@ -54,7 +54,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Row:
+class BoundaryRow:
     """The numbers of one network on one plane, or (`all`) on all: means, the sum of regions, the median distance.
 
     `agreement` is the share of points with the label of the first network, `iou` the mean intersection over union of
@@ -78,18 +78,18 @@ class Row:
     seconds: float
 
 
-def ask(
+def predict_at(
     model: Classifier,
     plane: Plane,
     places: Tensor,
     draws: int,
     seed: int,
     report: Callable[[int], None] = lambda places: None,
-) -> Said:
+) -> Predictions:
     """What `model` says at coordinates `places` (N, 2), over `draws` if it is stochastic.
 
     Draw d of a network whose noise is shared in a batch is the same one at all places: a function of its own. Else each
-    place has its own, which depends on where it stands in `places`. Raises `FailureError` for logits that are NaN.
+    place has its own, which depends on where it stands in `places`. Raises `RunError` for logits that are NaN.
     """
     count, here = draws if model.noise != "none" else 1, plane.to(model.mean)
     parts = dict[int, tuple[Tensor, Tensor, Tensor]]()
@@ -101,30 +101,30 @@ def ask(
             with seeded(seed, "plane", d, start if model.noise == "sample" else 0), full_precision():
                 out = logits(model, x)
             if not out.isfinite().all():
-                raise FailureError("the model's logits are not finite", "check the weights and the normalisation")
+                raise RunError("the model's logits are not finite", "check the weights and the normalisation")
             total = out.softmax(1) + total.to(out)
             votes = F.one_hot(out.argmax(1), out.shape[1]) + votes.to(out.device)
         sure, label = (total / count).max(1)
         parts[start] = label.cpu(), sure.cpu(), (1 - votes.amax(1) / count).cpu()
         report(stop - start)
 
-    in_batches(len(places), 2 * twin(model).rows(here.origin[None]), work)
-    return Said(*(torch.cat(part) for part in zip(*(parts[start] for start in sorted(parts)), strict=True)))
+    in_batches(len(places), 2 * fused(model).rows(here.origin[None]), work)
+    return Predictions(*(torch.cat(part) for part in zip(*(parts[start] for start in sorted(parts)), strict=True)))
 
 
-def survey(
+def predict_grid(
     model: Classifier,
     plane: Plane,
     resolution: int,
     draws: int,
     seed: int,
     report: Callable[[int], None] = lambda places: None,
-) -> Said:
+) -> Predictions:
     """What `model` says of every cell of the plane's grid, all (H, W)."""
     a, b = plane.grid(resolution)
     places = torch.stack(torch.meshgrid(a, b, indexing="xy"), -1)
-    found = ask(model, plane, places.flatten(0, 1), draws, seed, report)
-    return Said(*(part.view(len(b), len(a)) for part in (found.labels, found.confidence, found.disagreement)))
+    found = predict_at(model, plane, places.flatten(0, 1), draws, seed, report)
+    return Predictions(*(part.view(len(b), len(a)) for part in (found.labels, found.confidence, found.disagreement)))
 
 
 def distances(
@@ -143,7 +143,7 @@ def distances(
         """(M, 2, S) distances of each mark both ways -> their labels, or whether these are `of` (M, 1, 1)."""
         a = (plane.marks[:, 0].view(-1, 1, 1) + ways.view(1, 2, 1) * distance).clamp(low, high)
         places = torch.stack([a, plane.marks[:, 1].view(-1, 1, 1).expand_as(a)], -1)
-        labels = ask(model, plane, places.flatten(0, 2), draws, seed).labels.view(a.shape)
+        labels = predict_at(model, plane, places.flatten(0, 2), draws, seed).labels.view(a.shape)
         return labels if of is None else labels == of
 
     labels = same(steps.expand(count, 2, -1), None)
@@ -169,17 +169,17 @@ def record(
     seed: int,
     eps: float | None = None,
     report: Callable[[int], None] = lambda places: None,
-) -> tuple[Record, Said]:
+) -> tuple[BoundaryRecord, Predictions]:
     """All that the network is asked for on one plane; `names` are those of the plane and of the network.
 
     `eps` is the unit of coordinates that are changes of a pixel.
     """
     start = time.perf_counter()
-    found = survey(model, plane, resolution, draws, seed, report)
+    found = predict_grid(model, plane, resolution, draws, seed, report)
     said, far = distances(model, plane, resolution, draws, seed)
     in_l2 = [None if d is None else d * plane.length for d in far]
     in_eps = [None if d is None or not eps else d / eps for d in far]
-    return Record(index, *names, said, in_l2, in_eps, round(time.perf_counter() - start, 3)), found
+    return BoundaryRecord(index, *names, said, in_l2, in_eps, round(time.perf_counter() - start, 3)), found
 
 
 def outside(plane: Plane, resolution: int) -> tuple[Tensor, Tensor]:
@@ -202,12 +202,14 @@ def agreement(one: Tensor, two: Tensor, count: int) -> tuple[float, float]:
     return float((one == two).double().mean()), float((meet[shown] / join[shown].double()).mean())
 
 
-def measure(found: Record, said: Said, first: Said, classes: Sequence[str], noisy: bool) -> Row:
+def measure(
+    found: BoundaryRecord, said: Predictions, first: Predictions, classes: Sequence[str], noisy: bool
+) -> BoundaryRow:
     """The numbers of one network on one plane, next to the `first` network's."""
     count = said.labels.flatten().bincount(minlength=len(classes))
     shares = {classes[k]: float(count[k]) / said.labels.numel() for k in count.argsort(descending=True, stable=True)}
     share, iou = agreement(said.labels, first.labels, len(classes))
-    return Row(
+    return BoundaryRow(
         plane=found.plane,
         model=found.model,
         agreement=share,
@@ -224,11 +226,11 @@ def measure(found: Record, said: Said, first: Said, classes: Sequence[str], nois
     )
 
 
-def over_all(rows: Sequence[Row], records: Sequence[Record]) -> Row:
+def pooled_row(rows: Sequence[BoundaryRow], records: Sequence[BoundaryRecord]) -> BoundaryRow:
     """One network's planes together, from its rows and records."""
     shown = dict.fromkeys(name for row in rows for name in row.shares)
     noise = [row.disagreement for row in rows if row.disagreement is not None]
-    return Row(
+    return BoundaryRow(
         plane="all",
         model=rows[0].model,
         agreement=fmean(row.agreement for row in rows),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stochx.attacks import Attack, Context
 from stochx.catalog import ATTACKS
-from stochx.engine.ascent import look
+from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
@@ -52,7 +52,7 @@ class Check:
     value: float | None = None
 
 
-def check(
+def check_evaluation(
     model: Classifier,
     attacks: Mapping[str, Attack],
     sources: Sequence[Source],
@@ -104,7 +104,7 @@ class _Bench:
         )
         with seeded(self.seed, "checks", text):
             found = ATTACKS.make(text)(self.model, self.x, self.y, ball or self.ball, context)
-        return float(judge.ask(found.x, "judge").right.mean())
+        return float(judge.verdict(found.x, "judge").right.mean())
 
 
 def _accuracy(model: Classifier, rows: Sequence[Mapping[str, Any]]) -> Check:
@@ -170,7 +170,7 @@ def _is_probability(model: Classifier, x: Tensor) -> Check:
 
 
 def _gradients(bench: _Bench) -> Check:
-    found = look(bench.model, bench.x, Goal(bench.y), LOSSES["ce"])
+    found = loss_gradient(bench.model, bench.x, Goal(bench.y), LOSSES["ce"])
     none = float((found.gradient.flatten(1).abs().amax(1) == 0).double().mean())
     share = float((found.gradient == 0).double().mean())
     return Check(
@@ -187,10 +187,10 @@ def _rising(bench: _Bench) -> Check | None:
         return None
     loss, points = LOSSES["ce"], bench.x
     draws = DRAWS if bench.model.noise != "none" else 1
-    before = found = look(bench.model, points, Goal(bench.y), loss, draws)
+    before = found = loss_gradient(bench.model, points, Goal(bench.y), loss, draws)
     for _ in range(5):
         points = bench.ball.project(points + bench.ball.eps / 4 * bench.ball.ascent(found.gradient), bench.x)
-        found = look(bench.model, points, Goal(bench.y), loss, draws)
+        found = loss_gradient(bench.model, points, Goal(bench.y), loss, draws)
     rises = float((found.loss > before.loss).double().mean())
     return Check(
         name="ascent",

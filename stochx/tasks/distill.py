@@ -29,7 +29,7 @@ CALIBRATION = 32  # batches that the statistics of noise layers and batch norms 
 BATCH = 128
 
 
-def fit_for(teacher: Classifier, data: Data) -> Classifier:
+def check_teacher(teacher: Classifier, data: Data) -> Classifier:
     """`teacher`, if it can teach on `data`; it takes the names of the classes from the data.
 
     Raises `InputError` for a network that is no classifier, has other classes, or is stochastic already.
@@ -50,7 +50,7 @@ def fit_for(teacher: Classifier, data: Data) -> Classifier:
     return teacher
 
 
-def student_of(teacher: Classifier, build: Callable[[], Classifier] | None, seed: int) -> Classifier:
+def make_student(teacher: Classifier, build: Callable[[], Classifier] | None, seed: int) -> Classifier:
     """The student before its noise: a copy of the teacher, or a new network whose weights depend on `seed` alone.
 
     A new one sees images as the teacher does.
@@ -82,7 +82,7 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = {
 }
 
 
-def criterion_of(teacher: Classifier, name: str, settings: Mapping[str, float]) -> Criterion:
+def make_criterion(teacher: Classifier, name: str, settings: Mapping[str, float]) -> Criterion:
     """What the student learns beside the labels, by its name in `CRITERIA`; `none` is cross-entropy alone.
 
     Raises `ValueError` for settings out of range.

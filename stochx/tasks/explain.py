@@ -13,12 +13,22 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import StochxError
-from stochx.tasks.adaptive import ready
-from stochx.tasks.batches import Batch, Failed, Source, batches, explanations, not_finite, number, read_all, rows_of
+from stochx.tasks.adaptive import bind_objective
+from stochx.tasks.batches import (
+    Failed,
+    ImageBatch,
+    Source,
+    batches,
+    explanations,
+    not_finite,
+    number,
+    read_all,
+    rows_of,
+)
 
 
 @dataclass(frozen=True)
-class Row:
+class ExplanationRow:
     """The result of one method on one image.
 
     `error` is the relative Monte-Carlo error of the map, `gap` what a complete map's sum is off (logits), `used`
@@ -52,7 +62,7 @@ class Explained:
     image: Tensor
     probabilities: Tensor
     maps: Mapping[str, Tensor]
-    rows: Sequence[Row]
+    rows: Sequence[ExplanationRow]
 
 
 def explain(
@@ -66,17 +76,17 @@ def explain(
     world: World | None = None,
     done: Collection[int] = (),
     keep: Callable[[Explained], None] = lambda explained: None,
-    report: Callable[[list[Row | Failed], int], None] = lambda rows, items: None,
-) -> list[Row | Failed]:
+    report: Callable[[list[ExplanationRow | Failed], int], None] = lambda rows, items: None,
+) -> list[ExplanationRow | Failed]:
     """The rows of all images, in order; `keep` receives each image's maps when they are there.
 
     The target is the class index `target`, or each image's top prediction. A map of a stochastic network is the
     mean over `draws` of its noise. A bad image gives a `Failed` in its place; so do logits or maps that are not finite.
     """
-    methods = {name: ready(method) for name, method in methods.items()}
+    methods = {name: bind_objective(method) for name, method in methods.items()}
 
-    def work(places: range, loaded: list[Item | StochxError]) -> list[Row | Failed]:
-        found: list[Row | Failed] = []
+    def work(places: range, loaded: list[Item | StochxError]) -> list[ExplanationRow | Failed]:
+        found: list[ExplanationRow | Failed] = []
         for batch in batches(model, sources, places, loaded, target, seed, draws):
             for result in [batch] if isinstance(batch, Failed) else _explain_batch(model, methods, batch):
                 if isinstance(result, Failed):
@@ -94,7 +104,9 @@ def explain(
     return sorted(found, key=lambda row: (row.index, order.get(getattr(row, "method", ""), 0)))
 
 
-def _explain_batch(model: Classifier, methods: Mapping[str, Attribution], batch: Batch) -> Iterator[Explained | Failed]:
+def _explain_batch(
+    model: Classifier, methods: Mapping[str, Attribution], batch: ImageBatch
+) -> Iterator[Explained | Failed]:
     found = explanations(model, methods, batch)
     for n, (i, name) in enumerate(zip(batch.indices, batch.names, strict=True)):
         bad = [method for method, (e, _) in found.items() if not e.map[n].isfinite().all()]
@@ -103,7 +115,7 @@ def _explain_batch(model: Classifier, methods: Mapping[str, Attribution], batch:
             continue
         chosen = int(batch.target[n])
         rows = [
-            Row(
+            ExplanationRow(
                 index=i,
                 image=name,
                 method=method,

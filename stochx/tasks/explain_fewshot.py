@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stochx.engine.fewshot.head import contrast
-from stochx.engine.fewshot.network import Matcher
-from stochx.engine.lrp.tape import Rules, Tape
+from stochx.engine.fewshot.network import FewShotNetwork
+from stochx.engine.lrp.tape import RelevanceTape, Rules
 from stochx.engine.network.backbone import maps_graph
-from stochx.errors import FailureError
+from stochx.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Matched:
     support: Tensor
 
 
-def explain_match(model: Matcher, support: Tensor, query: Tensor, rules: Rules) -> Matched:
+def explain_match(model: FewShotNetwork, support: Tensor, query: Tensor, rules: Rules) -> Matched:
     """LRP (Sun et al., 2020, section on heatmaps) from the head's evidence to the pixels of all images.
 
     support (N, K, 3, H, W), query (3, H, W) in [0, 1]. Relevance passes the head by its own rules, and the backbone by
-    `rules`. Raises `FailureError` for scores or maps that are not finite, `InputError` for a backbone that cannot be
+    `rules`. Raises `RunError` for scores or maps that are not finite, `InputError` for a backbone that cannot be
     traced.
     """
     ways, shots = support.shape[:2]
@@ -43,7 +43,7 @@ def explain_match(model: Matcher, support: Tensor, query: Tensor, rules: Rules) 
         given, asked = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
         scores, passage = model.head(given, asked)
         if not scores.isfinite().all():
-            raise FailureError("the scores of the few-shot network are not finite", "train it again")
+            raise RunError("the scores of the few-shot network are not finite", "train it again")
         evidence = model.head.evidence(passage)
         of_support, of_query = [], []
         for k in range(ways):
@@ -53,7 +53,7 @@ def explain_match(model: Matcher, support: Tensor, query: Tensor, rules: Rules) 
     start = torch.cat([torch.stack(of_support).flatten(0, 1), torch.stack(of_query)])
     pixels = _to_pixels(model, torch.cat([images[:-1], images[-1:].expand(ways, -1, -1, -1)]), start, rules)
     if not pixels.isfinite().all():
-        raise FailureError("the relevance of the few-shot network is not finite", "use another composite of `lrp`")
+        raise RunError("the relevance of the few-shot network is not finite", "use another composite of `lrp`")
     on_support, on_query = pixels[:-ways].view(support.shape), pixels[-ways:]
     return Matched(scores[0, 0].softmax(0), contrasts(evidence[0, 0]), on_query, on_support)
 
@@ -63,9 +63,9 @@ def contrasts(evidence: Tensor) -> Tensor:
     return (evidence * len(evidence) - evidence.sum()) / (len(evidence) - 1)
 
 
-def _to_pixels(model: Matcher, images: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
+def _to_pixels(model: FewShotNetwork, images: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
     """Relevance of maps (n, C, h, w) -> of the pixels of their images (n, 3, H, W)."""
     view, graph = model.backbone.model, maps_graph(model.backbone)
     low, high = view.normalise(torch.zeros_like(images[:1])), view.normalise(torch.ones_like(images[:1]))
     parts = zip(torch.split(images, 16), torch.split(relevance, 16), strict=True)
-    return torch.cat([Tape(graph, view.normalise(x)).relevance(r, rules, low, high) for x, r in parts])
+    return torch.cat([RelevanceTape(graph, view.normalise(x)).relevance(r, rules, low, high) for x, r in parts])

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from stochx.engine.device import full_precision, in_batches
 from stochx.engine.fewshot.episodes import Domain, Episodes, Pool, Task, answers, draw, pool
 from stochx.engine.fewshot.head import Guide, guided_loss
-from stochx.engine.fewshot.network import Matcher, digests, scores_of
+from stochx.engine.fewshot.network import FewShotNetwork, cached_features, scores_of
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.stochastic import at_scale
-from stochx.engine.training.fit import Batch, Objective, Step, Validate
+from stochx.engine.training.fit import Objective, Step, TrainingBatch, Validate
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.tasks.train import stack
@@ -52,10 +52,10 @@ def apart(learnt: Pool, other: Pool) -> bool:
     return not shared
 
 
-def episodic(model: Matcher, guide: Guide, episodes: Episodes, seed: int) -> Objective:
+def episodic(model: FewShotNetwork, guide: Guide, episodes: Episodes, seed: int) -> Objective:
     """The loss of a batch of episodes: xi L + lambda L_guided of the head (Sun et al., 2020)."""
 
-    def lowered(network: nn.Module, batch: Batch) -> Step:
+    def lowered(network: nn.Module, batch: TrainingBatch) -> Step:
         task = episodes.task
         given = task.way * task.shot
         maps = network(batch.x)
@@ -69,7 +69,7 @@ def episodic(model: Matcher, guide: Guide, episodes: Episodes, seed: int) -> Obj
 
 
 def accuracies(
-    model: Matcher,
+    model: FewShotNetwork,
     domain: Domain,
     tasks: Sequence[Task],
     count: int,
@@ -88,7 +88,7 @@ def accuracies(
         episodes.append(torch.cat([drawn.support.flatten(1), drawn.query], 1)[world.rank :: world.size])
     places = torch.unique(torch.cat([part.flatten() for part in episodes]))
     with at_scale(model, 0.0):
-        maps = digests(model, domain.pixels, places)
+        maps = cached_features(model, domain.pixels, places)
     found = []
     for task, images in zip(tasks, episodes, strict=True):
         mine = compared(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
@@ -99,7 +99,7 @@ def accuracies(
     return found
 
 
-def compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
+def compared(model: FewShotNetwork, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
     """The accuracy in each episode (E,), whose images are `maps[at]`, `at` (E, N K + N q)."""
     found = torch.empty(len(at), dtype=torch.float64)
     device = next(model.parameters()).device
@@ -117,7 +117,7 @@ def compared(model: Matcher, maps: Tensor, at: Tensor, task: Task, transductive:
     return found
 
 
-def validation(model: Matcher, domains: Sequence[Domain], task: Task, count: int, seed: int) -> Validate:
+def validation(model: FewShotNetwork, domains: Sequence[Domain], task: Task, count: int, seed: int) -> Validate:
     """What is measured after an epoch: `validation`, the mean accuracy in `count` episodes of each domain."""
 
     def measure(network: nn.Module) -> Mapping[str, float]:

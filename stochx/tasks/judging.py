@@ -13,7 +13,7 @@ from stochx.engine.losses import Goal, margin
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.seeds import seeded
-from stochx.errors import FailureError
+from stochx.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Judge:
         target = None if self.target is None else self.target[places]
         return Judge(self.model, self.y[places], target, self.draws, self.seed, self.batch)
 
-    def ask(self, x: Tensor, question: str) -> Verdict:
-        """The verdict on x (N, C, H, W), over all draws; raises `FailureError` for logits that are not finite."""
+    def verdict(self, x: Tensor, question: str) -> Verdict:
+        """The verdict on x (N, C, H, W), over all draws; raises `RunError` for logits that are not finite."""
         right, hit, ahead = (torch.zeros(len(x), dtype=torch.float64) for _ in range(3))
         mean = torch.zeros(0)
         for d in range(self.draws if self.noisy else 1):
             with seeded(self.seed, question, d, self.batch), full_precision():
                 out = logits(self.model, x)
             if not out.isfinite().all():
-                raise FailureError("the model's logits are not finite", "check the weights and the normalisation")
+                raise RunError("the model's logits are not finite", "check the weights and the normalisation")
             top, probabilities = out.argmax(1), out.softmax(1)
             right += (top == self.y).cpu()
             hit += (top == self.target).cpu() if self.target is not None else 0.0
@@ -83,5 +83,5 @@ class Judge:
 
     def score(self, x: Tensor) -> Tensor:
         """What choosing between candidates x of all images goes by, on draws kept for it: lower is more wrong."""
-        found = self.ask(x, "choose")
+        found = self.verdict(x, "choose")
         return (found.right if self.target is None else -found.hit).to(x)

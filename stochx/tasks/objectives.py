@@ -23,7 +23,7 @@ from stochx.engine.device import current
 from stochx.engine.gradients import logits as logits_of
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
-from stochx.engine.training.fit import Batch, Objective, Step, forward
+from stochx.engine.training.fit import Objective, Step, TrainingBatch, forward
 from stochx.errors import UsageError
 
 Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -138,7 +138,7 @@ class Adversarial:
         if self.recipe == "trades":
             object.__setattr__(self, "attack", _raising_divergence(self.attack))
 
-    def craft(self, model: nn.Module, batch: Batch, y: Tensor, seed: int) -> Tensor:
+    def craft(self, model: nn.Module, batch: TrainingBatch, y: Tensor, seed: int) -> Tensor:
         """X' (N, 3, H, W), in the ball around `batch.x` and in [0, 1], away from classes y (N,)."""
         keys = [f"{seed}/{batch.epoch}/{image}" for image in batch.index.tolist()]
         with at_rest(model):
@@ -179,7 +179,7 @@ class _Lesson:
 
     criterion: Criterion
     model: nn.Module
-    batch: Batch
+    batch: TrainingBatch
 
     def on(self, x: Tensor) -> Step:
         """Its value where the network is shown x, clean or not."""
@@ -218,7 +218,7 @@ def objective(
 ) -> Objective:
     """What `fit` lowers: the criterion, on attacked images if `adversarial`, plus what the network's noise asks for."""
 
-    def lowered(model: nn.Module, batch: Batch) -> Step:
+    def lowered(model: nn.Module, batch: TrainingBatch) -> Step:
         lesson = _Lesson(criterion, model, batch)
         if adversarial is None or batch.epoch < adversarial.delay:
             step = lesson.on(batch.x)

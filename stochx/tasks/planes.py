@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stochx.attacks import Context
 from stochx.catalog import ATTACKS
-from stochx.engine.ascent import look
+from stochx.engine.ascent import loss_gradient
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.io.data import Item
@@ -26,7 +26,7 @@ DRAWS, DRAWS_A_STEP = 50, 10  # of a stochastic network, behind a gradient and b
 Kind = Literal["images", "gradient", "attack"]
 
 
-def plane_of(model: Classifier, items: Sequence[Item], kind: Kind, eps: float, span: float, seed: int) -> Plane:
+def make_plane(model: Classifier, items: Sequence[Item], kind: Kind, eps: float, span: float, seed: int) -> Plane:
     """The plane of three items; or of one, along the loss gradient's sign or towards an adversarial point of `model`.
 
     The second direction of the latter is random, orthogonal and as long. The first is 1 long in Linf: coordinates are
@@ -49,7 +49,7 @@ def _up(model: Classifier, item: Item, eps: float, seed: int) -> Tensor:
     """The sign of the gradient of the loss; of a stochastic network, of its mean over draws."""
     x, y = _single(model, item, seed)
     with seeded(seed, "direction", item.key), full_precision():
-        return look(model, x, Goal(y), LOSSES["ce"], _draws(model, DRAWS)).gradient[0].sign()
+        return loss_gradient(model, x, Goal(y), LOSSES["ce"], _draws(model, DRAWS)).gradient[0].sign()
 
 
 def _adversarial(model: Classifier, item: Item, eps: float, seed: int) -> Tensor:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stochx.engine.statistics import Interval, clustered, paired_p, wilson
-from stochx.errors import FailureError, InputError
+from stochx.errors import InputError, RunError
 
 WORST = "worst"
 
 
 @dataclass(frozen=True)
-class Row:
+class AttackRow:
     """One attack over all images, or `worst`, the worst of all for each image.
 
     Accuracies with the ends of their 95 % intervals: Wilson's, or for a stochastic network Student's over images.
@@ -42,11 +42,13 @@ class Row:
     seconds: float | None
 
 
-def summarise(records: Sequence[Mapping[str, Any]], attacks: Sequence[str], noisy: bool, targeted: bool) -> list[Row]:
+def summarise(
+    records: Sequence[Mapping[str, Any]], attacks: Sequence[str], noisy: bool, targeted: bool
+) -> list[AttackRow]:
     """The table, from records as they are stored (dictionaries); with several attacks the last row is their worst."""
     clean = _interval([record["clean"] for record in records], noisy)
     if not clean.mean > 0:
-        raise FailureError(
+        raise RunError(
             "the network gets no image right: there is nothing to attack", "check the labels and the normalisation"
         )
     rows, standing = [], [record["clean"] > 0 for record in records]
@@ -69,11 +71,11 @@ def _row(
     clean: Interval,
     noisy: bool,
     targeted: bool,
-) -> Row:
+) -> AttackRow:
     robust = _interval([outcome["correct"] for outcome in outcomes], noisy)
     attacked = [outcome for outcome in outcomes if outcome["forwards"]]
     hits = sum(outcome["hit"] for outcome in attacked) / max(1, len(attacked))
-    return Row(
+    return AttackRow(
         attack=name,
         clean=clean.mean,
         clean_low=clean.low,

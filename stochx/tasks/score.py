@@ -23,8 +23,8 @@ from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric, Score
-from stochx.tasks.adaptive import ready
-from stochx.tasks.batches import Batch, Failed, Source, batches, explanations, number, read_all, rows_of
+from stochx.tasks.adaptive import bind_objective
+from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, read_all, rows_of
 
 SIGNIFICANT = 0.05
 
@@ -42,7 +42,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Record:
+class ScoreRecord:
     """All metrics of one method's map of one image.
 
     `disagreement` of an image is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods.
@@ -62,7 +62,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One method under one metric: the mean over the n images for which every method's value is defined.
 
     `excluded` images were left out for all methods, `why` counts the reasons. `better` is lower, higher or none.
@@ -92,7 +92,7 @@ class Scored:
     name: str
     image: Tensor | None
     maps: Mapping[str, Tensor]
-    records: Sequence[Record]
+    records: Sequence[ScoreRecord]
 
 
 def score(
@@ -101,26 +101,26 @@ def score(
     metrics: Mapping[str, Metric],
     sources: Sequence[Source],
     *,
-    stored: Callable[[Batch], Mapping[str, tuple[Explanation, float]]] | None = None,
+    stored: Callable[[ImageBatch], Mapping[str, tuple[Explanation, float]]] | None = None,
     target: int | None = None,
     seed: int = 0,
     draws: int = 16,
     world: World | None = None,
     done: Collection[int] = (),
     keep: Callable[[Scored], None] = lambda scored: None,
-    report: Callable[[list[Record | Failed], int], None] = lambda records, items: None,
-) -> list[Record | Failed]:
+    report: Callable[[list[ScoreRecord | Failed], int], None] = lambda records, items: None,
+) -> list[ScoreRecord | Failed]:
     """The records of all images, in order; `keep` receives each image's maps when they are scored.
 
     With `stored` the maps of a batch are taken from there, and `methods` is empty.
     All methods meet the same random draws of a metric. A map that is not finite or constant, or a constant image,
     has no value, and says why.
     """
-    methods = {name: ready(method) for name, method in methods.items()}
+    methods = {name: bind_objective(method) for name, method in methods.items()}
     make = stored or partial(explanations, model, methods)
 
-    def work(places: range, loaded: list[Item | StochxError]) -> list[Record | Failed]:
-        found: list[Record | Failed] = []
+    def work(places: range, loaded: list[Item | StochxError]) -> list[ScoreRecord | Failed]:
+        found: list[ScoreRecord | Failed] = []
         for batch in batches(model, sources, places, loaded, target, seed, draws):
             if isinstance(batch, Failed):
                 found.append(batch)
@@ -143,7 +143,7 @@ def _score_batch(
     methods: Mapping[str, Attribution],
     found: Mapping[str, tuple[Explanation, float]],
     metrics: Mapping[str, Metric],
-    batch: Batch,
+    batch: ImageBatch,
 ) -> list[Scored]:
     masks = [item.mask for item in batch.items if item.mask is not None]
     evidence = Evidence(
@@ -164,7 +164,7 @@ def _score_batch(
     for n, (i, image) in enumerate(zip(batch.indices, batch.names, strict=True)):
         chosen = int(batch.target[n])
         records = [
-            Record(
+            ScoreRecord(
                 index=i,
                 image=image,
                 method=name,
@@ -187,7 +187,7 @@ def _again(method: Attribution, keys: Sequence[str], model: nn.Module, x: Tensor
     return method(model, x, target, keys).map
 
 
-def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: Batch) -> list[dict[str, Value]]:
+def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: ImageBatch) -> list[dict[str, Value]]:
     """For each image of the batch, each metric's value of one method's map."""
     found: list[dict[str, Value]] = [{} for _ in evidence.map]
     unfit = unfit_maps(evidence.map, evidence.x)
@@ -232,7 +232,9 @@ def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[V
     return found
 
 
-def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]) -> list[Row]:
+def summarise(
+    records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]
+) -> list[ScoreRow]:
     """The table: a row for each metric and method, from records as they are stored (dictionaries).
 
     An image counts for a metric only if it is defined for all methods, so that all means are over the same images.
@@ -250,7 +252,7 @@ def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metr
         for method in methods:
             mean = estimate(values[method])
             rows.append(
-                Row(
+                ScoreRow(
                     method=method,
                     metric=name,
                     mean=_finite(mean.mean),

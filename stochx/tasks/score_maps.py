@@ -15,14 +15,14 @@ from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Metric
-from stochx.tasks.batches import Batch
-from stochx.tasks.score import Record, as_values, unfit_maps
+from stochx.tasks.batches import ImageBatch
+from stochx.tasks.score import ScoreRecord, as_values, unfit_maps
 
 ROWS = 64  # maps scored together
 
 
 @dataclass(frozen=True)
-class Shelf:
+class MapStore:
     """Which file holds the map of an image by a method: `places[image][method]`; files are read when asked for."""
 
     places: Mapping[str, Mapping[str, Callable[[], MapFile]]]
@@ -40,7 +40,7 @@ class Shelf:
                 return there
         return {}
 
-    def explanations(self, batch: Batch) -> dict[str, tuple[Explanation, float]]:
+    def explanations(self, batch: ImageBatch) -> dict[str, tuple[Explanation, float]]:
         """The stored maps of a batch, as if a method had made them; NaN where an image has none.
 
         Raises `InputError` for a map that does not fit its image.
@@ -64,22 +64,22 @@ class Shelf:
 
 
 def score_maps(
-    shelf: Shelf,
+    shelf: MapStore,
     metrics: Mapping[str, Metric],
     *,
     seed: int = 0,
     world: World | None = None,
     done: Collection[int] = (),
-    report: Callable[[list[Record], int], None] = lambda records, items: None,
-) -> list[Record]:
+    report: Callable[[list[ScoreRecord], int], None] = lambda records, items: None,
+) -> list[ScoreRecord]:
     """The records of maps without their images, in order, for metrics that look at nothing but the map."""
     images = list(shelf.places)
 
     def load(places: range) -> list[tuple[int, MapFile]]:
         return [(i, open_map()) for i in places for open_map in shelf.places[images[i]].values()]
 
-    def work(places: range, loaded: list[tuple[int, MapFile]]) -> list[Record]:
-        found: list[Record] = []
+    def work(places: range, loaded: list[tuple[int, MapFile]]) -> list[ScoreRecord]:
+        found: list[ScoreRecord] = []
         loaded = sorted(loaded, key=lambda pair: pair[1].map.shape[1:])
         for _, same_size in groupby(loaded, key=lambda pair: pair[1].map.shape[1:]):
             found += _score(list(same_size), images, metrics, seed)
@@ -91,12 +91,12 @@ def score_maps(
 
 def _score(
     files: Sequence[tuple[int, MapFile]], images: Sequence[str], metrics: Mapping[str, Metric], seed: int
-) -> list[Record]:
+) -> list[ScoreRecord]:
     maps = torch.stack([file.map.sum(0, keepdim=True) for _, file in files])
     unfit = unfit_maps(maps)
     evidence = Evidence(maps.nan_to_num(0.0, 0.0, 0.0), [f"{seed}/{images[i]}" for i, _ in files])
     values = {name: as_values(metric(evidence), unfit, 0.0) for name, metric in metrics.items()}
     return [
-        Record(i, images[i], file.method, file.target, scores={name: values[name][n] for name in metrics})
+        ScoreRecord(i, images[i], file.method, file.target, scores={name: values[name][n] for name in metrics})
         for n, (i, file) in enumerate(files)
     ]

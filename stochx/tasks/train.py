@@ -18,7 +18,7 @@ from stochx.engine.io.scratch import scratch
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, estimate
-from stochx.engine.training.fit import Batch, Validate
+from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
 from stochx.tasks.objectives import Adversarial
 
@@ -48,7 +48,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingSplit:
     """Images to learn from, (N, 3, H, W) uint8, with labels (N,), and others kept apart to validate on."""
 
     pixels: Tensor
@@ -65,7 +65,7 @@ def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int
     return model
 
 
-def lessons(data: Data, preparation: Preparation, limit: int | None = None, held: int = 0) -> Lessons:
+def split_for_training(data: Data, preparation: Preparation, limit: int | None = None, held: int = 0) -> TrainingSplit:
     """The first `limit` images, `held` of which are kept apart: the last ones of each class, in turn.
 
     Raises `InputError` where fewer than two classes, or no images, are left to learn.
@@ -79,7 +79,7 @@ def lessons(data: Data, preparation: Preparation, limit: int | None = None, held
     if len(learnt) < 2:
         name = data.classes[learnt[0]]
         raise InputError(f"all images to learn from are of one class, `{name}`", "a classifier needs at least two")
-    return Lessons(pixels[~apart], labels[~apart], pixels[apart], labels[apart])
+    return TrainingSplit(pixels[~apart], labels[~apart], pixels[apart], labels[apart])
 
 
 def _last_of_each_class(labels: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
             quick = Adversarial(PGD(QUICK_STEPS, eot=getattr(adversarial.attack, "eot", 1)), adversarial.ball)
             like, y = next(model.parameters()), labels[:QUICK]
             x = pixels[:QUICK].to(like.device).to(like.dtype) / 255
-            batch = Batch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
+            batch = TrainingBatch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
             with full_precision():
                 said = logits(model, quick.craft(model, batch, batch.y, seed)).argmax(1)
             found["robust"] = float((said == batch.y).double().mean())

@@ -63,7 +63,7 @@ def pool(name: str, classes: Sequence[str], labels: Tensor) -> Pool:
     )
 
 
-def check(source: Pool, task: Task) -> None:
+def check_pool(source: Pool, task: Task) -> None:
     """Raises `InputError`, with names, for a pool that episodes cannot be drawn from."""
     if len(source.classes) < task.way:
         raise InputError(
@@ -82,7 +82,7 @@ def check(source: Pool, task: Task) -> None:
 
 def draw(source: Pool, task: Task, count: int, *keys: Key) -> Drawn:
     """`count` episodes that depend on the keys alone: distinct classes, and distinct images of each."""
-    check(source, task)
+    check_pool(source, task)
     blocks = [_block(source, task, *keys, block) for block in range(-(-count // BLOCK))]
     parts = (torch.cat(part)[:count] for part in zip(*blocks, strict=True))
     return Drawn(*parts)
@@ -118,7 +118,7 @@ class Episodes:
     x are the images (E, N K + N q, 3, H, W) of E episodes, support first; y (E, N q) the queries' classes.
     """
 
-    least: ClassVar[int] = 1
+    minimum: ClassVar[int] = 1
 
     def __init__(self, domains: Sequence[Domain], task: Task, count: int, seed: int) -> None:
         self.domains, self.task, self.count, self.seed = domains, task, count, seed
@@ -136,7 +136,7 @@ class Episodes:
             self._last = epoch, found
         return self._last[1]
 
-    def take(
+    def batch(
         self, whole: Tensor, mine: slice, epoch: int, like: Tensor, source: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Images and answers; `source` draws the views of each image."""

@@ -24,7 +24,7 @@ SMOOTHING = 0.01
 
 
 @dataclass(frozen=True)
-class Passage:
+class HeadCache:
     """What a head keeps of its forward pass, beside the maps that it was given.
 
     `judged` is what the loss is for: the scores (E, Q, N), or scores of every position (E, Q, N, H, W). `outputs`
@@ -38,7 +38,7 @@ class Passage:
     outputs: Tensor
 
 
-P = TypeVar("P", bound=Passage)
+P = TypeVar("P", bound=HeadCache)
 
 
 class FewShotHead(nn.Module, Generic[P]):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine.device import lowered
+from stochx.engine.device import at_runtime_precision
 from stochx.engine.fewshot.convolution import convolve_back
 from stochx.engine.lrp.rules import stabilise
 
@@ -67,11 +67,11 @@ def convolved_pairs(first: Tensor, second: Tensor, weight: Tensor, relevance: Te
     parts = zip((first, second), torch.split(weight, first.shape[2], 1), strict=True)
     z, z_second = (each(supporting, maps, part, padding) for maps, part in parts)
     sums = (z[:, None] + z_second[:, :, None]).flatten(0, 2)
-    pairs = joined(first, second)
+    pairs = combined_weights(first, second)
     return _sent(pairs.flatten(0, 2), weight, relevance.flatten(0, 2), sums, padding).view(pairs.shape)
 
 
-def joined(first: Tensor, second: Tensor) -> Tensor:
+def combined_weights(first: Tensor, second: Tensor) -> Tensor:
     """All pairs [first | second] of maps (E, N, C, H, W) and (E, Q, C, H, W): (E, Q, N, 2 C, H, W)."""
     ways, queries = first.shape[1], second.shape[1]
     one = first[:, None].expand(-1, queries, -1, -1, -1, -1)
@@ -86,9 +86,9 @@ def each(operation: Callable[..., Tensor], maps: Tensor, *others: Any) -> Tensor
 def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """conv(a+, w+) + conv(a-, w-): all that speaks for each output."""
     if x.amin() >= 0:
-        return lowered(F.conv2d, x, weight.clamp(min=0), None, 1, padding)
-    positive = lowered(F.conv2d, x.clamp(min=0), weight.clamp(min=0), None, 1, padding)
-    return positive + lowered(F.conv2d, x.clamp(max=0), weight.clamp(max=0), None, 1, padding)
+        return at_runtime_precision(F.conv2d, x, weight.clamp(min=0), None, 1, padding)
+    positive = at_runtime_precision(F.conv2d, x.clamp(min=0), weight.clamp(min=0), None, 1, padding)
+    return positive + at_runtime_precision(F.conv2d, x.clamp(max=0), weight.clamp(max=0), None, 1, padding)
 
 
 def _sent(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int) -> Tensor:
@@ -98,10 +98,10 @@ def _sent(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int)
     """
     exact = bool(z.amin() < STEADY * z.amax())
     s = relevance / z.clamp_(min=TINY)
-    up = lowered(convolve_back, s, weight.clamp(min=0), padding, exact)
+    up = at_runtime_precision(convolve_back, s, weight.clamp(min=0), padding, exact)
     if x.amin() >= 0:
         return up.mul_(x)
-    down = lowered(convolve_back, s, weight.clamp(max=0), padding, exact)
+    down = at_runtime_precision(convolve_back, s, weight.clamp(max=0), padding, exact)
     return torch.where(x < 0, down, up).mul_(x)
 
 

@@ -18,7 +18,7 @@ from stochx.errors import UsageError
 ROUNDS = (7 / 15, 14 / 15)  # of the queries that become support in transductive inference: 35 and 70 of 75
 
 
-class Matcher(nn.Module):
+class FewShotNetwork(nn.Module):
     """Images of few labelled classes and others -> scores; `head_text` builds the head again, `facts` tell its past."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Matcher(nn.Module):
         return maps.to(x.dtype).contiguous().view(*x.shape[:-3], *maps.shape[1:])
 
 
-def digests(model: Matcher, pixels: Tensor, places: Tensor) -> Tensor:
+def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor) -> Tensor:
     """Of the images `places` (n,) of `pixels` (N, 3, H, W) uint8 what the head needs of their maps; on the CPU."""
     like = next(model.parameters())
     found = scratch((len(places), *model.head.digest(like.new_zeros(1, *model.backbone.shape)).shape[1:]), like.dtype)

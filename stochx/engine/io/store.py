@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-class Run:
+class RunFolder:
     """A run folder: `config.toml` (replayable), `records.jsonl` (a line a result), `result.json`.
 
     Each rank appends to records of its own; `finish` merges them in order. With `resume` the records that are

@@ -16,7 +16,7 @@ from stochx.engine.lrp.rules import Layer, share, through
 from stochx.errors import InputError
 
 if TYPE_CHECKING:
-    from stochx.engine.lrp.tape import Tape
+    from stochx.engine.lrp.tape import RelevanceTape
 
 Sent = Iterable[tuple[fx.Node, Tensor]]
 
@@ -25,11 +25,11 @@ Sent = Iterable[tuple[fx.Node, Tensor]]
 class Kind:
     """What each input of an operation is sent, and whether that takes the inputs' values or only their shapes."""
 
-    send: Callable[[Tape, fx.Node, Tensor], Sent]
+    send: Callable[[RelevanceTape, fx.Node, Tensor], Sent]
     needs_values: bool = False
 
 
-def _layer(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _layer(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     source, layer = _weights(tape, node)
     rules = tape.rules
     if rules.first is not None and source in tape.raw:
@@ -38,7 +38,7 @@ def _layer(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
     return [(source, rule(layer, tape.values[source], relevance))]
 
 
-def _weights(tape: Tape, node: fx.Node) -> tuple[fx.Node, Layer]:
+def _weights(tape: RelevanceTape, node: fx.Node) -> tuple[fx.Node, Layer]:
     """The input of a layer, and the layer."""
     module = tape.modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Linear | nn.Conv2d):
@@ -59,23 +59,23 @@ def _weights(tape: Tape, node: fx.Node) -> tuple[fx.Node, Layer]:
     return source, Layer.dense(**settings) if node.target is F.linear else Layer.dense(settings["weight"].mT)
 
 
-def _pass(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _pass(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     return [(tape.signals(node)[0], relevance)]
 
 
-def _absorb(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _absorb(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     return []
 
 
-def _move(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _move(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     return _follow(tape, node, relevance, normed=False)
 
 
-def _mean(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _mean(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     return _follow(tape, node, relevance, normed=True)
 
 
-def _follow(tape: Tape, node: fx.Node, relevance: Tensor, normed: bool) -> Sent:
+def _follow(tape: RelevanceTape, node: fx.Node, relevance: Tensor, normed: bool) -> Sent:
     path = [node]
     if (source := tape.signals(node)[0]).target in PIECES:  # one of several pieces: past the operation that cut them
         path, source = [source, node], tape.signals(source)[0]
@@ -90,13 +90,13 @@ def _follow(tape: Tape, node: fx.Node, relevance: Tensor, normed: bool) -> Sent:
     return [(source, through(relevance, tape.like(source, relevance), operation, normed))]
 
 
-def _split(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _split(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
     sizes = [tape.shapes[n][given.get("dim", 0)] for n in given["tensors"]]
     return zip(given["tensors"], torch.split_with_sizes(relevance, sizes, given.get("dim", 0)), strict=True)
 
 
-def _sum(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _sum(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     if node in tape.raw and len(tape.signals(node)) == 1:  # a shift of the image, as when it is normalised
         return _gate(tape, node, relevance)
     given: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | node.kwargs
@@ -108,7 +108,7 @@ def _sum(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
     return [(n, part) for (n, _), part in zip(parts.values(), shares, strict=True) if isinstance(n, fx.Node)]
 
 
-def _gate(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
+def _gate(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     """All to the signal, the input that has the result's shape, and nothing to a gate or a number."""
     signals = [n for n in tape.signals(node) if tape.shapes[n] == relevance.shape]
     if len(signals) != 1:
@@ -116,11 +116,11 @@ def _gate(tape: Tape, node: fx.Node, relevance: Tensor) -> Sent:
     return [(signals[0], relevance)]
 
 
-def _unknown(tape: Tape, node: fx.Node, relevance: Tensor) -> NoReturn:
+def _unknown(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> NoReturn:
     _refuse(tape, node)
 
 
-def _refuse(tape: Tape, node: fx.Node, why: str = "") -> NoReturn:
+def _refuse(tape: RelevanceTape, node: fx.Node, why: str = "") -> NoReturn:
     target = type(tape.modules[str(node.target)]) if node.op == "call_module" else node.target
     what = f"`{getattr(target, '__name__', target)}`" + (f" with {why}" if why else "")
     raise InputError(f"lrp has no rule for {what}, at `{node.name}`", "use `ig`, `smoothgrad` or `smoothtaylor`")

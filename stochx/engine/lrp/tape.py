@@ -30,7 +30,7 @@ class Rules:
     first: FirstRule | None = None
 
 
-class Tape:
+class RelevanceTape:
     """The values of a network for one batch, as far as the way back needs them, and relevance sent back along it.
 
     `graph` comes from `graph.folded`; its modules are left as they are. `output` holds the logits.

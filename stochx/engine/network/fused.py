@@ -85,7 +85,7 @@ def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, tuple[in
 
 
 @dataclass(frozen=True)
-class Twin:
+class FusedNetwork:
     """`whole`: pixels -> logits. Where the network begins with a convolution also `stem`, and `tail` after it."""
 
     whole: nn.Module
@@ -133,16 +133,16 @@ def _as_it_is(x: Tensor) -> Tensor:
 PLAIN = (int, float, str)  # and bool, an int
 
 _untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
-_twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, Twin]] = weakref.WeakKeyDictionary()
+_twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, FusedNetwork]] = weakref.WeakKeyDictionary()
 
 
-def twin(model: Callable[[Tensor], Tensor]) -> Twin:
+def fused(model: Callable[[Tensor], Tensor]) -> FusedNetwork:
     """The fast twin of `model`; for what cannot be traced, the model as it is.
 
     Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
     """
     if not isinstance(model, nn.Module):
-        return Twin(_Function(model))
+        return FusedNetwork(_Function(model))
     modules = list(model.modules())
     if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
@@ -152,7 +152,7 @@ def twin(model: Callable[[Tensor], Tensor]) -> Twin:
         return known[1]
     made = _make(model)
     if made.graph is None:  # the untraced twin is the model itself, which a cache would keep alive
-        return Twin(model, _sizes=_untraced.setdefault(model, {}))
+        return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
     _twins[model] = (state, made)
     return made
 
@@ -180,10 +180,10 @@ def _fingerprint(modules: Sequence[nn.Module]) -> object:
     return tensors, settings
 
 
-def _make(model: nn.Module) -> Twin:
+def _make(model: nn.Module) -> FusedNetwork:
     traced = trace(model.network if isinstance(model, Classifier) else model)
     if traced is None:
-        return Twin(model)
+        return FusedNetwork(model)
     graph = folded(traced).to(memory_format=torch.channels_last)
     fast = lean(graph)
     normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
@@ -191,12 +191,12 @@ def _make(model: nn.Module) -> Twin:
     nodes = list(fast.graph.nodes)
     first = nodes[1] if nodes[0].op == "placeholder" and len(nodes[0].users) == 1 else None
     if first is None or first.op != "call_module":
-        return Twin(whole, graph=graph)
+        return FusedNetwork(whole, graph=graph)
     conv, parts = fast.get_submodule(str(first.target)), cut(fast, first)
     if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
-        return Twin(whole, graph=graph)
+        return FusedNetwork(whole, graph=graph)
     slope = 1 / model.std if isinstance(model, Classifier) else torch.ones_like(conv.weight[:1, :, :1, :1])
-    return Twin(whole, Stem(conv, normalise, slope), _without_inplace_start(parts[1]), graph)
+    return FusedNetwork(whole, Stem(conv, normalise, slope), _without_inplace_start(parts[1]), graph)
 
 
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:

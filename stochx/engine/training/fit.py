@@ -20,10 +20,10 @@ from stochx.engine.seeds import generator, seeded
 from stochx.engine.training import checkpoint
 from stochx.engine.training.average import Average, put, tensors_of
 from stochx.engine.training.items import Items
-from stochx.engine.training.malloc import keep_freed
+from stochx.engine.training.malloc import retain_freed_memory
 from stochx.engine.training.schedule import SCHEDULES, Schedule
 from stochx.engine.world import World
-from stochx.errors import FailureError, InputError
+from stochx.errors import InputError, RunError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What a step learns from: x (N, 3, H, W) in [0, 1], y (N,), and which items they are, `index` (N,) on the CPU.
 
     Items that hold several images have further axes after the first. Epochs and steps count from 0.
@@ -81,7 +81,7 @@ class Epoch:
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
-Objective = Callable[[nn.Module, Batch], Step]
+Objective = Callable[[nn.Module, TrainingBatch], Step]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -92,7 +92,7 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     return found.to(x.dtype)
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> Step:
+def cross_entropy(model: nn.Module, batch: TrainingBatch) -> Step:
     """Plain classification: mean -log p(y)."""
     logits = forward(model, batch.x)
     return Step(F.cross_entropy(logits, batch.y), logits)
@@ -119,11 +119,11 @@ def fit(
     weights by default. With `resume` the last stored epoch comes first once more, since what its reader does with it
     may not have been finished. Under several ranks each takes its share of every batch, and gradients are summed.
 
-    Raises `FailureError` for a loss that is not finite, and leaves the last checkpoint; `InputError` for batches too
+    Raises `RunError` for a loss that is not finite, and leaves the last checkpoint; `InputError` for batches too
     small for batch norms and for a checkpoint of another training.
     """
     world = world or World()
-    keep_freed()
+    retain_freed_memory()
     _check_sizes(model, items, plan, world)
     optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
     average = Average(model.to(memory_format=torch.channels_last), plan.average)
@@ -170,7 +170,7 @@ def _check_sizes(model: nn.Module, items: Items, plan: Plan, world: World) -> No
     if not len(items):
         raise InputError("there are no images to train on", "check the data set")
     images, parts = min(plan.batch, len(items)), world.size * plan.accumulate
-    norms = items.least > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    norms = items.minimum > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     if images // parts < (2 if norms else 1):
         need = "a batch norm needs two at once" if norms else "there are more parts than images"
         raise InputError(f"a step has {images} images in {parts} parts: {need}", "use a larger batch, or fewer parts")
@@ -202,7 +202,7 @@ class _Loop:
         """One pass over the data in an order of its own; a lone last image waits for another epoch."""
         start, plan = time.perf_counter(), self.plan
         order = torch.randperm(len(self.items), generator=generator(self.seed, "order", epoch))
-        least = self.items.least
+        least = self.items.minimum
         batches = [part for part in torch.split(order, plan.batch) if len(part) >= least or len(order) <= plan.batch]
         lost, right, answers = 0.0, 0, 0
         with seeded(self.seed, "epoch", epoch, self.world.rank):
@@ -231,29 +231,29 @@ class _Loop:
                 losses.append(share.detach())
                 correct.append((found.logits.argmax(-1) == batch.y).sum())
                 asked += batch.y.numel()
-        except FailureError as error:  # an attack inside met what is not finite
-            raise FailureError(f"{error}, {where}", "lower the learning rate") from None
+        except RunError as error:  # an attack inside met what is not finite
+            raise RunError(f"{error}, {where}", "lower the learning rate") from None
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise InputError("a batch norm met a single value per channel", "use another batch size") from None
         loss = _sum_over_ranks(self.optimizer, losses, self.world)
         if not math.isfinite(loss):
-            raise FailureError(f"the loss is not finite {where}", "lower the learning rate")
+            raise RunError(f"the loss is not finite {where}", "lower the learning rate")
         self.optimizer.step()
         return loss, int(sum(correct)), asked
 
-    def _parts(self, whole: Tensor, epoch: int, step: int) -> Iterator[Batch]:
+    def _parts(self, whole: Tensor, epoch: int, step: int) -> Iterator[TrainingBatch]:
         """The share of this rank in a batch, in `accumulate` parts that a batch norm can take."""
         like = self.optimizer.param_groups[0]["params"][0]
         source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
         mine = slice(self.world.rank, None, self.world.size)
         index = whole[mine]
-        x, y = self.items.take(whole, mine, epoch, like, source)
-        parts = min(self.plan.accumulate, max(1, len(index) // self.items.least))
+        x, y = self.items.batch(whole, mine, epoch, like, source)
+        parts = min(self.plan.accumulate, max(1, len(index) // self.items.minimum))
         for images, labels, places in zip(*(torch.tensor_split(v, parts) for v in (x, y, index)), strict=True):
             if len(places):
-                yield Batch(images, labels, places, epoch, step)
+                yield TrainingBatch(images, labels, places, epoch, step)
 
 
 def _sum_over_ranks(optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], world: World) -> float:

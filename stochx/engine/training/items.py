@@ -12,14 +12,14 @@ from stochx.engine.training.augment import augment
 
 
 class Items(Protocol):
-    """Images, episodes, or whatever an epoch has `len(items)` of; a step has at least `least` of them."""
+    """Images, episodes, or whatever an epoch has `len(items)` of; a step has at least `minimum` of them."""
 
     @property
-    def least(self) -> int: ...
+    def minimum(self) -> int: ...
 
     def __len__(self) -> int: ...
 
-    def take(
+    def batch(
         self, whole: Tensor, mine: slice, epoch: int, like: Tensor, source: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """X and y of the part `mine` of the items `whole` (N,) of a step, on the device of `like` and of its kind.
@@ -35,12 +35,12 @@ class Images:
 
     pixels: Tensor
     labels: Tensor
-    least: ClassVar[int] = 2
+    minimum: ClassVar[int] = 2
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def take(
+    def batch(
         self, whole: Tensor, mine: slice, epoch: int, like: Tensor, source: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         some = whole[mine].to(self.pixels.device)

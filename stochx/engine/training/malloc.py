@@ -10,7 +10,7 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of glibc's mallopt
 
 
 @cache
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """From now on this process keeps what it frees, where its C library is glibc; elsewhere nothing happens.
 
     By itself glibc returns large blocks to the system at once and gets them back page by page: with tensors of some
