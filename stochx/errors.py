@@ -8,12 +8,21 @@ StochxError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
 def printable(text: object) -> str:
     r"""A text on one line: control characters and undecodable bytes are shown as `\x1b` and the like."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the hint for an unknown word: the closest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else "choose from: " + ", ".join(known)
 
 
 class StochxError(Exception):

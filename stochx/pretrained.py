@@ -16,10 +16,10 @@ import torch
 from torchvision import models as torchvision_models
 
 from stochx.architectures import names
-from stochx.catalog import MODELS, suggest
+from stochx.catalog import MODELS
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, suggest
 from stochx.facts import Fact, normalisation_fact
 
 SECONDS_FOR_A_CONNECTION = 5

@@ -29,6 +29,7 @@ LEVELS = {
     "guides": 3,
     "engine": 2,
     "catalog": 1,
+    "declarations": 1,
     "errors": 0,
 }
 FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides"}

@@ -235,7 +235,7 @@ def test_an_image_without_a_defined_score_gets_a_sigma_and_a_map_all_the_same(ne
 def test_without_a_measure_adaptive_noise_is_a_usage_error_with_a_hint(network, images):
     with pytest.raises(UsageError, match="measure") as error:
         SmoothTaylor(noise="adaptive")(network, images[:1], torch.tensor([1]), KEYS[:1])
-    assert "ready" in error.value.hint
+    assert "bind_objective" in error.value.hint
 
 
 def test_without_keys_the_place_in_the_batch_decides(network, images):

@@ -39,8 +39,8 @@ def _version(asked: bool) -> None:
 
 def _completion(shell: str | None) -> None:
     if shell is not None:
-        from stochx.catalog import suggest
         from stochx.cli.completion import SCRIPTS
+        from stochx.errors import suggest
 
         if shell not in SCRIPTS:
             raise UsageError(f"there is no completion for `{shell}`", suggest(shell, SCRIPTS))

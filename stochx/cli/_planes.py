@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stochx.catalog import suggest
 from stochx.engine.io.data import Data, Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, suggest
 from stochx.reports.maps import file_names
 from stochx.tasks.planes import make_plane
 

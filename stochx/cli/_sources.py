@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stochx.catalog import suggest
 from stochx.engine.io.data import Item
 from stochx.engine.io.images import read, to_tensor
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, suggest
 from stochx.loading import load_data
 from stochx.tasks.batches import Source
 

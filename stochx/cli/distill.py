@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx.catalog import ATTACKS, MODELS, NOISES, suggest
+from stochx.catalog import ATTACKS, MODELS, NOISES
 from stochx.cli import options as o
 from stochx.cli import output as out
 from stochx.cli.training import settled
-from stochx.errors import UsageError
+from stochx.errors import UsageError, suggest
 
 NONE = "none"
 TAUGHT = {  # what the teacher teaches, and the keys of each with their defaults

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx.catalog import FAMILIES, suggest
+from stochx.catalog import FAMILIES
 from stochx.cli import options as o
 from stochx.cli import output
-from stochx.errors import UsageError
+from stochx.errors import UsageError, suggest
 
 
 def _names(incomplete: str) -> list[str]:

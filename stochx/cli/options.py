@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx.catalog import ATTACKS, ATTRIBUTIONS, DATASETS, Catalog, suggest
+from stochx.catalog import ATTACKS, ATTRIBUTIONS, DATASETS, Catalog
 from stochx.cli.commands import ASKED_BY_FISH, tabbed
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, suggest
 
 WHAT, METHOD, RUN, OUTPUT = "What", "Method", "Run", "Output"
 USUAL = {"linf": "8/255", "l2": "0.5", "l1": "12"}  # radii

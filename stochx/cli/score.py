@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx.catalog import ATTRIBUTIONS, METRICS, suggest
+from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.cli import options as o
 from stochx.cli import output as out
-from stochx.errors import UsageError
+from stochx.errors import UsageError, suggest
 
 CONTROLS = ("random", "centre", "sobel", "blurred-ig")
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}

@@ -1,0 +1,104 @@
+"""How an entry is declared: a frozen dataclass in a file, read with `ast` so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from stochx.errors import InputError, UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Field:
+    """One hyperparameter as written in the source: `sigma: float = 0.15  # help`."""
+
+    name: str
+    type: str
+    default: str | None
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name as typed: `lambda_` is typed `lambda`."""
+        return self.name.rstrip("_")
+
+    def read(self, value: str, where: str) -> object:
+        """The value of a typed text; floats may be fractions such as 8/255."""
+        if self.choices and value not in self.choices:
+            raise UsageError(f"`{where}` has no choice `{value}`", suggest(value, self.choices))
+        try:
+            return READERS[self.type](value)
+        except (ValueError, KeyError, ZeroDivisionError, OverflowError):
+            raise UsageError(f"`{where}` expects {ARTICLES[self.type]}, got `{value}`") from None
+
+
+def _fraction(text: str) -> float:
+    top, slash, bottom = text.partition("/")
+    value = float(top) / float(bottom) if slash else float(top)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "int": int,
+    "float": _fraction,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "str": str,
+}
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+@cache
+def classes(file: Path) -> dict[str, ast.ClassDef]:
+    """Return the public classes of a file, by name; raises `InputError` for a file that is not Python."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read `{file}`: {error.strerror}", "check the path") from None
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"`{file}` is not valid Python: {error}", "mend it, or name another file") from None
+    return {c.name: c for c in tree.body if isinstance(c, ast.ClassDef) and not c.name.startswith("_")}
+
+
+def fields(file: Path, declaration: ast.ClassDef) -> list[Field]:
+    """Return the hyperparameters of an entry, in order; raises `InputError` for one that cannot be typed."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [
+        _field(node, lines[(node.end_lineno or node.lineno) - 1], f"{file}:{node.lineno}")
+        for node in declaration.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and "ClassVar" not in ast.unparse(node.annotation)
+    ]
+
+
+def class_variable(declaration: ast.ClassDef, name: str) -> object:
+    """Return the literal that a class gives one of its `ClassVar`s; None where it has no such line."""
+    for node in declaration.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            return None if node.value is None else ast.literal_eval(node.value)
+    return None
+
+
+def _field(node: ast.AnnAssign, line: str, where: str) -> Field:
+    assert isinstance(node.target, ast.Name)
+    kind, choices = ast.unparse(node.annotation), ()
+    if isinstance(node.annotation, ast.Subscript) and ast.unparse(node.annotation.value) == "Literal":
+        values = ast.literal_eval(node.annotation.slice)
+        kind, choices = "str", values if isinstance(values, tuple) else (values,)
+    if kind not in READERS:
+        raise InputError(f"`{where}`: `{node.target.id}` is of type `{kind}`", "use int, float, bool, str or Literal")
+    default = None
+    if node.value is not None:
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError:
+            raise InputError(f"`{where}`: the default of `{node.target.id}` is not a literal", "write it out") from None
+        default = str(value).lower() if isinstance(value, bool) else str(value)
+    return Field(node.target.id, kind, default, line.partition("#")[2].strip(), choices)
