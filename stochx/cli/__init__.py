@@ -52,7 +52,14 @@ def _completion(shell: str | None) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_version,
+            is_eager=True,
+            allow_from_autoenv=False,  # pipelines have variables of this name
+        ),
     ] = False,
     completion: Annotated[
         str | None,
@@ -61,6 +68,7 @@ def root(
             help="Print the completion script of bash, zsh, fish or powershell.",
             callback=_completion,
             is_eager=True,
+            allow_from_autoenv=False,
             autocompletion=lambda incomplete: ["bash", "zsh", "fish", "powershell"],
         ),
     ] = None,

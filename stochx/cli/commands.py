@@ -4,85 +4,76 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 from collections import UserDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from stochx import settings
 from stochx.cli import output
+from stochx.cli.complete import described
+from stochx.settings import COMMANDS, module_of
+from stochx.settings.base import PANELS, settings_of
 
 if TYPE_CHECKING:
     from rich.panel import Panel
 
-# What is typed, and the function behind it: `file` or `file:function`.
-COMMANDS = {
-    "explain": "explain",
-    "score": "score",
-    "attack": "attack",
-    "train": "train",
-    "distill": "distill",
-    "fsc-train": "fsc_train",
-    "fsc-test": "fsc_test",
-    "boundary": "boundary",
-    "info": "info",
-    "list": "listing:list_",
-    "demo": "demo",
-}
-ASKED_BY_FISH = os.environ.get("_STOCHX_COMPLETE") == "complete_fish"  # zsh asks as fish does
+SETTINGS = Path(settings.__file__).parent
 WIDEST = 0.45  # of a line, for the names of options
-
-
-def _place(name: str) -> tuple[str, str]:
-    file, _, function = COMMANDS[name].partition(":")
-    return file, function or file
+LIST = "list"  # the one command without settings: it shows what can be set
 
 
 def summary(name: str) -> str:
-    """The first line of a command's docstring, read from its source."""
-    file, function = _place(name)
-    tree = ast.parse((Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8"))
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-    return (ast.get_docstring(found) or "").partition("\n")[0]
+    """Return the first line of a command's docstring, read from its source."""
+    path = Path(__file__).parent / "listing.py" if name == LIST else SETTINGS / f"{module_of(name)}.py"
+    sought = "list_" if name == LIST else COMMANDS[name]
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    definitions = (node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return (ast.get_docstring(next(node for node in definitions if node.name == sought)) or "").partition("\n")[0]
 
 
 class OnDemand(UserDict[str, Any]):
-    """All commands by name; looking one up imports its file."""
+    """All commands by name; looking one up imports its settings."""
 
     def __init__(self) -> None:
-        super().__init__(dict.fromkeys(COMMANDS))
+        super().__init__(dict.fromkeys([*COMMANDS, LIST]))
 
     def __getitem__(self, name: str) -> Any:
         if self.data[name] is None:
-            file, function = _place(name)
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(name, cls=Command)(getattr(importlib.import_module(f"stochx.cli.{file}"), function))
+            alone.command(name, cls=Command)(_function(name))
             self.data[name] = typer.main.get_command(alone)
         return self.data[name]
 
 
-def tabbed(value: str, help: str) -> str:
-    """Fish's line, `value TAB help`; typer would import all of rich to write the same one."""
-    return f"{value}\t{' '.join(help.split())}" if help else value
+def _function(name: str) -> Callable[..., None]:
+    if name == LIST:
+        function: Callable[..., None] = importlib.import_module("stochx.cli.listing").list_
+        return function
+    from stochx.cli.build import command_function
+
+    return command_function(getattr(settings, COMMANDS[name]))
 
 
-def _described(items: list[Any]) -> list[Any]:
-    if ASKED_BY_FISH:
-        for item in items:
-            item.value, item.help = tabbed(item.value, item.help or ""), None
-    return items
+def _describe_entries(command: Any) -> None:
+    """Bring the help of options that name entries up to date with the files that were included."""
+    from stochx.cli.build import describe
+
+    if command.name in COMMANDS:
+        for setting in settings_of(getattr(settings, COMMANDS[command.name])):
+            if setting.option.family:
+                next(param for param in command.params if param.name == setting.name).help = describe(setting)
 
 
 class Command(TyperCommand):
     """A command whose help is drawn here."""
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # typer hides the type
+        _describe_entries(self)
         formatter.write(_help(self, ctx, []))
-
-    def shell_complete(self, ctx: typer.Context, incomplete: str) -> list[Any]:  # type: ignore[override]
-        return _described(super().shell_complete(ctx, incomplete))
 
 
 class Group(TyperGroup):
@@ -93,7 +84,7 @@ class Group(TyperGroup):
         self.commands = OnDemand()
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return list(COMMANDS)
+        return [*COMMANDS, LIST]
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
         """Without typer's own completion options: their scripts know nothing of `:` and `=`."""
@@ -101,14 +92,16 @@ class Group(TyperGroup):
         return [param for param in super().get_params(ctx) if param.name not in typers]
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        formatter.write(_help(self, ctx, [(name, summary(name)) for name in COMMANDS]))
+        formatter.write(_help(self, ctx, [(name, summary(name)) for name in self.list_commands(ctx)]))
 
     def shell_complete(self, ctx: typer.Context, incomplete: str) -> list[Any]:  # type: ignore[override]
-        return _described(super().shell_complete(ctx, incomplete))
+        return described(super().shell_complete(ctx, incomplete))
 
 
 def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]]) -> str:
-    """Usage, docstring, and a panel for every group of options."""
+    """Draw usage, docstring, and a panel for each group of options."""
+    from rich.text import Text
+
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(context):
         record = param.get_help_record(context)
@@ -117,18 +110,26 @@ def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]])
             panels.setdefault(title, []).append(record)
     if commands:
         panels["Commands"] = commands
+    panels = {title: panels[title] for title in sorted(panels, key=_place)}
     about, *examples = command.help.split("\n\n", 1)
     console = output.stdout()
     longest = max(len(name) for rows in panels.values() for name, _ in rows)
     width = min(longest, int(WIDEST * console.width))
     with console.capture() as drawn:
-        console.print(f"[bold yellow]Usage:[/] [bold]{output.escape(command.get_usage(context)[7:])}[/]\n")
-        console.print(" ".join(about.split()) + "\n", markup=False, highlight=False)
+        usage = command.get_usage(context).removeprefix("Usage: ")
+        console.print(Text.assemble(("Usage:", "bold yellow"), " ", (usage, "bold")), "", sep="\n")
+        console.print(Text(" ".join(about.split())), "", sep="\n")
         for text in examples:
-            console.print(text + "\n", markup=False, highlight=False, style="dim", soft_wrap=True)
+            console.print(Text(text, style="dim"), "", sep="\n", soft_wrap=True)
         for title, rows in panels.items():
             console.print(_panel(title, rows, width))
     return drawn.get()
+
+
+def _place(title: str) -> int:
+    """Order panels: arguments, then what, method, run and output, then the rest as it comes."""
+    order = ("Arguments", *PANELS)
+    return order.index(title) if title in order else len(order)
 
 
 def _panel(title: str, rows: list[tuple[str, str]], width: int) -> Panel:
@@ -141,5 +142,5 @@ def _panel(title: str, rows: list[tuple[str, str]], width: int) -> Panel:
     table.add_column(ratio=1)
     for name, text in rows:
         what, bracket, more = text.rpartition("  [")  # the variable and the default follow the help
-        table.add_row(name, Text.assemble(what, (f" [{more}", "dim")) if bracket else Text(text))
+        table.add_row(Text(name), Text.assemble(what, (f" [{more}", "dim")) if bracket else Text(text))
     return Panel(table, title=title, title_align="left", border_style="dim")

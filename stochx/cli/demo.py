@@ -1,36 +1,21 @@
-"""`stochx demo`."""
+"""The table of `stochx demo`: the scores, and where the figures are."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import typer
+from stochx.cli import score
+from stochx.cli.output import remark
 
-from stochx.cli import options as o
-from stochx.cli import output as out
-from stochx.cli.score import show_scores
-
-METHODS = ["gradcam", "ig", "lrp", "smoothgrad", "smoothtaylor", "random", "centre"]  # the last two are controls
-METRICS = ["relevance-mass", "pointing-game", "aupc:draws=10", "autvc"]
+if TYPE_CHECKING:
+    from stochx.runs import Document
 
 
-def demo(output: o.Output = None, seed: o.Seed = 0, json: o.Json = False, quiet: o.Quiet = False) -> None:
-    """Train a small network on images drawn here, explain some of them, and score the maps against the truth.
+def _remark(document: Document) -> None:
+    score.VIEW.remark(document)
+    folder = document["args"]["output"]
+    remark("figures:", f"{folder}/explain/*.png, {folder}/score/*.png")
 
-    Examples:
-      stochx demo
 
-      stochx demo -o /tmp/demo --json
-    """
-    start = time.perf_counter()
-    target = output or Path("stochx-out/demo")
-    args: dict[str, object] = {"output": str(target), "seed": seed}
-    out.notes(quiet)
-    from stochx.cli._demonstrated import run_demo
-
-    document, rows = run_demo(args, target, METHODS, METRICS, quiet=quiet, start=start)
-    show_scores(document, rows, json)
-    if not (json or quiet):
-        out.stderr().print(f"figures: {target}/explain/*.png, {target}/score/*.png", highlight=False)
-    raise typer.Exit(0)
+VIEW = replace(score.VIEW, remark=_remark)

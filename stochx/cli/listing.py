@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stochx.catalog import FAMILIES
-from stochx.cli import options as o
 from stochx.cli import output
+from stochx.cli.build import Include, Json
 from stochx.errors import UsageError, suggest
+from stochx.runs.document import compose
 
 
 def _names(incomplete: str) -> list[str]:
@@ -23,7 +24,8 @@ def list_(
     what: Annotated[
         str | None, typer.Argument(metavar="[FAMILY[:NAME]]", help="A family, or one entry.", autocompletion=_names)
     ] = None,
-    json: o.Json = False,
+    include: Include = None,
+    json: Json = False,
 ) -> None:
     """Show what can be chosen: families, their entries, an entry's keys and defaults.
 
@@ -32,27 +34,34 @@ def list_(
 
       stochx list attributions:smoothtaylor
     """
+    family, _, entry = (what or "").partition(":")
+    rows: list[dict[str, str | None]]
     if what is None:
-        rows: list[dict[str, Any]] = [
+        rows = [
             {"family": family, "name": name, "help": catalog.summary(name)}
             for family, catalog in FAMILIES.items()
             for name in catalog
         ]
+    elif family not in FAMILIES:
+        raise UsageError(f"unknown family `{family}`", suggest(family, FAMILIES))
+    elif entry:
+        rows = _fields(family, entry)
+        if not json and output.stdout().is_terminal:
+            output.stdout().print(
+                FAMILIES[family].docstring(FAMILIES[family].parse_name(entry)[0]) + "\n", markup=False
+            )
     else:
-        family, _, entry = what.partition(":")
-        if family not in FAMILIES:
-            raise UsageError(f"unknown family `{family}`", suggest(family, FAMILIES))
-        catalog = FAMILIES[family]
-        if entry:
-            name, _ = catalog.parse_name(entry)
-            rows = [
-                {"key": f.key, "type": " | ".join(f.choices) or f.type, "default": f.default, "help": f.help}
-                for f in catalog.fields(name)
-            ]
-            if not json and output.stdout().is_terminal:
-                output.stdout().print(output.escape(catalog.docstring(name)) + "\n", highlight=False)
-        else:
-            rows = [{"name": name, "help": catalog.summary(name)} for name in catalog]
+        rows = [{"name": name, "help": FAMILIES[family].summary(name)} for name in FAMILIES[family]]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]
-    columns = [output.Column(key, lambda row, key=key: "" if row[key] is None else str(row[key])) for key in keys]  # type: ignore[misc]
-    output.show(output.result("list", {"what": what}, {}, rows, 0.0), rows, columns, json)
+    columns = [output.Column(key, lambda row, key=key: str(row[key] or "")) for key in keys]  # type: ignore[misc]
+    output.show(compose("list", {"what": what}, {}, rows), output.View(lambda rows: columns), json, quiet=False)
+
+
+def _fields(family: str, entry: str) -> list[dict[str, str | None]]:
+    """Return a row for each key of an entry."""
+    catalog = FAMILIES[family]
+    name, _ = catalog.parse_name(entry)
+    return [
+        {"key": f.key, "type": " | ".join(f.choices) or f.type, "default": f.default, "help": f.help}
+        for f in catalog.fields(name)
+    ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,24 +13,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stochx.runs import Document
 
-SCHEMA = 1
+Row = Mapping[str, Any]
 
 
 @cache
 def stdout() -> Console:
-    """Where results go. Rich is imported late: completions must not wait for it."""
+    """Return the console of results. Rich is imported late: completions must not wait for it."""
     from rich.console import Console
 
-    return Console()
+    return Console(emoji=False, highlight=False)
 
 
 @cache
 def stderr() -> Console:
-    """Where everything else goes."""
+    """Return the console of everything else."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -39,90 +39,108 @@ class Column:
     """A column of a result table: its heading, and the text of a row's cell."""
 
     name: str
-    cell: Callable[[Mapping[str, Any]], str]
+    cell: Callable[[Row], str]
 
 
-def number(key: str, pattern: str) -> Callable[[Mapping[str, Any]], str]:
-    """A cell with the number under `key`, empty where it is None."""
-    return lambda row: "" if row[key] is None else pattern.format(row[key])
+def text(name: str, key: str = "") -> Column:
+    """Make a column of texts from the values under `key`, by default its name."""
+    return Column(name, lambda row: str(row[key or name]))
 
 
-def result(
-    command: str,
-    args: Mapping[str, object],
-    machine: Mapping[str, object],
-    rows: Sequence[Mapping[str, Any]],
-    seconds: float,
-) -> dict[str, object]:
-    """The one object of `--json` and `result.json`; docs/json.md says what it means."""
-    from stochx import __version__
-
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "command": command,
-        "args": {k: v for k, v in args.items() if v is not None},
-        **machine,
-        "results": list(rows),
-        "seconds": round(seconds, 3),
-    }
+def number(name: str, pattern: str = "{}", key: str = "") -> Column:
+    """Make a column of numbers from the values under `key`, empty where they are None."""
+    return Column(name, lambda row: "" if row[key or name] is None else pattern.format(row[key or name]))
 
 
-def show(
-    document: Mapping[str, object], rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], as_json: bool
-) -> None:
-    """Print the document with `--json`, a table on a terminal, else tab-separated lines under a heading."""
+def interval(name: str, mean: str, ci95: str) -> Column:
+    """Make a column of means with their intervals."""
+    return Column(name, lambda row: f"{row[mean]:.4f} ± {row[ci95]:.4f}")
+
+
+def _silent(document: Document) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class View:
+    """A command's table, and what it remarks on stderr beside it.
+
+    On a terminal `fold` may put several rows into one line, which has columns of its own.
+    """
+
+    columns: Callable[[Sequence[Row]], Sequence[Column]]
+    remark: Callable[[Document], None] = _silent
+    fold: Callable[[Sequence[Row]], tuple[Sequence[Row], Sequence[Column]]] | None = None
+
+
+def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
+    """Print a run's document, and on stderr what failed and what is remarkable.
+
+    With `as_json` stdout gets one object, on a terminal a table, else tab-separated lines under a heading.
+    """
+    for failure in document.get("failed", []):
+        complain(failure["error"], failure["hint"])
+    rows = document["results"]
     if as_json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
-    elif stdout().is_terminal:
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in columns:
-            table.add_column(column.name, overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(column.cell(row)) for column in columns))
-        stdout().print(table)
+    elif not stdout().is_terminal:
+        _print_lines(rows, view.columns(rows))
+    elif view.fold is None:
+        _print_table(rows, view.columns(rows))
     else:
-        lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
-        sys.stdout.write("".join("\t".join(_plain(cell) for cell in line) + "\n" for line in lines))
+        _print_table(*view.fold(rows))
     sys.stdout.flush()
+    if not (as_json or quiet):
+        view.remark(document)
 
 
-def escape(text: str) -> str:
-    """`text` without rich's markup meaning."""
-    return text.replace("[", r"\[")
+def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column.name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(column.cell(row)) for column in columns))
+    stdout().print(table)
+
+
+def _print_lines(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
+    sys.stdout.write("".join("\t".join(_plain(cell) for cell in line) + "\n" for line in lines))
 
 
 def _plain(cell: str) -> str:
     return cell.replace("\t", " ").replace("\n", " ")
 
 
+def remark(label: str, message: str, style: str = "") -> None:
+    """Print a line on stderr that begins with a label: `error: ...`, `ok  ...`; the message is taken as it is."""
+    from rich.text import Text
+
+    stderr().print(Text.assemble((label, f"bold {style}"), " ", message))
+
+
 def complain(message: str, hint: str = "") -> None:
-    """`error: ...` and `hint: ...` on stderr."""
-    stderr().print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    """Print `error: ...` and `hint: ...` on stderr."""
+    remark("error:", message, "red")
     if hint:
-        stderr().print(f"[bold]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
-
-
-def miss(what: str) -> None:
-    """`gate missed: ...` on stderr: a finding, no error."""
-    stderr().print(f"[bold yellow]gate missed:[/] {escape(what)}", soft_wrap=True, highlight=False)
+        remark("hint:", hint)
 
 
 class _Notes(logging.Handler):
-    """Log records as lines on stderr, each text once."""
+    """Prints log records on stderr, each text once."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text not in self._seen:
-            self._seen.add(text)
-            level = "warning" if record.levelno >= logging.WARNING else "note"
-            stderr().print(f"[bold]{level}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        message = record.getMessage()
+        if message not in self._seen:
+            self._seen.add(message)
+            remark("warning:" if record.levelno >= logging.WARNING else "note:", message)
 
 
 def notes(quiet: bool, verbose: bool = False) -> None:
@@ -131,24 +149,3 @@ def notes(quiet: bool, verbose: bool = False) -> None:
     log.handlers = [] if quiet else [_Notes()]
     log.propagate = False
     log.setLevel(logging.CRITICAL if quiet else logging.INFO if verbose else logging.WARNING)
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal's stderr; yields the function that moves it on."""
-    if quiet or not stderr().is_terminal or total == 0:
-        yield lambda steps: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 class RunFolder:
-    """A run folder: `config.toml` (replayable), `records.jsonl` (a line a result), `result.json`.
+    """A run folder: `config.toml` (replayable), `records.jsonl` (a line for each result), `result.json`.
 
     Each rank appends to records of its own; `finish` merges them in order. With `resume` the records that are
-    there count as done, and a config that differs in more than `FREE` keys raises `UsageError`.
+    there count as done, and a config that differs in more than the `free` keys raises `UsageError`.
     """
 
-    FREE = frozenset(
-        {"device", "workers", "quiet", "verbose", "json", "limit", "epochs", "episodes", "output", "show", "animate"}
-        | {"fail_over", "fail_under"}
-    )
-
-    def __init__(self, folder: Path, config: Mapping[str, object], rank: int = 0, resume: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, object],
+        free: Collection[str] = (),
+        rank: int = 0,
+        resume: bool = False,
+    ) -> None:
         self.folder = folder
         self.config = {key: value for key, value in config.items() if value not in (None, [], "")}
+        self._free = frozenset(free)
         self._own = folder / ("records.jsonl" if rank == 0 else f"records-{rank}.jsonl")
         self._leads, self._begun = rank == 0, False
         self.records: list[dict[str, Any]] = self._resume() if resume else []
@@ -75,7 +78,7 @@ class RunFolder:
                 before = tomllib.loads(path.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
                 raise InputError(f"`{path}` is damaged", "leave out `--resume` to start again") from None
-            for key in sorted({*before, *self.config} - self.FREE):
+            for key in sorted({*before, *self.config} - self._free):
                 if before.get(key) != self.config.get(key):
                     raise UsageError(
                         f"`{path}` was run with `{key}` = {before.get(key)}, not {self.config.get(key)}",

@@ -1,0 +1,170 @@
+"""A settings class becomes a command: its options, their help, completion, config keys and checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stochx import catalog
+from stochx.catalog import FAMILIES
+from stochx.cli import output
+from stochx.cli.complete import completer
+from stochx.errors import InputError, UsageError, suggest
+from stochx.settings import module_of
+from stochx.settings.base import OUTPUT, RUN, Setting, Settings, settings_of
+
+SPEC = "NAME[:KEY=VALUE,...]"
+METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
+
+
+def command_function(cls: type[Settings]) -> Callable[..., None]:
+    """Make the function behind a command, with the signature that typer reads: a parameter for each setting."""
+
+    def command(json: bool, quiet: bool, verbose: bool, config: Path | None, **values: Any) -> None:
+        settings = cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
+        settings.prepare()
+        output.notes(quiet, verbose)
+        from stochx.cli.watch import TerminalWatch
+        from stochx.runs import execute
+
+        outcome = execute(settings, TerminalWatch(quiet))
+        for gate in outcome.missed:
+            output.remark("gate missed:", gate, "yellow")
+        if outcome.document is not None:
+            view: output.View = importlib.import_module(f"stochx.cli.{module_of(cls.command)}").VIEW
+            output.show(outcome.document, view, json, quiet)
+        raise typer.Exit(outcome.code)
+
+    parameters = [*map(_parameter, settings_of(cls)), *COMMON]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = cls.__doc__
+    return command
+
+
+def describe(setting: Setting) -> str:
+    """Return the help of an option: as declared, with the entries that it can name."""
+    if not setting.option.family:
+        return setting.option.help
+    names = [*FAMILIES[setting.option.family], *(["none"] if setting.option.or_none else [])]
+    return f"{setting.option.help} One of: {', '.join(names)}."
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    """Describe a setting to typer."""
+    option = setting.option
+    if setting.name == "include":
+        return _common("include", Include, None)
+    kind: Any = str if setting.choices or setting.type in (str, Path) else setting.type
+    kind = list[kind] if setting.repeated else kind
+    required = setting.default is dataclasses.MISSING
+    default: Any = inspect.Parameter.empty if required else setting.default
+    if setting.repeated and not required:
+        default = list(default) if default else None
+    metavar = option.metavar or (SPEC if option.family else "|".join(setting.choices) or METAVARS[setting.type])
+    info: Any
+    if option.positional:
+        info = typer.Argument(
+            metavar=metavar, help=option.help, show_default=not required, autocompletion=completer(setting)
+        )
+    else:
+        info = typer.Option(
+            *_names(setting),
+            metavar=metavar,
+            help=option.help,
+            show_default=not required,
+            min=option.minimum,
+            max=option.maximum,
+            autocompletion=completer(setting),
+            rich_help_panel=option.panel,
+        )
+    return _common(setting.name, Annotated[kind if required else kind | None, info], default)
+
+
+def _names(setting: Setting) -> list[str]:
+    """Spell an option: a switch that is on, or that may be either, has a `--no-...` too."""
+    long = setting.flag
+    if setting.type is bool and setting.default is not False:
+        long = f"{long}/--no-{long[2:]}"
+    return [long, setting.option.short] if setting.option.short else [long]
+
+
+def _value(setting: Setting, value: Any) -> Any:
+    """Read what was typed as the setting's type, where typer does not."""
+    if setting.type is int and setting.choices and value not in setting.choices:
+        try:
+            return int(value)
+        except ValueError:
+            hint = f"use `{setting.choices[0]}` or e.g. `16`"
+            raise UsageError(f"`{setting.flag} {value}` is not a whole number", hint) from None
+    if setting.type is Path:
+        return Path(value)
+    return tuple(value) if setting.repeated else value
+
+
+def _include(files: list[str] | None) -> list[str] | None:
+    """Take entries from files before anything asks for them by name."""
+    for file in files or []:
+        catalog.include(Path(file))
+    return files
+
+
+def load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take defaults from a TOML file whose keys are the command's long options; flags and variables win."""
+    if path is None or context.resilient_parsing:
+        return path
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read `{path}`: {error.strerror}", "check the path of `--config`") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"`{path}` is not valid TOML: {error}", 'write lines such as `method = ["ig"]`') from None
+    known = [p.name for p in context.command.params if p.name and p.name not in ("config", "help")]
+    for key in values:
+        if key.replace("-", "_") not in known:
+            raise UsageError(f"`{path}` has an unknown key `{key}`", suggest(key, known))
+    context.default_map = {**(context.default_map or {}), **{k.replace("-", "_"): v for k, v in values.items()}}
+    return path
+
+
+def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        callback=_include,
+        is_eager=True,
+        metavar="FILE.py",
+        help="Add the methods, attacks, ... that this Python file declares; repeatable.",
+        rich_help_panel=RUN,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        callback=load_config,
+        is_eager=True,
+        metavar="FILE.toml",
+        help="Read options from a file, e.g. a run's config.toml.",
+        rich_help_panel=RUN,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)]
+Silent = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors to stderr.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details to stderr.", rich_help_panel=OUTPUT)]
+COMMON = [
+    _common("config", Config, None),
+    _common("json", Json, False),
+    _common("quiet", Silent, False),
+    _common("verbose", Verbose, False),
+]

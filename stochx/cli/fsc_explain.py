@@ -1,0 +1,13 @@
+"""The table of `stochx fsc-explain`."""
+
+from stochx.cli.output import View, number, text
+
+VIEW = View(
+    lambda rows: [
+        text("image"),
+        text("class", "class_name"),
+        number("probability", "{:.3f}"),
+        number("evidence", "{:+.3f}"),
+        number("relevance", "{:+.3f}"),
+    ]
+)

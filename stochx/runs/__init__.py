@@ -1,0 +1,45 @@
+"""Runs: a command's settings become live objects, a task works on them, its results go into a run folder.
+
+`execute` does what a command does, silently; the command line only adds a `Watch` and prints the outcome.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stochx.runs.document import Document
+from stochx.runs.watch import Quiet, Watch
+from stochx.settings import module_of
+
+if TYPE_CHECKING:
+    from stochx.settings import Settings
+
+__all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The document of a finished run, None off the leading rank; its exit code, and the gates that it missed."""
+
+    document: Document | None
+    code: int = 0
+    missed: tuple[str, ...] = ()
+
+
+def execute(settings: Settings, watch: Watch) -> Outcome:
+    """Do what a command does; raises `StochxError` for what a user can mend."""
+    settings.prepare()
+    run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
+    with importlib.import_module("stochx.engine.world").process_group() as world:
+        outcome: Outcome = run(settings, world, watch if world.leads else Quiet())
+    return outcome
+
+
+def run(settings: Settings) -> Document:
+    """Do what `stochx COMMAND` does with these settings, and return the document that `--json` prints.
+
+    Under `torchrun` every rank calls it, and all but the leading one get an empty document. Raises `StochxError`.
+    """
+    return execute(settings, Quiet()).document or {}

@@ -1,0 +1,69 @@
+"""The networks and images that settings name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stochx.engine.io.data import Item
+from stochx.engine.io.images import read, to_tensor
+from stochx.engine.network.classifier import Classifier
+from stochx.errors import InputError, UsageError, suggest
+from stochx.loading import Loaded, load_data, open_model
+from stochx.settings.groups import Images, Network
+from stochx.tasks.batches import Source
+
+
+def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
+    """Load a network, and what is known of it."""
+    mean, std = settings.normalisation
+    return open_model(text, arch=settings.arch, mean=mean, std=std, device=device)
+
+
+def explained_network(settings: Images, device: torch.device) -> Classifier:
+    """Load the network that is explained, which sees whole images with `--no-crop`."""
+    model = open_network(settings.model, settings, device).model
+    if not settings.crop:
+        model.preparation = dataclasses.replace(model.preparation, whole=True)
+    return model
+
+
+def image_sources(settings: Images, model: Classifier) -> list[Source]:
+    """Return the image files, then the data set's images, `limit` of them at most."""
+    sources = [Source(path, partial(_read_file, Path(path), model)) for path in settings.images]
+    if settings.data is not None:
+        sources += data_sources(settings.data, settings.limit, model)
+    return sources[: settings.limit]
+
+
+def data_sources(text: str, limit: int | None, model: Classifier) -> list[Source]:
+    """Return the images of a data set, `limit` of them at most."""
+    data = load_data(text)
+    if not len(data):
+        raise InputError(f"`{text}` holds no images", "check the path")
+    count = min(len(data), limit or len(data))
+    return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(count)]
+
+
+def _read_file(path: Path, model: Classifier) -> Item:
+    image = model.preparation(read(path))
+    return Item(hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest(), to_tensor(image))
+
+
+def class_index(text: str | None, model: Classifier) -> int | None:
+    """Find a class by its index or name; raises `UsageError` for one that the network does not have."""
+    if text is None:
+        return None
+    if text.lstrip("-").isdecimal():
+        if not 0 <= int(text) < len(model.classes):
+            raise UsageError(
+                f"there is no class {text}: the model has {len(model.classes)}", f"use 0 to {len(model.classes) - 1}"
+            )
+        return int(text)
+    if text not in model.classes:
+        raise UsageError(f"the model has no class `{text}`", suggest(text, model.classes) if len(text) < 40 else "")
+    return model.classes.index(text)

@@ -1,0 +1,78 @@
+"""The end of every run: old and new records, failures, the document, the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from stochx.engine.device import current
+from stochx.engine.io.store import RunFolder
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.world import World
+from stochx.runs.document import Document, compose
+from stochx.runs.watch import Watch
+from stochx.settings.base import Files, Settings
+from stochx.settings.groups import Machine
+from stochx.tasks.batches import Failed
+
+Record = dict[str, Any]
+"""A line of records.jsonl, or a row of `results`, as JSON."""
+
+
+def open_folder(settings: Files, world: World) -> RunFolder:
+    """Open the run folder; with `resume`, it brings the records of the earlier run."""
+    return RunFolder(settings.folder, settings.recorded(), settings.free(), world.rank, settings.resume)
+
+
+def merge_records(before: Sequence[Record], new: Sequence[Record], methods: Sequence[str] = ()) -> list[Record]:
+    """Merge records of an earlier run with this one's, in the order of images, then of methods."""
+    again = {record["index"] for record in new}
+    records = [record for record in before if record["index"] not in again] + list(new)
+    order = {method: place for place, method in enumerate(methods)}
+    return sorted(records, key=lambda record: (record["index"], order.get(record.get("method", ""), len(order))))
+
+
+def raise_lone_failure(records: Sequence[Record], failed: Sequence[Failed]) -> None:
+    """Make the failure of a lone image the error of the whole command."""
+    if not records and len(failed) == 1:
+        raise failed[0].error
+
+
+def exit_code(records: Sequence[Record], failed: Sequence[Failed]) -> int:
+    """Return 0 if all is well, 1 if some images failed; if all did, 2 where the input is to blame."""
+    if not failed:
+        return 0
+    return 1 if records else min(2, *(f.error.exit_code for f in failed), 2)
+
+
+def machine_facts(settings: Machine) -> dict[str, object]:
+    """Return where and how numbers were computed."""
+    runtime = current()
+    return {
+        "seed": settings.seed,
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def inference_facts(settings: Machine, model: Classifier | None) -> dict[str, object]:
+    """Return the same for commands that send images through finished networks, whose batch size is part of it."""
+    facts = machine_facts(settings) | {"batch_size": current().batch_size or "auto"}
+    return facts if model is None else facts | {"noise": model.noise}
+
+
+def make_document(
+    settings: Settings,
+    watch: Watch,
+    machine: Mapping[str, object],
+    rows: Sequence[Mapping[str, Any]],
+    failed: Sequence[Failed] | None = None,
+) -> Document:
+    """Make the object of `--json` and result.json; with `failed`, None aside, it lists what failed."""
+    document = compose(settings.command, settings.recorded(), machine, rows, watch.seconds)
+    if failed is not None:
+        document["failed"] = [{"image": f.image, "error": str(f.error), "hint": f.error.hint} for f in failed]
+    return document

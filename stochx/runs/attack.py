@@ -1,0 +1,268 @@
+"""Run `stochx attack`: attack every network at every point, check the evaluation, write the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stochx import attacks
+from stochx.catalog import ATTACKS
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder, to_toml, write_text
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import at_scale, noise_layers
+from stochx.engine.threat import Ball
+from stochx.engine.world import World
+from stochx.errors import InputError, UsageError
+from stochx.loading import Loaded, load_data
+from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
+from stochx.reports.maps import file_names
+from stochx.runs import Document, Outcome
+from stochx.runs._networks import class_index, data_sources, open_network
+from stochx.runs._results import (
+    Record,
+    exit_code,
+    inference_facts,
+    make_document,
+    merge_records,
+    open_folder,
+    raise_lone_failure,
+)
+from stochx.runs.watch import Watch
+from stochx.settings import Attack
+from stochx.settings.attack import Point
+from stochx.tasks.attack import Attacked, attack
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.checks import Check, check_evaluation
+from stochx.tasks.robustness import compare, summarise
+
+Attacks = Mapping[str, attacks.Attack]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network, attacked at one point, in a run folder of its own."""
+
+    settings: Attack
+    point: Point
+    folder: RunFolder
+    records: list[Record]
+    failed: list[Failed]
+    saved: Saved
+    rows: list[Record]
+
+
+def run(settings: Attack, world: World, watch: Watch) -> Outcome:
+    """Attack all networks at all points; a folder for each where there are several."""
+    methods = {text: ATTACKS.make(text) for text in settings.attack}
+    runtime = select_runtime(settings.device, settings.precision, settings.rows)
+    names = [name for name in (settings.model, settings.versus) if name is not None]
+    networks = {name: open_network(name, settings, runtime.device) for name in names}
+    source = None if settings.source is None else open_network(settings.source, settings, runtime.device).model
+    first = networks[settings.model].model
+    if settings.points[0].noise is not None and not noise_layers(first):
+        raise UsageError(
+            f"`{settings.model}` has no noise layers whose degree could be swept",
+            "make a student with `stochx distill`, or use `--sweep eps=...`",
+        )
+    with runtime.scope():
+        parts = [
+            _attack(_at(settings, name, file, point), point, methods, networks[name].model, source, world, watch)
+            for name, file in zip(names, file_names(names), strict=True)
+            for point in settings.points
+        ]
+        rows = [row for part in parts for row in part.rows]
+        failed = [failure for part in parts for failure in part.failed]
+        if not world.leads:
+            return Outcome(None, exit_code(rows, failed))
+        raise_lone_failure(rows, failed)
+        verdicts = _check(settings, methods, first, rows)
+        document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
+    document |= _details(settings, networks, parts, verdicts)
+    _write(settings, parts, document)
+    gate = document["gate"]
+    missed = gate is not None and gate["missed"]
+    invalid = any(verdict.verdict == "fail" for verdict in verdicts)
+    code = exit_code(rows, failed) or (1 if invalid else 3 if missed else 0)
+    return Outcome(document, code, (_describe_gate(gate),) if missed else ())
+
+
+def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:
+    """Return the settings that attack one of several networks, at one of several points, alone."""
+    if len(settings.points) == 1 and settings.versus is None:
+        return settings
+    degree = f"eps={point.eps:.4g}" if point.noise is None else f"noise={point.noise:.4g}"
+    folder = settings.folder / f"{file}-{degree}"
+    if point.noise is None:
+        return dataclasses.replace(settings, model=name, output=folder, eps=point.text)
+    return dataclasses.replace(settings, model=name, output=folder, sweep=f"noise={point.text}")
+
+
+def _attack(
+    settings: Attack,
+    point: Point,
+    methods: Attacks,
+    model: Classifier,
+    source: Classifier | None,
+    world: World,
+    watch: Watch,
+) -> Part:
+    """Attack one network at one point."""
+    ball = Ball(point.eps, settings.norm)
+    sources = _labelled_sources(settings, model)
+    folder = open_folder(settings, world)
+    before = [record for record in folder.records if record["index"] < len(sources)]
+    saved = [Saved()]
+    keep = _keeper(settings, folder, model, ball, file_names([source.name for source in sources]), saved)
+    degree = 1.0 if point.noise is None else point.noise
+    with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
+
+        def report(results: Sequence[Any], count: int) -> None:
+            folder.append([dataclasses.asdict(result) for result in results if not isinstance(result, Failed)])
+            advance(count)
+
+        results = attack(
+            model,
+            methods,
+            sources,
+            ball,
+            source_model=source,
+            target=class_index(settings.target, model),
+            judge_any=settings.judge == "any",
+            seed=settings.seed,
+            draws=settings.draws,
+            world=world,
+            done={record["index"] for record in before},
+            keep=keep,
+            report=report,
+        )
+        noisy = model.noise != "none"
+    failed = [result for result in results if isinstance(result, Failed)]
+    new = [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
+    records = merge_records(before, new)
+    rows = _rows(settings, point, methods, records, noisy) if world.leads and records else []
+    return Part(settings, point, folder, records, failed, sum(world.gather(saved), Saved()), rows)
+
+
+def _keeper(
+    settings: Attack, folder: RunFolder, model: Classifier, ball: Ball, files: Sequence[str], saved: list[Saved]
+) -> Callable[[Attacked], None]:
+    """Return what is done with a batch of adversarial images: they are saved and drawn as asked."""
+
+    def keep(attacked: Attacked) -> None:
+        folder.begin()
+        if settings.save_adversarial:
+            saved[0] += save_images(folder.folder / "adversarial", model, attacked, ball, files)
+        if settings.figure and attacked.records[0].index == 0:
+            draw_examples(folder.folder / "examples.png", attacked, model.classes)
+
+    return keep
+
+
+def _rows(settings: Attack, point: Point, methods: Attacks, records: Sequence[Record], noisy: bool) -> list[Record]:
+    """Return the table of one network at one point; each row names the attack's settings, defaults included."""
+    where = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
+    rows = summarise(records, list(methods), noisy, settings.target is not None)
+    return [where | dataclasses.asdict(row) | {"parameters": _parameters(methods.get(row.attack))} for row in rows]
+
+
+def _parameters(method: Any) -> Document | None:
+    """Return an attack's settings; the worst case over all attacks has none of its own."""
+    return None if method is None else dataclasses.asdict(method)
+
+
+def _labelled_sources(settings: Attack, model: Classifier) -> list[Source]:
+    """Return the images of the data set, whose labels must be classes of the network."""
+    data = load_data(settings.data)
+    if data.labels is None:
+        raise InputError(f"`{settings.data}` has no labels", "use class folders, or an npz with `labels`")
+    highest = max(int(label) for label in data.labels)
+    if highest >= len(model.classes):
+        raise InputError(
+            f"`{settings.data}` has label {highest}, but the network has {len(model.classes)} classes",
+            "use the data set that it was trained on",
+        )
+    return data_sources(settings.data, settings.limit, model)
+
+
+def _check(settings: Attack, methods: Attacks, model: Classifier, rows: Sequence[Record]) -> list[Check]:
+    """Check the evaluation of the first network at the largest radius."""
+    if settings.checks == "none" or not rows:
+        return []
+    ball = Ball(max(point.eps for point in settings.points), settings.norm)
+    sources = _labelled_sources(settings, model)
+    return check_evaluation(model, methods, sources, ball, rows, settings.seed, full=settings.checks == "full")
+
+
+def _details(
+    settings: Attack, networks: Mapping[str, Loaded], parts: Sequence[Part], verdicts: Sequence[Check]
+) -> Document:
+    """Return what identifies the evaluation, and what was concluded."""
+    points, records = settings.points, [part.records for part in parts]
+    return {
+        "threat": {
+            "norm": settings.norm,
+            "space": "pixels in [0, 1]",
+            "eps": [point.eps for point in points],
+            "degree": [point.noise for point in points],
+            "typed": [point.text for point in points],
+        },
+        "models": [_identify(name, loaded, settings.draws) for name, loaded in networks.items()],
+        "dataset": _identify_data(settings.data, records[0]),
+        "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
+        "saved": _saved(parts) if settings.save_adversarial else None,
+        "gate": _gate(settings, [row for part in parts for row in part.rows]),
+    }
+
+
+def _saved(parts: Sequence[Part]) -> Document:
+    return dataclasses.asdict(sum((part.saved for part in parts), Saved()))
+
+
+def _identify(name: str, loaded: Loaded, draws: int) -> Document:
+    """Identify a network: as typed, its architecture, the hash of its file, and how its noise is drawn."""
+    model, facts = loaded.model, {fact.name: fact.value for fact in loaded.facts}
+    return {
+        "model": name,
+        "arch": model.arch,
+        "sha256": facts.get("sha256"),
+        "noise": model.noise,
+        "noises": model.noises or None,
+        "draws": draws if model.noise != "none" else 1,
+    }
+
+
+def _identify_data(name: str, records: Sequence[Record]) -> Document:
+    """Identify images: the hash is over their keys and labels, in order."""
+    lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
+    return {"name": name, "n": len(records), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def _gate(settings: Attack, rows: Sequence[Record]) -> Document | None:
+    """Judge `--fail-under` by the worst case of the first network at the largest radius."""
+    if settings.fail_under is None or not rows:
+        return None
+    last = [row for row in rows if row["model"] == settings.model][-1]
+    value = last["robust"] if settings.fail_on == "point" else last["low"]
+    return {"on": settings.fail_on, "bound": settings.fail_under, "value": value, "missed": value < settings.fail_under}
+
+
+def _describe_gate(gate: Document) -> str:
+    return f"robust accuracy {gate['value']:.4f} ({gate['on']}) is below {gate['bound']:g}"
+
+
+def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
+    """Finish every part's folder; where there are several, the folder around them gets config and result too."""
+    for part in parts:
+        part.folder.finish(part.records, document)
+    if len(parts) > 1:
+        config = {key: value for key, value in settings.recorded().items() if value not in (None, [], "")}
+        write_text(settings.folder / "config.toml", to_toml(config))
+        write_text(settings.folder / "result.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if settings.figure and len(settings.points) > 1:
+        draw_sweep(settings.folder / "sweep.png", document["results"])

@@ -1,0 +1,193 @@
+"""Run `stochx boundary`: predict every point of the planes with every network, measure and draw them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.sweep import sweep
+from stochx.engine.world import World
+from stochx.loading import load_data
+from stochx.reports.boundary import Panel, Scene, draw_plane, palette, read_maps, save_maps, save_plane, short_names
+from stochx.reports.evolution import animate, draw_evolution
+from stochx.reports.maps import file_names
+from stochx.runs import Outcome
+from stochx.runs._networks import open_network
+from stochx.runs._planes import View, check_alike, make_views
+from stochx.runs._results import Record, inference_facts, make_document, open_folder
+from stochx.runs.watch import Watch
+from stochx.settings import Boundary
+from stochx.tasks.boundary import BoundaryRecord, BoundaryRow, Predictions, measure, outside, pooled_row, record
+
+AXES = {
+    "images": "L2 distance from image 1 towards image 2",
+    "gradient": "sign of the loss gradient of {name}, in eps = {eps}",
+    "attack": "towards the adversarial image of {name}, in eps = {eps}",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One plane with one network, and where its predictions are kept."""
+
+    view: View
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is looked at: networks by their arguments, and planes."""
+
+    settings: Boundary
+    models: Mapping[str, Classifier]
+    views: Sequence[View]
+
+    @property
+    def eps(self) -> float | None:
+        """The unit of coordinates; None for L2."""
+        return None if self.settings.plane == "images" else self.settings.radius
+
+    @property
+    def first(self) -> Classifier:
+        """The network that the others are compared with."""
+        return self.models[self.settings.models[0]]
+
+    @property
+    def names(self) -> list[str]:
+        """The networks' names in figures."""
+        return short_names(list(self.models))
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every plane with every network."""
+        files = file_names([name.replace("/", "-") for name in self.names])
+        return [
+            Job(view, name, self.settings.folder / "planes" / f"{view.name}.{file}.npz")
+            for view in self.views
+            for name, file in zip(self.models, files, strict=True)
+        ]
+
+
+def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
+    """Look at all planes with all networks and write everything."""
+    runtime = select_runtime(settings.device, "fp32", settings.rows)
+    models = {text: open_network(text, settings, runtime.device).model for text in settings.models}
+    check_alike(models)
+    with runtime.scope():
+        views = make_views(settings, models[settings.models[0]], load_data(settings.data))
+        folder = open_folder(settings, world)
+        case = Case(settings, models, views)
+        records = _records(case, folder, world, watch)
+        if not world.leads:
+            return Outcome(None)
+        maps = [read_maps(job.file) for job in case.jobs]
+        rows = _rows(case, records, maps)
+        _draw(case, rows, maps)
+        machine = inference_facts(settings, case.first)
+    document = make_document(settings, watch, machine, [dataclasses.asdict(row) for row in rows], [])
+    document["planes"] = [_describe(view) for view in views]
+    folder.finish([dataclasses.asdict(record) for record in records], document)
+    return Outcome(document)
+
+
+def _describe(view: View) -> Record:
+    return {
+        "name": view.name,
+        "images": [item.key for item in view.items],
+        "classes": [None if item.label is None else view.classes[item.label] for item in view.items],
+        "length": view.plane.length,
+    }
+
+
+def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[BoundaryRecord]:
+    """Return a record for each plane and network, in this order; predictions are written to files of their own."""
+    settings, jobs = case.settings, case.jobs
+    before = {line["index"]: BoundaryRecord(**line) for line in folder.records if jobs[line["index"]].file.exists()}
+    cells = sum(len(a) * len(b) for a, b in (job.view.plane.grid(settings.resolution) for job in jobs))
+    with watch.progress("predicting", -(-cells // world.size)) as advance:
+
+        def work(places: range, _: None) -> list[BoundaryRecord]:
+            (index,) = places
+            job = jobs[index]
+            sizes = settings.resolution, settings.draws, settings.seed
+            result, predictions = record(
+                index, (job.view.name, job.name), case.models[job.name], job.view.plane, *sizes, case.eps, advance
+            )
+            folder.begin()
+            save_maps(job.file, predictions)
+            return [result]
+
+        def report(results: Sequence[BoundaryRecord], _: int) -> None:
+            folder.append([dataclasses.asdict(result) for result in results])
+
+        new = sweep(len(jobs), 1, lambda places: None, work, world, before, report)
+    return sorted([*before.values(), *new], key=lambda result: result.index)
+
+
+def _rows(case: Case, records: Sequence[BoundaryRecord], maps: Sequence[Predictions]) -> list[BoundaryRow]:
+    """Return a row for each plane and network; with several planes also one for each network over all."""
+    count, classes = len(case.models), case.first.classes
+    rows = [
+        measure(result, predictions, maps[i - i % count], classes, case.models[result.model].noise != "none")
+        for i, (result, predictions) in enumerate(zip(records, maps, strict=True))
+    ]
+    pooled = [pooled_row(rows[k::count], records[k::count]) for k in range(count)] if len(rows) > count else []
+    return rows + pooled
+
+
+def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions]) -> None:
+    """Write the planes' own files and, unless unwanted, all figures."""
+    settings, count = case.settings, len(case.models)
+    moving = settings.animate
+    if moving is None:
+        moving = count > 2 and len({model.arch for model in case.models.values()}) == 1
+    colours = palette([predictions.labels for predictions in maps])
+    for v, view in enumerate(case.views):
+        part = slice(v * count, (v + 1) * count)
+        present = palette([predictions.labels for predictions in maps[part]])
+        scene = _scene(case, view, {k: colours[k] for k in present})
+        save_plane(settings.folder / "planes" / f"{view.name}.npz", scene)
+        if not settings.figure:
+            continue
+        panels = [Panel(*parts) for parts in zip(case.names, rows[part], maps[part], strict=True)]
+        draw_plane(settings.folder / f"plane-{view.name}.png", scene, panels)
+        if moving:
+            animate(settings.folder / f"plane-{view.name}.gif", scene, panels)
+    if moving and settings.figure:
+        draw_evolution(settings.folder / "evolution.png", case.names, rows[-count:])
+
+
+def _scene(case: Case, view: View, colours: dict[int, str]) -> Scene:
+    """Return what a plane's figures show beside the networks' predictions."""
+    settings, plane = case.settings, view.plane
+    a, b = plane.grid(settings.resolution)
+    beyond, far = outside(plane.to(case.first.mean), settings.resolution)
+    labels = [item.key if item.label is None else view.classes[item.label] for item in view.items]
+    if case.eps is None:
+        pairs = zip(view.items, labels, strict=True)
+        pictures = [(item.image, f"{n}: {label}") for n, (item, label) in enumerate(pairs, 1)]
+        second = "L2 distance, towards image 3"
+    else:
+        ends = plane.origin + case.eps * plane.axes
+        steps = [(end, f"+ eps {arrow}") for end, arrow in zip(ends, "→↑", strict=True)]
+        pictures, second = [(view.items[0].image, labels[0]), *steps], "a random orthogonal direction, as long"
+    unit = case.eps or 1.0
+    first = AXES[settings.plane].format(name=case.names[0], eps=settings.eps)
+    return Scene(
+        plane=plane,
+        a=a / unit,
+        b=b / unit,
+        unit=unit,
+        labels=(first, second),
+        pictures=pictures,
+        beyond=beyond,
+        far=None if case.eps is None else far / unit,
+        classes=case.first.classes,
+        colours=colours,
+    )

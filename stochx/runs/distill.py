@@ -1,0 +1,85 @@
+"""Run `stochx distill`: make a student, train it with its teacher's help, measure both, write the student."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stochx.catalog import LESSONS
+from stochx.engine.device import select_runtime
+from stochx.engine.network.classifier import Classifier, measure_noise
+from stochx.engine.network.stochastic import noise_layers, penalty
+from stochx.engine.network.weights import save
+from stochx.engine.seeds import seeded
+from stochx.engine.world import World
+from stochx.loading import architecture, install_noise, load_data, load_model
+from stochx.runs import Outcome
+from stochx.runs._results import machine_facts, make_document
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs.watch import Watch
+from stochx.settings import Distill
+from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
+from stochx.tasks.objectives import objective
+from stochx.tasks.train import accuracy, split_for_training
+
+
+def run(settings: Distill, world: World, watch: Watch) -> Outcome:
+    """Train the student, measure it with its noise on and off, and write `student.safetensors`."""
+    mean, std = settings.normalisation
+    runtime = select_runtime(settings.device, settings.precision)
+    train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
+    teacher = load_model(settings.teacher, arch=settings.teacher_arch, mean=mean, std=std, device=runtime.device)
+    teacher = check_teacher(teacher, train)
+    limit = min(len(train), settings.limit or len(train))
+    split = split_for_training(train, teacher.preparation, limit, validation_size(settings, limit))
+    lesson = None if settings.kd == "none" else LESSONS.make(settings.kd)
+    with runtime.scope():
+        student = _make_student(settings, teacher, split.pixels)
+        loss = objective(
+            make_criterion(teacher, lesson),
+            make_adversarial(settings),
+            penalty if noise_layers(student) else None,
+            settings.seed,
+        )
+        folder, rows = train_classifier(settings, student, loss, split, world, watch)
+        noisy, quiet = measure(student, test, settings.draws, settings.seed, world)
+        if not world.leads:
+            return Outcome(None)
+        taught = accuracy(teacher, test)
+        machine = machine_facts(settings)
+    path = folder.folder / "student.safetensors"
+    save(path, student)
+    row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
+    for name, estimate in (("off", quiet), ("teacher", taught)):
+        row |= {f"accuracy_{name}": estimate.mean, f"ci95_{name}": estimate.ci95}
+    row |= {"noise": settings.noise, "kind": student.noise, "model": str(path), **student.origin}
+    document = make_document(settings, watch, machine, [row])
+    folder.finish(rows, document)
+    return Outcome(document)
+
+
+def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) -> Classifier:
+    """Return the student with its noise, calibrated on training images, and the facts of its origin."""
+    build = None
+    if settings.starts == "random":
+        build = partial(_build, settings.arch or teacher.arch, len(teacher.classes))
+    student = make_student(teacher, build, settings.seed)
+    if settings.noise != "none":
+        with seeded(settings.seed, "noise"):
+            install_noise(student, settings.noise)
+        calibrated(student, pixels, settings.seed)
+        side = student.input_size
+        student.noise = measure_noise(student, torch.rand(1, 3, side, side, device=student.mean.device))
+    file = Path(settings.teacher)
+    student.origin = {"teacher": file.name}
+    if file.is_file():
+        student.origin["teacher sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return student
+
+
+def _build(arch: str, classes: int) -> Classifier:
+    return architecture(arch, classes).build()

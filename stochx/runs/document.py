@@ -1,0 +1,32 @@
+"""The JSON object of a result; docs/json.md says what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stochx import __version__
+
+SCHEMA = 1
+
+Document = dict[str, Any]
+"""What `--json` prints and result.json holds."""
+
+
+def compose(
+    command: str,
+    args: Mapping[str, object],
+    machine: Mapping[str, object],
+    rows: Sequence[Mapping[str, Any]],
+    seconds: float = 0.0,
+) -> Document:
+    """Compose a document; settings that are None are left out."""
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "command": command,
+        "args": {key: value for key, value in args.items() if value is not None},
+        **machine,
+        "results": list(rows),
+        "seconds": round(seconds, 3),
+    }

@@ -1,0 +1,98 @@
+"""Run `stochx explain`: make maps, write and draw them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stochx.catalog import ATTRIBUTIONS
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.world import World
+from stochx.errors import InputError
+from stochx.reports.maps import draw_explanation, file_names, save_map
+from stochx.runs import Outcome
+from stochx.runs._networks import class_index, explained_network, image_sources
+from stochx.runs._results import (
+    Record,
+    exit_code,
+    inference_facts,
+    make_document,
+    merge_records,
+    open_folder,
+    raise_lone_failure,
+)
+from stochx.runs.watch import Watch
+from stochx.settings import Explain
+from stochx.tasks.batches import Failed
+from stochx.tasks.explain import Explained, ExplanationRow, explain
+
+
+def run(settings: Explain, world: World, watch: Watch) -> Outcome:
+    """Explain all images; a map for each image and method, and a figure for each image."""
+    if len(settings.images) == 1 and not Path(settings.images[0]).exists():
+        raise InputError(f"no such image: `{settings.images[0]}`", "check the path")
+    methods = {text: ATTRIBUTIONS.make(text) for text in settings.method}
+    runtime = select_runtime(settings.device, settings.precision, settings.rows)
+    model = explained_network(settings, runtime.device)
+    sources = image_sources(settings, model)
+    names = file_names([source.name for source in sources])
+    folder = open_folder(settings, world)
+    before = [record for record in folder.records if record["index"] < len(sources)]
+    with runtime.scope(), watch.progress("explaining", -(-len(sources) // world.size)) as advance:
+
+        def report(results: list[ExplanationRow | Failed], count: int) -> None:
+            if rows := _records(results, names):
+                folder.append(rows)
+            advance(count)
+
+        results = explain(
+            model,
+            methods,
+            sources,
+            target=class_index(settings.target, model),
+            seed=settings.seed,
+            draws=settings.draws,
+            world=world,
+            done={record["index"] for record in before},
+            keep=_keeper(settings, folder, model, names, watch),
+            report=report,
+        )
+        machine = inference_facts(settings, model)
+    failed = [result for result in results if isinstance(result, Failed)]
+    rows = merge_records(before, _records(results, names), list(methods))
+    if not world.leads:
+        return Outcome(None, exit_code(rows, failed))
+    raise_lone_failure(rows, failed)
+    document = make_document(settings, watch, machine, rows, failed)
+    if rows:
+        folder.begin()
+        folder.finish(rows, document)
+    return Outcome(document, exit_code(rows, failed))
+
+
+def _keeper(
+    settings: Explain, folder: RunFolder, model: Classifier, names: Sequence[str], watch: Watch
+) -> Callable[[Explained], None]:
+    """Return what is done with the maps of an image: they are saved, drawn and shown as asked."""
+
+    def keep(explained: Explained) -> None:
+        folder.begin()
+        name = names[explained.index]
+        for row in explained.rows:
+            save_map(folder.folder, name, row, explained.maps[row.method])
+        if settings.figure:
+            draw_explanation(folder.folder / f"{name}.explained.png", explained, model.classes)
+        if settings.show:
+            watch.preview(explained)
+
+    return keep
+
+
+def _records(results: Sequence[Any], names: Sequence[str]) -> list[Record]:
+    """Return the rows of images that were explained, each with the name of its map's file."""
+    rows = [row for row in results if isinstance(row, ExplanationRow)]
+    return [dataclasses.asdict(row) | {"map": f"{names[row.index]}.{file_names([row.method])[0]}.npz"} for row in rows]

@@ -1,0 +1,90 @@
+"""Run `stochx fsc-explain`: relevance of a query and of the support, for each class."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from stochx.attributions.lrp import LRP
+from stochx.catalog import ATTRIBUTIONS
+from stochx.engine.device import select_runtime
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation, read, to_tensor
+from stochx.engine.world import World
+from stochx.errors import InputError, printable
+from stochx.fewshot_networks import load_fewshot
+from stochx.loading import load_data
+from stochx.reports.maps import file_names
+from stochx.reports.matches import draw_matches, save_matches
+from stochx.runs import Outcome
+from stochx.runs._results import Record, machine_facts, make_document, open_folder
+from stochx.runs.watch import Watch
+from stochx.settings import FscExplain
+from stochx.tasks.explain_fewshot import Matched, explain_match
+
+log = logging.getLogger("stochx")
+
+
+def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
+    """Explain every query: its maps, its figure, and a row for each class."""
+    runtime = select_runtime(settings.device, settings.precision)
+    model = load_fewshot(settings.model, arch=settings.arch, device=runtime.device)
+    rules = cast(LRP, ATTRIBUTIONS.make(settings.method)).rules()
+    preparation = model.backbone.model.preparation
+    classes, support = _support(load_data(settings.support), settings.support, preparation)
+    folder = open_folder(settings, world)
+    done = {record["image"] for record in folder.records}
+    rows = [record for record in folder.records if record["image"] in settings.images]
+    names = file_names(settings.images)
+    with runtime.scope(), watch.progress("explaining", len(names)) as advance:
+        for path, name in zip(settings.images, names, strict=True):
+            if path not in done:
+                query = to_tensor(preparation(read(Path(path))))
+                matched = explain_match(model, support.to(runtime.device), query.to(runtime.device), rules)
+                matched = Matched(*(part.cpu() for part in vars(matched).values()))
+                folder.begin()
+                save_matches(folder.folder / f"{name}.matched.npz", matched, classes)
+                if settings.figure:
+                    draw_matches(folder.folder / f"{name}.matched.png", matched, query, support, classes)
+                records = _rows(path, matched, classes)
+                folder.append(records)
+                rows += records
+            advance(1)
+        document = make_document(settings, watch, machine_facts(settings), rows)
+    folder.begin()
+    folder.finish(rows, document)
+    return Outcome(document)
+
+
+def _support(data: Data, where: str, preparation: Preparation) -> tuple[list[str], Tensor]:
+    """Return class names, and equally many images of each, (N, K, 3, H, W)."""
+    if data.labels is None:
+        raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder of its name")
+    places: dict[int, list[int]] = {}
+    for i, label in enumerate(data.labels):
+        places.setdefault(int(label), []).append(i)
+    if len(places) < 2:
+        raise InputError(f"`{where}` has one class, `{printable(data.classes[0])}`", "a match needs at least two")
+    shots = min(map(len, places.values()))
+    if any(len(indices) > shots for indices in places.values()):
+        log.warning("`%s`: only the first %d images of each class are used, as many as the smallest has", where, shots)
+    images = [[data.item(i, preparation).image for i in places[k][:shots]] for k in sorted(places)]
+    return [data.classes[k] for k in sorted(places)], torch.stack([torch.stack(shot) for shot in images])
+
+
+def _rows(path: str, matched: Matched, classes: list[str]) -> list[Record]:
+    """Return a row for each class: probability, evidence, and the relevance that reaches the query's pixels."""
+    return [
+        {
+            "image": path,
+            "class_name": name,
+            "probability": float(matched.probabilities[k]),
+            "evidence": float(matched.evidence[k]),
+            "relevance": float(matched.query[k].sum()),
+        }
+        for k, name in enumerate(classes)
+    ]

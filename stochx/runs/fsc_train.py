@@ -1,0 +1,117 @@
+"""Run `stochx fsc-train`: train a few-shot network on episodes, write its weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from stochx.catalog import GUIDES
+from stochx.engine.device import select_runtime
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
+from stochx.engine.fewshot.network import FewShotNetwork
+from stochx.engine.world import World
+from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
+from stochx.loading import install_noise, load_data
+from stochx.reports.training import draw_curves
+from stochx.runs import Outcome
+from stochx.runs._results import Record, machine_facts, make_document
+from stochx.runs._training import TrainingJob, make_plan, train_into
+from stochx.runs.watch import Watch
+from stochx.settings import FscTrain
+from stochx.tasks.fewshot import apart, domains_of, episodic, validation
+
+FEATURE_WISE = "feature-wise:share=batch"  # the noise of `--fwt`
+
+log = logging.getLogger("stochx")
+
+
+def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
+    """Train, and write `model.safetensors` beside the run's files."""
+    task = Task(settings.way, settings.shot, settings.queries)
+    runtime = select_runtime(settings.device, settings.precision)
+    model = _initial(settings, task)
+    domains = _domains(settings, model, "train")
+    for domain in domains:
+        check_pool(domain.pool, task)
+    model.facts["classes"] = model.facts.get("classes", {}) | {
+        domain.pool.name: list(domain.pool.classes) for domain in domains
+    }
+    held = _held_out(settings, domains, model, task) if settings.validation else []
+    if settings.fwt:
+        install_noise(model.backbone.model, FEATURE_WISE)
+    model.to(runtime.device)
+    episodes = Episodes(domains, task, settings.every, settings.seed)
+    job = TrainingJob(
+        make_plan(settings, settings.episodes // settings.every, settings.batch_size, settings.lr),
+        episodes,
+        episodic(model, GUIDES.make(settings.guide), episodes, settings.seed),
+        validation(model, held, task, settings.validation, settings.seed) if held else None,
+        "validation" if held else None,
+        lambda path: save_fewshot(path, model),
+        unit="episodes",
+    )
+    with runtime.scope():
+        folder, rows = train_into(settings, model, job, world, watch)
+        machine = machine_facts(settings)
+    if not world.leads:
+        return Outcome(None)
+    kept = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
+    draw_curves(folder.folder / "curves.png", rows, kept if held else None, attacked=False)
+    path = folder.folder / "model.safetensors"
+    save_fewshot(path, model)
+    document = make_document(settings, watch, machine, [_row(settings, model, rows, kept) | {"model": str(path)}])
+    folder.finish(rows, document)
+    return Outcome(document)
+
+
+def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], kept: Record) -> Record:
+    return {
+        "head": model.head_text,
+        "guide": settings.guide,
+        "way": settings.way,
+        "shot": settings.shot,
+        "queries": settings.queries,
+        "episodes": rows[-1]["epoch"] * settings.every,
+        "loss": rows[-1]["loss"],
+        "train_accuracy": rows[-1]["accuracy"],
+        "validation": kept.get("validation"),
+        "kept": kept["epoch"] * settings.every,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:
+    """Return the network to train: a new one, or `init` with its weights; its facts say how it is trained here."""
+    facts: Record = {
+        "data": list(settings.data),
+        "guide": settings.guide,
+        "way": settings.way,
+        "shot": settings.shot,
+        "episodes": settings.episodes,
+        "fwt": settings.fwt,
+    }
+    if settings.init is None:
+        backbone, head = settings.backbone or "conv4", settings.head or "relation"
+        return make_fewshot(backbone, head, task.way, settings.size, settings.seed, facts, arch=settings.arch)
+    model = load_fewshot(settings.init, arch=settings.arch).requires_grad_(True)
+    model.head.check_way(task.way)
+    model.way = task.way
+    model.facts |= facts | {"init": settings.init}
+    return model
+
+
+def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"]) -> list[Domain]:
+    preparation = model.backbone.model.preparation
+    return domains_of({text: load_data(text, split) for text in settings.data}, preparation)
+
+
+def _held_out(settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task) -> list[Domain]:
+    """Return the domains with validation classes of their own."""
+    held = []
+    for train, other in zip(domains, _domains(settings, model, "val"), strict=True):
+        if apart(train.pool, other.pool):
+            check_pool(other.pool, task)
+            held.append(other)
+        else:
+            log.warning("`%s` has no validation classes: it does not select the best epoch", train.pool.name)
+    return held

@@ -1,0 +1,210 @@
+"""Run `stochx score`: measure maps, compare methods, write and draw the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stochx.catalog import ATTRIBUTIONS, METRICS
+from stochx.engine.device import select_runtime
+from stochx.engine.io.mapfile import MapFile, find_maps, read_map
+from stochx.engine.io.store import RunFolder
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.world import World
+from stochx.errors import InputError
+from stochx.metrics import Metric
+from stochx.reports.maps import file_names
+from stochx.reports.scores import draw_curves, draw_gallery, save_strip
+from stochx.runs import Outcome
+from stochx.runs._networks import class_index, explained_network, image_sources
+from stochx.runs._results import (
+    Record,
+    exit_code,
+    inference_facts,
+    make_document,
+    merge_records,
+    open_folder,
+    raise_lone_failure,
+)
+from stochx.runs.watch import Watch
+from stochx.settings import Score
+from stochx.settings.score import Gate
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.score import Scored, check_needs, score, summarise
+from stochx.tasks.score_maps import MapStore, score_maps
+
+log = logging.getLogger("stochx")
+
+HINTS = {
+    "model": "name the images beside `--maps`, and the network with `--model`",
+    "explain": "leave out `--maps`, and name methods with `--method`",
+    "mask": "use a data set with masks, such as `--data shapes`",
+}
+
+
+def run(settings: Score, world: World, watch: Watch) -> Outcome:
+    """Measure the maps of all images, made here or read from files."""
+    metrics = {text: METRICS.make(text) for text in settings.metric}
+    store = None if settings.maps is None else _open_maps(Path(settings.maps))
+    pictured = bool(settings.images) or settings.data is not None
+    given = ({"model", "mask"} if pictured else set()) | ({"explain"} if store is None else set())
+    check_needs(metrics, given, HINTS)
+    runtime = select_runtime(settings.device, settings.precision, settings.rows)
+    model = explained_network(settings, runtime.device) if pictured else None
+    with runtime.scope():
+        sources = [] if model is None else _with_maps(image_sources(settings, model), store)
+        _check_masks(metrics, sources)
+        names = [source.name for source in sources] or list(store.places if store else [])
+        folder = open_folder(settings, world)
+        before = [record for record in folder.records if record["index"] < len(names)]
+        with watch.progress("scoring", -(-len(names) // world.size)) as advance:
+            done = {record["index"] for record in before}
+            results = _score(settings, metrics, model, sources, store, folder, done, world, advance)
+        machine = inference_facts(settings, model)
+    failed = [result for result in results if isinstance(result, Failed)]
+    labels = list(settings.methods) or (store.methods if store else [])
+    records = merge_records(before, _records(results), labels)
+    if not world.leads:
+        return Outcome(None, exit_code(records, failed))
+    raise_lone_failure(records, failed)
+    rows = [dataclasses.asdict(row) for row in summarise(records, labels, metrics)]
+    _report_exclusions(rows)
+    document = make_document(settings, watch, machine, rows, failed)
+    document["images"] = len({record["index"] for record in records})
+    document["gates"] = gates = _judge(rows, settings.gates)
+    if records:
+        _write(settings, folder, records, labels, metrics, file_names(names), document)
+    missed = tuple(_describe(gate) for gate in gates if gate["missed"])
+    return Outcome(document, exit_code(records, failed) or (3 if missed else 0), missed)
+
+
+def _score(
+    settings: Score,
+    metrics: Mapping[str, Metric],
+    model: Classifier | None,
+    sources: Sequence[Source],
+    store: MapStore | None,
+    folder: RunFolder,
+    done: set[int],
+    world: World,
+    advance: Callable[[int], None],
+) -> Sequence[Any]:
+    """Score the maps of a network, or stored ones without it; finished images go into the run folder."""
+    files = file_names([source.name for source in sources])
+
+    def keep(scored: Scored) -> None:
+        folder.begin()
+        if settings.figure and scored.image is not None:
+            save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored)
+
+    def report(results: Sequence[Any], count: int) -> None:
+        if records := _records(results):
+            folder.append(records)
+        advance(count)
+
+    if model is None:
+        assert store is not None
+        return score_maps(store, metrics, seed=settings.seed, world=world, done=done, report=report)
+    return score(
+        model,
+        {text: ATTRIBUTIONS.make(text) for text in settings.methods},
+        metrics,
+        sources,
+        stored=store.explanations if store else None,
+        target=class_index(settings.target, model),
+        draws=settings.draws,
+        keep=keep,
+        seed=settings.seed,
+        world=world,
+        done=done,
+        report=report,
+    )
+
+
+def _records(results: Sequence[Any]) -> list[Record]:
+    return [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
+
+
+def _check_masks(metrics: Mapping[str, Metric], sources: Sequence[Source]) -> None:
+    """Raise `UsageError` for a metric that needs masks where the images have none."""
+    if sources and any("mask" in metric.needs for metric in metrics.values()):
+        masked = sources[0].read().mask is not None
+        check_needs(metrics, {"model", "explain"} | ({"mask"} if masked else set()), HINTS)
+
+
+def _judge(rows: Sequence[Record], gates: Sequence[Gate]) -> list[Record]:
+    """Judge each gate for each method; a mean that is missing misses it."""
+    judged = []
+    for gate in gates:
+        for row in (row for row in rows if row["metric"] == gate.metric):
+            mean = row["mean"]
+            missed = mean is None or (mean > gate.bound if gate.over else mean < gate.bound)
+            judged.append({"method": row["method"], "mean": mean, **dataclasses.asdict(gate), "missed": missed})
+    return judged
+
+
+def _describe(gate: Record) -> str:
+    side = "above" if gate["over"] else "below"
+    mean = "no mean" if gate["mean"] is None else f"a mean of {gate['mean']:.4g}, {side} {gate['bound']:g}"
+    return f"`{gate['method']}` has {mean} for {gate['metric']}"
+
+
+def _report_exclusions(rows: Sequence[Record]) -> None:
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        row = next(row for row in rows if row["metric"] == metric)
+        if row["excluded"]:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in row["why"].items())
+            log.warning("`%s`: %d images are left out for all methods: %s", metric, row["excluded"], reasons)
+
+
+def _write(
+    settings: Score,
+    folder: RunFolder,
+    records: Sequence[Record],
+    labels: Sequence[str],
+    metrics: Mapping[str, Metric],
+    files: Sequence[str],
+    document: Mapping[str, Any],
+) -> None:
+    folder.begin()
+    folder.finish(records, document)
+    if settings.figure:
+        draw_curves(folder.folder / "curves.png", records, labels, metrics)
+        draw_gallery(folder.folder / "gallery.png", folder.folder / "strips", records, labels, files)
+
+
+def _open_maps(root: Path) -> MapStore:
+    """Index the maps below a folder by image and method; arrays are read when they are needed."""
+    places: dict[str, dict[str, Callable[[], MapFile]]] = {}
+    for path in find_maps(root):
+        stored = read_map(path, root)
+        methods = places.setdefault(stored.image, {})
+        if stored.method in methods:
+            raise InputError(
+                f"`{path}` is a second map of `{stored.image}` by `{stored.method}`", "put each method into a folder"
+            )
+        methods[stored.method] = partial(read_map, path, root)
+    return MapStore(places)
+
+
+def _with_maps(sources: list[Source], store: MapStore | None) -> list[Source]:
+    """Keep the images that have stored maps, with the classes that these explain."""
+    if store is None:
+        return sources
+    kept = []
+    for source in sources:
+        maps = store.of(source.name)
+        if not maps:
+            log.warning("`%s` has no map and is left out", source.name)
+            continue
+        targets = {open_map().target for open_map in maps.values()} - {None}
+        if len(targets) > 1:
+            raise InputError(f"the maps of `{source.name}` explain different classes", "score them apart")
+        kept.append(dataclasses.replace(source, target=targets.pop() if targets else None))
+    if not kept:
+        raise InputError("none of the images has a map", f"the maps belong to `{next(iter(store.places))}` and others")
+    return kept

@@ -1,0 +1,77 @@
+"""Run `stochx train`: train a classifier, measure it on the test images, write its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from stochx.catalog import MODELS
+from stochx.engine.device import select_runtime
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.stochastic import noise_layers, penalty
+from stochx.engine.network.weights import save
+from stochx.engine.seeds import seeded
+from stochx.engine.world import World
+from stochx.errors import InputError
+from stochx.loading import load_data, load_model
+from stochx.runs import Outcome
+from stochx.runs._results import machine_facts, make_document
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs.watch import Watch
+from stochx.settings import Train
+from stochx.tasks.objectives import objective
+from stochx.tasks.train import accuracy, build, split_for_training
+
+
+def run(settings: Train, world: World, watch: Watch) -> Outcome:
+    """Train, measure, and write `model.safetensors` beside the run's files."""
+    runtime = select_runtime(settings.device, settings.precision)
+    train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
+    model = _initial(settings, train.classes).to(runtime.device)
+    limit = min(len(train), settings.limit or len(train))
+    split = split_for_training(train, model.preparation, limit, validation_size(settings, limit))
+    loss = objective(
+        adversarial=make_adversarial(settings),
+        penalty=penalty if noise_layers(model) else None,
+        seed=settings.seed,
+    )
+    with runtime.scope():
+        folder, rows = train_classifier(settings, model, loss, split, world, watch)
+        if not world.leads:
+            return Outcome(None)
+        with seeded(settings.seed, "test"):
+            measured = accuracy(model, test)
+        machine = machine_facts(settings)
+    path = folder.folder / "model.safetensors"
+    model.origin = {
+        **model.origin,
+        "trained on": settings.data.partition(":")[0],
+        "training": _describe(settings),
+    }
+    save(path, model)
+    trained = summarise_training(settings, rows, measured, len(split.held_labels))
+    document = make_document(settings, watch, machine, [dataclasses.asdict(trained) | {"model": str(path)}])
+    folder.finish(rows, document)
+    return Outcome(document)
+
+
+def _initial(settings: Train, classes: tuple[str, ...]) -> Classifier:
+    """Return the network to train: a new one, or `init` with its weights."""
+    if settings.init is None:
+        return build(MODELS.make(settings.arch or "resnet20"), classes, settings.seed)
+    model = load_model(settings.init, arch=settings.arch)
+    if len(model.classes) != len(classes):
+        raise InputError(
+            f"`{settings.init}` has {len(model.classes)} classes, the data set {len(classes)}",
+            "use the data set that it was trained on",
+        )
+    model.classes = classes
+    return model.requires_grad_(True)
+
+
+def _describe(settings: Train) -> str:
+    """Say how the network was trained, for the header of its file."""
+    if settings.attack is None:
+        return f"{settings.epochs} epochs"
+    record = settings.recorded()
+    attack = f"{record['recipe']} {settings.attack}, {record['norm']} {record['eps']}"
+    return f"{settings.epochs} epochs, {attack}"

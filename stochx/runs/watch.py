@@ -1,0 +1,71 @@
+"""What a run tells while it goes on; the command line draws it, a library user may ignore it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stochx.tasks.explain import Explained
+
+
+class TrainingWatch(Protocol):
+    """Follows a training."""
+
+    def step(self, epoch: int, items: int, loss: Any) -> None:
+        """Note that `items` more items of epoch `epoch`, counted from 0, were learnt at `loss`, a tensor."""
+
+    def end(self, row: Mapping[str, Any], again: bool) -> None:
+        """Note the end of an epoch; `again` if it was already reported before a resume."""
+
+
+class Watch(Protocol):
+    """Follows a run."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the command began."""
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a progress bar of `total` steps; yields the function that advances it."""
+
+    def training(self, epochs: int, items: int, unit: str) -> AbstractContextManager[TrainingWatch]:
+        """Open the bar of a training over `epochs` passes of `items` items."""
+
+    def preview(self, explained: Explained) -> None:
+        """Show an image and its maps."""
+
+
+class Quiet:
+    """A watch that shows nothing."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda steps: None
+
+    @contextlib.contextmanager
+    def training(self, epochs: int, items: int, unit: str) -> Iterator[TrainingWatch]:
+        yield QuietTraining()
+
+    def preview(self, explained: Explained) -> None:
+        pass
+
+
+class QuietTraining:
+    """Follows a training and shows nothing."""
+
+    def step(self, epoch: int, items: int, loss: Any) -> None:
+        pass
+
+    def end(self, row: Mapping[str, Any], again: bool) -> None:
+        pass

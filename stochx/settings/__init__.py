@@ -1,0 +1,74 @@
+"""Settings: one frozen dataclass a command, with everything that can be asked of it.
+
+    stochx.settings.Attack(model="net.pt", attack=("pgd:steps=20",), eps="4/255")
+
+Nothing here imports torch; a class is imported when it is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stochx.settings.attack import Attack
+    from stochx.settings.base import Settings
+    from stochx.settings.boundary import Boundary
+    from stochx.settings.demo import Demo
+    from stochx.settings.distill import Distill
+    from stochx.settings.explain import Explain
+    from stochx.settings.fsc_evaluate import FscTest
+    from stochx.settings.fsc_explain import FscExplain
+    from stochx.settings.fsc_train import FscTrain
+    from stochx.settings.info import Info
+    from stochx.settings.score import Score
+    from stochx.settings.train import Train
+
+__all__ = [
+    "Attack",
+    "Boundary",
+    "Demo",
+    "Distill",
+    "Explain",
+    "FscExplain",
+    "FscTest",
+    "FscTrain",
+    "Info",
+    "Score",
+    "Settings",
+    "Train",
+]
+
+COMMANDS = {
+    "explain": "Explain",
+    "score": "Score",
+    "attack": "Attack",
+    "train": "Train",
+    "distill": "Distill",
+    "fsc-train": "FscTrain",
+    "fsc-test": "FscTest",
+    "fsc-explain": "FscExplain",
+    "boundary": "Boundary",
+    "info": "Info",
+    "demo": "Demo",
+}
+"""Commands as typed, and their classes."""
+
+
+def module_of(command: str) -> str:
+    """Return the name of a command's file, the same on every floor: `fsc-train` lies in `fsc_train.py`.
+
+    A file `fsc_test.py` would be taken for a test.
+    """
+    return "fsc_evaluate" if command == "fsc-test" else command.replace("-", "_")
+
+
+def __getattr__(name: str) -> Any:
+    homes = {"Settings": "base"} | {cls: module_of(command) for command, cls in COMMANDS.items()}
+    if name not in homes:
+        raise AttributeError(f"module `stochx.settings` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"stochx.settings.{homes[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

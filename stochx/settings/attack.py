@@ -1,0 +1,135 @@
+"""Settings of `stochx attack`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.errors import UsageError
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, RunFiles
+from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision
+from stochx.settings.groups import Batches, Limited, Network
+from stochx.settings.values import Number, radius
+
+MOST_POINTS = 1000  # of a sweep
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a sweep: the radius, the degree of the network's noise (None: as it is), and the text as typed."""
+
+    text: str
+    eps: float
+    noise: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Network, Limited, Batches, RunFiles):
+    """Attack a network in a ball around every image, and check whether its robust accuracy can be believed.
+
+    Examples:
+      stochx attack teacher.safetensors --data cifar10 --limit 1000
+
+      stochx attack student.safetensors -a pgd:steps=50,eot=20,restarts=5 -a square --draws 32 --fail-under 0.40
+    """
+
+    command: ClassVar[str] = "attack"
+
+    model: Annotated[
+        str,
+        Option(
+            WHAT,
+            "Weights, a torchvision name, timm:NAME or package.module:factory.",
+            metavar="MODEL",
+            positional=True,
+        ),
+    ]
+    data: Annotated[
+        str, Option(WHAT, "Labelled images: a data set, folder, zip or npz.", family="datasets", or_path=True)
+    ] = "cifar10"
+    versus: Annotated[str | None, Option(WHAT, "Another network, to compare with.", metavar="MODEL")] = None
+    source: Annotated[str | None, Option(WHAT, "Network that `transfer` crafts its examples on.", metavar="MODEL")] = (
+        None
+    )
+    target: Annotated[str | None, Option(WHAT, "Class to reach, by index or name; default any wrong class.")] = None
+    attack: Annotated[
+        tuple[str, ...],
+        Option(METHOD, "Attack; repeatable.", short="-a", family="attacks"),
+    ] = ("fgsm", "pgd")
+    eps: Annotated[Number, Option(METHOD, "Radius of the ball, in pixel units [0, 1].")] = "8/255"
+    norm: Annotated[Norm, Option(METHOD, "Norm of the ball.")] = "linf"
+    sweep: Annotated[
+        str | None,
+        Option(
+            METHOD,
+            "Attack at several radii, or degrees of the network's noise (1: as trained), and draw the curve.",
+            metavar="eps=A,B,...|noise=A:B:STEP",
+        ),
+    ] = None
+    judge: Annotated[Judge, Option(METHOD, "Count any point of an attack, or only its last.")] = "any"
+    draws: Annotated[int, Option(METHOD, "Fresh draws that judge a stochastic network.", minimum=1)] = 32
+    checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be believed.")] = "quick"
+    fail_under: Annotated[
+        float | None,
+        Option(RUN, "Exit with 3 if robust accuracy is below.", minimum=0, maximum=1, free=True),
+    ] = None
+    fail_on: Annotated[FailOn, Option(RUN, "Compare the estimate, or the lower end of its interval.")] = "point"
+    precision: Annotated[
+        Precision, Option(RUN, "Precision of attack gradients; auto is fp32. Verdicts are always fp32.")
+    ] = "auto"
+    save_adversarial: Annotated[bool, Option(OUTPUT, "Write the adversarial images as PNG.")] = False
+    figure: Annotated[bool, Option(OUTPUT, "Draw examples and curves.")] = True
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Where to attack: `--sweep eps=0,2/255`, `noise=0,0.5,1` or `noise=0:2:0.25`; without a sweep, one point."""
+        if self.sweep is None:
+            return (Point(str(self.eps), radius(self.eps, self.norm)),)
+        name, values = _axis(self.sweep)
+        if name == "eps":
+            points = [Point(text, radius(text, self.norm)) for text in values]
+        else:
+            points = [Point(text, radius(self.eps, self.norm), _degree(self.sweep, text)) for text in values]
+        if len({(point.eps, point.noise) for point in points}) < len(points):
+            raise UsageError(f"`--sweep {self.sweep}` has a repeated value", "give each one once")
+        return tuple(points)
+
+    def check(self) -> None:
+        super().check()
+        if self.versus is not None and self.sweep is not None:
+            raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
+        assert self.points  # reads the texts
+
+
+def _axis(sweep: str) -> tuple[str, list[str]]:
+    """Split a sweep into its axis and the texts of its values."""
+    name, equals, rest = sweep.partition("=")
+    if name not in ("eps", "noise") or not equals or not rest:
+        raise UsageError(f"`--sweep {sweep}` names no points", "write `--sweep eps=0,2/255,4/255` or `noise=0:2:0.25`")
+    values = [value.strip() for value in rest.split(",")]
+    if name == "noise" and ":" in rest:
+        values = _range(sweep, rest)
+    if not all(values):
+        raise UsageError(f"`--sweep {sweep}` has an empty value", "leave it out")
+    return name, values
+
+
+def _degree(sweep: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(
+            f"`{text}` in `--sweep {sweep}` is not a degree of noise", "0 is off, 1 as trained, 2 twice that"
+        )
+    return value
+
+
+def _range(sweep: str, text: str) -> list[str]:
+    """Spell out `0:2:0.25`, both ends included."""
+    parts = [_degree(sweep, part) for part in text.split(":")]
+    if len(parts) != 3 or parts[2] <= 0 or parts[1] < parts[0] or (parts[1] - parts[0]) / parts[2] > MOST_POINTS:
+        raise UsageError(f"`--sweep {sweep}` is not a range", "write first:last:step, e.g. `noise=0:2:0.25`")
+    count = int((parts[1] - parts[0]) / parts[2] + 1e-9) + 1
+    return [f"{parts[0] + k * parts[2]:.6g}" for k in range(count)]

@@ -1,0 +1,216 @@
+"""How a command's settings are declared, checked and recorded; knows neither torch nor the command line.
+
+A command is a frozen dataclass. A field's annotation says everything that its option needs:
+
+    norm: Annotated[Norm, Option(METHOD, "Norm of the ball.")] = "linf"
+
+type, closed choices, default, help and panel. Groups of fields that several commands share are base classes, so that
+settings stay flat: `Attack(model="net.pt", seed=3)` is `stochx attack net.pt --seed 3`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from stochx.catalog import FAMILIES, include
+from stochx.errors import InputError, UsageError, suggest
+
+WHAT, METHOD, RUN, OUTPUT = PANELS = "What", "Method", "Run", "Output"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Option:
+    """The part of a setting's declaration that its type does not say: its panel in the help, and its help."""
+
+    panel: str
+    help: str
+    short: str = ""  # a second name, such as -a
+    metavar: str = ""  # the placeholder of its value in the help
+    family: str = ""  # the family whose entries it names, NAME[:KEY=VALUE,...]
+    or_none: bool = False  # the word none is a value too
+    or_path: bool = False  # so is the path of a file or folder
+    positional: bool = False  # an argument of the command
+    minimum: float | None = None
+    maximum: float | None = None
+    recorded: bool = True  # part of the result's identity: in its `args` and in config.toml
+    free: bool = False  # may differ from the run that is resumed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of a settings class, taken apart: the type of one value, and how many there may be."""
+
+    name: str
+    type: type  # str, int, float, bool or Path
+    default: Any  # dataclasses.MISSING where it must be given
+    option: Option
+    optional: bool = False  # may be None
+    repeated: bool = False  # a tuple
+    choices: tuple[str, ...] = ()  # closed, unless `type` is a number
+
+    @property
+    def flag(self) -> str:
+        """The option as typed: `--fail-under`; an argument's name in capitals."""
+        name = self.name.replace("_", "-")
+        return name.upper() if self.option.positional else f"--{name}"
+
+    def check(self, value: Any) -> None:
+        """Raise `UsageError` for a value of another type, an unknown choice, and a number out of range."""
+        if value is None and self.optional:
+            return
+        values = value if self.repeated else (value,)
+        for each in values:
+            self._check_type(each)
+            if self.option.family:
+                self._check_entry(each)
+            elif self.choices and isinstance(each, str) and each not in self.choices:
+                raise UsageError(f"unknown value `{self.flag} {each}`", suggest(each, self.choices))
+            elif isinstance(each, int | float):
+                self._check_range(each)
+        if self.option.family and len({*values}) < len(values):
+            raise UsageError(f"`{next(v for v in values if values.count(v) > 1)}` is given twice", "name each one once")
+
+    def _check_entry(self, text: str) -> None:
+        family = FAMILIES[self.option.family]
+        if self.option.or_none and text == NONE:
+            return
+        if self.option.or_path and text.partition(":")[0] not in family and Path(text).exists():
+            return
+        family.parse(text)
+
+    def _check_type(self, value: object) -> None:
+        fits: tuple[type, ...] = {float: (float, int), Path: (Path, str)}.get(self.type, (self.type,))
+        if self.choices or self.type is str:
+            fits = (*fits, str)
+        if not isinstance(value, fits) or (isinstance(value, bool) and self.type is not bool):
+            raise UsageError(f"`{self.flag}` expects {KINDS[self.type]}, got `{value!r}`")
+
+    def _check_range(self, value: float) -> None:
+        low, high = self.option.minimum, self.option.maximum
+        if value != value:
+            raise UsageError(f"`{self.flag} {value}` is not a number")
+        if low is not None and value < low:
+            raise UsageError(f"`{self.flag} {value}` is too small", f"use {low:g} or more")
+        if high is not None and value > high:
+            raise UsageError(f"`{self.flag} {value}` is too large", f"use {high:g} or less")
+
+
+KINDS: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a command, checked when they are made: a `UsageError` names the option and the remedy."""
+
+    command: ClassVar[str]
+
+    include: Annotated[
+        tuple[str, ...],
+        Option(RUN, "Add the methods, attacks, ... that this Python file declares; repeatable.", metavar="FILE.py"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for setting in settings_of(type(self)):
+            value = getattr(self, setting.name)
+            if setting.repeated:
+                if isinstance(value, str):
+                    raise UsageError(f"`{setting.flag}` takes several values", f"write `{setting.name}=({value!r},)`")
+                object.__setattr__(self, setting.name, tuple(value))
+        for file in self.include:
+            include(Path(file))
+        for setting in settings_of(type(self)):
+            setting.check(getattr(self, setting.name))
+        self.check()
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that do not go together."""
+
+    def prepare(self) -> None:
+        """Raise `UsageError` or `InputError` for what on the disk is in the way of a run."""
+
+    def recorded(self) -> dict[str, object]:
+        """The settings that identify a result, as JSON values: the `args` of its document, and its config.toml."""
+        values = {s.name: _json(getattr(self, s.name)) for s in settings_of(type(self)) if s.option.recorded}
+        return {name: value for name, value in values.items() if name != "include" or value}
+
+    def free(self) -> frozenset[str]:
+        """The names of settings that may differ from the run that is resumed."""
+        return frozenset(setting.name for setting in settings_of(type(self)) if setting.option.free)
+
+
+def _json(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_json(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
+    """Return the settings that a command declares, in order: its own, then those of its groups."""
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    names = dict.fromkeys(name for part in cls.__mro__ for name in part.__dict__.get("__annotations__", ()))
+    return tuple(_setting(fields[name], hints[name]) for name in names if name in fields)
+
+
+def _setting(field: dataclasses.Field[Any], annotation: Any) -> Setting:
+    kind, option = get_args(annotation)
+    parts = set(_members(kind))
+    optional = types.NoneType in parts
+    repeated = any(get_origin(part) is tuple for part in parts)
+    if repeated:
+        (kind,) = (part for part in parts if get_origin(part) is tuple)
+        parts = set(_members(get_args(kind)[0]))
+    choices = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
+    plain = [part for part in (bool, int, str, float, Path) if part in parts]
+    return Setting(
+        field.name, plain[0] if plain else str, field.default, option, optional, repeated, tuple(map(str, choices))
+    )
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Settings):
+    """Where a run keeps its files."""
+
+    output: Annotated[
+        Path | None,
+        Option(OUTPUT, "Folder for the files; default stochx-out/COMMAND.", short="-o", free=True),
+    ] = None
+    resume: Annotated[bool, Option(RUN, "Skip what the output folder already holds.", recorded=False)] = False
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output or Path("stochx-out") / self.command
+
+    def recorded(self) -> dict[str, object]:
+        return super().recorded() | {"output": str(self.folder)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles(Files):
+    """Where a run keeps its files; a folder that has some already is refused."""
+
+    overwrite: Annotated[bool, Option(RUN, "Replace the files of an older run.", recorded=False)] = False
+
+    def prepare(self) -> None:
+        try:
+            filled = self.folder.is_dir() and any(self.folder.iterdir())
+        except OSError as error:
+            raise InputError(f"cannot read `{self.folder}`: {error.strerror}", "choose another `--output`") from None
+        if filled and not (self.resume or self.overwrite):
+            raise UsageError(f"`{self.folder}` is not empty", "use `--resume`, `--overwrite` or another `--output`")

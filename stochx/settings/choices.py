@@ -1,0 +1,14 @@
+"""Closed choices: each is checked, shown in the help and completed."""
+
+from typing import Literal
+
+Norm = Literal["linf", "l2", "l1"]
+Precision = Literal["auto", "fp32", "bf16", "tf32"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+Recipe = Literal["madry", "mixed", "trades"]
+Init = Literal["teacher", "random"]
+Judge = Literal["any", "last"]
+Checks = Literal["none", "quick", "full"]
+FailOn = Literal["point", "lower"]
+Plane = Literal["images", "gradient", "attack"]

@@ -1,0 +1,78 @@
+"""Settings of `stochx distill`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.settings.base import METHOD, WHAT, Option, RunFiles
+from stochx.settings.choices import Init, Precision
+from stochx.settings.groups import Channels, Epochs
+from stochx.settings.values import channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Epochs, RunFiles):
+    """Make a stochastic student of a trained network: its weights, noise in its layers, trained with its help.
+
+    Examples:
+      stochx distill --teacher resnet.pt
+
+      stochx distill --teacher resnet.safetensors --noise pni:granularity=channel --kd tau=4,weight=0.9 -o student/
+    """
+
+    command: ClassVar[str] = "distill"
+
+    teacher: Annotated[
+        str,
+        Option(WHAT, "Trained network: weights, a torchvision name, timm:NAME or package.module:factory."),
+    ]
+    data: Annotated[str, Option(WHAT, "Data set that the teacher was trained on.", family="datasets", or_path=True)] = (
+        "cifar10"
+    )
+    teacher_arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights of the teacher.")] = None
+    mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
+    std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
+    noise: Annotated[str, Option(METHOD, "Noise in the student's layers.", family="noises", or_none=True)] = "adaptive"
+    init: Annotated[Init, Option(METHOD, "Initial weights of the student.")] = "teacher"
+    arch: Annotated[
+        str | None,
+        Option(METHOD, "Another architecture for the student, which then starts at random.", family="models"),
+    ] = None
+    kd: Annotated[
+        str,
+        Option(
+            METHOD,
+            "What the teacher teaches; tau=T,weight=W stands for soft-labels.",
+            family="lessons",
+            or_none=True,
+        ),
+    ] = "tau=4,weight=0.9"
+    adversarial: Annotated[
+        str | None,
+        Option(METHOD, "Train on adversarial examples from this attack.", family="attacks", or_none=True),
+    ] = "pgd:steps=7"
+    epochs: Annotated[int, Option(METHOD, "Passes over the data.", minimum=1, free=True)] = 10
+    draws: Annotated[int, Option(METHOD, "Draws that judge the finished student.", minimum=1)] = 10
+    precision: Annotated[Precision, Option("Run", "Precision of convolutions and products; auto is fp32.")] = "auto"
+
+    @property
+    def starts(self) -> Init:
+        """Where the student's weights start; another architecture than the teacher's starts at random."""
+        return "random" if self.arch else self.init
+
+    @property
+    def pretrained(self) -> bool:
+        return self.starts == "teacher"
+
+    @property
+    def normalisation(self) -> tuple[Channels | None, Channels | None]:
+        """Mean and standard deviation of the teacher's pixels, where they are given."""
+        return channels(self.mean, "--mean"), channels(self.std, "--std")
+
+    def check(self) -> None:
+        super().check()
+        _ = self.normalisation  # raises for texts that are not numbers
+
+    def recorded(self) -> dict[str, object]:
+        return super().recorded() | {"init": self.starts}

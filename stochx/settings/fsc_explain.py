@@ -1,0 +1,39 @@
+"""Settings of `stochx fsc-explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.errors import UsageError
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Files, Option
+from stochx.settings.choices import Precision
+from stochx.settings.groups import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class FscExplain(Machine, Files):
+    """Explain a few-shot network: the evidence in a query, and in the support, for each class.
+
+    Examples:
+      stochx fsc-explain query.jpg --model run/model.safetensors --support support/
+
+      stochx fsc-explain *.jpg --model run/model.safetensors --support support.zip -m lrp:rule=epsilon -o maps/
+    """
+
+    command: ClassVar[str] = "fsc-explain"
+
+    images: Annotated[tuple[str, ...], Option(WHAT, "Query images.", metavar="IMAGE...", positional=True)] = ()
+    model: Annotated[str, Option(WHAT, "Few-shot network, a file written by `fsc-train`.", metavar="FILE")]
+    support: Annotated[str, Option(WHAT, "Class folders, or a zip of them, with a few labelled images.", metavar="DIR")]
+    arch: Annotated[str | None, Option(WHAT, "Architecture of a backbone that is your own code.")] = None
+    method: Annotated[str, Option(METHOD, "Rules of the relevance.", short="-m", family="attributions")] = "lrp"
+    precision: Annotated[Precision, Option(RUN, "Floating-point precision; auto is fp32.")] = "auto"
+    figure: Annotated[bool, Option(OUTPUT, "Draw a figure for every image.")] = True
+
+    def check(self) -> None:
+        super().check()
+        if self.method.partition(":")[0] != "lrp":
+            raise UsageError(f"`--method {self.method}` does not reach a few-shot network", "use `lrp`")
+        if not self.images:
+            raise UsageError("there is nothing to explain", "name image files")

@@ -1,0 +1,208 @@
+"""Settings that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from stochx.catalog import FAMILIES
+from stochx.errors import UsageError
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, Settings
+from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Schedule
+from stochx.settings.values import USUAL, Number, channels, radius
+
+Channels = tuple[float, float, float]
+RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Settings):
+    """How a network's file is read."""
+
+    arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
+    mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
+    std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
+
+    @property
+    def normalisation(self) -> tuple[Channels | None, Channels | None]:
+        """Mean and standard deviation, where they are given."""
+        return channels(self.mean, "--mean"), channels(self.std, "--std")
+
+    def check(self) -> None:
+        super().check()
+        _ = self.normalisation  # raises for texts that are not numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limited(Settings):
+    """How much of a data set is used."""
+
+    limit: Annotated[int | None, Option(WHAT, "Use only the first N images.", metavar="N", minimum=1, free=True)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Settings):
+    """Where numbers are computed, and from which seed."""
+
+    device: Annotated[str, Option(RUN, "auto, cpu, cuda, cuda:N or mps.", free=True)] = "auto"
+    seed: Annotated[int, Option(RUN, "Seed of every random draw.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches(Machine):
+    """How many images or samples go through a network at once."""
+
+    batch_size: Annotated[
+        int | Literal["auto"],
+        Option(RUN, "Images or samples per forward pass.", metavar="N|auto", minimum=1),
+    ] = "auto"
+
+    @property
+    def rows(self) -> int:
+        """Images or samples per forward pass; 0 leaves it to the device."""
+        return 0 if self.batch_size == "auto" else self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Network, Limited, Batches):
+    """The images that maps are made of, and the network that is explained."""
+
+    images: Annotated[tuple[str, ...], Option(WHAT, "Image files.", metavar="[IMAGE]...", positional=True)] = ()
+    model: Annotated[
+        str,
+        Option(WHAT, "Weights (.safetensors, .pt), a torchvision name, timm:NAME or package.module:factory."),
+    ] = "resnet50"
+    data: Annotated[str | None, Option(WHAT, "Data set, folder, zip or npz.", family="datasets", or_path=True)] = None
+    target: Annotated[
+        str | None, Option(WHAT, "Class to explain, by index or name; default each image's top prediction.")
+    ] = None
+    crop: Annotated[bool, Option(WHAT, "Take the centre crop, or keep the whole image.")] = True
+    draws: Annotated[int, Option(METHOD, "Draws of a stochastic network's noise to average over.", minimum=1)] = 16
+    precision: Annotated[Precision, Option(RUN, "auto is fp32. Maps in bf16 differ visibly.")] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting(Machine):
+    """How weights are trained."""
+
+    augment: Annotated[bool, Option(METHOD, "Shift and mirror images.")] = True
+    optimizer: Annotated[Optimizer, Option(METHOD, "Optimizer; sgd has momentum.")] = "sgd"
+    schedule: Annotated[Schedule, Option(METHOD, "Schedule of the learning rate.")] = "one-cycle"
+    decay: Annotated[float, Option(METHOD, "Weight decay.", minimum=0)] = 5e-4
+    average: Annotated[
+        float, Option(METHOD, "EMA decay of the weights; 0 disables it.", minimum=0, maximum=0.99999)
+    ] = 0.0
+    accumulate: Annotated[
+        int,
+        Option(METHOD, "Split each batch into N parts and accumulate gradients, to save memory.", minimum=1),
+    ] = 1
+    patience: Annotated[
+        int, Option(METHOD, "Stop after N epochs without a better validation; 0 never stops early.", minimum=0)
+    ] = 0
+    precision: Annotated[Precision, Option(RUN, "Precision of convolutions and products; auto is fp32.")] = "auto"
+    save_epochs: Annotated[bool, Option(OUTPUT, "Keep the weights of every epoch in checkpoints/.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs(Fitting, Limited):
+    """How a classifier is trained, on images as they are or against an attack."""
+
+    epochs: Annotated[int, Option(METHOD, "Passes over the data.", minimum=1, free=True)] = 30
+    lr: Annotated[
+        float | None,
+        Option(
+            METHOD,
+            "Peak learning rate; default 0.1, with adamw 0.001, a tenth of it for pretrained weights.",
+            minimum=1e-6,
+        ),
+    ] = None
+    batch_size: Annotated[int, Option(METHOD, "Images per step.", minimum=2)] = 128
+    validation: Annotated[
+        int | None,
+        Option(
+            METHOD,
+            "Hold out N training images for model selection; by default a tenth in adversarial training, 1000 at "
+            "most. Pretrained weights are only monitored, on 512.",
+            minimum=0,
+        ),
+    ] = None
+    adversarial: Annotated[
+        str | None,
+        Option(
+            METHOD,
+            "Train on adversarial examples from this attack, e.g. pgd:steps=7.",
+            family="attacks",
+            or_none=True,
+        ),
+    ] = None
+    recipe: Annotated[Recipe | None, Option(METHOD, "Recipe of adversarial training; default madry.")] = None
+    eps: Annotated[
+        Number | None, Option(METHOD, "Radius of the attack's ball, in pixel units [0, 1]; default 8/255.")
+    ] = None
+    norm: Annotated[Norm | None, Option(METHOD, "Norm of the attack's ball; default linf.")] = None
+    delay: Annotated[int, Option(METHOD, "Epochs of plain training before adversarial training.", minimum=0)] = 0
+
+    @property
+    def pretrained(self) -> bool:
+        """True where the weights to train are trained already."""
+        raise NotImplementedError
+
+    @property
+    def attack(self) -> str | None:
+        """The attack of adversarial training; None in plain training."""
+        return None if self.adversarial == "none" else self.adversarial
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate; pretrained weights want a tenth."""
+        return self.lr or RATES[self.optimizer] / (10 if self.pretrained else 1)
+
+    @property
+    def ball(self) -> tuple[float, Norm]:
+        """Radius and norm of the attack's ball."""
+        norm = self.norm or "linf"
+        return radius(self.eps or USUAL[norm], norm), norm
+
+    @property
+    def selects(self) -> bool:
+        """True where held-out images choose the best epoch: not by default those that pretrained weights may know."""
+        return self.validation is not None or not self.pretrained
+
+    def check(self) -> None:
+        super().check()
+        held_out = self.validation or (self.validation is None and self.attack is not None and not self.pretrained)
+        if self.patience and not held_out:
+            raise UsageError("`--patience` needs images to validate on", "add `--validation 1000`")
+        if self.attack is None:
+            for key in ("recipe", "eps", "norm", "delay"):
+                if getattr(self, key):
+                    raise UsageError(f"`--{key}` belongs to adversarial training", "add `--adversarial pgd:steps=7`")
+            return
+        if FAMILIES["attacks"].declares(self.attack, "needs_source"):
+            name = self.attack.partition(":")[0]
+            raise UsageError(f"`{name}` crafts on another network, which a training does not have", "use `pgd:steps=7`")
+        if not self.ball[0]:
+            raise UsageError("`--eps 0` leaves the images as they are", "leave out `--adversarial`")
+
+    def recorded(self) -> dict[str, object]:
+        """Return the settings with the defaults that depend on others filled in."""
+        record = super().recorded() | {"lr": self.rate}
+        if self.attack is not None:
+            norm = self.norm or "linf"
+            record |= {"recipe": self.recipe or "madry", "norm": norm, "eps": self.eps or USUAL[norm]}
+        return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes(Settings):
+    """The shape of few-shot episodes."""
+
+    queries: Annotated[int, Option(METHOD, "Query images per class in each episode.")] = 16
+
+
+def check_episodes(**counts: int) -> None:
+    """Raise `UsageError` for a way below two, or a shot or number of queries below one."""
+    for name, value in counts.items():
+        minimum = 2 if name == "way" else 1
+        if value < minimum:
+            raise UsageError(f"`--{name} {value}` is too few", f"an episode needs at least {minimum}")

@@ -1,0 +1,29 @@
+"""Settings of `stochx info`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.settings.base import WHAT, Option
+from stochx.settings.groups import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Network):
+    """Show what is known of a model: from its file, by recognition, or by guessing.
+
+    Examples:
+      stochx info resnet20.safetensors
+
+      stochx info weights.pth --arch robust-cnn:first=2,second=2 --json
+    """
+
+    command: ClassVar[str] = "info"
+
+    model: Annotated[
+        str,
+        Option(
+            WHAT, "Weights, a torchvision name, timm:NAME or package.module:factory.", metavar="MODEL", positional=True
+        ),
+    ]

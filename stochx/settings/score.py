@@ -1,0 +1,110 @@
+"""Settings of `stochx score`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.catalog import ATTRIBUTIONS
+from stochx.errors import UsageError, suggest
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, RunFiles
+from stochx.settings.groups import Images
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on the mean of a metric; `over` where a mean above it misses the gate, else one below."""
+
+    metric: str
+    bound: float
+    over: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Images, RunFiles):
+    """Measure attribution maps: sensitivity, noise, localisation; and test which method is better.
+
+    Examples:
+      stochx score img.jpg -m ig -m smoothtaylor -s aupc -s autvc --model squeezenet1_1.safetensors
+
+      stochx score --data folder:root=photos -m ig -m smoothtaylor -s aupc --controls --limit 200 --fail-over aupc=25
+    """
+
+    command: ClassVar[str] = "score"
+
+    maps: Annotated[str | None, Option(WHAT, "Score the maps in this folder (.npz, .npy).", metavar="DIR")] = None
+    method: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            METHOD,
+            "Attribution; repeat to compare. Default ig, smoothgrad and smoothtaylor.",
+            short="-m",
+            family="attributions",
+        ),
+    ] = None
+    metric: Annotated[tuple[str, ...], Option(METHOD, "Metric; repeatable.", short="-s", family="metrics")] = (
+        "aupc",
+        "autvc",
+    )
+    controls: Annotated[bool, Option(METHOD, "Add control maps that explain nothing.", recorded=False)] = False
+    fail_over: Annotated[
+        tuple[str, ...],
+        Option(RUN, "Exit with 3 if a method's mean is above VALUE; repeatable.", metavar="METRIC=VALUE", free=True),
+    ] = ()
+    fail_under: Annotated[
+        tuple[str, ...],
+        Option(RUN, "Exit with 3 if a method's mean is below VALUE; repeatable.", metavar="METRIC=VALUE", free=True),
+    ] = ()
+    figure: Annotated[bool, Option(OUTPUT, "Draw curves and a gallery.")] = True
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The attributions to make maps with; none where maps are given."""
+        if self.maps is not None:
+            return ()
+        methods = self.method or ("ig", "smoothgrad", "smoothtaylor")
+        return (*methods, *(c for c in control_methods() if c not in methods)) if self.controls else methods
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The bounds of `--fail-over` and `--fail-under`."""
+        over = [self._gate("--fail-over", text) for text in self.fail_over]
+        return (*over, *(self._gate("--fail-under", text) for text in self.fail_under))
+
+    def check(self) -> None:
+        super().check()
+        if self.maps is not None:
+            for option, given in (("--method", self.method is not None), ("--controls", self.controls)):
+                if given:
+                    raise UsageError(f"`{option}` makes maps, `--maps` takes existing ones", "leave out one of them")
+        elif not self.images and self.data is None:
+            raise UsageError(
+                "there is nothing to score", "name image files, a data set with `--data`, or maps with `--maps`"
+            )
+        _ = self.gates  # raises for texts that are no gates
+
+    def recorded(self) -> dict[str, object]:
+        return super().recorded() | {"method": list(self.methods)}
+
+    def _gate(self, option: str, text: str) -> Gate:
+        """Read `autvc=1.6`, or `aupc:draws=10=25`: a metric that is scored, and its bound."""
+        name, equals, bound = text.rpartition("=")
+        if not equals:
+            raise UsageError(f"`{option} {text}` has no value", f"write `{option} {self.metric[0]}=1.5`")
+        fitting = [m for m in self.metric if name in (m, m.partition(":")[0])]
+        if len(fitting) != 1:
+            reason = "names several metrics" if fitting else "names no metric that is scored"
+            raise UsageError(f"`{option} {text}` {reason}", suggest(name, self.metric))
+        try:
+            value = float(bound)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UsageError(f"`{option} {text}` expects a number, got `{bound}`", f"write `{option} {fitting[0]}=1.5`")
+        return Gate(fitting[0], value, option == "--fail-over")
+
+
+def control_methods() -> list[str]:
+    """Return the attributions that explain nothing: what a method has to beat."""
+    return ATTRIBUTIONS.declaring("control")

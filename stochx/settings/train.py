@@ -1,0 +1,35 @@
+"""Settings of `stochx train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from stochx.settings.base import WHAT, Option, RunFiles
+from stochx.settings.groups import Epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Epochs, RunFiles):
+    """Train a classifier, plainly or adversarially: a teacher, or a network to explain.
+
+    Examples:
+      stochx train --data cifar10 --arch resnet20 --epochs 30 -o teacher/
+
+      stochx train --data cifar10 --arch resnet20 --adversarial pgd:steps=7 --recipe trades -o at/
+    """
+
+    command: ClassVar[str] = "train"
+
+    data: Annotated[str, Option(WHAT, "Data set to train on.", family="datasets", or_path=True)] = "shapes"
+    arch: Annotated[str | None, Option(WHAT, "Architecture; default resnet20.", family="models")] = None
+    init: Annotated[str | None, Option(WHAT, "Start from these weights instead of random ones.", metavar="MODEL")] = (
+        None
+    )
+
+    @property
+    def pretrained(self) -> bool:
+        return self.init is not None
+
+    def recorded(self) -> dict[str, object]:
+        return super().recorded() | {"arch": self.arch or (None if self.init else "resnet20")}
