@@ -23,15 +23,15 @@ def place(tmp_path_factory):
 
 
 def unintended(path, recorded, today):
-    """Lines on what differs though nobody intends it, and on what is intended but does not differ."""
-    found, met, lines = differences(recorded, today, path), set(), []
-    for where, (before, after) in found.items():
+    """Report differences that `INTENDED` lacks, and entries of it without a difference; empty if there are none."""
+    used, lines = set(), []
+    for where, (before, after) in differences(recorded, today, path).items():
         fitting = [key for key in INTENDED if fnmatchcase(where, key) and not differences(INTENDED[key], after, "")]
-        met.update(fitting)
+        used.update(fitting)
         if not fitting:
             lines.append(f"{where}: recorded {before!r}, today {after!r}")
-    unmet = [key for key in INTENDED if key.startswith(f"{path}/") and key not in met]
-    return "\n".join(lines + [f"{key}: an intended difference that is not there" for key in unmet])
+    unused = [key for key in INTENDED if key.startswith(f"{path}/") and key not in used]
+    return "\n".join(lines + [f"{key}: an intended difference that is not there" for key in unused])
 
 
 def test_commands_have_the_recorded_options():

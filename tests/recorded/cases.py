@@ -22,14 +22,14 @@ RUNS = {
     " -s pointing-game",
     "score-controls": f"score photo.png --model {NET} -m gradcam -s sparseness --controls --no-figure",
     "score-maps": f"score --maps explain/ --model {NET} -s sparseness -s complexity --no-figure",
-    "attack": f"attack {NET} {DATA} --limit 10 -a fgsm -a pgd:steps=2 --eps 4/255 --draws 2",
-    "attack-l2": f"attack {NET} {DATA} --limit 6 -a pgd:steps=2 --norm l2 --eps 0.5 --checks none --judge last"
+    "attack": f"attack {NET} {DATA} --limit 12 -a fgsm -a pgd:steps=2 --eps 1/255 --draws 2",
+    "attack-l2": f"attack {NET} {DATA} --limit 6 -a pgd:steps=2 --norm l2 --eps 0.05 --checks none --judge last"
     " --save-adversarial --no-figure",
     "attack-eps": f"attack {NET} {DATA} --limit 6 -a fgsm --sweep eps=0,2/255,8/255 --checks none",
-    "attack-noise": f"attack distill/student.safetensors {DATA} --limit 6 -a fgsm --sweep noise=0:1:0.5 --draws 2"
-    " --checks none --no-figure",
-    "attack-versus": f"attack {NET} --versus train-init/checkpoints/epoch-001.safetensors {DATA} --limit 8 -a fgsm"
-    " --checks none",
+    "attack-noise": f"attack distill/student.safetensors {DATA} --limit 6 -a fgsm --sweep noise=0:1:0.5 --eps 1/255"
+    " --draws 2 --checks none --no-figure",
+    "attack-versus": f"attack {NET} --versus train-init/checkpoints/epoch-001.safetensors {DATA} --limit 12 -a fgsm"
+    " --eps 1/255 --checks none",
     "boundary": f"boundary {NET} distill/student.safetensors {DATA} --images 0,1,2 --resolution 8 --draws 2",
     "boundary-gradient": f"boundary {NET} {DATA} --plane gradient --images 1 --resolution 6 --no-figure",
     "fsc-train": "fsc-train --data shapes:classes=6,size=32,count=120 --backbone conv4:width=8 --size 32 --way 3"

@@ -39,7 +39,7 @@ class Place:
     """A folder with inputs where commands are run, each case once and after the cases it builds on."""
 
     def __init__(self, folder):
-        self.folder, self._observed = folder, {}
+        self.folder, self._cache = folder, {}
         draw = np.random.default_rng(0)
         for name in ("photo", *(f"support/{kind}/{i}" for kind in ("cat", "dog", "owl") for i in range(2))):
             path = folder / f"{name}.png"
@@ -51,15 +51,15 @@ class Place:
         (folder / "broken.toml").write_text("method = \n")
 
     def run(self, words):
-        """Exit code, stdout and stderr of one command."""
+        """Run one command after the cases it names, and return its exit code, stdout and stderr."""
         for word in words:
             if (first := word.partition("/")[0]) != word and first in RUNS:
                 self.observe(first)
-        return _typed(words, self.folder)
+        return _invoke(words, self.folder)
 
     def observe(self, name):
-        """What is recorded of a case: of its two commands, and of its folder."""
-        if name not in self._observed:
+        """Return the recording of a case: its two commands and its folder."""
+        if name not in self._cache:
             words = shlex.split(RUNS.get(name) or PRINTS[name])
             if name in RUNS:
                 words += ["-o", name, "--device", "cpu", "--seed", "0"]
@@ -70,11 +70,11 @@ class Place:
             heading, *rows = table.splitlines() or [""]
             after = {"exit code": again, "heading": heading.split("\t"), "rows": len(rows)}
             after["other files"] = sorted(set(files) ^ set(self._files(name, document)))
-            self._observed[name] = {"exit code": code, "json": document, "files": files, "table": after}
-        return self._observed[name]
+            self._cache[name] = {"exit code": code, "json": document, "files": files, "table": after}
+        return self._cache[name]
 
     def exits(self, command):
-        """The exit code of a command, and the kinds of lines on stderr."""
+        """Exit code of a command, number of its errors, and whether a hint comes with them."""
         code, _, err = self.run(shlex.split(command))
         lines = err.splitlines()
         error = sum(line.startswith("error:") for line in lines)
@@ -104,7 +104,7 @@ class Place:
         return "file"
 
     def _stable(self, value, key=""):
-        """`value` without what another run, machine or choice of words changes."""
+        """Return `value` without the parts that depend on the run, the machine or the wording."""
         if (key in VOLATILE and value is not None) or (key in WORDING and isinstance(value, str)):
             return "*"
         if isinstance(value, dict):
@@ -116,12 +116,12 @@ class Place:
         return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _typed(words, folder):
-    """One command in this process, as `main` runs it; leaves the process as it was."""
+def _invoke(words, folder):
+    """Run one command in this process, as `main` does, and leave the process as it was."""
     before, environ, argv = Path.cwd(), dict(os.environ), sys.argv
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     log = logging.getLogger("stochx")
-    logged = log.handlers, log.propagate, log.level
+    logging_state = log.handlers, log.propagate, log.level
     out, err, code, threads = io.StringIO(), io.StringIO(), None, torch.get_num_threads()
     torch.set_num_threads(1)  # sums in other parts round otherwise
     sys.argv = ["stochx", *words]
@@ -129,8 +129,8 @@ def _typed(words, folder):
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
-    except SystemExit as left:
-        code = left.code
+    except SystemExit as end:
+        code = end.code
     finally:
         torch.set_num_threads(threads)
         os.chdir(before)
@@ -139,20 +139,20 @@ def _typed(words, folder):
         os.environ.update(environ)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        log.handlers, log.propagate = logged[:2]
-        log.setLevel(logged[2])
+        log.handlers, log.propagate = logging_state[:2]
+        log.setLevel(logging_state[2])
     return code, out.getvalue(), err.getvalue()
 
 
 def options():
-    """Every command's arguments and options: all of its help but the words."""
+    """Return the arguments and options of every command: its help without the wording."""
     group = typer.main.get_command(app)
     context = typer.Context(group, info_name="stochx", **group.context_settings)
-    found = {"stochx": _options(group, context)}
+    commands = {"stochx": _options(group, context)}
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        found[name] = _options(command, typer.Context(command, info_name=name, parent=context))
-    return found
+        commands[name] = _options(command, typer.Context(command, info_name=name, parent=context))
+    return commands
 
 
 def _options(command, context):
@@ -181,17 +181,17 @@ def _option(param, context):
 
 
 def differences(recorded, today, path):
-    """Where two documents differ: `{path: (recorded, today)}`, of whole branches where one side lacks them."""
+    """Return `{path: (recorded, today)}` for each difference; a branch that one side lacks is one difference."""
     if isinstance(recorded, dict) and isinstance(today, dict):
         parts = [(key, recorded.get(key, ABSENT), today.get(key, ABSENT)) for key in {**recorded, **today}]
     elif isinstance(recorded, list) and isinstance(today, list) and len(recorded) == len(today):
         parts = [(place, *pair) for place, pair in enumerate(zip(recorded, today, strict=True))]
     else:
         return {} if _same(recorded, today) else {path: (recorded, today)}
-    found = {}
+    changes = {}
     for key, before, after in parts:
-        found |= differences(before, after, f"{path}/{key}")
-    return found
+        changes |= differences(before, after, f"{path}/{key}")
+    return changes
 
 
 def _same(recorded, today):
@@ -201,12 +201,12 @@ def _same(recorded, today):
 
 
 def load(name):
-    """A recording: `help`, `exits`, or a case."""
+    """Read a recording: `help`, `exits`, or a case."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def record(names):
-    """Write the recordings of `names`, of all without any."""
+    """Write the recordings of `names`, by default of everything."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder).resolve())
         for name in names or ["help", *RUNS, *PRINTS, "exits"]:
@@ -220,7 +220,7 @@ def record(names):
 
 
 def _text(value, indent=""):
-    """`value` as JSON, each part on one line where it fits."""
+    """Format `value` as JSON, each part on one line where it fits."""
     line = json.dumps(value, ensure_ascii=False)
     if len(line) < 110 or not isinstance(value, dict | list):
         return line
