@@ -1,0 +1,81 @@
+"""Every command does what it did when it was recorded, but for the differences that are intended."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+from recorded.cases import EXITS, PRINTS, RUNS
+from recorded.record import ABSENT, Place, differences, load, options
+
+# Intended differences: the place in a recording, as a failure prints it, and its value of today. `*` in a place stands
+# for anything; the value ABSENT says that it is gone. An entry that no difference needs fails too. For example
+#   "help/*/--include": {"flags": ["--include"], "variable": "INCLUDE", "panel": "Run"},
+#   "help/explain/--support": ABSENT,
+#   "runs/fsc-explain/json/command": "fsc-explain",
+# A command that is typed in another way is changed in `recorded/cases.py`, and its recording stays.
+INTENDED: dict[str, object] = {}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("recorded").resolve())
+
+
+def unintended(path, recorded, today):
+    """Report differences that `INTENDED` lacks, and entries of it without a difference; empty if there are none."""
+    used, lines = set(), []
+    for where, (before, after) in differences(recorded, today, path).items():
+        fitting = [key for key in INTENDED if fnmatchcase(where, key) and not differences(INTENDED[key], after, "")]
+        used.update(fitting)
+        if not fitting:
+            lines.append(f"{where}: recorded {before!r}, today {after!r}")
+    unused = [key for key in INTENDED if key.startswith(f"{path}/") and key not in used]
+    return "\n".join(lines + [f"{key}: an intended difference that is not there" for key in unused])
+
+
+def test_commands_have_the_recorded_options():
+    report = unintended("help", load("help"), options())
+    assert not report, report
+
+
+@pytest.mark.parametrize("name", [*RUNS, *PRINTS])
+def test_a_command_prints_and_writes_what_was_recorded(name, place):
+    report = unintended(f"runs/{name}", load(name), place.observe(name))
+    assert not report, report
+
+
+def test_commands_leave_with_the_recorded_exit_codes(place):
+    report = unintended("exits", load("exits"), {title: place.exits(command) for title, command in EXITS.items()})
+    assert not report, report
+
+
+@pytest.mark.parametrize(
+    ("recorded", "today", "where"),
+    [
+        ({"a": 1}, {"a": 2}, "x/a"),
+        ({"a": 1}, {"a": 1.0}, "x/a"),
+        ({"a": [0.5, 1.0]}, {"a": [0.5, 1.002]}, "x/a/1"),
+        ({"a": [1]}, {"a": [1, 2]}, "x/a"),
+        ({"a": 1}, {}, "x/a"),
+        ({}, {"a": None}, "x/a"),
+    ],
+)
+def test_a_change_is_reported_where_it_is(recorded, today, where):
+    assert list(differences(recorded, today, "x")) == [where]
+
+
+def test_rounding_and_order_are_no_change():
+    assert not differences({"a": 1.0, "b": 2}, {"b": 2, "a": 1.0005}, "x")
+
+
+def test_only_an_intended_value_passes(monkeypatch):
+    monkeypatch.setitem(INTENDED, "x/*/--include", "a file")
+    monkeypatch.setitem(INTENDED, "x/explain/--support", ABSENT)
+    recorded = {"explain": {"--support": 1}, "score": {}}
+    today = {"explain": {"--include": "a file"}, "score": {"--include": "a file"}}
+    assert not unintended("x", recorded, today)
+    today["score"]["--include"] = "a folder"
+    assert unintended("x", recorded, today) == f"x/score/--include: recorded {ABSENT!r}, today 'a folder'"
+    today["explain"]["--support"], today["score"]["--include"] = 1, "a file"
+    assert unintended("x", recorded, today) == "x/explain/--support: an intended difference that is not there"
