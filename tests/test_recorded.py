@@ -14,7 +14,27 @@ from recorded.record import ABSENT, Place, differences, load, options
 #   "help/explain/--support": ABSENT,
 #   "runs/fsc-explain/json/command": "fsc-explain",
 # A command that is typed in another way is changed in `recorded/cases.py`, and its recording stays.
-INTENDED: dict[str, object] = {}
+INTENDED: dict[str, object] = {
+    # every command takes entries from outside, a config file, and `--verbose`
+    "help/*/--include": {"flags": ["--include"], "variable": "INCLUDE", "panel": "Run", "repeatable": True},
+    "help/*/--config": {"flags": ["--config"], "variable": "CONFIG", "panel": "Run"},
+    "help/*/--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
+    # a pipeline's own STOCHX_VERSION is not ours
+    "help/stochx/--version/variable": ABSENT,
+    "help/stochx/--completion/variable": ABSENT,
+    # `explain --support` is `fsc-explain`, without the options that it used to ignore
+    "help/explain/--support": ABSENT,
+    "help/fsc-explain": FSC_EXPLAIN,
+    "runs/fsc-explain/json/command": "fsc-explain",
+    **{
+        f"runs/fsc-explain/{place}/{key}": value
+        for place in ("json/args", "files/config.toml")
+        for key, value in {"crop": ABSENT, "draws": ABSENT, "batch_size": ABSENT, "method": "lrp"}.items()
+    },
+    # a batch size is a number
+    "runs/explain/json/args/batch_size": 8,
+    "runs/explain/files/config.toml/batch_size": 8,
+}
 
 
 @pytest.fixture(scope="session")
