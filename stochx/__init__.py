@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stochx import attacks, attributions, datasets, guides, heads, metrics, models, noises
+    from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises
     from stochx.errors import StochxError
     from stochx.loading import load_data, load_model
 
 __all__ = ["StochxError", "load_data", "load_model"]
-__all__ += ["attacks", "attributions", "datasets", "guides", "heads", "metrics", "models", "noises"]
+__all__ += ["attacks", "attributions", "datasets", "guides", "heads", "lessons", "metrics", "models", "noises"]
 
 _HOMES = {"StochxError": "stochx.errors", "load_model": "stochx.loading", "load_data": "stochx.loading"}
 

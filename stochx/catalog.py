@@ -11,19 +11,14 @@ knows its choices without importing torch; `make` imports exactly one file.
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib
-import importlib.util
 import logging
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from stochx.declarations import Field, class_variable, classes, fields
+from stochx.declarations import Field, class_variable, fields
+from stochx.entries import Entry, built_in, declared, installed
 from stochx.errors import InputError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
     from stochx.datasets import Dataset
     from stochx.guides import Guide
     from stochx.heads import Head
+    from stochx.lessons import Lesson
     from stochx.metrics import Metric
     from stochx.models import Model
     from stochx.noises import Noise
@@ -41,91 +37,77 @@ T = TypeVar("T")
 log = logging.getLogger("stochx")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where an entry is declared: its file, its class (the first public one, unless named), the module to import.
+class Catalog(Generic[T]):
+    """All entries of one family: `Catalog("method", "stochx.attributions")`.
 
-    A module of a file that was included has a name of its own, under which the file is loaded.
+    Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one.
     """
 
-    file: Path
-    module: str
-    cls: str = ""
-    included: bool = False
-
-    @property
-    def declaration(self) -> ast.ClassDef:
-        """The class as written; raises `InputError` where the file has none of that name."""
-        known = classes(self.file)
-        name = self.cls or next(iter(known), "")
-        if name not in known:
-            raise InputError(f"`{self.file}` has no public class `{name}`", "declare a frozen dataclass")
-        return known[name]
-
-    def load(self) -> Any:
-        """Import the file (and with it torch) and return the class."""
-        if self.included and self.module not in sys.modules:
-            spec = importlib.util.spec_from_file_location(self.module, self.file)
-            assert spec is not None and spec.loader is not None
-            module = sys.modules[self.module] = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:
-                del sys.modules[self.module]
-                reason = f"{type(error).__name__}: {error}"
-                raise InputError(f"`{self.file}` cannot be imported: {reason}", "mend the file") from error
-        return getattr(importlib.import_module(self.module), self.declaration.name)
-
-
-class Catalog(Generic[T]):
-    """All entries of one family: `Catalog("method", "stochx.attributions")`."""
-
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, usual: str = "") -> None:
         self.kind = kind
         self.package = package
+        self.usual = usual
+        self._broken: dict[str, InputError] = {}  # entry points that cannot be used
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
         """All entries by name: those of the package, those of installed packages, and what is included later."""
-        spec = importlib.util.find_spec(self.package)
-        assert spec is not None and spec.submodule_search_locations
-        (folder,) = map(Path, spec.submodule_search_locations)
-        entries = {
-            f.stem.replace("_", "-"): Entry(f, f"{self.package}.{f.stem}") for f in sorted(folder.glob("[!_]*.py"))
-        }
-        for point in _entry_points().get(self.package, []):
-            entry = _installed(point)
-            if point.name in entries or entry is None:
-                log.warning(
-                    "entry point `%s` of `%s` is left out: no source, or the name is taken", point.name, self.package
-                )
+        entries = built_in(self.package)
+        for point, entry in installed(self.package):
+            name = point.replace("_", "-")
+            if isinstance(entry, Entry) and name in entries:
+                entry = InputError(f"entry point `{point}`: there is a {self.kind} `{name}` already")
+            if isinstance(entry, Entry):
+                entries[name] = entry
             else:
-                entries[point.name.replace("_", "-")] = entry
+                log.info("%s", entry)
+                self._broken.setdefault(name, entry)
         return entries
 
     def add(self, name: str, entry: Entry) -> None:
-        """Add an entry from outside; raises `InputError` where the name belongs to another file."""
+        """Add an entry from outside; raises `InputError` where the name is taken by another one."""
         name = name.replace("_", "-")
         known = self._entries.get(name)
-        if known is not None and known.file != entry.file:
+        if name in self._aliases or (known is not None and (known.file, known.cls) != (entry.file, entry.cls)):
             raise InputError(
                 f"`{entry.file}`: there is a {self.kind} `{name}` already", "choose another name in `entry`"
             )
         self._entries[name] = entry
 
+    def discard(self, file: Path) -> None:
+        """Forget what a file has declared, if anything."""
+        for name in [name for name, entry in self._entries.items() if entry.included and entry.file == file]:
+            del self._entries[name]
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        """Other names of entries with keys, as they declare them: `{"resnet20": "resnet-cifar:depth=20"}`."""
+        declared = {name: class_variable(self._entries[name].declaration, "aliases") for name in built_in(self.package)}
+        return {
+            alias: f"{name}:{keys}"
+            for name, aliases in declared.items()
+            if isinstance(aliases, dict)
+            for alias, keys in aliases.items()
+        }
+
+    def _entry(self, name: str) -> Entry:
+        return self._entries[self.parse_name(name)[0]]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def __contains__(self, name: str) -> bool:
-        return name.replace("_", "-") in self._entries
+        """Return true for names with hyphens or underscores, and for other names of an entry."""
+        name = name.replace("_", "-")
+        return name in self._entries or name in self._aliases
 
     def class_name(self, name: str) -> str:
         """Return the name of the entry's dataclass: `smoothtaylor` is `SmoothTaylor`."""
-        return self._entries[name].declaration.name
+        return self._entry(name).declaration.name
 
     def docstring(self, name: str) -> str:
         """Return the entry's whole docstring."""
-        return ast.get_docstring(self._entries[name].declaration) or ""
+        return ast.get_docstring(self._entry(name).declaration) or ""
 
     def summary(self, name: str) -> str:
         """Return the first line of the entry's docstring."""
@@ -133,12 +115,12 @@ class Catalog(Generic[T]):
 
     def fields(self, name: str) -> list[Field]:
         """Return the hyperparameters of an entry, in order."""
-        entry = self._entries[name]
+        entry = self._entry(name)
         return fields(entry.file, entry.declaration)
 
     def declares(self, text: str, variable: str) -> object:
         """Return what the entry named by a spec declares as a `ClassVar`, such as `black_box`; None if nothing."""
-        return class_variable(self._entries[self.parse_name(text)[0]].declaration, variable)
+        return class_variable(self._entry(text).declaration, variable)
 
     def declaring(self, variable: str) -> list[str]:
         """Return the names of the entries that declare a `ClassVar` as true."""
@@ -146,7 +128,7 @@ class Catalog(Generic[T]):
 
     def is_included(self, name: str) -> bool:
         """Return true for an entry that a file from outside declares."""
-        return self._entries[name].included
+        return self._entry(name).included
 
     def parse(self, text: str) -> tuple[str, dict[str, object]]:
         """`"ig:steps=40"` -> `("ig", {"steps": 40})`; raises `UsageError` with a remedy."""
@@ -172,16 +154,23 @@ class Catalog(Generic[T]):
         return name, values
 
     def parse_name(self, text: str) -> tuple[str, str]:
-        """`"ig:steps=40"` -> `("ig", "steps=40")`, for a known name."""
+        """`"ig:steps=40"` -> `("ig", "steps=40")`, for a known name; raises `UsageError`, or the error of an entry."""
+        if self.usual and "=" in text.partition(":")[0]:
+            text = f"{self.usual}:{text}"
         name, _, rest = text.partition(":")
         name = name.replace("_", "-")
-        if name not in self._entries:
-            raise UsageError(f"unknown {self.kind} `{name}`", suggest(name, self))
-        return name, rest
+        if name in self._entries:
+            return name, rest
+        if name in self._aliases:
+            name, _, keys = self._aliases[name].partition(":")
+            return name, f"{keys},{rest}" if rest else keys
+        if name in self._broken:
+            raise self._broken[name]
+        raise UsageError(f"unknown {self.kind} `{name}`", suggest(name, [*self, *self._aliases]))
 
     def load(self, name: str) -> type[T]:
         """Return the entry's class; imports its file (and with it torch) now."""
-        return cast(type[T], self._entries[name.replace("_", "-")].load())
+        return cast(type[T], self._entry(name).load())
 
     def make(self, text: str) -> T:
         """Return the entry that `text` describes, with its values checked."""
@@ -192,56 +181,21 @@ class Catalog(Generic[T]):
             raise UsageError(f"`{text}`: {error}") from None
 
 
-def include(path: Path) -> None:
-    """Add the entries that a Python file declares; nothing is imported before one is used.
+def include(path: str | Path) -> None:
+    """Add the entries that a Python file declares, in place of those that it declared when it was included before.
 
-    Raises `InputError` for a file without an entry, an unknown family, and a name that is taken.
+    Nothing is imported before an entry is used. Raises `InputError` for a file without an entry, an unknown family,
+    and a name that is taken.
     """
-    file = path.expanduser().resolve()
-    declares = False
-    for name, declaration in classes(file).items():
-        try:
-            text = class_variable(declaration, "entry")
-        except ValueError:
-            text = ""
-        if text is None:
-            continue
-        family, colon, entry = str(text).partition(":")
-        if not colon or not entry:
-            raise InputError(
-                f"`{path}`: `{name}.entry` is not `FAMILY:NAME`", 'write `entry: ClassVar = "attacks:mine"`'
-            )
+    file = Path(path).expanduser().resolve()
+    entries = list(declared(file))
+    for family, _, _ in entries:
         if family not in FAMILIES:
             raise InputError(f"`{path}`: there is no family `{family}`", suggest(family, FAMILIES))
-        module = f"stochx_included_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}_{file.stem}"
-        FAMILIES[family].add(entry, Entry(file, module, name, included=True))
-        declares = True
-    if not declares:
-        raise InputError(
-            f"`{path}` declares no entry", 'write `entry: ClassVar = "attributions:mine"` in a frozen dataclass'
-        )
-
-
-def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
-    """Return the entry points of all installed packages, by family package; read once."""
-    if not _points:
-        points = metadata.entry_points()
-        _points.update({catalog.package: list(points.select(group=catalog.package)) for catalog in FAMILIES.values()})
-    return _points
-
-
-_points: dict[str, list[metadata.EntryPoint]] = {}
-
-
-def _installed(point: metadata.EntryPoint) -> Entry | None:
-    """Find the source of an entry point without importing its package; None where there is none."""
-    top, *rest = point.module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not spec.origin:
-        return None
-    place = Path(spec.origin).parent.joinpath(*rest)
-    files = (place.with_suffix(".py"), place / "__init__.py") if rest else (Path(spec.origin),)
-    return next((Entry(file, point.module, point.attr) for file in files if file.is_file()), None)
+    for catalog in FAMILIES.values():
+        catalog.discard(file)
+    for family, name, entry in entries:
+        FAMILIES[family].add(name, entry)
 
 
 def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -267,6 +221,7 @@ DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
 NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises")
 HEADS: Catalog[Head] = Catalog("head", "stochx.heads")
 GUIDES: Catalog[Guide] = Catalog("guide", "stochx.guides")
+LESSONS: Catalog[Lesson] = Catalog("lesson", "stochx.lessons", usual="soft-labels")
 
 FAMILIES: dict[str, Catalog[Any]] = {
     "attacks": ATTACKS,
@@ -277,4 +232,5 @@ FAMILIES: dict[str, Catalog[Any]] = {
     "noises": NOISES,
     "heads": HEADS,
     "guides": GUIDES,
+    "lessons": LESSONS,
 }

@@ -54,15 +54,20 @@ READERS: dict[str, Callable[[str], object]] = {
 ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 
 
-@cache
 def classes(file: Path) -> dict[str, ast.ClassDef]:
     """Return the public classes of a file, by name; raises `InputError` for a file that is not Python."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        return _classes(file, file.stat().st_mtime_ns)
     except OSError as error:
         raise InputError(f"cannot read `{file}`: {error.strerror}", "check the path") from None
     except (SyntaxError, ValueError) as error:
         raise InputError(f"`{file}` is not valid Python: {error}", "mend it, or name another file") from None
+
+
+@cache
+def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
+    """Parse a file once, and again when it has changed."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     return {c.name: c for c in tree.body if isinstance(c, ast.ClassDef) and not c.name.startswith("_")}
 
 
@@ -79,26 +84,52 @@ def fields(file: Path, declaration: ast.ClassDef) -> list[Field]:
 
 
 def class_variable(declaration: ast.ClassDef, name: str) -> object:
-    """Return the literal that a class gives one of its `ClassVar`s; None where it has no such line."""
+    """Return the literal that a class gives one of its variables; None where it has no such line.
+
+    Raises `InputError` for a value that is computed.
+    """
     for node in declaration.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
-            return None if node.value is None else ast.literal_eval(node.value)
+            try:
+                return None if node.value is None else ast.literal_eval(node.value)
+            except ValueError:
+                raise InputError(f"`{declaration.name}.{name}` is not a literal", "write its value out") from None
     return None
+
+
+def check_declaration(file: Path, declaration: ast.ClassDef) -> None:
+    """Raise `InputError`, with the line to mend, for a class that cannot be an entry."""
+    where = f"{file}:{declaration.lineno}"
+    name = declaration.name
+    if "dataclass(frozen=True" not in " ".join(map(ast.unparse, declaration.decorator_list)):
+        raise InputError(f"`{where}`: `{name}` is not a frozen dataclass", "write `@dataclass(frozen=True)` above it")
+    if any(field.name == "entry" for field in fields(file, declaration)):
+        raise InputError(f"`{where}`: `{name}.entry` is a field", "annotate it as `ClassVar`")
 
 
 def _field(node: ast.AnnAssign, line: str, where: str) -> Field:
     assert isinstance(node.target, ast.Name)
-    kind, choices = ast.unparse(node.annotation), ()
-    if isinstance(node.annotation, ast.Subscript) and ast.unparse(node.annotation.value) == "Literal":
-        values = ast.literal_eval(node.annotation.slice)
-        kind, choices = "str", values if isinstance(values, tuple) else (values,)
+    name, kind = node.target.id, ast.unparse(node.annotation)
+    choices: tuple[str, ...] = ()
+    if isinstance(node.annotation, ast.Subscript) and ast.unparse(node.annotation.value).endswith("Literal"):
+        choices = _choices(node.annotation.slice)
+        kind = "str" if choices else kind
     if kind not in READERS:
-        raise InputError(f"`{where}`: `{node.target.id}` is of type `{kind}`", "use int, float, bool, str or Literal")
+        raise InputError(
+            f"`{where}`: `{name}` is of type `{kind}`", "use int, float, bool, str, or a Literal of texts on the spot"
+        )
     default = None
     if node.value is not None:
         try:
             value = ast.literal_eval(node.value)
         except ValueError:
-            raise InputError(f"`{where}`: the default of `{node.target.id}` is not a literal", "write it out") from None
+            raise InputError(f"`{where}`: the default of `{name}` is not a literal", "write its value out") from None
         default = str(value).lower() if isinstance(value, bool) else str(value)
-    return Field(node.target.id, kind, default, line.partition("#")[2].strip(), choices)
+    return Field(name, kind, default, line.partition("#")[2].strip(), choices)
+
+
+def _choices(values: ast.expr) -> tuple[str, ...]:
+    """Return the texts of a `Literal`; none where it holds anything else."""
+    parts = values.elts if isinstance(values, ast.Tuple) else [values]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return tuple(texts) if len(texts) == len(parts) else ()

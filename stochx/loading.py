@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -256,9 +256,14 @@ def _data_spec(text: str) -> str:
         return text
     if "," in text:
         raise UsageError(f"the path `{text}` has a comma in it", "rename it")
-    if path.suffix.lower() in (".zip", ".npz"):
-        return f"{path.suffix.lower()[1:]}:path={text}"
     if path.suffix.lower() in SUFFIXES:
         raise UsageError(f"`{text}` is one image, no data set", "give it as an argument")
-    folders = any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
-    return f"{'folder' if folders else 'images'}:root={text}"
+    if path.is_dir():
+        nested = any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
+        kind = "folders" if nested else "files"
+    else:
+        kind = path.suffix.lower()
+    readers = [name for name in DATASETS if kind in cast(tuple[str, ...], DATASETS.declares(name, "reads") or ())]
+    if not readers:
+        raise UsageError(f"no data set reads `{text}`", "name one, e.g. `npz:path=FILE`")
+    return f"{readers[0]}:{DATASETS.fields(readers[0])[0].key}={text}"

@@ -25,6 +25,7 @@ from stochx.engine.training.fit import Plan, TrainingBatch, fit
 from stochx.engine.training.items import Images
 from stochx.engine.world import World
 from stochx.errors import InputError
+from stochx.lessons import SoftLabels
 from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet
 from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
@@ -124,7 +125,7 @@ def test_learning_from_the_teacher_brings_a_new_student_to_it(teacher):
         return float((logits(student, x).softmax(1) - logits(teacher, x).softmax(1)).abs().mean())
 
     before = apart()
-    lowered = objective(make_criterion(teacher, "soft-labels", {"tau": 2.0, "weight": 1.0}))
+    lowered = objective(make_criterion(teacher, SoftLabels(tau=2.0, weight=1.0)))
     for _ in fit(student, Images(train.pixels, train.labels), Plan(4, batch=32), seed=0, objective=lowered):
         pass
     assert apart() < before / 2
@@ -209,7 +210,7 @@ def test_the_students_file_goes_into_other_commands(place, tmp_path):
         (["--noise", "adaptiv"], "did you mean `adaptive`?"),
         (["--noise", "adaptive:beta=-1"], "beta must not be negative"),
         (["--kd", "tau=hot"], "expects a number"),
-        (["--kd", "weight=2"], "out of range"),
+        (["--kd", "weight=2"], "weight in [0, 1]"),
         (["--kd", "logit"], "did you mean `logits`?"),
         (["--init", "teachers"], "did you mean `teacher`?"),
         (["--adversarial", "none", "--eps", "8/255"], "belongs to adversarial training"),

@@ -27,12 +27,14 @@ LEVELS = {
     "noises": 3,
     "heads": 3,
     "guides": 3,
+    "lessons": 3,
     "engine": 2,
     "catalog": 1,
+    "entries": 1,
     "declarations": 1,
     "errors": 0,
 }
-FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides"}
+FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides", "lessons"}
 
 
 def room(module: str) -> str:

@@ -20,17 +20,9 @@ from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
 from stochx.engine.training.fit import TrainingBatch
 from stochx.errors import UsageError
+from stochx.lessons import Features, Logits, SoftLabels, SoftRandomisation
 from stochx.loading import install_noise
-from stochx.tasks.objectives import (
-    Adversarial,
-    Distillation,
-    FeatureMatching,
-    LogitMatching,
-    SoftRandomisation,
-    at_rest,
-    cross_entropy,
-    objective,
-)
+from stochx.tasks.objectives import Adversarial, Teaching, at_rest, cross_entropy, objective
 
 BALL = Ball(0.03)
 
@@ -82,24 +74,24 @@ def mse(a, b):
 
 
 def test_distillation_is_its_formula(student, teacher, batch):
-    step = objective(Distillation(teacher, tau=3.0, weight=0.7))(student, batch)
+    step = objective(Teaching(teacher, SoftLabels(tau=3.0, weight=0.7)))(student, batch)
     t, s = teacher(batch.x), step.logits.detach()
     apart = mean([kl(softmax(a, 3.0), softmax(b, 3.0)) for a, b in zip(t, s, strict=True)])
     assert step.loss.item() == pytest.approx(0.3 * ce(s, batch.y) + 0.7 * 9 * apart, abs=1e-12)
 
 
 def test_distillation_without_weight_is_cross_entropy(student, teacher, batch):
-    found = objective(Distillation(teacher, weight=0.0))(student, batch).loss.item()
+    found = objective(Teaching(teacher, SoftLabels(weight=0.0)))(student, batch).loss.item()
     assert found == pytest.approx(objective(cross_entropy)(student, batch).loss.item(), abs=1e-12)
 
 
 def test_matching_is_its_formula(student, teacher, batch):
     student.eval()
     s, t = student(batch.x).detach(), teacher(batch.x)
-    logits = objective(LogitMatching(teacher, 0.6))(student, batch).loss.item()
+    logits = objective(Teaching(teacher, Logits(0.6)))(student, batch).loss.item()
     assert logits == pytest.approx(0.4 * ce(s, batch.y) + 0.6 * mse(s, t), abs=1e-12)
     apart = mse(student.features(batch.x).detach(), teacher.features(batch.x))
-    features = objective(FeatureMatching(teacher, 0.6))(student, batch).loss.item()
+    features = objective(Teaching(teacher, Features(0.6)))(student, batch).loss.item()
     assert features == pytest.approx(0.4 * ce(s, batch.y) + 0.6 * apart, abs=1e-12)
 
 
@@ -107,13 +99,13 @@ def test_features_of_other_widths_are_refused(student, teacher, batch):
     teacher.network.linear = nn.Linear(8, 5).double()
     teacher.network.forward = lambda x: teacher.network.linear(x.new_zeros(len(x), 8))
     with pytest.raises(UsageError, match="features of the student"):
-        objective(FeatureMatching(teacher))(student, batch)
+        objective(Teaching(teacher, Features()))(student, batch)
 
 
 def test_soft_randomisation_shows_the_student_noise_and_the_teacher_none(student, teacher, batch):
     student.eval()
     with seeded(0, "x"):
-        found = objective(SoftRandomisation(teacher, sigma=0.2, tau=2.0, weight=0.5))(student, batch)
+        found = objective(Teaching(teacher, SoftRandomisation(sigma=0.2, tau=2.0, weight=0.5)))(student, batch)
     with seeded(0, "x"):
         s = student(batch.x + 0.2 * torch.randn_like(batch.x)).detach()
     torch.testing.assert_close(found.logits.detach(), s)
@@ -135,7 +127,7 @@ def test_madry_learns_what_the_attack_itself_makes_and_ard_what_the_teacher_says
     adv = crafted(student, batch, attack, batch.y, seed=4)
     assert 0.029 < (adv - batch.x).abs().max() <= 0.03 + 1e-12
     s = copy.deepcopy(student)(adv).detach()
-    found = objective(Distillation(teacher, 1.0, 1.0), Adversarial(attack, BALL), seed=4)(student, batch)
+    found = objective(Teaching(teacher, SoftLabels(1.0, 1.0)), Adversarial(attack, BALL), seed=4)(student, batch)
     torch.testing.assert_close(found.logits.detach(), s)
     apart = mean([kl(softmax(a), softmax(b)) for a, b in zip(teacher(batch.x), s, strict=True)])
     assert found.loss.item() == pytest.approx(apart, abs=1e-12)

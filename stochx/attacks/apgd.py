@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class APGD:
     `targeted-dlr` runs once for each of the `targets` most probable wrong classes. On a stochastic network every loss
     is the mean of `eot` draws.
     """
+
+    iterated: ClassVar[bool] = True  # follows gradients over many steps
 
     steps: int = 100  # gradient steps
     loss: Literal["ce", "margin", "dlr", "targeted-dlr"] = "ce"  # what is raised

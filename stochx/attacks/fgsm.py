@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class FGSM:
 
     x + eps * ascent(gradient of the loss),  projected
     """
+
+    single_step: ClassVar[bool] = True  # one step of full length: what every iterated attack must beat
 
     loss: Literal["ce", "margin", "dlr"] = "ce"  # what is raised
     eot: int = 1  # draws of a stochastic network that the gradient averages

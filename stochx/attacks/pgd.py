@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class PGD:
     For a stochastic network set `eot` above 1: each step then follows the mean gradient of that many draws
     (Athalye et al., 2018); with one draw the attack measures noise, not robustness.
     """
+
+    iterated: ClassVar[bool] = True  # follows gradients over many steps
 
     steps: int = 40  # gradient steps
     step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps

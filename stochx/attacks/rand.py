@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ class Rand:
     AutoAttack's `rand` flags success on one lucky draw and drops the image; here every image goes through both, and
     draws that no attack has seen choose between the two. With fewer classes than DLR needs, the margin takes its place.
     """
+
+    iterated: ClassVar[bool] = True  # follows gradients over many steps
 
     steps: int = 100  # gradient steps of each APGD
     eot: int = 20  # draws that each look averages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ class RandomSearch:
 
     Where it finds what gradients do not, the gradients are of no use.
     """
+
+    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
 
     tries: int = 10  # points an image
 

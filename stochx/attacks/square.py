@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Square:
     In Linf a square of each channel is set to +-eps, in L2 the change of one square moves into another. `p`, the
     share of the pixels that a square covers, halves as the queries go. Where this beats gradients, those are masked.
     """
+
+    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
 
     queries: int = 5000  # points an image
     p: float = 0.8  # share of the pixels that the first squares cover

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ class Standard:
     of those before. DeepFool stands in the place of FAB, so counts are close to AutoAttack's and not the same. Below
     four classes there is no targeted DLR loss: the margin takes its place.
     """
+
+    iterated: ClassVar[bool] = True  # follows gradients over many steps
 
     steps: int = 100  # gradient steps of each APGD
     queries: int = 5000  # queries of Square

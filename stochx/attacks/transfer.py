@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ class Transfer:
     The model itself is asked about the last point alone. Where this beats an attack on the model's own gradients,
     those are masked.
     """
+
+    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    needs_source: ClassVar[bool] = True  # crafts on another network
 
     steps: int = 20  # gradient steps on the source
     step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps

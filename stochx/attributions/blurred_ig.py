@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class BlurredIG:
     Measures of smoothness alone reward the blur: a smooth method must beat it in what the map says, not in how it
     looks. Integrated gradients are those from black.
     """
+
+    control: ClassVar[bool] = True  # explains nothing: measures are held against it
 
     steps: int = 50  # nodes of the quadrature, a gradient each
     width: float = 0.05  # standard deviation of the blur as a share of the image's short side

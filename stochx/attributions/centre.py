@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class CentreBlob:
     It knows neither the model nor the image, yet measures of smoothness alone reward it, and masks of centred objects
     do too: a method that does not beat it has shown nothing.
     """
+
+    control: ClassVar[bool] = True  # explains nothing: measures are held against it
 
     width: float = 0.2  # standard deviation as a share of the image's short side
 

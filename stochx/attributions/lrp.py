@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class LRP:
     are folded into their convolutions, sums share by contribution, concatenations split, max pooling sends to the
     winner. `gap` is what biases and stabilisers absorbed: the map's sum minus the logit.
     """
+
+    few_shot: ClassVar[bool] = True  # its `rules` reach few-shot networks
 
     composite: Literal[
         "epsilon-plus-flat",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class RandomMap:
     A measure must put every explanation clear of it. Measures of smoothness alone do not: they place it last, as
     they place last whatever is not smooth. The draw follows the image's key.
     """
+
+    control: ClassVar[bool] = True  # explains nothing: measures are held against it
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         names = keys if keys is not None else range(len(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +21,8 @@ class SobelEdges:
 
     It knows nothing of the model; measures of smoothness alone reward it wherever the image is smooth.
     """
+
+    control: ClassVar[bool] = True  # explains nothing: measures are held against it
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         grey = x.mean(1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
@@ -20,6 +21,8 @@ class Folder:
     Images are read when asked for; keys are paths below `root`. Without split folders every split is all images. For
     few-shot learning `split` gives classes to splits; it ignores what folders are called.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("folders",)  # a bare path of a folder of folders
 
     root: str  # folder that holds the class folders
     split: str = "auto"  # classes of train, val and test: auto, all, mod4, or a folder or JSON file of class lists

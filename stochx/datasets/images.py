@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._tree import walk
@@ -17,6 +18,8 @@ class Images:
 
     Images are read when asked for; keys are paths below `root`; both splits are the same.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("files",)  # a bare path of a folder of files
 
     root: str  # folder with images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Npz:
     (N, H, W), nonzero on the object. Pickled arrays are refused. Every split is all images, unless `split` gives each
     of them classes.
     """
+
+    reads: ClassVar[tuple[str, ...]] = (".npz",)  # bare paths that name this data set
 
     path: str  # .npz file
     split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -30,6 +31,8 @@ class Zip:
     Nothing is unpacked to disk: images are read from the zip when asked for; keys are the paths inside it. For few-shot
     learning `split` gives classes to splits; it ignores what folders are called.
     """
+
+    reads: ClassVar[tuple[str, ...]] = (".zip",)  # bare paths that name this data set
 
     path: str  # zip file
     split: str = "auto"  # classes of train, val and test: auto, all, mod4, or a folder or JSON file of class lists

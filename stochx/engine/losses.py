@@ -14,6 +14,11 @@ from stochx.errors import UsageError
 TINY = 1e-12
 
 
+def divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Mean KL(softmax(reference) || softmax(logits)) over (N, K) logits; gradients go to both."""
+    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
+
+
 @dataclass(frozen=True)
 class Goal:
     """What is wanted of N images: away from `y` (N,); with a `target` (N,) to that class.

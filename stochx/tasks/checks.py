@@ -35,7 +35,6 @@ NORMALISATIONS = {
     "no": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "a [-1, 1]": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-BLIND = ("square", "random", "transfer")  # attacks that see no gradient of the network
 GAIN = 0.02  # accuracy that another attack may take beyond the best, before it is called weak
 
 Verdicts = Literal["ok", "warn", "fail"]
@@ -202,9 +201,13 @@ def _rising(bench: _Bench) -> Check | None:
 
 
 def _one_step(rows: Sequence[Mapping[str, Any]]) -> Check | None:
-    robust = {row["attack"]: row["robust"] for row in rows if row["model"] == rows[0]["model"]}
-    one = [value for name, value in robust.items() if name.partition(":")[0] == "fgsm"]
-    many = [value for name, value in robust.items() if name.partition(":")[0] in ("pgd", "apgd", "standard", "rand")]
+    robust = {
+        row["attack"]: row["robust"]
+        for row in rows
+        if row["model"] == rows[0]["model"] and row["attack"].partition(":")[0] in ATTACKS  # not the worst case of all
+    }
+    one = [value for text, value in robust.items() if ATTACKS.declares(text, "single_step")]
+    many = [value for text, value in robust.items() if ATTACKS.declares(text, "iterated")]
     if not one or not many:
         return None
     gain = min(one) - min(many)
@@ -231,7 +234,8 @@ def _whole_range(bench: _Bench) -> Check:
 
 
 def _black_box(bench: _Bench, attacks: Mapping[str, Attack]) -> Check:
-    typed = [text for text in attacks if text.partition(":")[0] not in BLIND]
+    blind = {*ATTACKS.declaring("black_box"), *ATTACKS.declaring("needs_source")}
+    typed = [text for text in attacks if ATTACKS.parse_name(text)[0] not in blind]
     white = min(bench.left(text) for text in typed or ["pgd"])
     black = bench.left("random:tries=200" if bench.ball.norm == "l1" else "square:queries=1000")
     return Check(

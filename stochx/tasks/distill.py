@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,14 +15,8 @@ from stochx.engine.seeds import generator, seeded
 from stochx.engine.statistics import Estimate, estimate
 from stochx.engine.world import World
 from stochx.errors import InputError
-from stochx.tasks.objectives import (
-    Criterion,
-    Distillation,
-    FeatureMatching,
-    LogitMatching,
-    SoftRandomisation,
-    cross_entropy,
-)
+from stochx.lessons import Lesson
+from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
 from stochx.tasks.train import correct, stack
 
 CALIBRATION = 32  # batches that the statistics of noise layers and batch norms are measured on
@@ -74,20 +68,9 @@ def calibrated(student: Classifier, pixels: Tensor, seed: int) -> Classifier:
     return student
 
 
-CRITERIA: Mapping[str, Callable[..., Criterion]] = {
-    "soft-labels": Distillation,
-    "logits": LogitMatching,
-    "features": FeatureMatching,
-    "soft-randomisation": SoftRandomisation,
-}
-
-
-def make_criterion(teacher: Classifier, name: str, settings: Mapping[str, float]) -> Criterion:
-    """What the student learns beside the labels, by its name in `CRITERIA`; `none` is cross-entropy alone.
-
-    Raises `ValueError` for settings out of range.
-    """
-    return cross_entropy if name == "none" else CRITERIA[name](teacher, **settings)
+def make_criterion(teacher: Classifier, lesson: Lesson | None) -> Criterion:
+    """Return what the student learns: the lesson of its teacher, or cross-entropy alone."""
+    return cross_entropy if lesson is None else Teaching(teacher, lesson)
 
 
 def measure(student: Classifier, data: Data, draws: int, seed: int, world: World) -> tuple[Estimate, Estimate]:

@@ -1,6 +1,6 @@
 """What a training lowers: a criterion on logits, on clean images or on ones that an attack has changed.
 
-    objective(Distillation(teacher), Adversarial(PGD(steps=7), Ball(8 / 255)))   # ARD (Goldblum et al., 2020)
+    objective(Teaching(teacher, SoftLabels()), Adversarial(PGD(steps=7), Ball(8 / 255)))   # ARD (Goldblum et al., 2020)
 
 A criterion is called with the network, its logits (N, K) for what it was shown, the clean images (N, 3, H, W) and the
 labels (N,), and returns a scalar. The teachers of criteria see the clean images, also where the student does not.
@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stochx.attacks import Attack, Context
-from stochx.engine.device import current
 from stochx.engine.gradients import logits as logits_of
+from stochx.engine.losses import divergence
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, forward
 from stochx.errors import UsageError
+from stochx.lessons import Lesson
 
 Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 Recipe = Literal["madry", "mixed", "trades"]
@@ -36,79 +36,19 @@ def cross_entropy(model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) ->
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """(1 - w) CE(s, y) + w tau^2 KL(softmax(t / tau) || softmax(s / tau))  (Hinton et al., 2015)."""
-
-    teacher: nn.Module
-    tau: float = 4.0  # temperature
-    weight: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.tau <= 0 or not 0 <= self.weight <= 1:
-            raise ValueError("tau must be above 0, and weight in [0, 1]")
-
-    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-        taught = self.tau**2 * divergence(logits / self.tau, logits_of(self.teacher, clean) / self.tau)
-        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
-
-
-@dataclass(frozen=True)
-class LogitMatching:
-    """(1 - w) CE(s, y) + w mean (s - t)^2  (Ba & Caruana, 2014)."""
-
-    teacher: nn.Module
-    weight: float = 0.5
-
-    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-        taught = F.mse_loss(logits, logits_of(self.teacher, clean))
-        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
-
-
-@dataclass(frozen=True)
-class FeatureMatching:
-    """(1 - w) CE(s, y) + w mean (f_s - f_t)^2, features of the clean image before the last layer.
-
-    (After Romero et al., 2015.) The student's features take a forward of their own.
-    """
+class Teaching:
+    """A lesson of a teacher, as a criterion."""
 
     teacher: Classifier
-    weight: float = 0.5
+    lesson: Lesson
+
+    def show(self, x: Tensor) -> Tensor:
+        """Return what the student is shown of images x."""
+        show: Callable[[Tensor], Tensor] | None = getattr(self.lesson, "show", None)
+        return x if show is None else show(x)
 
     def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-        student: Any = model
-        with current().autocast():
-            with torch.no_grad():
-                wanted = self.teacher.features(clean)
-            found = student.features(clean)
-        if found.shape != wanted.shape:
-            raise UsageError(
-                f"the features of the student are {tuple(found.shape[1:])}, the teacher's {tuple(wanted.shape[1:])}",
-                "match logits instead, or take the teacher's architecture",
-            )
-        taught = F.mse_loss(found.to(clean.dtype), wanted.to(clean.dtype))
-        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
-
-
-@dataclass(frozen=True)
-class SoftRandomisation:
-    """Distillation to a student that is shown x + sigma eps, eps ~ N(0, 1) (Arani, Sarfraz & Zonooz, 2019)."""
-
-    teacher: nn.Module
-    sigma: float = 0.1  # in units of pixels in [0, 1]
-    tau: float = 4.0  # temperature
-    weight: float = 0.9
-
-    def shown(self, x: Tensor) -> Tensor:
-        """What the student sees of images x; not clipped to [0, 1], as noise in pixels is not."""
-        return x + self.sigma * torch.randn_like(x)
-
-    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-        return Distillation(self.teacher, self.tau, self.weight)(model, logits, clean, y)
-
-
-def divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """Mean KL(softmax(reference) || softmax(logits)) over (N, K) logits; gradients go to both."""
-    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
+        return self.lesson(self.teacher, model, logits, clean, y)
 
 
 @dataclass(frozen=True)
@@ -174,7 +114,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _Part:
     """A criterion on one batch."""
 
     criterion: Criterion
@@ -183,31 +123,31 @@ class _Lesson:
 
     def on(self, x: Tensor) -> Step:
         """Its value where the network is shown x, clean or not."""
-        shown = getattr(self.criterion, "shown", lambda x: x)(x)
+        shown = self.criterion.show(x) if isinstance(self.criterion, Teaching) else x
         found = forward(self.model, shown)
         return Step(self.criterion(self.model, found, self.batch.x, self.batch.y), found)
 
 
-def _madry(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
-    return lesson.on(adversarial.craft(lesson.model, lesson.batch, lesson.batch.y, seed))
+def _madry(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+    return part.on(adversarial.craft(part.model, part.batch, part.batch.y, seed))
 
 
-def _mixed(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
-    with at_rest(lesson.model):
-        said = logits_of(lesson.model, lesson.batch.x).argmax(1)
-    changed = adversarial.craft(lesson.model, lesson.batch, said, seed)
-    clean, adv = lesson.on(lesson.batch.x), lesson.on(changed)
+def _mixed(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+    with at_rest(part.model):
+        said = logits_of(part.model, part.batch.x).argmax(1)
+    changed = adversarial.craft(part.model, part.batch, said, seed)
+    clean, adv = part.on(part.batch.x), part.on(changed)
     return Step(0.5 * (clean.loss + adv.loss), clean.logits)
 
 
-def _trades(lesson: _Lesson, adversarial: Adversarial, seed: int) -> Step:
-    adv = adversarial.craft(lesson.model, lesson.batch, lesson.batch.y, seed)
-    clean = lesson.on(lesson.batch.x)
-    apart = divergence(forward(lesson.model, adv), clean.logits)
+def _trades(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+    adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
+    clean = part.on(part.batch.x)
+    apart = divergence(forward(part.model, adv), clean.logits)
     return Step(clean.loss + adversarial.trades * apart, clean.logits)
 
 
-RECIPES: dict[str, Callable[[_Lesson, Adversarial, int], Step]] = {"madry": _madry, "mixed": _mixed, "trades": _trades}
+RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {"madry": _madry, "mixed": _mixed, "trades": _trades}
 
 
 def objective(
@@ -219,11 +159,11 @@ def objective(
     """What `fit` lowers: the criterion, on attacked images if `adversarial`, plus what the network's noise asks for."""
 
     def lowered(model: nn.Module, batch: TrainingBatch) -> Step:
-        lesson = _Lesson(criterion, model, batch)
+        part = _Part(criterion, model, batch)
         if adversarial is None or batch.epoch < adversarial.delay:
-            step = lesson.on(batch.x)
+            step = part.on(batch.x)
         else:
-            step = RECIPES[adversarial.recipe](lesson, adversarial, seed)
+            step = RECIPES[adversarial.recipe](part, adversarial, seed)
         return step if penalty is None else Step(step.loss + penalty(model), step.logits)
 
     return lowered

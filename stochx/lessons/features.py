@@ -1,0 +1,43 @@
+"""Features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stochx.engine.device import current
+from stochx.engine.network.classifier import Classifier
+from stochx.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Features:
+    """The teacher's features of the clean image before the last layer (after Romero et al., 2015).
+
+    loss = (1 - w) CE(s, y) + w mean (f_s - f_t)^2
+
+    The student's features take a forward pass of their own. Raises `UsageError` where the two differ in shape.
+    """
+
+    weight: float = 0.5  # w, the teacher's share of the loss
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError("weight must be in [0, 1]")
+
+    def __call__(self, teacher: Classifier, student: Any, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        with current().autocast():
+            with torch.no_grad():
+                wanted = teacher.features(clean)
+            features = student.features(clean)
+        if features.shape != wanted.shape:
+            raise UsageError(
+                f"the features of the student are {tuple(features.shape[1:])}, the teacher's {tuple(wanted.shape[1:])}",
+                "match logits instead, or take the teacher's architecture",
+            )
+        taught = F.mse_loss(features.to(clean.dtype), wanted.to(clean.dtype))
+        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
