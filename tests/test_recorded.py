@@ -89,6 +89,18 @@ def test_rounding_and_order_are_no_change():
     assert not differences({"a": 1.0, "b": 2}, {"b": 2, "a": 1.0005}, "x")
 
 
+@pytest.mark.parametrize("cell", ["0.4177 [0.193]", "0.4167 [0.195]", "0.4167 (0.193)", "0.417 [0.193]", "", None])
+def test_a_changed_cell_is_reported(cell):
+    recorded, today = ({"rows": [{"clean": text}]} for text in ("0.4167 [0.193]", cell))
+    assert list(differences(recorded, today, "runs/x/table")) == ["runs/x/table/rows/0/clean"]
+
+
+@pytest.mark.parametrize("cell", ["1.98989 [0.193]", "1.98990 [0.192]", "1.9899 [0.193]"])
+def test_the_last_place_of_a_cell_may_round_otherwise(cell):
+    recorded, today = ({"rows": [{"clean": text}]} for text in ("1.98989 [0.193]", cell))
+    assert not differences(recorded, today, "runs/x/table")
+
+
 def test_only_an_intended_value_passes(monkeypatch):
     monkeypatch.setitem(INTENDED, "x/*/--include", "a file")
     monkeypatch.setitem(INTENDED, "x/explain/--support", ABSENT)

@@ -59,6 +59,8 @@ FSC_TRAIN = "fsc-train --backbone convnet:width=4 --size 16 -o new --device cpu"
 EXITS = {
     "no command": "",
     "version": "--version",
+    "help": "--help",
+    "help of a command": "attack --help",
     "unknown command": "atack",
     "unknown option": "attack --norms l2",
     "completion of an unknown shell": "--completion tcsh",
