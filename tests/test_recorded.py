@@ -10,14 +10,64 @@ from recorded.record import ABSENT, Place, differences, load, options
 
 # Intended differences: the place in a recording, as a failure prints it, and its value of today. `*` in a place stands
 # for anything; the value ABSENT says that it is gone. An entry that no difference needs fails too. For example
-#   "help/*/--include": {"flags": ["--include"], "variable": "INCLUDE", "panel": "Run"},
+#   "help/*/--include": {"flags": ["--include"], "value": "FILE.py", "variable": "INCLUDE", "panel": "Run"},
 #   "help/explain/--support": ABSENT,
 #   "runs/fsc-explain/json/command": "fsc-explain",
 # A command that is typed in another way is changed in `recorded/cases.py`, and its recording stays.
+FSC_EXPLAIN: dict[str, object] = {
+    "images": {"flags": ["images"], "value": "IMAGE...", "repeatable": True},
+    "--model": {"flags": ["--model"], "value": "FILE", "variable": "MODEL", "panel": "What", "required": True},
+    "--support": {"flags": ["--support"], "value": "DIR", "variable": "SUPPORT", "panel": "What", "required": True},
+    "--arch": {"flags": ["--arch"], "value": "str", "variable": "ARCH", "panel": "What"},
+    "--method": {
+        "flags": ["--method", "-m"],
+        "value": "NAME[:KEY=VALUE,...]",
+        "default": "lrp",
+        "variable": "METHOD",
+        "panel": "Method",
+    },
+    "--precision": {
+        "flags": ["--precision"],
+        "value": "auto|fp32|bf16|tf32",
+        "default": "auto",
+        "variable": "PRECISION",
+        "panel": "Run",
+    },
+    "--figure": {
+        "flags": ["--figure", "--no-figure"],
+        "default": "figure",
+        "variable": "FIGURE",
+        "panel": "Output",
+        "switch": True,
+    },
+    "--device": {"flags": ["--device"], "value": "str", "default": "auto", "variable": "DEVICE", "panel": "Run"},
+    "--seed": {"flags": ["--seed"], "value": "int", "default": "0", "variable": "SEED", "panel": "Run"},
+    "--output": {"flags": ["--output", "-o"], "value": "path", "variable": "OUTPUT", "panel": "Output"},
+    "--resume": {"flags": ["--resume"], "variable": "RESUME", "panel": "Run", "switch": True},
+    "--include": {
+        "flags": ["--include"],
+        "value": "FILE.py",
+        "variable": "INCLUDE",
+        "panel": "Run",
+        "repeatable": True,
+    },
+    "--config": {"flags": ["--config"], "value": "FILE.toml", "variable": "CONFIG", "panel": "Run"},
+    "--json": {"flags": ["--json"], "variable": "JSON", "panel": "Output", "switch": True},
+    "--quiet": {"flags": ["--quiet", "-q"], "variable": "QUIET", "panel": "Output", "switch": True},
+    "--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
+    "--help": {"flags": ["--help", "-h"], "switch": True},
+}
+
 INTENDED: dict[str, object] = {
     # every command takes entries from outside, a config file, and `--verbose`
-    "help/*/--include": {"flags": ["--include"], "variable": "INCLUDE", "panel": "Run", "repeatable": True},
-    "help/*/--config": {"flags": ["--config"], "variable": "CONFIG", "panel": "Run"},
+    "help/*/--include": {
+        "flags": ["--include"],
+        "value": "FILE.py",
+        "variable": "INCLUDE",
+        "panel": "Run",
+        "repeatable": True,
+    },
+    "help/*/--config": {"flags": ["--config"], "value": "FILE.toml", "variable": "CONFIG", "panel": "Run"},
     "help/*/--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
     # a pipeline's own STOCHX_VERSION is not ours
     "help/stochx/--version/variable": ABSENT,
@@ -31,6 +81,26 @@ INTENDED: dict[str, object] = {
         for place in ("json/args", "files/config.toml")
         for key, value in {"crop": ABSENT, "draws": ABSENT, "batch_size": ABSENT, "method": "lrp"}.items()
     },
+    # closed choices, and placeholders that say what is expected
+    "help/explain/images/value": "[IMAGE]...",
+    "help/*/--precision/value": "auto|fp32|bf16|tf32",
+    "help/score/--maps/value": "DIR",
+    "help/*/model/value": "MODEL",
+    "help/*/--norm/value": "linf|l2|l1",
+    "help/attack/--judge/value": "any|last",
+    "help/attack/--checks/value": "none|quick|full",
+    "help/attack/--fail-on/value": "point|lower",
+    "help/*/--optimizer/value": "sgd|adamw",
+    "help/*/--schedule/value": "one-cycle|cosine|step|constant",
+    "help/*/--adversarial/value": "NAME[:KEY=VALUE,...]",
+    "help/*/--recipe/value": "madry|mixed|trades",
+    "help/distill/--init/value": "teacher|random",
+    "help/distill/--kd/value": "NAME[:KEY=VALUE,...]",
+    "help/fsc-test/--versus/value": "MODEL",
+    "help/boundary/--plane/value": "images|gradient|attack",
+    # what is given twice is to be given once
+    "exits/explain with the same method twice/hint": True,
+    "exits/attack twice the same/hint": True,
     # a batch size is a number
     "runs/explain/json/args/batch_size": 8,
     "runs/explain/files/config.toml/batch_size": 8,

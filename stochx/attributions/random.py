@@ -23,7 +23,7 @@ class RandomMap:
     they place last whatever is not smooth. The draw follows the image's key.
     """
 
-    control: ClassVar[bool] = True  # explains nothing: measures are held against it
+    control: ClassVar[int] = 1  # explains nothing, and measures are held against it: its place among the controls
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         names = keys if keys is not None else range(len(x))

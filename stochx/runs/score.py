@@ -49,7 +49,7 @@ HINTS = {
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
     metrics = {text: METRICS.make(text) for text in settings.metric}
-    store = None if settings.maps is None else _open_maps(Path(settings.maps))
+    store = None if settings.maps is None else _open_maps(settings.maps)
     pictured = bool(settings.images) or settings.data is not None
     given = ({"model", "mask"} if pictured else set()) | ({"explain"} if store is None else set())
     check_needs(metrics, given, HINTS)

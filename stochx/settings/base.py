@@ -11,6 +11,7 @@ settings stay flat: `Attack(model="net.pt", seed=3)` is `stochx attack net.pt --
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +124,12 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):
             value = getattr(self, setting.name)
+            if setting.repeated and isinstance(value, str):
+                raise UsageError(f"`{setting.flag}` takes several values", f"write `{setting.name}=({value!r},)`")
             if setting.repeated and value is not None:
-                if isinstance(value, str):
-                    raise UsageError(f"`{setting.flag}` takes several values", f"write `{setting.name}=({value!r},)`")
                 object.__setattr__(self, setting.name, tuple(value))
+            elif setting.type is Path and isinstance(value, str):
+                object.__setattr__(self, setting.name, Path(value))
         for file in self.include:
             include(Path(file))
         for setting in settings_of(type(self)):
@@ -159,7 +162,7 @@ def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
     """Return the settings that a command declares, in order: its own, then those of its groups."""
     hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    names = dict.fromkeys(name for part in cls.__mro__ for name in part.__dict__.get("__annotations__", ()))
+    names = dict.fromkeys(name for part in cls.__mro__ for name in inspect.get_annotations(part))
     return tuple(_setting(fields[name], hints[name]) for name in names if name in fields)
 
 

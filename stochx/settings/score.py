@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from stochx.catalog import ATTRIBUTIONS
@@ -35,7 +36,7 @@ class Score(Images, RunFiles):
 
     command: ClassVar[str] = "score"
 
-    maps: Annotated[str | None, Option(WHAT, "Score the maps in this folder (.npz, .npy).", metavar="DIR")] = None
+    maps: Annotated[Path | None, Option(WHAT, "Score the maps in this folder (.npz, .npy).", metavar="DIR")] = None
     method: Annotated[
         tuple[str, ...], Option(METHOD, "Attribution; repeat to compare.", short="-m", family="attributions")
     ] = METHODS
@@ -103,4 +104,4 @@ class Score(Images, RunFiles):
 
 def control_methods() -> list[str]:
     """Return the attributions that explain nothing: what a method has to beat."""
-    return ATTRIBUTIONS.declaring("control")
+    return sorted(ATTRIBUTIONS.declaring("control"), key=lambda name: str(ATTRIBUTIONS.declares(name, "control")))
