@@ -175,9 +175,9 @@ def test_one_bad_image_is_reported_skipped_and_counted(place):
         (("a.png", "--target", "cta"), "no class `cta`", "did you mean `cat`?"),
         (("a.png", "--device", "gpu"), "unknown device `gpu`", "auto"),
         (("a.png", "--mean", "1,2"), "neither one number nor three", ""),
-        (("a.png", "--batch-size", "0"), "no positive number", ""),
+        (("a.png", "--batch-size", "0"), "too small", ""),
         (("a.png", "--nonsense"), "nonsense", "--help"),
-        ((), "give images", "--help"),
+        ((), "there is nothing to explain", "`--data`"),
         (("a.png", "--data", "shaps"), "unknown data set", "did you mean `shapes`?"),
     ],
 )

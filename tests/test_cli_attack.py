@@ -201,7 +201,7 @@ def test_saved_images_stay_in_the_ball_after_rounding(place):
     [
         (("--eps", "8"), "`--eps 8` is above 1", "did you mean `--eps 8/255`?"),
         (("--eps", "-1"), "is not a radius", "negative"),
-        (("--eps", "x"), "is no number", "8/255"),
+        (("--eps", "x"), "is not a number", "8/255"),
         (("--eps", "8/255", "--norm", "l2"), "a radius for linf, not for l2", "--eps 0.5"),
         (("--norm", "l3"), "`--norm l3` is unknown", ""),
         (("-a", "pdg"), "unknown attack `pdg`", "did you mean `pgd`?"),
@@ -209,7 +209,7 @@ def test_saved_images_stay_in_the_ball_after_rounding(place):
         (("-a", "transfer"), "source", "--source"),
         (("--fail-under", "2"), "fail-under", ""),
         (("--sweep", "steps=1,2"), "names no points", "eps="),
-        (("--data", "shapes:size=32,classes=6,count=60"), "knows 3 classes", ""),
+        (("--data", "shapes:size=32,classes=6,count=60"), "has 3 classes", ""),
     ],
 )
 def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, place):

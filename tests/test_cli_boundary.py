@@ -148,13 +148,13 @@ BAD = {
     "other classes": (("nets:four",), "has other classes", "same data"),
     "data with other classes": (
         ("--plane", "gradient", "--data", "shapes:size=32,classes=5,count=60"),
-        "has 5 classes, the network knows 3",
+        "has 5 classes, the network has 3",
         "--plane images",
     ),
     "a point": (("--plane", "gradient", "--span", 0), "is a point", "above 0"),
     "no radius": (("--eps", "8"), "above 1", "--eps 8/255"),
     "one cell": (("--resolution", 1), "--resolution", ""),
-    "an unknown plane": (("--plane", "gradeint"), "is unknown", "gradient"),
+    "an unknown plane": (("--plane", "gradeint"), "`--plane gradeint` is unknown", "gradient"),
 }
 
 

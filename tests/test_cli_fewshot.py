@@ -76,7 +76,7 @@ def test_training_writes_a_network_that_is_then_tested(run):
     kept = lines(place / "t")[0]["episodes"][0]
     assert rows[0]["accuracy"] == pytest.approx(np.mean(kept["1"])) and len(kept["3"]) == 20
     assert rows[0]["ci95"] == pytest.approx(2.093 * np.std(kept["1"], ddof=1) / 20**0.5, rel=1e-3)
-    assert "6 of 6 classes have the name of a class of training" in done.stderr
+    assert "6 of 6 classes have the name of a training class" in done.stderr
 
 
 def test_a_network_is_no_better_than_itself(run):
@@ -147,7 +147,7 @@ def test_classes_with_too_few_images_are_named(tree, run):
         (("--way", 9), "has 6 classes, an episode needs 9"),
         (("--way", 1), "`--way 1` is too few"),
         (("--shot", 0), "`--shot 0` is too few"),
-        (("--episodes", 5), "`--episodes 5` is no multiple of `--every 4`"),
+        (("--episodes", 5), "`--episodes 5` is not a multiple of `--every 4`"),
         (("--head", "relations"), "did you mean `relation`?"),
         (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be numbers, and not both 0"),
         (("--backbone", "conv4:width=0"), "width is at least 1"),

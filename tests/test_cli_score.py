@@ -182,8 +182,8 @@ def test_a_constant_image_is_left_out(place):
         (("a.png", "-s", "autvc", "--fail-over", "autvc=x"), "expects a number", ""),
         (("a.png", "-s", "pointing-game"), "needs masks of the object", "--data shapes"),
         (("--maps", "nowhere", "-s", "autvc"), "no such folder", "--maps"),
-        (("--maps", ".", "-m", "ig"), "`--maps` takes those there are", ""),
-        ((), "give images", "--help"),
+        (("--maps", ".", "-m", "ig"), "`--maps` takes existing ones", ""),
+        ((), "there is nothing to score", "`--maps`"),
     ],
 )
 def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, place):

@@ -15,7 +15,7 @@ from planted import plant
 from test_cli import stochx
 
 from stochx import load_model
-from stochx.cli.bar import facts
+from stochx.cli.watch import epoch_line
 from stochx.engine.io.images import Preparation
 from stochx.loading import load_data
 from stochx.tasks.train import split_for_training
@@ -64,7 +64,7 @@ def test_adversarial_training_tells_each_epoch_and_keeps_the_best_one(attacked):
     place, done = attacked
     row, rows = result(done), lines(place / "at")
     said = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
-    assert said == [facts(one, 3) for one in rows]
+    assert said == [epoch_line(one, 3, "images") for one in rows]
     assert [set(one) for one in rows] == [{"epoch", "loss", "accuracy", "images_per_second", "clean", "robust"}] * 3
     best = max(rows, key=lambda one: one["robust"])
     assert (row["best_epoch"], row["clean"], row["robust"], row["validation"]) == (

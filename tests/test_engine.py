@@ -177,9 +177,11 @@ def test_a_file_is_whole_or_absent(tmp_path):
 def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     run = RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 3})
     run.append([{"index": 0}])
-    assert RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 9}, resume=True).records == [{"index": 0}]
-    with pytest.raises(UsageError, match="seed"):
-        RunFolder(tmp_path, {"method": ["ig"], "seed": 1}, resume=True)
+    again = RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 9}, free={"limit"}, resume=True)
+    assert again.records == [{"index": 0}]
+    for other in ({"seed": 1, "limit": 3}, {"seed": 0, "limit": 9}):
+        with pytest.raises(UsageError, match="seed" if other["seed"] else "limit"):
+            RunFolder(tmp_path, {"method": ["ig"], **other}, resume=True)
 
 
 def test_a_rank_that_comes_first_makes_the_folder(tmp_path):

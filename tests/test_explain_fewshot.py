@@ -120,13 +120,13 @@ def place(tmp_path_factory):
 
 
 def explain(place, *more):
-    return stochx("explain", "--model", "few.safetensors", "--device", "cpu", *more, cwd=place)
+    return stochx("fsc-explain", "--model", "few.safetensors", "--device", "cpu", *more, cwd=place)
 
 
 def test_explain_tells_every_class_of_the_support(place):
     done = explain(place, "query.png", "--support", "support", "-o", "out", "--json")
     assert done.returncode == 0, done.stderr
-    assert "the first 2 images of each class are taken" in done.stderr
+    assert "only the first 2 images of each class are used" in done.stderr
     rows = json.loads(done.stdout)["results"]
     assert [row["class_name"] for row in rows] == ["cat", "cow", "dog"]
     assert sum(row["probability"] for row in rows) == pytest.approx(1)

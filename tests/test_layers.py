@@ -11,7 +11,8 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "stochx"
 LEVELS = {
-    "cli": 6,
+    "cli": 7,
+    "runs": 6,
     "tasks": 5,
     "reports": 5,
     "loading": 4,
@@ -29,6 +30,7 @@ LEVELS = {
     "guides": 3,
     "lessons": 3,
     "engine": 2,
+    "settings": 1,
     "catalog": 1,
     "entries": 1,
     "declarations": 1,

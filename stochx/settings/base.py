@@ -70,7 +70,7 @@ class Setting:
             if self.option.family:
                 self._check_entry(each)
             elif self.choices and isinstance(each, str) and each not in self.choices:
-                raise UsageError(f"unknown value `{self.flag} {each}`", suggest(each, self.choices))
+                raise UsageError(f"`{self.flag} {each}` is unknown", suggest(each, self.choices))
             elif isinstance(each, int | float):
                 self._check_range(each)
         if self.option.family and len({*values}) < len(values):
