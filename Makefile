@@ -2,16 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint completions bench clean
+.PHONY: demo test test-slow lint completions bench clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" --durations=15
 
-test-all: .venv/dev
-	$(BIN)/python -m pytest -q -n 2
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -q -n 2 -m slow --durations=15
 
 lint: .venv/dev
 	$(BIN)/ruff check .

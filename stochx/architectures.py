@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models as torchvision_models
 
 from stochx.catalog import MODELS
@@ -151,8 +153,23 @@ def expected_shapes(candidate: Candidate) -> Shapes:
         with torch.device("meta"):
             network = candidate.build().network
     except NotImplementedError:  # RegNet computes its widths with tensors
-        network = candidate.build().network
+        with _Undrawn():
+            network = candidate.build().network
     return _counted({name: tuple(value.shape) for name, value in network.state_dict().items()})
+
+
+class _Undrawn(TorchFunctionMode):
+    """Scope in which new weights keep whatever is in memory: to draw them costs more than all else of a network."""
+
+    DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _counted(shapes: Shapes) -> Shapes:

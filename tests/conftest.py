@@ -6,6 +6,10 @@ import math
 import os
 from pathlib import Path
 
+# One thread in each worker, and in what a test starts: two workers of two threads each wait for each other on two
+# cores, twelve times as long as they compute. This must come before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import Tensor, nn

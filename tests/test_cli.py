@@ -273,7 +273,6 @@ def test_an_interrupt_keeps_what_is_finished(number, code, place):
     process = subprocess.Popen(
         [sys.executable, "-m", "stochx", *args, "--no-figure"],
         cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -243,9 +243,9 @@ import sys, torch
 sys.path.insert(0, "tests")
 from test_fit import load_data, without_norms, run
 from stochx.engine.training.fit import Plan
-from stochx.engine.world import joined
+from stochx.engine.world import process_group
 data = load_data("shapes:size=32,classes=3,count=90", "train")
-with joined() as world:
+with process_group() as world:
     plan = Plan(2, batch=32, augment=True, accumulate=2)
     epochs, weights = run((data.pixels, torch.tensor(data.labels)), plan, without_norms(), world=world)
     if world.leads:

@@ -276,7 +276,7 @@ def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
 def test_a_90_megapixel_photo_is_held_once(tmp_path: Path) -> None:
     Image.new("RGB", (9500, 9500), "teal").save(tmp_path / "large.jpg")
     program = (
-        "import re, sys; from stochx.engine import images\n"
+        "import re, sys; from stochx.engine.io import images\n"
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         "before = peak(); image = images.read(sys.argv[1]); print(peak() - before)"
     )

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
+from stochx.architectures import recognise
 from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
 from stochx.engine.network.weights import save
@@ -47,7 +48,7 @@ def test_a_saved_model_describes_itself_and_loads_bit_for_bit(convnet, tmp_path)
     assert not any(p.requires_grad for p in loaded.model.parameters()) and not loaded.model.training
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121", "vgg11_bn", "regnet_y_400mf", "vit_b_16"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "densenet121", "regnet_y_400mf"])
 def test_bare_weights_of_torchvision_are_recognised(name, tmp_path):
     with torch.random.fork_rng():
         net = models.get_model(name, weights=None, num_classes=7)
@@ -55,6 +56,13 @@ def test_bare_weights_of_torchvision_are_recognised(name, tmp_path):
     loaded = open_model(str(tmp_path / "w.pth"))
     assert loaded.model.arch == name and len(loaded.model.classes) == 7
     assert sources(loaded)["architecture"] == "recognised" and sources(loaded)["normalisation"] == "guessed"
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "vit_b_16"])
+def test_shapes_of_large_networks_are_recognised(name):
+    with torch.device("meta"):
+        weights = models.get_model(name, weights=None, num_classes=7).state_dict()
+    assert recognise({key: tuple(value.shape) for key, value in weights.items()}, "w.pth").arch == name
 
 
 @pytest.mark.parametrize(

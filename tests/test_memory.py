@@ -10,9 +10,9 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from stochx.engine.training.malloc import keep_freed
+from stochx.engine.training.malloc import retain_freed_memory
 if sys.argv[1] == "keep":
-    keep_freed()
+    retain_freed_memory()
 for _ in range(40):
     torch.ones(2**24).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,7 +14,27 @@ from recorded.record import ABSENT, Place, differences, load, options
 #   "help/explain/--support": ABSENT,
 #   "runs/fsc-explain/json/command": "fsc-explain",
 # A command that is typed in another way is changed in `recorded/cases.py`, and its recording stays.
-INTENDED: dict[str, object] = {}
+INTENDED: dict[str, object] = {
+    # every command takes entries from outside, a config file, and `--verbose`
+    "help/*/--include": {"flags": ["--include"], "variable": "INCLUDE", "panel": "Run", "repeatable": True},
+    "help/*/--config": {"flags": ["--config"], "variable": "CONFIG", "panel": "Run"},
+    "help/*/--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
+    # a pipeline's own STOCHX_VERSION is not ours
+    "help/stochx/--version/variable": ABSENT,
+    "help/stochx/--completion/variable": ABSENT,
+    # `explain --support` is `fsc-explain`, without the options that it used to ignore
+    "help/explain/--support": ABSENT,
+    "help/fsc-explain": FSC_EXPLAIN,
+    "runs/fsc-explain/json/command": "fsc-explain",
+    **{
+        f"runs/fsc-explain/{place}/{key}": value
+        for place in ("json/args", "files/config.toml")
+        for key, value in {"crop": ABSENT, "draws": ABSENT, "batch_size": ABSENT, "method": "lrp"}.items()
+    },
+    # a batch size is a number
+    "runs/explain/json/args/batch_size": 8,
+    "runs/explain/files/config.toml/batch_size": 8,
+}
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +87,18 @@ def test_a_change_is_reported_where_it_is(recorded, today, where):
 
 def test_rounding_and_order_are_no_change():
     assert not differences({"a": 1.0, "b": 2}, {"b": 2, "a": 1.0005}, "x")
+
+
+@pytest.mark.parametrize("cell", ["0.4177 [0.193]", "0.4167 [0.195]", "0.4167 (0.193)", "0.417 [0.193]", "", None])
+def test_a_changed_cell_is_reported(cell):
+    recorded, today = ({"rows": [{"clean": text}]} for text in ("0.4167 [0.193]", cell))
+    assert list(differences(recorded, today, "runs/x/table")) == ["runs/x/table/rows/0/clean"]
+
+
+@pytest.mark.parametrize("cell", ["1.98989 [0.193]", "1.98990 [0.192]", "1.9899 [0.193]"])
+def test_the_last_place_of_a_cell_may_round_otherwise(cell):
+    recorded, today = ({"rows": [{"clean": text}]} for text in ("1.98989 [0.193]", cell))
+    assert not differences(recorded, today, "runs/x/table")
 
 
 def test_only_an_intended_value_passes(monkeypatch):

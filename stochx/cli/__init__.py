@@ -12,6 +12,7 @@ import typer
 
 from stochx.cli import output
 from stochx.cli.commands import Group
+from stochx.engine.threads import configure_threads
 from stochx.errors import StochxError, UsageError
 
 app = typer.Typer(
@@ -89,8 +90,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    # Threads that spin while they wait make small networks ten times slower beside another process on few cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    configure_threads(os.environ)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:

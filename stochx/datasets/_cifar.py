@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import socket
 import sys
@@ -21,6 +20,7 @@ from stochx.datasets._root import data_root
 from stochx.engine.io import images
 from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.io.images import open_file
+from stochx.engine.threads import usable_cpus
 from stochx.engine.world import local_rank
 from stochx.errors import InputError, printable
 
@@ -54,7 +54,7 @@ def _strips(folder: Path, kind: str, split: Split) -> Data:
     missing = next((i for i, file in enumerate(files) if int(file.stem.rpartition("_")[2]) != i), None)
     if missing is not None:
         raise InputError(f"`{printable(folder / f'{split}_{missing:03d}.webp')}` is missing", "bring all strips")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         strips = list(pool.map(_strip, files))
     pixels = np.concatenate(strips) if strips else np.empty((0, 32, 32, 3), np.uint8)
     if len(pixels) != len(labels) or not labels:

@@ -123,7 +123,7 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):
             value = getattr(self, setting.name)
-            if setting.repeated:
+            if setting.repeated and value is not None:
                 if isinstance(value, str):
                     raise UsageError(f"`{setting.flag}` takes several values", f"write `{setting.name}=({value!r},)`")
                 object.__setattr__(self, setting.name, tuple(value))

@@ -11,6 +11,8 @@ from stochx.errors import UsageError, suggest
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, RunFiles
 from stochx.settings.groups import Images
 
+METHODS = ("ig", "smoothgrad", "smoothtaylor")
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -35,14 +37,8 @@ class Score(Images, RunFiles):
 
     maps: Annotated[str | None, Option(WHAT, "Score the maps in this folder (.npz, .npy).", metavar="DIR")] = None
     method: Annotated[
-        tuple[str, ...] | None,
-        Option(
-            METHOD,
-            "Attribution; repeat to compare. Default ig, smoothgrad and smoothtaylor.",
-            short="-m",
-            family="attributions",
-        ),
-    ] = None
+        tuple[str, ...], Option(METHOD, "Attribution; repeat to compare.", short="-m", family="attributions")
+    ] = METHODS
     metric: Annotated[tuple[str, ...], Option(METHOD, "Metric; repeatable.", short="-s", family="metrics")] = (
         "aupc",
         "autvc",
@@ -63,8 +59,8 @@ class Score(Images, RunFiles):
         """The attributions to make maps with; none where maps are given."""
         if self.maps is not None:
             return ()
-        methods = self.method or ("ig", "smoothgrad", "smoothtaylor")
-        return (*methods, *(c for c in control_methods() if c not in methods)) if self.controls else methods
+        controls = control_methods() if self.controls else []
+        return (*self.method, *(control for control in controls if control not in self.method))
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -75,7 +71,7 @@ class Score(Images, RunFiles):
     def check(self) -> None:
         super().check()
         if self.maps is not None:
-            for option, given in (("--method", self.method is not None), ("--controls", self.controls)):
+            for option, given in (("--method", self.method != METHODS), ("--controls", self.controls)):
                 if given:
                     raise UsageError(f"`{option}` makes maps, `--maps` takes existing ones", "leave out one of them")
         elif not self.images and self.data is None:

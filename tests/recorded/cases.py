@@ -17,7 +17,7 @@ RUNS = {
     " --batch-size 8",
     "explain-noisy": "explain photo.png --model distill/student.safetensors -m gradient --draws 2 --target 1"
     " --no-figure",
-    "fsc-explain": f"explain photo.png --model {FEW} --support support",
+    "fsc-explain": f"fsc-explain photo.png --model {FEW} --support support",
     "score": f"score {DATA} --model {NET} --limit 4 -m gradient -m ig:steps=3 -s aupc:draws=2 -s autvc"
     " -s pointing-game",
     "score-controls": f"score photo.png --model {NET} -m gradcam -s sparseness --controls --no-figure",
@@ -59,6 +59,8 @@ FSC_TRAIN = "fsc-train --backbone convnet:width=4 --size 16 -o new --device cpu"
 EXITS = {
     "no command": "",
     "version": "--version",
+    "help": "--help",
+    "help of a command": "attack --help",
     "unknown command": "atack",
     "unknown option": "attack --norms l2",
     "completion of an unknown shell": "--completion tcsh",
@@ -141,7 +143,7 @@ EXITS = {
     "fsc-test a missing file": "fsc-test missing.safetensors -o new",
     "fsc-test with no shot": f"fsc-test {FEW} --shot 0 -o new",
     "fsc-test with one episode": f"fsc-test {FEW} --episodes 1 -o new",
-    "fsc-explain without images": f"explain --model {FEW} --support support -o new",
-    "fsc-explain without support": f"explain photo.png --model {FEW} --support missing -o new",
-    "fsc-explain with ig": f"explain photo.png --model {FEW} --support support -m ig -o new",
+    "fsc-explain without images": f"fsc-explain --model {FEW} --support support -o new",
+    "fsc-explain without support": f"fsc-explain photo.png --model {FEW} --support missing -o new",
+    "fsc-explain with ig": f"fsc-explain photo.png --model {FEW} --support support -m ig -o new",
 }

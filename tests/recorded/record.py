@@ -33,6 +33,9 @@ ABSENT = "(absent)"
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # tolerances of floats: other processors round otherwise, a changed formula shows
 VOLATILE = {"seconds", "version", "threads"}
 WORDING = {"help", "text", "advice", "error", "hint"}
+NOT_COMPARED = {"seconds", "help"}  # columns of tables
+DECIMAL = re.compile(r"\d+\.\d+")
+PLACEHOLDERS = {"TEXT": "str", "N": "int", "X": "float", "PATH": "path"}  # they say no more than a type does
 
 
 class Place:
@@ -67,8 +70,7 @@ class Place:
             document = self._stable(json.loads(out)) if out else None
             files = self._files(name, document)
             again, table, _ = self.run([*words, "--resume"] if name in RUNS else words)
-            heading, *rows = table.splitlines() or [""]
-            after = {"exit code": again, "heading": heading.split("\t"), "rows": len(rows)}
+            after = {"exit code": again, **self._table(table)}
             after["other files"] = sorted(set(files) ^ set(self._files(name, document)))
             self._cache[name] = {"exit code": code, "json": document, "files": files, "table": after}
         return self._cache[name]
@@ -79,6 +81,17 @@ class Place:
         lines = err.splitlines()
         error = sum(line.startswith("error:") for line in lines)
         return {"exit code": code, "errors": error, "hint": any(line.startswith("hint:") for line in lines)}
+
+    def _table(self, text):
+        heading, *rows = [line.split("\t") for line in text.splitlines()] or [[]]
+        rows = [dict(zip(heading, row, strict=True)) for row in rows]
+        return {
+            "heading": heading,
+            "rows": [
+                {name: "*" if cell and name in NOT_COMPARED else self._stable(cell) for name, cell in row.items()}
+                for row in rows
+            ],
+        }
 
     def _files(self, name, printed):
         root = self.folder / name
@@ -169,6 +182,7 @@ def _option(param, context):
     variable = next((note.removeprefix("env var: ") for note in notes if note.startswith("env var: ")), None)
     facts = {
         "flags": sorted([*param.opts, *param.secondary_opts]),
+        "value": None if getattr(param, "is_flag", False) else _value(param),
         "default": shown,
         "range": next((note for note in notes if "<" in note or ">" in note), None),
         "variable": variable and variable.removeprefix(f"{context.auto_envvar_prefix}_"),
@@ -180,6 +194,13 @@ def _option(param, context):
     return {name: fact for name, fact in facts.items() if fact}
 
 
+def _value(param):
+    """What is typed after an option: its choices, else its metavar, else its type."""
+    choices = getattr(param.type, "choices", None)
+    shown = "|".join(map(str, choices)) if choices else param.metavar or param.type.name.removesuffix(" range")
+    return PLACEHOLDERS.get(shown, shown)
+
+
 def differences(recorded, today, path):
     """Return `{path: (recorded, today)}` for each difference; a branch that one side lacks is one difference."""
     if isinstance(recorded, dict) and isinstance(today, dict):
@@ -187,7 +208,8 @@ def differences(recorded, today, path):
     elif isinstance(recorded, list) and isinstance(today, list) and len(recorded) == len(today):
         parts = [(place, *pair) for place, pair in enumerate(zip(recorded, today, strict=True))]
     else:
-        return {} if _same(recorded, today) else {path: (recorded, today)}
+        same = _same_cell if "/table/rows/" in path and isinstance(recorded, str) else _same
+        return {} if same(recorded, today) else {path: (recorded, today)}
     changes = {}
     for key, before, after in parts:
         changes |= differences(before, after, f"{path}/{key}")
@@ -198,6 +220,19 @@ def _same(recorded, today):
     if isinstance(recorded, float) and isinstance(today, float):
         return abs(recorded - today) <= ABSOLUTE + RELATIVE * abs(recorded)
     return type(recorded) is type(today) and recorded == today
+
+
+def _same_cell(recorded, today):
+    """Compare the texts of two cells: as they are, but for the last place of decimals."""
+    if not isinstance(today, str) or DECIMAL.sub("#", recorded) != DECIMAL.sub("#", today):
+        return False
+    return all(itertools.starmap(_same_decimal, zip(DECIMAL.findall(recorded), DECIMAL.findall(today), strict=True)))
+
+
+def _same_decimal(recorded, today):
+    places = [len(text.partition(".")[2]) for text in (recorded, today)]
+    slack = RELATIVE * float(recorded) if len({*places}) == 1 else 0  # else a zero at the end was left out
+    return abs(float(recorded) - float(today)) <= slack + 1.01 * 0.1 ** max(places)
 
 
 def load(name):
