@@ -14,6 +14,11 @@ def names(family: str, included: bool = False) -> list[str]:
     return [name for name in FAMILIES[family] if not included or FAMILIES[family].is_included(name)]
 
 
+def built_in(family: str) -> list[str]:
+    """Return the entries of a family that no file includes: those that another family's entries are tested with."""
+    return [name for name in FAMILIES[family] if not FAMILIES[family].is_included(name)]
+
+
 def specs(family: str, included: bool = False, given: Sequence[str] = ()) -> list[str]:
     """Return the specs that a family is tested with.
 

@@ -47,6 +47,9 @@ def read(spec: str, places: list[Path]) -> dict[Split, Data]:
                 splits[split] = DATASETS.make(text)(split)
             except StochxError as error:
                 errors.append(f"{text}, {split}: {error}")
+            except Exception as error:
+                kind = type(error).__name__
+                raise AssertionError(f"{split} raises {kind}: return a `Data`, or raise `InputError`") from error
         if splits:
             return splits
     listed = "\n".join(errors)

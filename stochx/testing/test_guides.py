@@ -10,7 +10,7 @@ from torch import Tensor
 from stochx.catalog import GUIDES
 from stochx.engine.fewshot.head import FewShotHead, guided_loss
 from stochx.errors import InputError
-from stochx.testing.cases import names
+from stochx.testing.cases import built_in
 from stochx.testing.samples import features, make_head, unchanged
 
 Y = torch.arange(6).expand(2, -1) // 2  # three ways, two queries each, two episodes
@@ -19,7 +19,7 @@ Y = torch.arange(6).expand(2, -1) // 2  # three ways, two queries each, two epis
 def served(spec: str) -> dict[str, tuple[FewShotHead[Any], Any, tuple[Tensor, ...]]]:
     """Heads by name that the guide can weigh, with what they keep of a forward pass, and the weights."""
     served = {}
-    for name in names("heads"):
+    for name in built_in("heads"):
         head = make_head(name)
         _, cache = head(*features())
         try:

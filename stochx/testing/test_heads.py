@@ -8,6 +8,7 @@ import torch
 from stochx.catalog import GUIDES
 from stochx.engine.fewshot.head import guided_loss, initial_relevance
 from stochx.errors import InputError
+from stochx.testing.cases import built_in
 from stochx.testing.samples import features, make_head, values
 
 SIZES = [(2, 1, (1, 1)), (4, 3, (2, 3)), (10, 1, (11, 12)), (3, 2, (3, 12))]
@@ -103,7 +104,7 @@ def test_relevance_is_shaped_as_what_is_seen_and_linear_in_its_start(head: str) 
 
 def test_every_guide_trains_the_head(head: str) -> None:
     support, query = (maps.requires_grad_() for maps in features())
-    for guide in GUIDES:
+    for guide in built_in("guides"):
         made = make_head(head)
         try:
             loss, _ = guided_loss(made, GUIDES.make(guide), support, query, Y, ("key",))

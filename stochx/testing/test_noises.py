@@ -198,7 +198,7 @@ def test_twice_the_degree_is_twice_the_deviation(noise: str) -> None:
         shaken.scale = scale
         outs.append(under(0, shaken, z))
     same = torch.allclose(outs[2] - outs[0], 2 * (outs[1] - outs[0]), rtol=0, atol=1e-12)
-    assert same, "return the deviation alone, not value plus noise: it is scaled and added for you"
+    assert same, "twice the degree is not twice the deviation: keep no state between draws, it is scaled for you"
     assert not torch.allclose(outs[1], outs[0], atol=1e-3), "the noise changes nothing"
 
 
@@ -216,4 +216,4 @@ def test_the_deviation_has_mean_zero_and_the_type_of_its_value(noise: str) -> No
     error = drawn.std(0) / 4000**0.5
     assert drawn.std(0).max() > 0, "the deviation is the same in every draw"
     centred = bool((drawn.mean(0).abs() < 5 * error + 1e-12).all())
-    assert centred, "the mean of 4000 deviations is more than 5 standard errors off 0: centre it"
+    assert centred, "the mean of 4000 deviations is not 0: return the deviation alone, not value plus noise"
