@@ -28,7 +28,7 @@ from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet
-from stochx.models.resnet20 import ResNet20
+from stochx.models.resnet_cifar import ResNetCIFAR
 from stochx.testing.cases import specs
 
 N = 200_000  # draws of the statistical tests: a standard deviation is known to 1 / sqrt(2 N) = 0.16 %
@@ -37,7 +37,7 @@ N = 200_000  # draws of the statistical tests: a standard deviation is known to 
 def net(arch="convnet:width=4"):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ConvNet(width=4)(5) if arch.startswith("conv") else ResNet20()(10)
+        model = ConvNet(width=4)(5) if arch.startswith("conv") else ResNetCIFAR()(10)
     return model.eval().requires_grad_(False)
 
 
