@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx.testing.samples import TinyNet, random_images, tiny_network
+
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("STOCHX_SHARED", ROOT.parent / "shared" / "data"))
 
@@ -25,11 +27,6 @@ def shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs `{name}` of the real data; set STOCHX_SHARED to its folder")
     return path
-
-
-def random_images(*shape: int, seed: int = 1) -> Tensor:
-    """Images in [0.25, 0.75], float64."""
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.5 + 0.25
 
 
 class Linear(nn.Module):
@@ -59,26 +56,6 @@ class Quadratic(nn.Module):
         return (0.5 * (flat @ self.A * flat).sum(1) + flat @ self.b)[:, None]
 
 
-class TinyNet(nn.Module):
-    """Every kind of wiring on (N, 3, 16, 16): strided stem, batch norms, residual sum, concatenation, pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(8)
-        self.pool = nn.MaxPool2d(2)
-        self.linear = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.norm(self.stem(x)))
-        x = self.relu(self.norm2(self.conv(x)) + x)
-        x = self.pool(torch.cat([x, self.conv(x)], 1))
-        return self.linear(x.mean((2, 3)))
-
-
 @pytest.fixture
 def linear() -> Linear:
     return Linear().eval()
@@ -92,12 +69,7 @@ def quadratic() -> Quadratic:
 @pytest.fixture
 def tiny() -> TinyNet:
     """A convnet in float64 with batch norms that have seen data."""
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        net = TinyNet().double()
-        for _ in range(20):
-            net(torch.rand(32, 3, 16, 16, dtype=torch.float64))
-    return net.eval()
+    return tiny_network()
 
 
 @pytest.fixture

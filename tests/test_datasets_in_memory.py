@@ -13,6 +13,7 @@ import torch
 from planted import Bomb, load
 from torch import Tensor
 
+from stochx.catalog import DATASETS
 from stochx.datasets._outlines import NAMES, OUTLINES, area
 from stochx.datasets._scenes import DOMAINS
 from stochx.datasets.shapes import Shapes
@@ -257,3 +258,11 @@ def test_two_thousand_shapes_take_about_a_second() -> None:
     start = time.process_time()
     assert len(Shapes(count=2000)("train")) == 2000
     assert time.process_time() - start < 4
+
+
+def test_the_mask_of_a_shape_covers_a_part_of_its_image() -> None:
+    train, test = (DATASETS.make("shapes:size=32,classes=4,count=12")(split) for split in ("train", "test"))
+    item = train.item(3)
+    assert len(train) == 12 and len(train.classes) == 4
+    assert item.mask is not None and 0.02 < item.mask.float().mean() < 0.6
+    assert not torch.equal(item.image, test.item(0).image)

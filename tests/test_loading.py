@@ -22,7 +22,7 @@ from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
-from stochx.loading import load_model, open_model
+from stochx.loading import architecture, load_model, open_model
 
 
 @pytest.fixture
@@ -66,11 +66,38 @@ def test_shapes_of_large_networks_are_recognised(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "resnet110", "preact-resnet18", "wide-resnet:depth=10,width=2", "robust-resnet2b"]
+    "name",
+    [
+        "resnet20",
+        "resnet110",
+        "resnet-cifar:depth=14",
+        "preact-resnet18",
+        "wide-resnet:depth=10,width=2",
+        "robust-resnet2b",
+    ],
 )
 def test_bare_weights_of_our_own_are_recognised(name, tmp_path):
     save_file(MODELS.make(name)(10).network.state_dict(), tmp_path / "w.safetensors")
     assert load_model(str(tmp_path / "w.safetensors")).arch == name
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_resnets_keep_their_old_names(depth, tmp_path):
+    old, new = f"resnet{depth}", f"resnet-cifar:depth={depth}"
+    assert MODELS.make(old) == MODELS.make(new) and old in MODELS and old not in list(MODELS)
+    assert MODELS.make(new)(10).arch == old
+    assert architecture(new, 10).arch == architecture(old, 10).arch == old
+    with pytest.raises(UsageError, match="gives `depth` twice"):
+        MODELS.parse(f"{old}:depth=20")
+
+
+def test_a_file_whose_header_has_an_old_name_still_loads(tmp_path):
+    model = MODELS.make("resnet-cifar:depth=20")(10)
+    save(tmp_path / "w.safetensors", model)
+    assert b"resnet20" in (tmp_path / "w.safetensors").read_bytes()[:4000]
+    for arch in (None, "resnet20", "resnet-cifar:depth=20"):
+        loaded = load_model(str(tmp_path / "w.safetensors"), arch=arch)
+        assert loaded.arch == "resnet20" and torch.equal(loaded.network.linear.weight, model.network.linear.weight)
 
 
 def test_strides_cannot_be_seen_so_the_candidates_are_named(tmp_path):

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from conftest import random_images
-from safetensors.torch import load_file
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -16,12 +15,9 @@ from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
-from stochx.engine.network import weights
-from stochx.engine.network.classifier import Classifier, measure_noise
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import (
-    Noisy,
     Site,
-    at_scale,
     calibrate,
     noise_layers,
     parameter_groups,
@@ -30,18 +26,18 @@ from stochx.engine.network.stochastic import (
 )
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
-from stochx.loading import install_noise, load_model
+from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet
-from stochx.models.resnet20 import ResNet20
+from stochx.models.resnet_cifar import ResNetCIFAR
+from stochx.testing.cases import specs
 
-EVERY = [name if name != "dropout" else "dropout:site=before-bn" for name in NOISES]  # the tiny network has no blocks
 N = 200_000  # draws of the statistical tests: a standard deviation is known to 1 / sqrt(2 N) = 0.16 %
 
 
 def net(arch="convnet:width=4"):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ConvNet(width=4)(5) if arch.startswith("conv") else ResNet20()(10)
+        model = ConvNet(width=4)(5) if arch.startswith("conv") else ResNetCIFAR()(10)
     return model.eval().requires_grad_(False)
 
 
@@ -59,22 +55,7 @@ def drawn(module, z, count=4000, seed=0):
 x = random_images(6, 3, 32, 32).float()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_every_noise_is_on_in_use_repeats_by_its_seed_and_goes_off_at_scale_zero(name):
-    plain, model = net(), install_noise(net(), name)
-    model.noise = measure_noise(model, x[:1])
-    assert model.noise == ("forward" if model.network[0].__class__ is Noisy and name in ("pni", "bayes") else "sample")
-    said = []
-    for seed in (1, 1, 2):
-        with seeded(seed):
-            said.append(logits(model, x))
-    assert torch.equal(said[0], said[1]) and not torch.allclose(said[0], said[2])
-    with at_scale(model, 0.0):
-        assert torch.equal(model(x), plain(x)) and model.noise == "none"
-    assert model.noise != "none" and all(layer.scale == 1 for layer in noise_layers(model))
-
-
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", specs("noises"))
 def test_the_fast_twin_draws_what_the_network_draws(name):
     model = install_noise(net(), name)
     with seeded(3):
@@ -82,47 +63,6 @@ def test_the_fast_twin_draws_what_the_network_draws(name):
     with seeded(3):
         fast = logits(model, x)
     torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_file_brings_the_noise_back_and_its_weights_are_the_plain_networks(name, tmp_path):
-    model = install_noise(net(), name)
-    calibrate(model, [x])
-    weights.save(tmp_path / "net.safetensors", model)
-    again = load_model(str(tmp_path / "net.safetensors"))
-    with seeded(5):
-        one = model(x)
-    with seeded(5):
-        assert torch.equal(again(x), one)
-    assert again.noises == name
-    stored = load_file(tmp_path / "net.safetensors")
-    plain = net()
-    plain.network.load_state_dict({key: value for key, value in stored.items() if ".noise." not in key})
-    with at_scale(again, 0.0):
-        assert torch.equal(again(x), plain(x))
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_installing_and_measuring_leave_modes_and_the_global_generator_alone(name):
-    model, state = net(), torch.get_rng_state()
-    install_noise(model, name)
-    assert torch.equal(torch.get_rng_state(), state)
-    calibrate(model, [x])
-    assert not any(m.training or m._forward_hooks for m in model.modules())
-    assert all(getattr(m, "rate", 0.1) in (0.0, 0.1) for m in model.modules())
-    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-@pytest.mark.parametrize("name", [n for n in NOISES if n not in ("pni", "bayes")])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_deviation_has_mean_zero_and_the_type_of_its_value(name, dtype):
-    shape = (4,) if name == "wca" else (3, 4, 4)
-    z = torch.rand(1, *shape, dtype=torch.float64) + 0.5
-    module = noise(name, shape)
-    found = drawn(module, z.to(dtype))
-    assert found.dtype == dtype and found.shape[1:] == shape
-    found = drawn(module, z)
-    assert (found.mean(0).abs() < 5 * found.std(0) / math.sqrt(len(found))).all()
 
 
 # Adaptive noise

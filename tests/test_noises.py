@@ -277,3 +277,13 @@ def test_dropout_of_nothing_changes_nothing():
 def test_a_wrong_value_is_named(text, said):
     with pytest.raises(UsageError, match=said):
         NOISES.make(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "learns"),
+    [(name, True) for name in ("adaptive:learn=layer", "pni", "bayes", "wca", "lowrank", "learn2perturb")]
+    + [(name, False) for name in ("adaptive", "gaussian", "multiplicative", "dropout:site=before-bn")],
+)
+def test_noises_with_parameters_learn_and_others_do_not(text, learns):
+    model = install_noise(ConvNet(width=4)(5), text)
+    assert any(p.requires_grad for layer in noise_layers(model) for p in layer.noise.parameters()) is learns

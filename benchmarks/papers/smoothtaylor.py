@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stochx.cli._sources import sources_of
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
-from stochx.cli._sources import sources_of
 from stochx.engine.device import select_runtime
 from stochx.engine.gradients import gradient, logits
 from stochx.engine.io.store import RunFolder, write_text

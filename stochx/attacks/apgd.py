@@ -32,6 +32,7 @@ class APGD:
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
+    examples: ClassVar[tuple[str, ...]] = ("steps=6,restarts=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps
     loss: Literal["ce", "margin", "dlr", "targeted-dlr"] = "ce"  # what is raised

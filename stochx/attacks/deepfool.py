@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class DeepFool:
     stochastic network the search ends at one lucky draw: there use `pgd` or `apgd` with `eot`. The way to a
     boundary is made of small differences of logits: it is walked in full precision always.
     """
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
 
     steps: int = 50  # linear steps at most
     overshoot: float = 0.02  # how much farther than the boundary, as a fraction

@@ -26,6 +26,7 @@ class PGD:
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
+    examples: ClassVar[tuple[str, ...]] = ("steps=5,restarts=2",)  # settings that are tested
 
     steps: int = 40  # gradient steps
     step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps

@@ -23,6 +23,7 @@ class Rand:
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
+    examples: ClassVar[tuple[str, ...]] = ("steps=4,eot=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps of each APGD
     eot: int = 20  # draws that each look averages

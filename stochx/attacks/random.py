@@ -22,6 +22,7 @@ class RandomSearch:
     """
 
     black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    examples: ClassVar[tuple[str, ...]] = ("tries=4",)  # settings that are tested
 
     tries: int = 10  # points an image
 

@@ -34,6 +34,8 @@ class Square:
     """
 
     black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    examples: ClassVar[tuple[str, ...]] = ("queries=120",)  # settings that are tested
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
 
     queries: int = 5000  # points an image
     p: float = 0.8  # share of the pixels that the first squares cover

@@ -27,6 +27,8 @@ class Standard:
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
+    examples: ClassVar[tuple[str, ...]] = ("steps=4,queries=20",)  # settings that are tested
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
 
     steps: int = 100  # gradient steps of each APGD
     queries: int = 5000  # queries of Square

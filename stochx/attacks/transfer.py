@@ -23,6 +23,7 @@ class Transfer:
 
     black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
     needs_source: ClassVar[bool] = True  # crafts on another network
+    examples: ClassVar[tuple[str, ...]] = ("steps=4",)  # settings that are tested
 
     steps: int = 20  # gradient steps on the source
     step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps

@@ -27,6 +27,7 @@ class BlurredIG:
     """
 
     control: ClassVar[int] = 4  # explains nothing, and measures are held against it: its place among the controls
+    examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
 
     steps: int = 50  # nodes of the quadrature, a gradient each
     width: float = 0.05  # standard deviation of the blur as a share of the image's short side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class IntegratedGradients:
     Complete: it sums to f(x) - f(b) up to the quadrature, and `gap` says how far it is off. The baseline `noise`
     takes the mean of `draws` maps from images of uniform noise, as in Goh et al. (2020).
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
 
     steps: int = 50  # nodes of the quadrature, a gradient each
     baseline: Literal["black", "white", "mean", "blur", "noise"] = "black"  # image without evidence

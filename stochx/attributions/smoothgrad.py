@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class SmoothGrad:
     `squared` is the mean of the squares (Hooker et al., 2019), `variance` the unbiased variance, VarGrad
     (Adebayo et al., 2018).
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("samples=6",)  # settings that are tested
 
     samples: int = 50  # noisy copies of an image; with `error` the maximum
     sigma: float = 0.15  # standard deviation of the noise

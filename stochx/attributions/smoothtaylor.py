@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -29,6 +29,8 @@ class SmoothTaylor:
     With `noise=adaptive` (algorithm 1) each image gets the sigma at which `objective` is least, sought around the
     mean absolute input with the same roots at every sigma; the map that is returned comes from fresh ones.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("roots=6",)  # settings that are tested
 
     sigma: float = 0.5  # distance of the roots (noise=fixed)
     roots: int = 150  # noisy roots of an image; with `error` the maximum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,11 @@ class Shapes:
     The class is the shape alone: its colour, place, size, turn and ground are random. Item i depends on the seed,
     the split, its domain and i, so that a smaller set is the beginning of a larger one. `test` has a fifth of `count`.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "size=32,classes=4,count=12",
+        "size=80,classes=3,count=5,domain=mixed",
+    )
 
     size: int = 32  # side of the images in pixels, at least 16
     classes: int = 10  # number of shapes, 1 to 16

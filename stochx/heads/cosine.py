@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class Cosine:
 
     tau is learned. Relevance is shared by the products of the two unit vectors.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
 
     scale: float = 10.0  # tau at the start
     embedding: Literal["mean", "flat"] = "mean"  # a map's vector: the mean of its positions, or all values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ class GNN:
     A node is an image's code of 128 features beside its label. It serves the number of ways that it was trained for.
     In the papers' form (`transductive`) a graph holds one query of each class, which tells that no two are alike.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "",
+        "transductive=true",
+        "faithful=false",
+        "statistics=running",
+        "transductive=true,statistics=running",
+    )
 
     transductive: bool = False  # one query of each class shares a graph, as in the papers; else one query a graph
     statistics: Literal["batch", "running"] = "batch"  # of the norms in use: the episode's, or those of training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ class Prototypical:
 
     Its relevance is that of 2 q p, the only part that differs between classes and depends on the query.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
 
     embedding: Literal["mean", "flat"] = "mean"  # a map's vector: the mean of its positions, or all values
 

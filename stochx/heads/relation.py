@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class Relation:
     The loss is the squared error of sigmoid(score). As in the papers the norms take the statistics of the episode's
     pairs, so that a score depends on the other queries; with `statistics=running` it does not, once trained.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "hidden=3", "statistics=running")  # settings that are tested
 
     hidden: int = 8  # units of the layer before the score
     statistics: Literal["batch", "running"] = "batch"  # of the norms in use: the episode's, or those of training

@@ -30,6 +30,10 @@ class AUPC:
     Undefined where the first logit is not positive. Logits differ from network to network: so do AUPCs.
     """
 
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "regions=4,draws=3,kernel=2,read=probability",
+    )
+
     kernel: int = 0  # side of a region in pixels; 0 means a fifteenth of the image's short side
     regions: int = 30  # regions perturbed one after the other
     draws: int = 50  # random patches tried in a region

@@ -31,6 +31,7 @@ class Completeness:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "sum of all signed values"
     axis: ClassVar[str] = ""
+    scaled: ClassVar[bool] = True  # changes with the scale of a map
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.model is not None and evidence.x is not None and evidence.target is not None

@@ -28,6 +28,8 @@ class Infidelity:
     channels is spread evenly over the image's. Pixels may leave [0, 1] under noise. Undefined for a map of zeros.
     """
 
+    examples: ClassVar[tuple[str, ...]] = ("draws=5",)  # settings that are tested
+
     draws: int = 100  # perturbations of an image, a forward pass each
     operator: Literal["noise", "square"] = "noise"  # what changes: every value by noise, or a random square
     sigma: float = 0.1  # standard deviation of the noise in pixels (operator=noise)
@@ -38,6 +40,7 @@ class Infidelity:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: signed values of single channels"
     axis: ClassVar[str] = ""
+    scaled: ClassVar[bool] = True  # changes with the scale of a map
 
     def __post_init__(self) -> None:
         if self.draws < 1:

@@ -24,6 +24,8 @@ class MaxSensitivity:
     and bright images. A map that ignores the image scores a perfect 0. Undefined for a map of zeros.
     """
 
+    examples: ClassVar[tuple[str, ...]] = ("draws=2",)  # settings that are tested
+
     draws: int = 10  # perturbed copies of an image, a map each
     radius: float = 0.02  # largest change of a pixel
     form: Literal["max", "mean"] = "max"  # the largest change of the map, or the mean one

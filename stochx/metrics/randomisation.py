@@ -33,6 +33,8 @@ class Randomisation:
     Undefined for a constant map.
     """
 
+    examples: ClassVar[tuple[str, ...]] = ("stages=2",)  # settings that are tested
+
     stages: int = 5  # evenly spaced stages of the cascade, a map each; 0 means one for every layer
     seed: int = 0  # decides the new weights
 

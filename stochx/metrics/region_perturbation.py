@@ -23,6 +23,8 @@ class RegionPerturbation:
     A region's relevance is the sum of its pixels'. `aupc` chooses its regions freely instead of on a grid.
     """
 
+    examples: ClassVar[tuple[str, ...]] = ("regions=9,side=4",)  # settings that are tested
+
     side: int = 0  # side of a region in pixels; 0 means a twenty-fifth of the image's short side, 9 of 224
     regions: int = 100  # regions removed, L
     removal: Literal["uniform", "mean", "black", "white", "blur"] = "uniform"  # what replaces a region

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from stochx.models._cifar_resnet import start_weights
+from stochx.models._cifar import start_weights
 
 
 class Block(nn.Module):

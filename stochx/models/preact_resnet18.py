@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
-from stochx.models._cifar_resnet import cifar_classifier, start_weights
+from stochx.models._cifar import cifar_classifier, start_weights
 from stochx.models._preact import stage
 
 

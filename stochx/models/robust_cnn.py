@@ -10,7 +10,7 @@ from torch import nn
 
 from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
-from stochx.models._cifar_resnet import cifar_classifier, start_weights
+from stochx.models._cifar import cifar_classifier, start_weights
 
 SIDE = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
-from stochx.models._cifar_resnet import cifar_classifier, start_weights
+from stochx.models._cifar import cifar_classifier, start_weights
 from stochx.models._preact import stage
 
 
@@ -37,6 +37,8 @@ class _Network(nn.Module):
 @dataclass(frozen=True)
 class WideResNet:
     """Wide residual network for 32-pixel images (Zagoruyko & Komodakis, 2016)."""
+
+    examples: ClassVar[tuple[str, ...]] = ("depth=10,width=1",)  # settings that are tested
 
     depth: int = 28  # layers, 6 n + 4
     width: int = 10  # how many times wider than a ResNet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ class Adaptive:
     kin. In training s is the batch's; in use it is the mean of training (`running`), so that images of a batch do not
     depend on each other, or the batch's own, or each image's own, or what the teacher had (`teacher`).
     """
+
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "",
+        "stat=unit,source=teacher,learn=element,site=after-bn",
+        "stat=layer,source=instance,measure=mean-abs,learn=channel,layers=0+3",
+    )
 
     beta: float = 0.3  # degree of stochasticity: the noise over the spread of what passes
     stat: Literal["channel", "layer", "unit"] = "channel"  # what has a spread of its own

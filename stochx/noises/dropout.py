@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,11 @@ from stochx.engine.network.stochastic import Site, drawn
 @dataclass(frozen=True)
 class Dropout:
     """Values set to zero at random, in use too: y = z m / (1 - p), m ~ Bernoulli(1 - p) (Gal & Ghahramani, 2016)."""
+
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "site=before-bn",
+        "channels=true,site=layer-input",
+    )
 
     p: float = 0.2  # share of the values that is dropped
     channels: bool = False  # whether whole channels are dropped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ class Gaussian:
 
     RSE is trained on cross-entropy alone; known to fall to attacks that average over draws.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "site=before-bn,share=batch")  # settings that are tested
 
     sigma: float = 0.1  # standard deviation, in units of the values themselves
     first: float = 0.2  # that before the first layer

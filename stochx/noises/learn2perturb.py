@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class Learn2Perturb:
     after the first norm and at the ends of blocks. The paper's block ends lie before the last activation, ours after
     it, since networks are not taken apart; its weight gamma falls as 1 / (1 + 1/2 + ... + 1/epoch), ours stays.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "site=after-bn")  # settings that are tested
 
     init: float = 0.25  # where theta starts
     gamma: float = 1e-4  # weight of the term that lets the noise grow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class LowRank:
     at every place of an image; s is the layer's standard deviation. A reconstruction: the published noise is of low
     rank plus a diagonal and scaled by the batch's spread; between which units it is correlated is our choice.
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("", "rank=2,site=penultimate")  # settings that are tested
 
     rank: int = 5  # of the correlated part
     init: float = 0.25  # where the diagonal starts; V starts ten times smaller, at random

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ class PNI:
     on weights (one draw a forward), activations or inputs of layers; std over all of v, for activations over a whole
     mini-batch, and no gradient goes through it. It needs adversarial training: on clean images alone alpha tends to 0.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
+        "",
+        "on=activation,granularity=element",
+        "on=input,granularity=channel,source=batch",
+    )
 
     on: Literal["weight", "activation", "input"] = "weight"  # what gets the noise
     granularity: Literal["layer", "channel", "element"] = "layer"  # what has an alpha of its own

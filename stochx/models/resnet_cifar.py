@@ -1,32 +1,21 @@
-"""ResNets for 32-pixel images (He et al., 2016, section 4.2), and what CIFAR networks share."""
+"""Residual networks for CIFAR."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.models import Shapes
-
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-def cifar_classifier(network: nn.Module, classes: int, arch: str) -> Classifier:
-    """`network` behind CIFAR-10's mean and standard deviation, for 32-pixel images."""
-    names = [str(i) for i in range(classes)]
-    return Classifier(network, names, Preparation(32, 32), MEAN, STD, arch=arch)
+from stochx.models._cifar import cifar_classifier, start_weights
 
 
-def start_weights(network: nn.Module) -> None:
-    """He's normal start for convolutions; norms and biases keep torch's."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-class BasicBlock(nn.Module):
+class _Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut without weights: every second pixel, new channels zero (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -44,7 +33,7 @@ class BasicBlock(nn.Module):
         return F.relu(out + x)
 
 
-class CifarResNet(nn.Module):
+class _Network(nn.Module):
     """3 stages of n blocks with 16, 32 and 64 channels: 6 n + 2 layers."""
 
     def __init__(self, depth: int, classes: int) -> None:
@@ -60,8 +49,8 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(inputs, outputs, stride)
-        return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+        first = _Block(inputs, outputs, stride)
+        return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -70,12 +59,35 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def build(depth: int, classes: int) -> Classifier:
-    """An untrained CIFAR ResNet."""
-    return cifar_classifier(CifarResNet(depth, classes), classes, f"resnet{depth}")
+@dataclass(frozen=True)
+class ResNetCIFAR:
+    """ResNet for 32-pixel images, with weightless shortcuts (He et al., 2016, section 4.2).
 
+    The depths of the paper have names of their own, `resnet20` to `resnet110`.
+    """
 
-def seems(depth: int, shapes: Shapes) -> bool:
-    """Whether weights of these shapes have this depth: its last block is there, and no further one."""
-    last = (depth - 2) // 6 - 1
-    return f"layer3.{last}.conv2.weight" in shapes and f"layer3.{last + 1}.conv2.weight" not in shapes
+    aliases: ClassVar[dict[str, str]] = {
+        "resnet20": "depth=20",
+        "resnet32": "depth=32",
+        "resnet44": "depth=44",
+        "resnet56": "depth=56",
+        "resnet110": "depth=110",
+    }
+    examples: ClassVar[tuple[str, ...]] = ("", "depth=8", "depth=110")  # settings that are tested
+
+    depth: int = 20  # layers, 6 n + 2
+
+    def __post_init__(self) -> None:
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError("depth must be 6 n + 2: 8, 14, 20, 26, 32, 38, 44")
+
+    def __call__(self, classes: int) -> Classifier:
+        name = f"resnet{self.depth}"
+        arch = name if name in self.aliases else f"resnet-cifar:depth={self.depth}"
+        return cifar_classifier(_Network(self.depth, classes), classes, arch)
+
+    @classmethod
+    def fits(cls, shapes: Shapes) -> Iterator[Self]:
+        blocks = sum(name.startswith("layer3.") and name.endswith(".conv2.weight") for name in shapes)
+        if blocks and "layer4.0.conv1.weight" not in shapes:
+            yield cls(6 * blocks + 2)

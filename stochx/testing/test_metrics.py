@@ -1,0 +1,80 @@
+"""What every metric must do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stochx.catalog import ATTRIBUTIONS, METRICS
+from stochx.metrics import Evidence, Score
+from stochx.testing.samples import TinyNet, unchanged
+
+
+def evidence(model: TinyNet, x: Tensor, places: Sequence[int], scale: float = 1.0) -> Evidence:
+    """All that a metric may ask for, of the images at `places` of x."""
+    some, keys = x[list(places)], [f"key {n}" for n in places]
+    mask = torch.zeros(some.shape[0], *x.shape[2:], dtype=torch.bool)
+    mask[:, 3:9, 4:12] = True
+    y = model(some).argmax(1)
+
+    def make(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
+        return ATTRIBUTIONS.make("smoothgrad:samples=3")(network, pixels, target, keys).map * scale
+
+    return Evidence(make(model, some, y), keys, some, y, model, make, mask)
+
+
+def measure(spec: str, given: Evidence) -> Score:
+    score = METRICS.make(spec)(given)
+    assert isinstance(score, Score), f"`__call__` returned a {type(score).__name__}: return `Score(value)`"
+    return score
+
+
+def test_a_metric_declares_itself(metric: str) -> None:
+    made = METRICS.make(metric)
+    for name in ("needs", "axis", "higher_is_better", "reduction"):
+        assert hasattr(made, name), f"`{name}` is missing: declare it as a ClassVar or a property"
+    assert made.higher_is_better in (True, False, None), "`higher_is_better` must be True, False or None"
+    assert made.reduction, "`reduction` must name what the metric takes of a map (C, H, W)"
+    unknown = set(made.needs) - {"model", "explain", "mask"}
+    assert not unknown, f"`needs` holds {unknown}: it is a frozenset of model, explain and mask"
+
+
+def test_a_metric_gives_a_number_an_image(metric: str, tiny: TinyNet, images: Tensor) -> None:
+    score, axis = measure(metric, evidence(tiny, images, range(5))), METRICS.make(metric).axis
+    assert score.value.shape == (5,), f"`value` is {tuple(score.value.shape)}: give one number an image, (N,)"
+    assert score.value.isfinite().all() and not score.why, f"undefined on plain images: {score.value}, {score.why}"
+    assert not score.value.requires_grad, "`value` carries gradients: detach it"
+    assert bool(axis) == (score.curve is not None), (
+        f"`axis` is {axis!r}: it names the places of a curve, if there is one"
+    )
+    if score.curve is not None:
+        assert score.places is not None, "a curve needs `places` (P,)"
+        shape, wanted = tuple(score.curve.shape), (5, len(score.places))
+        assert shape == wanted, f"`curve` is {shape}: it must be (N, P), here {wanted}"
+        assert score.curve.isfinite().all(), "the curve holds NaN or infinity"
+
+
+def test_a_metric_repeats_and_ignores_batch_neighbours(metric: str, tiny: TinyNet, images: Tensor) -> None:
+    together, again = (measure(metric, evidence(tiny, images, range(5))).value for _ in range(2))
+    assert torch.equal(together, again), "two calls differ: draw from `generator(key, ...)` of each image's key"
+    alone = measure(metric, evidence(tiny, images, [3])).value
+    same = torch.allclose(alone, together[3:4], rtol=1e-9, atol=1e-12)
+    assert same, f"an image alone has {alone}, in a batch {together[3:4]}: take no statistics over the batch"
+
+
+def test_a_metric_does_not_see_the_scale_of_a_map(metric: str, tiny: TinyNet, images: Tensor) -> None:
+    one, other = (measure(metric, evidence(tiny, images, range(5), scale)).value for scale in (1.0, 37.0))
+    same = torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+    scaled = METRICS.declares(metric, "scaled")
+    assert same or scaled, (
+        f"37 times the map has {other}, not {one}: declare `scaled: ClassVar[bool] = True`, or rescale"
+    )
+    assert not (same and scaled), "`scaled` is declared, but the scale of a map changes nothing: leave it out"
+
+
+def test_a_metric_leaves_the_model_and_the_global_generator_alone(metric: str, tiny: TinyNet, images: Tensor) -> None:
+    given = evidence(tiny, images, range(5))
+    with unchanged(tiny):
+        measure(metric, given)
