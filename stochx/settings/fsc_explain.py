@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Files, Option
 from stochx.settings.choices import Precision
@@ -33,7 +34,8 @@ class FscExplain(Machine, Files):
 
     def check(self) -> None:
         super().check()
-        if self.method.partition(":")[0] != "lrp":
-            raise UsageError(f"`--method {self.method}` does not reach a few-shot network", "use `lrp`")
+        if not ATTRIBUTIONS.declares(self.method, "few_shot"):
+            methods = " or ".join(f"`{name}`" for name in ATTRIBUTIONS.declaring("few_shot"))
+            raise UsageError(f"`--method {self.method}` does not reach a few-shot network", f"use {methods}")
         if not self.images:
             raise UsageError("there is nothing to explain", "name image files")
