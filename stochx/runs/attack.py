@@ -44,11 +44,20 @@ Attacks = Mapping[str, attacks.Attack]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One network, attacked at one point, in a run folder of its own."""
+class Case:
+    """One network to attack at one point, by the settings that would attack it there alone."""
 
     settings: Attack
     point: Point
+    model: Classifier
+    source: Classifier | None
+    methods: Attacks
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of a case, and its run folder."""
+
     folder: RunFolder
     records: list[Record]
     failed: list[Failed]
@@ -71,7 +80,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         )
     with runtime.scope():
         parts = [
-            _attack(_at(settings, name, file, point), point, methods, networks[name].model, source, world, watch)
+            _attack(Case(_at(settings, name, file, point), point, networks[name].model, source, methods), world, watch)
             for name, file in zip(names, file_names(names), strict=True)
             for point in settings.points
         ]
@@ -102,23 +111,16 @@ def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:
     return dataclasses.replace(settings, model=name, output=folder, sweep=f"noise={point.text}")
 
 
-def _attack(
-    settings: Attack,
-    point: Point,
-    methods: Attacks,
-    model: Classifier,
-    source: Classifier | None,
-    world: World,
-    watch: Watch,
-) -> Part:
+def _attack(case: Case, world: World, watch: Watch) -> Part:
     """Attack one network at one point."""
-    ball = Ball(point.eps, settings.norm)
+    settings, model = case.settings, case.model
+    ball = Ball(case.point.eps, settings.norm)
     sources = _labelled_sources(settings, model)
     folder = open_folder(settings, world)
     before = [record for record in folder.records if record["index"] < len(sources)]
     saved = [Saved()]
-    keep = _keeper(settings, folder, model, ball, file_names([source.name for source in sources]), saved)
-    degree = 1.0 if point.noise is None else point.noise
+    keep = _keeper(case, folder, ball, file_names([source.name for source in sources]), saved)
+    degree = 1.0 if case.point.noise is None else case.point.noise
     with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
 
         def report(results: Sequence[Any], count: int) -> None:
@@ -127,10 +129,10 @@ def _attack(
 
         results = attack(
             model,
-            methods,
+            case.methods,
             sources,
             ball,
-            source_model=source,
+            source_model=case.source,
             target=class_index(settings.target, model),
             judge_any=settings.judge == "any",
             seed=settings.seed,
@@ -144,30 +146,31 @@ def _attack(
     failed = [result for result in results if isinstance(result, Failed)]
     new = [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
     records = merge_records(before, new)
-    rows = _rows(settings, point, methods, records, noisy) if world.leads and records else []
-    return Part(settings, point, folder, records, failed, sum(world.gather(saved), Saved()), rows)
+    rows = _rows(case, records, noisy) if world.leads and records else []
+    return Part(folder, records, failed, sum(world.gather(saved), Saved()), rows)
 
 
 def _keeper(
-    settings: Attack, folder: RunFolder, model: Classifier, ball: Ball, files: Sequence[str], saved: list[Saved]
+    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: list[Saved]
 ) -> Callable[[Attacked], None]:
     """Return what is done with a batch of adversarial images: they are saved and drawn as asked."""
 
     def keep(attacked: Attacked) -> None:
         folder.begin()
-        if settings.save_adversarial:
-            saved[0] += save_images(folder.folder / "adversarial", model, attacked, ball, files)
-        if settings.figure and attacked.records[0].index == 0:
-            draw_examples(folder.folder / "examples.png", attacked, model.classes)
+        if case.settings.save_adversarial:
+            saved[0] += save_images(folder.folder / "adversarial", case.model, attacked, ball, files)
+        if case.settings.figure and attacked.records[0].index == 0:
+            draw_examples(folder.folder / "examples.png", attacked, case.model.classes)
 
     return keep
 
 
-def _rows(settings: Attack, point: Point, methods: Attacks, records: Sequence[Record], noisy: bool) -> list[Record]:
+def _rows(case: Case, records: Sequence[Record], noisy: bool) -> list[Record]:
     """Return the table of one network at one point; each row names the attack's settings, defaults included."""
+    settings, point = case.settings, case.point
     where = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
-    rows = summarise(records, list(methods), noisy, settings.target is not None)
-    return [where | dataclasses.asdict(row) | {"parameters": _parameters(methods.get(row.attack))} for row in rows]
+    rows = summarise(records, list(case.methods), noisy, settings.target is not None)
+    return [where | dataclasses.asdict(row) | {"parameters": _parameters(case.methods.get(row.attack))} for row in rows]
 
 
 def _parameters(method: Any) -> Document | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,27 @@ HINTS = {
 }
 
 
+@dataclass(frozen=True)
+class Case:
+    """The maps to score: of a network on images, made here or stored; or stored ones alone, where `model` is None."""
+
+    settings: Score
+    metrics: Mapping[str, Metric]
+    model: Classifier | None
+    sources: Sequence[Source]
+    store: MapStore | None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the images."""
+        return [source.name for source in self.sources] or list(self.store.places if self.store else [])
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that made the maps, or will."""
+        return list(self.settings.methods) or (self.store.methods if self.store else [])
+
+
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
     metrics = {text: METRICS.make(text) for text in settings.metric}
@@ -58,43 +80,35 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     with runtime.scope():
         sources = [] if model is None else _with_maps(image_sources(settings, model), store)
         _check_masks(metrics, sources)
-        names = [source.name for source in sources] or list(store.places if store else [])
+        case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world)
-        before = [record for record in folder.records if record["index"] < len(names)]
-        with watch.progress("scoring", -(-len(names) // world.size)) as advance:
-            done = {record["index"] for record in before}
-            results = _score(settings, metrics, model, sources, store, folder, done, world, advance)
+        before = [record for record in folder.records if record["index"] < len(case.names)]
+        done = {record["index"] for record in before}
+        with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
+            results = _score(case, folder, done, world, advance)
         machine = inference_facts(settings, model)
     failed = [result for result in results if isinstance(result, Failed)]
-    labels = list(settings.methods) or (store.methods if store else [])
-    records = merge_records(before, _records(results), labels)
+    records = merge_records(before, _records(results), case.methods)
     if not world.leads:
         return Outcome(None, exit_code(records, failed))
     raise_lone_failure(records, failed)
-    rows = [dataclasses.asdict(row) for row in summarise(records, labels, metrics)]
+    rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
     _report_exclusions(rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["images"] = len({record["index"] for record in records})
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:
-        _write(settings, folder, records, labels, metrics, file_names(names), document)
+        _write(case, folder, records, document)
     missed = tuple(_describe(gate) for gate in gates if gate["missed"])
     return Outcome(document, exit_code(records, failed) or (3 if missed else 0), missed)
 
 
 def _score(
-    settings: Score,
-    metrics: Mapping[str, Metric],
-    model: Classifier | None,
-    sources: Sequence[Source],
-    store: MapStore | None,
-    folder: RunFolder,
-    done: set[int],
-    world: World,
-    advance: Callable[[int], None],
+    case: Case, folder: RunFolder, done: set[int], world: World, advance: Callable[[int], None]
 ) -> Sequence[Any]:
     """Score the maps of a network, or stored ones without it; finished images go into the run folder."""
-    files = file_names([source.name for source in sources])
+    settings, store = case.settings, case.store
+    files = file_names(case.names)
 
     def keep(scored: Scored) -> None:
         folder.begin()
@@ -106,16 +120,16 @@ def _score(
             folder.append(records)
         advance(count)
 
-    if model is None:
+    if case.model is None:
         assert store is not None
-        return score_maps(store, metrics, seed=settings.seed, world=world, done=done, report=report)
+        return score_maps(store, case.metrics, seed=settings.seed, world=world, done=done, report=report)
     return score(
-        model,
+        case.model,
         {text: ATTRIBUTIONS.make(text) for text in settings.methods},
-        metrics,
-        sources,
+        case.metrics,
+        case.sources,
         stored=store.explanations if store else None,
-        target=class_index(settings.target, model),
+        target=class_index(settings.target, case.model),
         draws=settings.draws,
         keep=keep,
         seed=settings.seed,
@@ -161,20 +175,13 @@ def _report_exclusions(rows: Sequence[Record]) -> None:
             log.warning("`%s`: %d images are left out for all methods: %s", metric, row["excluded"], reasons)
 
 
-def _write(
-    settings: Score,
-    folder: RunFolder,
-    records: Sequence[Record],
-    labels: Sequence[str],
-    metrics: Mapping[str, Metric],
-    files: Sequence[str],
-    document: Mapping[str, Any],
-) -> None:
+def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:
     folder.begin()
     folder.finish(records, document)
-    if settings.figure:
-        draw_curves(folder.folder / "curves.png", records, labels, metrics)
-        draw_gallery(folder.folder / "gallery.png", folder.folder / "strips", records, labels, files)
+    if case.settings.figure:
+        strips, files = folder.folder / "strips", file_names(case.names)
+        draw_curves(folder.folder / "curves.png", records, case.methods, case.metrics)
+        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files)
 
 
 def _open_maps(root: Path) -> MapStore:
