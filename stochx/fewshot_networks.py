@@ -16,13 +16,12 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.header import FewShotHeader
 from stochx.engine.network.stochastic import stored_names
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact
-from stochx.loading import architecture, is_factory, load_model
-
-KIND = "few-shot"
+from stochx.loading import architecture, load_model, trusted
 
 
 def make_fewshot(
@@ -60,80 +59,79 @@ def save_fewshot(path: Path, model: FewShotNetwork) -> None:
     tensors = {f"backbone.{stored[name]}": value for name, value in network.state_dict().items()}
     tensors = {name: value for name, value in tensors.items() if weights.NOISE not in name}
     tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
-    entry = {
-        "version": weights.FORMAT,
-        "kind": KIND,
-        "arch": view.arch,
-        "head": model.head_text,
-        "way": model.way,
-        "mean": view.mean.flatten().tolist(),
-        "std": view.std.flatten().tolist(),
-        "resize": view.preparation.resize,
-        "crop": view.preparation.crop,
-        "resampling": view.preparation.resampling,
-        "facts": model.facts,
-    }
-    weights.write(path, tensors, entry)
+    header = FewShotHeader(
+        arch=view.arch,
+        head=model.head_text,
+        way=model.way,
+        mean=tuple(view.mean.flatten().tolist()),
+        std=tuple(view.std.flatten().tolist()),
+        resize=view.preparation.resize,
+        crop=view.preparation.crop,
+        resampling=view.preparation.resampling,
+        facts=model.facts,
+    )
+    weights.write(path, tensors, header)
 
 
 def fewshot_facts(path: Path) -> tuple[Fact, ...] | None:
-    """What a few-shot network's file tells; None for any other file."""
+    """Facts in the header of a few-shot network's file; None for any other file."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    found = weights.load(path)
-    if found.header.get("kind") != KIND:
+    stored = weights.load(path)
+    header = stored.header
+    if not isinstance(header, FewShotHeader):
         return None
-    past = dict(found.header.get("facts", {}))
-    classes = {name: f"{len(some)}: {', '.join(some[:3])}, ..." for name, some in past.pop("classes", {}).items()}
-    told = {
-        "kind": KIND,
-        "backbone": found.header.get("arch"),
-        **{key: found.header.get(key) for key in ("head", "way")},
-        **past,
-        **{f"classes of {name}": text for name, text in classes.items()},
-        "input": f"{found.header.get('crop')} x {found.header.get('crop')}",
-        "normalisation": f"mean {found.header.get('mean')}, std {found.header.get('std')}",
+    training = dict(header.facts)
+    classes = {
+        f"classes of {data}": f"{len(names)}: {', '.join(names[:3])}, ..."
+        for data, names in training.pop("classes", {}).items()
     }
-    size = sum(value.numel() for value in found.tensors.values())
+    lines = {
+        "kind": header.KIND,
+        "backbone": header.arch,
+        "head": header.head,
+        "way": header.way,
+        **training,
+        **classes,
+        "input": f"{header.crop} x {header.crop}",
+        "normalisation": f"mean {list(header.mean)}, std {list(header.std)}",
+    }
+    size = sum(tensor.numel() for tensor in stored.tensors.values())
     return (
         Fact("file", str(path), "file"),
         Fact("sha256", hashlib.sha256(path.read_bytes()).hexdigest(), "measured"),
-        *(Fact(name, str(value), "header") for name, value in told.items()),
+        *(Fact(name, str(value), "header") for name, value in lines.items()),
         Fact("parameters", f"{size:,}", "measured"),
     )
 
 
 def load_fewshot(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> FewShotNetwork:
-    """The few-shot network in a file that `fsc-train` wrote, frozen and in eval mode.
+    """Return the few-shot network in a file that `fsc-train` wrote, frozen and in eval mode.
 
     Raises `InputError` for any other file.
     """
     path = Path(text)
-    found = weights.load(path)
-    header = found.header
-    if header.get("kind") != KIND:
-        raise InputError(f"`{path}` is no few-shot network", "make one with `stochx fsc-train`")
-    try:
-        named = arch or str(header["arch"])
-        if arch is None and is_factory(named):  # a file must not decide which code is run
-            raise InputError(f"`{path}` was made with the code `{named}`", f"if you trust it, give `--arch {named}`")
-        view = architecture(named, 2).build()
-        view.mean, view.std = (
-            torch.tensor(header[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std")
-        )
-        view.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=header["resampling"])
-        model = _joined(view, str(header["head"]), int(header["way"]), dict(header["facts"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the `stochx` header of `{path}` is damaged: {error}", "train it again") from None
-    parts = {"backbone": model.backbone.model.network, "head": model.head}
-    for part, module in parts.items():
-        tensors = {n.removeprefix(f"{part}."): t for n, t in found.tensors.items() if n.startswith(f"{part}.")}
+    stored = weights.load(path)
+    header = stored.header
+    if not isinstance(header, FewShotHeader):
+        raise InputError(f"`{path}` is not a few-shot network", "train one with `stochx fsc-train`")
+    view = architecture(arch or trusted(header.arch, path), 2).build()
+    view.mean, view.std = (
+        torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (header.mean, header.std)
+    )
+    view.preparation = Preparation(header.resize, header.crop, resampling=header.resampling)
+    model = _joined(view, header.head, header.way, header.facts)
+    for part, module, spec in (
+        ("backbone", model.backbone.model.network, header.arch),
+        ("head", model.head, header.head),
+    ):
+        prefix = f"{part}."
+        tensors = {
+            name.removeprefix(prefix): tensor for name, tensor in stored.tensors.items() if name.startswith(prefix)
+        }
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()
-            raise InputError(f"the {part} in `{path}` does not fit `{header[PART[part]]}`: {reason}") from None
+            raise InputError(f"the {part} in `{path}` does not fit `{spec}`: {reason}") from None
     return model.to(device).eval().requires_grad_(False)
-
-
-PART = {"backbone": "arch", "head": "head"}

@@ -6,10 +6,10 @@ import hashlib
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from stochx.engine.io.data import Data
 from stochx.engine.io.images import SUFFIXES, Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
+from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, Source, normalisation_fact
@@ -98,38 +99,43 @@ def open_model(
 
 
 def _from_file(path: Path, arch: str | None) -> tuple[Classifier, list[Fact]]:
-    found = weights.load(path)
-    header = found.header
-    if header.get("kind") == "few-shot":
-        raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx explain --support`")
-    noises = str(header.get("noises", ""))
+    stored = weights.load(path)
+    header = stored.header
+    if isinstance(header, FewShotHeader):
+        raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
     shapes = {
-        name: tuple(tensor.shape) for name, tensor in found.tensors.items() if not (noises and weights.NOISE in name)
+        name: tuple(tensor.shape)
+        for name, tensor in stored.tensors.items()
+        if not (header.noises and weights.NOISE in name)
     }
-    if arch is not None or "arch" in header:
-        named = arch or str(header["arch"])
-        if arch is None and is_factory(named):  # a file must not decide which code is run
-            raise InputError(f"`{path}` was made with the code `{named}`", f"if you trust it, give `--arch {named}`")
-        candidate = architecture(named, class_count(shapes))
+    if arch or header.arch:
+        candidate = architecture(arch or trusted(header.arch, path), class_count(shapes))
         source: Source = "given" if arch is not None else "header"
     else:
         candidate, source = recognise(shapes, str(path)), "recognised"
-    model = _fill(candidate, found, shapes, path)
+    model = _fill(candidate, stored, shapes, path)
     facts = [
         Fact("file", str(path), "file"),
         Fact("format", path.suffix.lstrip(".") or "pickle", "file"),
         Fact("sha256", hashlib.sha256(path.read_bytes()).hexdigest(), "measured"),
         Fact("architecture", model.arch, source),
     ]
-    facts += _describe(model, header, found.metadata)
-    if noises:
-        install_noise(model, noises)
-        _fill_noise(model, found, path)
-        facts.append(Fact("noise layers", noises, "header"))
-    model.origin = {str(key): str(value) for key, value in dict(header.get("origin", {})).items()}
+    facts += _describe(model, header, stored.metadata)
+    if header.noises:
+        install_noise(model, header.noises)
+        _fill_noise(model, stored, path)
+        facts.append(Fact("noise layers", header.noises, "header"))
+    model.origin = dict(header.origin)
     facts += [Fact(key, value, "header") for key, value in model.origin.items()]
-    facts += [Fact(name, value, "header") for name, value in found.metadata.items() if name not in ("mean", "std")]
+    facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in ("mean", "std")]
     return model, facts
+
+
+def trusted(arch: str, path: Path) -> str:
+    """Return the architecture that the file `path` names; raises `InputError` if it is code outside this package."""
+    if is_factory(arch):
+        raise InputError(f"`{path}` was made with the code `{arch}`", f"if you trust it, give `--arch {arch}`")
+    return arch
 
 
 def architecture(text: str, classes: int) -> Candidate:
@@ -146,13 +152,13 @@ def is_factory(text: str) -> bool:
     return ":" in text and text.partition(":")[0] not in (*MODELS, "timm")
 
 
-def _fill(candidate: Candidate, found: weights.Weights, shapes: dict[str, tuple[int, ...]], path: Path) -> Classifier:
+def _fill(candidate: Candidate, stored: weights.Weights, shapes: dict[str, tuple[int, ...]], path: Path) -> Classifier:
     expected = expected_shapes(candidate)
-    there = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
-    if expected != there:
+    compared = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+    if expected != compared:
         raise InputError(f"`{path}` does not fit `{candidate.arch}`: {differences(expected, shapes)}", "check `--arch`")
     model = candidate.build()
-    model.network.load_state_dict(found.tensors, strict=False)  # names were compared; batch counters may be absent
+    model.network.load_state_dict(stored.tensors, strict=False)  # names were compared; batch counters may be absent
     return model
 
 
@@ -164,9 +170,10 @@ def install_noise(model: Classifier, text: str) -> Classifier:
     return model
 
 
-def _fill_noise(model: Classifier, found: weights.Weights, path: Path) -> None:
+def _fill_noise(model: Classifier, stored: weights.Weights, path: Path) -> None:
     """Load what belongs to the noise layers of a stochastic network."""
-    tensors = {name: found.tensors[stored] for name, stored in _noise_names(model).items() if stored in found.tensors}
+    keys = {name: key for name, key in _noise_names(model).items() if key in stored.tensors}
+    tensors = {name: stored.tensors[key] for name, key in keys.items()}
     expected = {name: model.network.state_dict()[name].shape for name in _noise_names(model)}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise InputError(f"the noise layers in `{path}` are not those of `{model.noises}`", "make the student again")
@@ -177,14 +184,14 @@ def _noise_names(model: Classifier) -> dict[str, str]:
     return {name: stored for name, stored in stored_names(model.network).items() if weights.NOISE in stored}
 
 
-def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
-    """Set classes, normalisation and input size from the best source there is."""
+def _describe(model: Classifier, header: ClassifierHeader, metadata: Mapping[str, str]) -> list[Fact]:
+    """Set classes, normalisation and input size from the best source."""
     count = len(model.classes)
     facts: list[Fact] = []
     own = model.arch.partition(":")[0] in MODELS
     named: Source = "header"
-    if "classes" in header and len(header["classes"]) == count:
-        model.classes = tuple(map(str, header["classes"]))
+    if len(header.classes) == count:
+        model.classes = header.classes
     elif count == 1000 and not own:
         model.classes, named = imagenet_classes(), "known"
     elif count == 10 and own:
@@ -193,25 +200,24 @@ def _describe(model: Classifier, header: Any, metadata: Any) -> list[Fact]:
         named = "measured"
     facts.append(Fact("classes", f"{count}: {', '.join(model.classes[:3])}, ...", named))
 
-    given = {key: header.get(key) or _floats(metadata.get(key, "")) for key in ("mean", "std")}
-    if given["mean"] and given["std"]:
-        for key, values in given.items():
-            setattr(model, key, torch.tensor([float(v) for v in values]).view(1, -1, 1, 1))
+    mean = header.mean or _floats(metadata.get("mean", ""))
+    std = header.std or _floats(metadata.get("std", ""))
+    if mean and std:
+        model.mean, model.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         facts.append(normalisation_fact(model, "header"))
     else:
         facts.append(normalisation_fact(model, "known" if count == 1000 and not own else "guessed"))
-    if "crop" in header and "resize" in header:
-        resampling = header.get("resampling", "bilinear")
-        model.preparation = Preparation(int(header["resize"]), int(header["crop"]), resampling=resampling)
+    if header.crop and header.resize:
+        model.preparation = Preparation(header.resize, header.crop, resampling=header.resampling)
     return facts
 
 
-def _floats(text: str) -> list[float]:
+def _floats(text: str) -> tuple[float, ...]:
     try:
-        values = [float(part) for part in text.split(",")]
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        return []
-    return values if len(values) == 3 else []
+        return ()
+    return values if len(values) == 3 else ()
 
 
 def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:

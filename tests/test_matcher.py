@@ -85,7 +85,7 @@ def test_files_of_one_kind_are_not_taken_for_the_other(tmp_path):
     save(tmp_path / "plain.safetensors", MODELS.make(SMALL)(3))
     with pytest.raises(InputError, match="is a few-shot network"):
         load_model(str(tmp_path / "few.safetensors"))
-    with pytest.raises(InputError, match="is no few-shot network"):
+    with pytest.raises(InputError, match="is not a few-shot network"):
         load_fewshot(str(tmp_path / "plain.safetensors"))
 
 

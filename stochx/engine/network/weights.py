@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError
 
@@ -26,47 +26,45 @@ PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
-FORMAT = 1
 NOISE = ".noise."  # in the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in float32 or float64, the `stochx` entry of the header, and its other lines."""
+    """Named tensors in float32 or float64, the header of our format, and the file's other metadata."""
 
     tensors: dict[str, Tensor]
-    header: Mapping[str, Any] = field(default_factory=dict)
+    header: Header = field(default_factory=ClassifierHeader)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(path: Path, model: Classifier) -> None:
-    """Write `model.network`'s weights with one `stochx` header entry that is enough to build it again.
+    """Write `model.network`'s weights with a header that is enough to build it again.
 
-    The entry is JSON: version, arch, classes, mean, std, resize, crop, resampling, noise, noises, origin. The weights
-    of a stochastic network have the names of the plain one; what belongs to its noise has `.noise.` in its name.
+    The weights of a stochastic network have the names of the plain one; what belongs to its noise has `.noise.` in
+    its name.
     """
-    entry = {
-        "version": FORMAT,
-        "arch": model.arch,
-        "classes": list(model.classes),
-        "mean": model.mean.flatten().tolist(),
-        "std": model.std.flatten().tolist(),
-        "resize": model.preparation.resize,
-        "crop": model.preparation.crop,
-        "resampling": model.preparation.resampling,
-        "noise": model.noise,
-        "noises": model.noises,
-        "origin": model.origin,
-    }
+    header = ClassifierHeader(
+        arch=model.arch,
+        classes=model.classes,
+        mean=tuple(model.mean.flatten().tolist()),
+        std=tuple(model.std.flatten().tolist()),
+        resize=model.preparation.resize,
+        crop=model.preparation.crop,
+        resampling=model.preparation.resampling,
+        noise=model.noise,
+        noises=model.noises,
+        origin=model.origin,
+    )
     names = stored_names(model.network)
-    write(path, {names[name]: value for name, value in model.network.state_dict().items()}, entry)
+    write(path, {names[name]: value for name, value in model.network.state_dict().items()}, header)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
-    """A file of named tensors with the header entry `stochx`."""
+def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write named tensors and `header`, as the entry `stochx` of the file's metadata."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
-        save_file(stored, temporary, metadata={"stochx": json.dumps(entry)})
+        save_file(stored, temporary, metadata={"stochx": serialise(header)})
 
 
 def load(path: Path) -> Weights:
@@ -104,12 +102,7 @@ def _safetensors(path: Path) -> Weights:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
-    try:
-        header = json.loads(metadata.pop("stochx", "{}"))
-    except json.JSONDecodeError:
-        header = None
-    if not isinstance(header, dict):
-        raise InputError(f"the `stochx` header of `{path}` is damaged", "save it again, or give `--arch`")
+    header = parse(metadata.pop("stochx", "{}"), path)
     return Weights(tensors, header, metadata)
 
 
