@@ -145,9 +145,9 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
         f" `{args.backbone}`, pretrained for {args.pretrain} epochs on the source, {SOURCE} (64 classes of 64 images),"
         f" then trained with the head on {args.episodes} episodes (5-way, {args.train_shot}-shot, 16 queries); tested"
         f" on {args.test_episodes} episodes of 15 queries with classes of other domains (and novel classes of the"
-        " source), the same for all. The arms of a seed start from the same backbone and see the same episodes; no epoch"
-        " or episode is selected. This is a small setting: accuracies are far below those of full training, and only the"
-        " guides are compared.",
+        " source), the same for all. The arms of a seed start from the same backbone and see the same episodes; no"
+        " epoch or episode is selected. This is a small setting: accuracies are far below those of full training, and only"
+        " the guides are compared.",
         "",
         *(
             [
