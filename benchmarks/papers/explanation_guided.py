@@ -146,8 +146,8 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
         f" then trained with the head on {args.episodes} episodes (5-way, {args.train_shot}-shot, 16 queries); tested"
         f" on {args.test_episodes} episodes of 15 queries with classes of other domains (and novel classes of the"
         " source), the same for all. The arms of a seed start from the same backbone and see the same episodes; no"
-        " epoch or episode is selected. This is a small setting: accuracies are far below those of full training, and only"
-        " the guides are compared.",
+        " epoch or episode is selected. This is a small setting: accuracies are far below those of full training, and"
+        " only the guides are compared.",
         "",
         *(
             [
