@@ -1,12 +1,12 @@
-"""Adaptive noise and its rivals against an adversarial fine-tuning of the teacher that costs the same.
+"""Adaptive noise and its alternatives, compared with adversarial fine-tuning of the teacher at equal cost.
 
     python benchmarks/papers/adaptive_noise.py --budget 60 --ranks 2
     python benchmarks/papers/adaptive_noise.py --epochs 40 --limit 50000 --images 10000 --device cuda
 
-Every arm is a `stochx distill` and a `stochx attack` command, in a folder of its own below `--output`: what is done
-stays, the same command goes on from there, and the page is written anew from all that there is. The number of epochs is
-fixed beforehand and nothing is selected: the teacher has seen every training image. A budget in minutes picks the
-training images and the attacked ones. Teacher and data come from STOCHX_SHARED (default ../shared/data).
+Every arm is a `stochx distill` and a `stochx attack` command with its own folder below `--output`. Finished work is
+kept: the same command continues from there, and the page is rewritten from all results. The number of epochs is fixed
+beforehand and nothing is selected: the teacher has seen every training image. A budget in minutes sets the number of
+training images and attacked images. Teacher and data come from STOCHX_SHARED (default ../shared/data).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ STRONG_QUIET = ["pgd:steps=100", "apgd:steps=100,loss=dlr"]
 
 @dataclass(frozen=True)
 class Work:
-    """How much every arm gets: epochs over `limit` training images, `images` attacked, `draws` judging."""
+    """The work of every arm: epochs over `limit` training images, `images` attacked, `draws` judging."""
 
     epochs: int
     limit: int
@@ -80,7 +80,7 @@ class Work:
 
 
 def planned(args: argparse.Namespace) -> Work:
-    """What was asked for, or what the budget allows: two thirds of it train, a third attacks.
+    """Plan the work as typed, or as the budget allows: two thirds of it for training, one third for attacks.
 
     The costs are of ResNet-20 on one core of a laptop, in seconds an image: 0.012 for PGD-7 training, 1.3 for all
     attacks of a stochastic network.
@@ -95,7 +95,7 @@ def planned(args: argparse.Namespace) -> Work:
 
 
 def run(args: argparse.Namespace, words: Sequence[str], folder: Path) -> dict[str, Any]:
-    """A stochx command with its run folder, gone on with where it is there; its result, from disk when it is done."""
+    """Run or resume a stochx command in its folder; return its result, read from disk if it is finished."""
     result = folder / "result.json"
     if not result.exists():
         start = [sys.executable, "-m", "stochx"]
@@ -135,7 +135,7 @@ def arm(args: argparse.Namespace, work: Work, name: str, options: Sequence[str],
 
 
 def folder_of(name: str) -> str:
-    """Where an arm lives."""
+    """The folder of an arm."""
     return name.replace(" ", "").replace("+", "-").replace(",", "-").lower()
 
 
@@ -174,7 +174,7 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
             [*trend, "--limit", str(work.images), "--draws", str(work.draws), "--checks", "none"],
             "trend",
             "sweep.png",
-            f"`{CLAIM}` at several degrees of its noise, attacked at each (test only).",
+            f"`{CLAIM}`, trained at degree 1 of its noise, attacked at several degrees.",
         ),
         (
             [*change, "--resolution", "60", "--animate"],
@@ -182,7 +182,7 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
             "evolution.png",
             f"The teacher under adversarial training (`{BASE}`), epoch by epoch, on gradient planes of eight images:"
             " agreement with the teacher, regions, confidence, and the distance to the boundary, where the median"
-            " image's lies in the plane.",
+            " over images lies within the plane.",
         ),
     ]
     lines = ["## Figures", ""]
@@ -194,12 +194,12 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
     return lines
 
 
-WORST = "the worst of all attacks for each image"
+WORST = "worst case over all attacks for each image"
 JUDGED = {"pgd:steps=20,eot=20": "pgd:steps=20", "apgd:steps=20,eot=10": "apgd:steps=20"}  # of noise, and without
 
 
 def gaps(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Differences by image of what stays right, first minus second, under the same attacks, with EOT where it helps."""
+    """Differences of robust correctness by image, first minus second, under the same attacks, with EOT for noise."""
 
     def left(found: Mapping[str, Any], of: str) -> list[float]:
         attacks = found["records"]["lines"][0]["attacks"]
@@ -210,9 +210,9 @@ def gaps(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[
 
 
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Paired differences to the deterministic baseline, and what n could have shown."""
+    """Paired differences to the deterministic baseline, and the smallest ones that n images can show."""
     lines = [
-        f"| arm | under | points more than `{BASE}` | p | smallest difference found in four of five samples |",
+        f"| arm | attack | points minus `{BASE}` | p | smallest difference detected with 80 % power |",
         "|---|---|---|---|---|",
     ]
     for name, found in results.items():
@@ -228,7 +228,7 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 LITERATURE = """\
-| CIFAR-10, ResNet-20 unless said; not under EOT | clean | FGSM | PGD-7 | source |
+| CIFAR-10, ResNet-20 unless stated, without EOT | clean | FGSM | PGD-7 | source |
 |---|---|---|---|---|
 | adversarial training | 83.84 | 46.55 | 39.14 ± .05 | He et al. 2019, table 2 |
 | PNI weight, noise on / off | 84.89 / 85.48 | 54.48 / 42.55 | 45.94 / 31.45 | table 2 |
@@ -243,22 +243,22 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
     minutes = sum(part["seconds"] for found in results.values() for part in found.values() if "seconds" in part) / 60
     texts = list(dict.fromkeys(text for found in results.values() for text in rows_of(found) if text != "worst"))
     lines = [
-        "# Adaptive noise and its rivals under attack",
+        "# Adaptive noise and its alternatives under attack",
         "",
         "Written by `benchmarks/papers/adaptive_noise.py`; do not edit. Every student starts from the same teacher, a"
-        f" ResNet-20 for CIFAR-10, sees {work.limit} training images for {work.epochs} epochs (the same images in the"
-        " same order; teacher's soft labels: tau 4, weight 0.9; weights averaged with decay 0.995; the number of epochs"
+        f" ResNet-20 for CIFAR-10, is trained on {work.limit} images for {work.epochs} epochs (the same images in the"
+        " same order; soft labels of the teacher with tau 4, weight 0.9; EMA decay 0.995; the number of epochs"
         f" is fixed beforehand, nothing is selected), and is attacked on the first {work.images} test images in the"
-        f" Linf ball of 8/255. `+ AT`: on PGD-7 images alone (Madry et al., 2018), the noise on while crafting. Figures"
-        f" are percentages with 95 % intervals over images; stochastic students are judged by {work.draws} fresh draws,"
-        f" their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32; seed {args.seed},"
-        f" {minutes:.0f} minutes in all, a process each, the machine shared with other work. `worst` takes for each"
-        " image the attack that is worst on other draws than it is judged by: with noise in both it can lie above a"
-        " single attack.",
+        " Linf ball of 8/255. `+ AT`: trained on PGD-7 images alone (Madry et al., 2018), crafted with the noise on."
+        f" Numbers are percentages with 95 % intervals over images; stochastic students are judged by {work.draws}"
+        f" fresh draws, and their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32;"
+        f" seed {args.seed}, {minutes:.0f} minutes in all, one process each, on a machine shared with other work."
+        " `worst` takes for each image the attack that is worst on other draws than those that judge it: as both are"
+        " noisy, it can lie above a single attack.",
         "",
         "The claim to test: adaptive noise with teacher initialisation beats the deterministic baseline of equal cost"
         f" under EOT and APGD with EOT on fresh draws. A step with adaptive noise takes {SLOWER:.1f} times as long on a"
-        f" CPU: `{BASE}` is trained for so many times the epochs of the others, `AT` for as many.",
+        f" CPU: `{BASE}` is trained for that many times the epochs of the others, `AT` for the same number.",
         "",
         "| arm | noise | clean | " + " | ".join(f"`{t}`" for t in texts) + " | worst | worst, noise off | min |",
         "|---|---|---|" + "---|" * (len(texts) + 3),
@@ -283,28 +283,28 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
 
 
 def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What came out of the claim, from the numbers alone: it must hold under both attacks."""
+    """The verdict on the claim, from the numbers alone: it must hold under both attacks."""
     if CLAIM not in results or BASE not in results:
         return "The claim was not tested: its arms have not run yet."
     found = {of: gap for of, gap in gaps(results[CLAIM], results[BASE]).items() if of != WORST}
     p = holm([paired_p(gap) for gap in found.values()])
     means = [sum(gap) / len(gap) for gap in found.values()]
     sure = all(value < 0.05 for value in p)
-    word = "supported" if sure and min(means) > 0 else "contradicted" if sure and max(means) < 0 else "not decided"
+    word = "support" if sure and min(means) > 0 else "contradict" if sure and max(means) < 0 else "do not decide"
     told = "; ".join(
         f"under `{of}` {100 * mean:+.1f} points (p = {value:.2g})"
         for of, mean, value in zip(found, means, p, strict=True)
     )
     n = len(next(iter(found.values())))
     return (
-        f"`{CLAIM}` minus `{BASE}`: {told}; n = {n}, p adjusted by Holm for two attacks: the claim is {word} by these"
-        " images and this one training seed."
+        f"`{CLAIM}` minus `{BASE}`: {told}; n = {n}, p adjusted by Holm for two attacks. These images and this one"
+        f" training seed {word} the claim."
     )
 
 
 def strong(args: argparse.Namespace, work: Work) -> list[str]:
     """The claim's two arms under attacks with many draws and many steps."""
-    lines = ["## Stronger attacks on the two arms of the claim", "", "| arm | attack | left |", "|---|---|---|"]
+    lines = ["## Stronger attacks on the two arms of the claim", "", "| arm | attack | robust |", "|---|---|---|"]
     found = {}
     for name, attacks in ((BASE, STRONG_QUIET), (CLAIM, STRONG)):
         model = args.output / folder_of(name) / "student" / "student.safetensors"
@@ -352,7 +352,7 @@ def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
         told = clustered(differences[column])
         means.append(f"{100 * told.mean:+.1f} ({100 * told.low:+.1f} to {100 * told.high:+.1f})")
     lines.append(f"| mean, 95 % over seeds | {' | '.join(means)} |")
-    return [*lines, "", "A deterministic network stands under the attack without EOT.", ""]
+    return [*lines, "", "The deterministic network is attacked without EOT.", ""]
 
 
 def tied(args: argparse.Namespace, work: Work) -> list[str]:
@@ -369,10 +369,10 @@ def tied(args: argparse.Namespace, work: Work) -> list[str]:
     target = args.page.parent / f"{args.page.stem}-tied.png"
     draw_sweep(target, rows, "beta, trained and attacked at")
     text = (
-        "Students trained and attacked at the same beta (the axis), madry recipe;"
-        f" {work.limit} training images, {work.images} attacked."
+        "Students trained and attacked at the same beta, with the madry recipe;"
+        f" {work.limit} training images, {work.images} attacked images."
     )
-    return ["## Trained at the degree of use", "", text, "", *lines, "", f"![tied]({target.name})", ""]
+    return ["## Trained and attacked at the same degree", "", text, "", *lines, "", f"![tied]({target.name})", ""]
 
 
 def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]:
@@ -396,32 +396,32 @@ def factorial_page(work: Work, results: Mapping[str, Mapping[str, Any]]) -> list
         values.append((on, worst["clean"], worst["robust"]))
         factors = " | ".join("yes" if level else "no" for level in on)
         lines.append(f"| {factors} | {share(worst, 'clean_low', 'clean')} | {share(worst)} |")
-    lines += ["", "| mean effect of | points clean | points worst |", "|---|---|---|"]
+    lines += ["", "| mean effect of | clean, points | worst, points |", "|---|---|---|"]
     for k, key in enumerate(FACTORS):
         effects = (sum((1 if on[k] else -1) * pair[i] for on, *pair in values) / (len(values) / 2) for i in (0, 1))
         lines.append(f"| {key} | {' | '.join(f'{100 * effect:+.1f}' for effect in effects)} |")
-    about = f"{work.limit} training images for {work.epochs} epochs, {work.images} attacked, one seed."
-    return ["## Which part does it: all combinations", "", about, "", *lines, ""]
+    about = f"{work.limit} training images for {work.epochs} epochs, {work.images} attacked images, one seed."
+    return ["## Ablation: all combinations of the parts", "", about, "", *lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(SHARED / "weights_cifar10" / "resnet20.safetensors"))
     parser.add_argument("--data", default=f"cifar10:root={SHARED / 'cifar10'}")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; picks images, keeps the epochs")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the number of images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=50_000, help="training images")
     parser.add_argument("--images", type=int, default=10_000, help="attacked test images")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
+    parser.add_argument("--ranks", type=int, default=1, help="processes, under torchrun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
-    parser.add_argument("--strong", action="store_true", help="also attacks with 50 draws, and of 100 steps")
-    parser.add_argument("--seeds", type=int, default=1, help="train the claim's two arms with so many seeds")
-    parser.add_argument("--tied", action="store_true", help="also students at several degrees of noise")
-    parser.add_argument("--ablation", action="store_true", help="also all combinations of the four factors")
+    parser.add_argument("--strong", action="store_true", help="add attacks with 50 draws, and with 100 steps")
+    parser.add_argument("--seeds", type=int, default=1, help="train the two arms of the claim with N seeds")
+    parser.add_argument("--tied", action="store_true", help="add students trained at several degrees of noise")
+    parser.add_argument("--ablation", action="store_true", help="add all combinations of the four factors")
     parser.add_argument("--side-limit", type=int, default=50_000, help="training images of these two")
     parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of these two")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
@@ -433,7 +433,7 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {"teacher": judged(args, work, args.teacher, args.output / "teacher")}
     for name, one in sorted(ARMS.items(), key=lambda item: not item[1].first):
         if not one.first and time.time() > deadline:
-            print(f"{name}: left out, the budget is spent", flush=True)
+            print(f"{name}: skipped, the budget is spent", flush=True)
             continue
         results[name] = arm(args, work, name, ["--noise", one.noise, *one.training], one.times)
         if BASE in results:

@@ -4,13 +4,13 @@
     python benchmarks/papers/explanation_guided.py --backbone resnet10:size=84 --pretrain 100 --episodes 10000 \\
         --test-episodes 2000 --seeds 5 --device cuda
 
-Every step is a `stochx train`, `fsc-train` or `fsc-test` command, in a folder of its own below `--output`: what is done
-stays, and the same command goes on from there. A seed draws one backbone, pretrained on the source domain, from which
+Every step is a `stochx train`, `fsc-train` or `fsc-test` command with its own folder below `--output`. Finished work is
+kept, and the same command continues from there. Each seed has one backbone, pretrained on the source domain, from which
 all arms of that seed start; the arms of a seed see the same episodes. A graph network stays at chance for thousands of
-episodes: the arms of a seed start from one that has left it, trained for `--start-episodes` without guidance; seeds
-that have not left it by then are named and left out. Else nothing is selected: numbers of epochs and episodes are fixed
-beforehand. Domains come from STOCHX_SHARED (default ../shared/data). `--heads` may split the work among processes that
-share `--output`; the page is written from what there is.
+episodes: the arms of a seed start from one that was trained for `--start-episodes` without guidance; seeds that are
+still at chance by then are named and excluded. Otherwise nothing is selected: numbers of epochs and episodes are fixed
+beforehand. Domains come from STOCHX_SHARED (default ../shared/data). `--heads` can split the work among processes that
+share `--output`; the page is written from all results there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRETRAINED, TRAINED, STARTED, TESTED = 12, 0.35, 0.17, 0.1
 
 
 def run(args: argparse.Namespace, words: Sequence[str], folder: Path) -> dict[str, Any]:
-    """A stochx command with its run folder, gone on with where it is there; its result, from disk when it is done."""
+    """Run or resume a stochx command in its folder; return its result, read from disk if it is finished."""
     result = folder / "result.json"
     if not result.exists():
         more = ["--resume"] if (folder / "config.toml").exists() else []
@@ -80,19 +80,19 @@ def trained(args: argparse.Namespace, head: str, guide: str, seed: int) -> str:
 
 
 def common(args: argparse.Namespace, seed: int) -> list[str]:
-    """Words of every few-shot training."""
+    """Options of every few-shot training."""
     return ["--data", domain(SOURCE), "--shot", str(args.train_shot), "--validation", "0", "--seed", str(seed)]
 
 
 def start(args: argparse.Namespace, head: str, seed: int) -> list[str]:
-    """Words that say what the arms of a seed start from."""
+    """Options that select the network from which the arms of a seed start."""
     if head == "gnn":
         return ["--init", begun(args, seed)["model"]]
     return ["--head", HEADS[head], "--backbone", pretrained(args, seed)]
 
 
 def begun(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The graph network that the arms of a seed go on from, and how it does in training."""
+    """The graph network from which the arms of a seed continue, with its training accuracy."""
     words = ["fsc-train", "--head", HEADS["gnn"], "--backbone", pretrained(args, seed), "--guide", "none"]
     words += ["--queries", str(START_QUERIES), "--episodes", str(args.start_episodes), "--every", "250"]
     found: dict[str, Any] = run(args, [*words, *common(args, seed)], args.output / f"gnn-start-{seed}")["results"][0]
@@ -133,9 +133,9 @@ def overall(results: Results, head: str, other: str, seeds: Sequence[int]) -> li
 
 
 def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) -> str:
-    """The results page, for the heads and seeds of which all arms are there.
+    """The results page, for the heads and seeds whose arms are complete.
 
-    `stuck` are the accuracies of graph networks that had nothing to go on from, by seed.
+    `stuck` holds the accuracies of graph networks that were still at chance, by seed.
     """
     seeds = {h: [s for s in range(args.seeds) if all((h, g, s) in results for g in GUIDES)] for h in HEADS}
     lines = [
@@ -143,19 +143,19 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
         "",
         "Written by `benchmarks/papers/explanation_guided.py`; do not edit. Backbone"
         f" `{args.backbone}`, pretrained for {args.pretrain} epochs on the source, {SOURCE} (64 classes of 64 images),"
-        f" then {args.episodes} episodes of 5 ways, {args.train_shot} shots and 16 queries with the head; tested on"
-        f" {args.test_episodes} episodes of 15 queries on classes of other domains (and on the source's novel classes),"
-        " the same for all. The arms of a seed start from the same backbone and see the same episodes; no epoch or"
-        " episode of theirs is selected. This is a small setting: accuracies are far from those of full trainings, and"
-        " what is compared are the guides.",
+        f" then trained with the head on {args.episodes} episodes (5-way, {args.train_shot}-shot, 16 queries); tested"
+        f" on {args.test_episodes} episodes of 15 queries with classes of other domains (and novel classes of the"
+        " source), the same for all. The arms of a seed start from the same backbone and see the same episodes; no"
+        " epoch or episode is selected. This is a small setting: accuracies are far below those of full training, and"
+        " only the guides are compared.",
         "",
         *(
             [
-                f"Graph networks stay at chance for long. Those of a seed first learn {args.start_episodes} episodes of"
-                f" {START_QUERIES} queries without guidance, and all arms, `none` too, go on from there: what is"
-                " compared is guidance of a network that already knows something."
+                f"Graph networks stay at chance for a long time. For each seed one is trained on {args.start_episodes}"
+                f" episodes of {START_QUERIES} queries without guidance, and all arms, including `none`, continue from"
+                " there: the comparison is of guidance for a network that has already learned something."
                 + "".join(
-                    f" Seed {seed} was still at chance ({100 * found:.1f} % in training) and is left out."
+                    f" Seed {seed} was still at chance ({100 * found:.1f} % in training) and is excluded."
                     for seed, found in stuck.items()
                 ),
                 "",
@@ -164,8 +164,8 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
             else []
         ),
         "`lrp` is guidance by explanations (Sun et al., 2020). `random` and `shuffled` are controls: the same weights"
-        " in random places, and those of another query. What they gain too is not the explanation's. In"
-        " cross-attention gradients pass through the weights of `lrp`, as published; those of the controls are"
+        " in random places, and those of another query. A gain that they share does not come from the explanation. In"
+        " cross-attention, gradients pass through the weights of `lrp`, as published; those of the controls are"
         " constants.",
         "",
         "## Accuracy without guidance (%, mean over seeds)",
@@ -179,7 +179,7 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
                 f"{100 * sum(results[head, 'none', s][name, shot] for s in some) / len(some):.2f}" for name in TARGETS
             ]
             lines.append(f"| {HEADS[head]} | {len(some)} | {shot} | {' | '.join(cells)} |")
-    lines += ["", "## Points more than without guidance (mean and 95 % interval over training seeds)", ""]
+    lines += ["", "## Difference to training without guidance (points; mean and 95 % interval over training seeds)", ""]
     lines += [f"| head | guide | shots | {' | '.join(TARGETS)} | all |", "|---|---|---|" + "---|" * (len(TARGETS) + 1)]
     for head, some in seeds.items():
         for guide in GUIDES[1:] if some else ():
@@ -190,7 +190,7 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
                 lines.append(f"| {HEADS[head]} | {guide} | {shot} | {' | '.join(cells)} |")
     lines += [
         "",
-        "## Explanations against the controls (points over all domains and shots; interval over seeds)",
+        "## Explanations compared with controls (points, over all domains and shots; interval over seeds)",
         "",
     ]
     lines += ["| head | lrp - none | lrp - random | lrp - shuffled |", "|---|---|---|---|"]
@@ -202,12 +202,12 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
     if any(len(some) > 1 for some in seeds.values()):
         picture = args.page.with_suffix(".png")
         draw(picture, results, {head: some for head, some in seeds.items() if len(some) > 1})
-        lines += [f"![Points more than without guidance, by head, domain and shots]({picture.name})", ""]
+        lines += [f"![Difference to training without guidance, by head, domain and shots]({picture.name})", ""]
     return "\n".join([*lines, "## Published", "", LITERATURE, ""])
 
 
 def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
-    """Points more than without guidance: a panel for each head, a row for each domain and number of shots."""
+    """Draw the difference to training without guidance: one panel per head, one row per domain and number of shots."""
     figure = Figure(figsize=(4.0 * len(seeds) + 1.6, 5.6), dpi=110, layout="constrained")
     places = [(name, shot) for name in TARGETS for shot in SHOTS]
     panels = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
@@ -236,7 +236,7 @@ def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
 
 
 def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
-    """Where guidance helps and hurts, from the numbers alone."""
+    """The places where guidance helps or hurts, from the numbers alone."""
     words = {1: "helps", -1: "hurts"}
     sure: dict[str, list[str]] = {word: [] for word in words.values()}
     alike: dict[str, list[str]] = {word: [] for word in words.values()}
@@ -254,27 +254,27 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
     if not count:
         return "Fewer than two seeds have run: nothing can be claimed."
     return (
-        f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` leaves out 0"
-        f" in {listed(sure)}; by chance alone it would in about {count * 0.05:.1f}. The differences of all seeds have"
-        f" one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}.\n\n"
+        f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` excludes 0"
+        f" in {listed(sure)}; by chance alone about {count * 0.05:.1f} would. The differences of all seeds have the"
+        f" same sign in {listed(alike)}; by chance alone about {by_chance:.1f} would.\n\n"
         "Over all domains and shots:\n\n"
         + "\n".join(f"- {standing(results, head, some)}" for head, some in seeds.items() if len(some) > 1)
     )
 
 
 def standing(results: Results, head: str, seeds: Sequence[int]) -> str:
-    """How `lrp` stands beside no guidance and the controls, by their intervals over seeds: a sentence."""
+    """A sentence that compares `lrp` with no guidance and the controls, by their intervals over seeds."""
     places: dict[str, list[str]] = {}
     for other in ("none", *CONTROLS):
         found = estimate(overall(results, head, other, seeds))
         sure = abs(found.mean) > found.ci95
-        word = "not surely other than" if not sure else "better than" if found.mean > 0 else "worse than"
+        word = "not significantly different from" if not sure else "better than" if found.mean > 0 else "worse than"
         places.setdefault(word, []).append(f"`{other}`")
-    return f"{bare(head)}: `lrp` is " + ", ".join(f"{word} {', '.join(some)}" for word, some in places.items()) + "."
+    return f"{bare(head)}: `lrp` is " + "; ".join(f"{word} {', '.join(some)}" for word, some in places.items()) + "."
 
 
 def short(name: str) -> str:
-    """A domain's name where room is scarce."""
+    """The short name of a domain."""
     return name.split("_images")[0]
 
 
@@ -284,14 +284,14 @@ def bare(head: str) -> str:
 
 
 def listed(found: dict[str, list[str]]) -> str:
-    """How many, and where guidance helps and hurts."""
+    """The number of places where guidance helps or hurts, and their names."""
     parts = [f"it {word} {', '.join(where)}" for word, where in found.items() if where]
     return f"{sum(map(len, found.values()))} ({'; '.join(parts) or 'none'})"
 
 
 LITERATURE = """\
-ResNet-10 with a graph network, miniImageNet to other domains, 5 ways (rows as collected by a later paper, StyleAdv;
-it mixes sources). The paper's own tables were not to be had.
+ResNet-10 with a graph network, miniImageNet to other domains, 5 ways (rows as collected by a later paper,
+StyleAdv, from several sources). The paper's own tables are not available.
 
 | shots | guide | ChestX | ISIC | EuroSAT | CropDisease | CUB | Cars | Places | Plantae |
 |---|---|---|---|---|---|---|---|---|---|
@@ -305,13 +305,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="conv4:size=64")
     parser.add_argument("--pretrain", type=int, default=20, help="epochs of the backbone as a classifier")
-    parser.add_argument("--episodes", type=int, default=400, help="of training")
-    parser.add_argument("--start-episodes", type=int, default=4000, help="without guidance, before the arms of gnn")
+    parser.add_argument("--episodes", type=int, default=400, help="training episodes")
+    parser.add_argument("--start-episodes", type=int, default=4000, help="unguided episodes before the arms of gnn")
     parser.add_argument("--train-shot", type=int, default=5)
     parser.add_argument("--test-episodes", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heads", default=",".join(HEADS))
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; picks the episodes")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; sets the episodes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/explanation_guided"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/explanation_guided.md"))

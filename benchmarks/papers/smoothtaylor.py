@@ -1,12 +1,12 @@
-"""The comparison of Goh et al. (ICPR 2020, tables I and II), on whatever networks and images are at hand.
+"""The comparison of Goh et al. (ICPR 2020, tables I and II), on any networks and images.
 
     python benchmarks/papers/smoothtaylor.py --budget 60
     python benchmarks/papers/smoothtaylor.py --model densenet121 --data imagenet:root=DIR --limit 1000 --draws 50
     torchrun --nproc-per-node 8 benchmarks/papers/smoothtaylor.py --model resnet152 --data imagenet --limit 1000
 
-Every network sees the images one after the other, each with every row of the table, until the budget is spent; what is
-done is kept, and the same command goes on from there. `--page FILE` is written anew from all that there is. Without a
-model it takes the ImageNet weights below STOCHX_SHARED (default ../shared/data), without data the photos there.
+Every network gets the images one by one, each with all rows of the table, until the budget is spent. Finished work is
+kept: the same command continues from there, and `--page FILE` is rewritten from all results. Without a model it uses
+the ImageNet weights below STOCHX_SHARED (default ../shared/data), without data the photos there.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ PAIRS = [
 
 
 def metric_texts(draws: int) -> dict[str, str]:
-    """What is measured, by the name it has on the page."""
+    """The metrics, by their names on the page."""
     aupc = "aupc" if draws == 50 else f"aupc:draws={draws}"
     return {
         "AUPC": aupc,
@@ -106,7 +106,7 @@ def metric_texts(draws: int) -> dict[str, str]:
 
 
 def rows_for(model: Classifier, args: argparse.Namespace, folder: Path, seconds: float) -> list[str]:
-    """The rows that this time allows for `ENOUGH` images: those of the run that goes on, else by a probe."""
+    """The rows that this time allows for `ENOUGH` images: those of a resumed run, otherwise found by a probe."""
     if (folder / "config.toml").exists():
         return list(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"])
     x = torch.rand(16, 3, model.input_size, model.input_size, device=model.mean.device)
@@ -119,14 +119,14 @@ def rows_for(model: Classifier, args: argparse.Namespace, folder: Path, seconds:
     adaptive = ADAPTIVE_GRADIENTS * cost["gradients"] + 10 * 30 * args.draws * cost["forwards"]
     others = OTHER_GRADIENTS * cost["gradients"] + len(PUBLISHED) * (30 * args.draws + 4 * 51) * cost["forwards"]
     affordable = ENOUGH * (adaptive + others) < seconds
-    print(f"{model.arch}: about {others:.0f} s an image, {adaptive:.0f} s more with adaptive noising", flush=True)
+    print(f"{model.arch}: about {others:.0f} s per image, {adaptive:.0f} s more with adaptive noising", flush=True)
     return [text for text in PUBLISHED if affordable or "adaptive" not in text]
 
 
 def run_network(
     name: str, args: argparse.Namespace, folder: Path, deadline: float, world: World
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score images until the deadline; all records of this network so far, and what was run."""
+    """Score images until the deadline; return all records of this network so far, and the settings."""
     texts = metric_texts(args.draws)
     metrics = {text: METRICS.make(text) for text in texts.values()}
     runtime = select_runtime(args.device)
@@ -176,7 +176,7 @@ def run_network(
 
 
 def table_of(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metric: str) -> dict[str, list[float]]:
-    """Each method's values over the images that are defined for all."""
+    """The values of each method over the images for which all are defined."""
     rows: dict[int, dict[str, float | None]] = {}
     for record in records:
         rows.setdefault(record["index"], {})[record["method"]] = record["scores"][metric]["value"]
@@ -194,15 +194,15 @@ def cell(values: Sequence[float], digits: int) -> str:
 
 
 def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], draws: int) -> list[str]:
-    """One network's tables and what they say."""
+    """The tables of one network."""
     texts, methods = metric_texts(draws), facts["methods"]
     tables = {title: table_of(records, methods, text) for title, text in texts.items()}
     counts = {title: len(table[methods[0]]) for title, table in tables.items()}
     lines = [
         f"## {facts['arch']}",
         "",
-        f"{facts['images']} images, of which AUPC is defined for {counts['AUPC']} (first logit above 0);"
-        f" {facts['device']}, {facts['threads']} thread(s) a rank.",
+        f"{facts['images']} images; AUPC is defined for {counts['AUPC']} of them (first logit above 0)."
+        f" Device {facts['device']}, threads per rank: {facts['threads']}.",
         "",
         "| method | AUPC ↓ | AUTVC ↓ | deletion, mean ↓ | deletion, blur ↓ | least first ↑ | insertion ↑ |"
         " published AUPC / AUTVC: DenseNet-121, ResNet-152 |",
@@ -214,7 +214,7 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         cells = [cell(table[method], digits.get(title, 3)) for title, table in tables.items()]
         lines.append(f"| `{method}`{note} | {' | '.join(cells)} | {PUBLISHED[method]} |")
     adaptive = [m for m in methods if "adaptive" in m]
-    told = "Chosen sigma (normalised units), mean and range over images:"
+    told = "Selected sigma in normalised units, mean and range over images:"
     lines += ["", told if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
     for method in adaptive:
         sigmas = [r["sigma"] for r in records if r["method"] == method and r["sigma"] is not None]
@@ -224,10 +224,10 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
 
 
 def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> list[str]:
-    """Paired differences for AUPC and AUTVC with adjusted p-values, and what these images could have shown."""
+    """Paired differences for AUPC and AUTVC with adjusted p values, and the smallest detectable ones."""
     lines = [
-        "Paired differences, first minus second (negative: the first is better); p of sign-flip tests, adjusted by Holm"
-        " over the column; in brackets the difference that would have been found in four of five such samples.",
+        "Paired differences, first minus second (negative: the first is better); p values of sign-flip tests, adjusted"
+        " by Holm within the column; in brackets the smallest difference detected with 80 % power.",
         "",
         "| first | second | AUPC | p | AUTVC | p |",
         "|---|---|---|---|---|---|",
@@ -249,12 +249,12 @@ def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Se
 
 
 def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]], draws: int) -> list[str]:
-    """Claims of the paper, and what these images say of each, from the numbers alone."""
+    """Claims of the paper, and a verdict on each, from the numbers alone."""
     texts = metric_texts(draws)
     claims = [
         ("SmoothTaylor is smoother than IG (AUTVC)", "AUTVC", NEW, BASE),
         ("SmoothTaylor is more sensitive than IG (AUPC)", "AUPC", NEW, BASE),
-        ("so it is against IG with 20 noise baselines (AUPC)", "AUPC", NEW, "ig:baseline=noise,draws=20"),
+        ("the same, against IG with 20 noise baselines (AUPC)", "AUPC", NEW, "ig:baseline=noise,draws=20"),
         ("adaptive noising for AUPC improves AUPC", "AUPC", "smoothtaylor:noise=adaptive,objective=aupc", NEW),
         ("adaptive noising for AUTVC improves AUTVC", "AUTVC", "smoothtaylor:noise=adaptive,objective=autvc", NEW),
         ("control: a blurred IG is smoother than SmoothTaylor (AUTVC)", "AUTVC", "blurred-ig", NEW),
@@ -273,7 +273,7 @@ def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[st
             gap = [a - b for a, b in zip(table[x], table[y], strict=True)]
             p = paired_p(gap)
             word = "yes" if statistics.mean(gap) < 0 else "no"
-            cells.append(f"{word} ({statistics.mean(gap):+.2f}, p = {p:.2g}{'' if p < 0.05 else ': not sure'})")
+            cells.append(f"{word} ({statistics.mean(gap):+.2f}, p = {p:.2g}{'' if p < 0.05 else ', not significant'})")
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -287,17 +287,17 @@ def write_page(
         "",
         "Written by `benchmarks/papers/smoothtaylor.py`; do not edit. It runs the comparison of Goh et al. (ICPR 2020)"
         f" on {where}. The paper used the first 1,000 validation images of ILSVRC2012, DenseNet-121 and ResNet-152: its"
-        " figures stand beside for direction only. AUPC follows logits, which differ from network to network.",
+        " numbers are shown for orientation only. AUPC is in logits, whose scale differs between networks.",
         "",
-        f"AUPC with {args.draws} patches a region (the paper: 50), 30 regions of 15 px; seed {args.seed}. Mean ± half"
-        " of the 95 % interval over images; every row sees the same patches. Adaptive rows are searched with"
-        " `search=golden` (9 values of an objective with 50 patches) and scored on fresh roots and patches, unlike the"
-        " paper's, which report the least of up to 41 noisy values. AUTVC rewards blur and says nothing alone: read it"
-        " beside the control rows.",
+        f"AUPC with {args.draws} patches per region (50 in the paper), 30 regions of 15 px; seed {args.seed}. Mean ±"
+        " half-width of the 95 % interval over images; all rows use the same patches. Adaptive rows are searched with"
+        " `search=golden` (9 evaluations of an objective with 50 patches) and scored on fresh roots and patches; the"
+        " paper reports the minimum of up to 41 noisy values. AUTVC rewards blur and means little alone: compare with"
+        " the control rows.",
         "",
-        "## What agrees",
+        "## Agreement with the paper",
         "",
-        "p without correction here; the corrected ones stand in each network's table.",
+        "The p values here are uncorrected; the table of each network has corrected ones.",
         "",
         *verdicts(results, args.draws),
     ]
@@ -317,10 +317,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="a network, as for `stochx score --model`; repeatable")
     parser.add_argument("--data", default=str(SHARED / "imagenet_samples"))
-    parser.add_argument("--limit", type=int, default=None, help="images at most")
-    parser.add_argument("--spread", type=int, default=0, help="take so many images evenly spaced instead of the first")
+    parser.add_argument("--limit", type=int, default=None, help="maximum number of images")
+    parser.add_argument("--spread", type=int, default=0, help="use N evenly spaced images instead of the first ones")
     parser.add_argument("--budget", type=float, default=math.inf, help="minutes, shared by the networks")
-    parser.add_argument("--draws", type=int, default=None, help="patches a region; default 10 with a budget, else 50")
+    parser.add_argument("--draws", type=int, default=None, help="patches per region; default 10 with a budget, else 50")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/smoothtaylor"))
