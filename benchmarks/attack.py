@@ -1,15 +1,15 @@
-"""Ours against torchattacks and foolbox: PGD-20 and EOT on CIFAR networks, the same images, starts and settings.
+"""Compare the speed of PGD-20 and EOT with torchattacks and foolbox, on the same images, starts and settings.
 
     python benchmarks/attack.py --batches 128 --repeats 3
     python benchmarks/attack.py --parts pgd --threads 2
 
-Weights and images are read below STOCHX_SHARED. Every measurement is a process of its own, variants alternate, and
-medians are printed; `ratio` is torchattacks' CPU seconds over a variant's, on more than one thread its wall seconds.
-First comes the agreement of the changed images without a random start. Weights are frozen for all, which spares
-foolbox their gradients. Variants of ours: images leave when they are wrong, or stay to the end (`-all`); gradients
-in fp32 or bf16, verdicts always in fp32. `left` is how many images stay right by one full-precision verdict for all.
-`passes` counts gradients for each image, and `% peak` is their convolutions and products over this machine's best
-fp32 convolution.
+Weights and images are read below STOCHX_SHARED. Every measurement runs in its own process, variants alternate, and
+medians are printed. `ratio` is torchattacks' CPU seconds over a variant's, or wall seconds on several threads. The
+agreement of the adversarial images without a random start comes first. Weights are frozen for all, so that foolbox
+computes no gradients for them. In the variants of stochx, misclassified images leave the batch, or stay to the end
+(`-all`); gradients are fp32 or bf16, verdicts always fp32. `left` counts the images that stay correct by the same fp32
+verdict. `passes` are gradients per image, and `% peak` is the throughput of their convolutions and products relative to
+the machine's fastest fp32 convolution.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Settings:
 
 
 class Noisy(nn.Module):
-    """A network with noise of its own for every image."""
+    """A network with independent noise for every image."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Noisy(nn.Module):
 
 
 def load(name: str, count: int, noisy: bool) -> tuple[Classifier, Tensor, Tensor]:
-    """The network, and so many images that it gets right or wrong as they come."""
+    """Load a network and the first `count` test images with their labels."""
     model = load_model(str(SHARED / "weights_cifar10" / f"{name}.safetensors"), arch=NETWORKS[name])
     data = load_data(f"cifar10:root={SHARED / 'cifar10'}")
     assert data.pixels is not None and data.labels is not None
@@ -105,7 +105,7 @@ def ours(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settin
 
 
 def theirs(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
-    start = Ball(EPS).sample(x, range(len(x)), 0)  # the one of ours
+    start = Ball(EPS).sample(x, range(len(x)), 0)  # as stochx draws it
     options: dict[str, Any] = {"steps": settings.steps, "random_start": settings.random_start}
     if variant == "foolbox":
         import foolbox
@@ -118,10 +118,9 @@ def theirs(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Sett
         return attack(foolbox.PyTorchModel(model, (0, 1)), x, y, epsilons=EPS)[1], settings.passes
     import torchattacks
 
-    one = settings.draws == 1
     attack = (
         torchattacks.PGD(model, EPS, STEP, **options)
-        if one
+        if settings.draws == 1
         else torchattacks.EOTPGD(model, EPS, STEP, eot_iter=settings.draws, **options)
     )
     with mock.patch.object(Tensor, "uniform_", lambda *_: start - x):  # its start is a uniform draw that is added
@@ -129,23 +128,23 @@ def theirs(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Sett
 
 
 def run(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
-    """The changed images, and how many gradients each has taken."""
+    """Attack; return the adversarial images and the mean gradients per image."""
     work = ours if variant.startswith("stochx") else theirs
     adv, passes = work(variant, model, x, y, settings)
     return adv.detach(), passes
 
 
 def measure(part: str, variant: str, name: str, count: int, steps: int) -> dict[str, float]:
-    """In this process: CPU and wall seconds, gradients an image, and how many images stay right."""
+    """Measure in this process: CPU and wall seconds, gradients per image, and images that stay correct."""
     model, x, y = load(name, count, part == "eot")
     settings = Settings(steps, DRAWS if part == "eot" else 1)
     run(variant, model, x, y, replace(settings, steps=1))
     wall, cpu = time.perf_counter(), time.process_time()
     adv, passes = run(variant, model, x, y, settings)
-    found = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "passes": passes}
+    results = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "passes": passes}
     torch.manual_seed(0)
     with torch.inference_mode():
-        return {**found, "left": float((model(adv).argmax(1) == y).sum())}
+        return {**results, "left": float((model(adv).argmax(1) == y).sum())}
 
 
 def agreement(name: str, steps: int) -> None:
@@ -164,31 +163,31 @@ def agreement(name: str, steps: int) -> None:
 def medians(part: str, name: str, count: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS[part]}
     for _ in range(args.repeats):
-        for variant, found in runs.items():
-            one = json.dumps([part, variant, name, count, args.steps])
-            command = [sys.executable, __file__, "--threads", str(args.threads), "--one", one]
+        for variant, results in runs.items():
+            job = json.dumps([part, variant, name, count, args.steps])
+            command = [sys.executable, __file__, "--threads", str(args.threads), "--job", job]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    return {v: {k: statistics.median(r[k] for r in found) for k in found[0]} for v, found in runs.items()}
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+    return {v: {k: statistics.median(r[k] for r in results) for k in results[0]} for v, results in runs.items()}
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="all for pgd, resnet20 for eot")
-    parser.add_argument("--batches", nargs="+", type=int, default=[128, 512])
-    parser.add_argument("--eot-batches", nargs="+", type=int, default=[4, 32, 128])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="default all for pgd, resnet20 for eot")
+    parser.add_argument("--batches", nargs="+", type=int, default=[128, 512], help="images per batch")
+    parser.add_argument("--eot-batches", nargs="+", type=int, default=[4, 32, 128], help="images per batch of eot")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the attack")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements per variant")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.one:
-        print(json.dumps(measure(*json.loads(args.one))))
+    if args.job:
+        print(json.dumps(measure(*json.loads(args.job))))
         return
     if not SHARED.exists():
         parser.error("the weights and images are missing: set STOCHX_SHARED")
@@ -206,11 +205,11 @@ def main() -> None:
         for name in args.networks or (NETWORKS if part == "pgd" else ["resnet20"]):
             flops = explain.gflops(load(name, 1, False)[0], 32)
             for count in args.batches if part == "pgd" else args.eot_batches:
-                found = medians(part, name, count, args)
-                for variant, m in found.items():
+                results = medians(part, name, count, args)
+                for variant, m in results.items():
                     print(
                         f"{part:4} {name:16} {count:4} {variant:16} {m['cpu']:7.2f} {m['wall']:7.2f}"
-                        f" {count / m[clock]:9.1f} {m['passes']:7.1f} {found['torchattacks'][clock] / m[clock]:6.2f}"
+                        f" {count / m[clock]:9.1f} {m['passes']:7.1f} {results['torchattacks'][clock] / m[clock]:6.2f}"
                         f" {target(part, variant, count):>7} {100 * flops * count * m['passes'] / m['cpu'] / top:7.0f}"
                         f" {m['left']:5.0f}",
                         flush=True,

@@ -1,13 +1,12 @@
-"""Convolutions of `stochx.engine.fewshot.convolution` against torch's: CPU seconds on one thread, and errors.
+"""Compare convolutions of `stochx.engine.fewshot.convolution` with torch's: CPU seconds on one thread, and errors.
 
     python benchmarks/convolution.py --repeats 5
     python benchmarks/convolution.py --channels 256 512 --sides 3 7 --images 400
 
-3x3 convolutions of as many input as output channels: `taken` is what `convolve` decides for itself; `forward` and
-`both`, with the gradients of maps and weights, are torch's seconds over those of minimal filtering, taken or not;
-`error` and `torch` are the largest errors of both over the largest output, in float64. Then products of many rows:
-`both` is the same of `linear`, which are single pixels' convolutions, and torch's `linear`.
-Medians; variants alternate.
+The first table has 3x3 convolutions with equal numbers of input and output channels. `taken` is whether `convolve`
+chooses minimal filtering. `forward`, and `both` with the gradients of maps and weights, are torch's seconds over those
+of minimal filtering, whether chosen or not. `error` and `torch` are the largest errors of both relative to the largest
+output in float64. The second table compares `linear` on many rows with torch's. Medians; variants alternate.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ ROWS = [(7200, 192, 192), (7200, 229, 192), (7200, 192, 96), (28000, 512, 192)]
 
 
 def ratio(theirs: Callable[[], object], ours: Callable[[], object], repeats: int) -> float:
-    found = timed({"theirs": theirs, "ours": ours}, repeats)
-    return statistics.median(a / b for a, b in zip(found["theirs"], found["ours"], strict=True))
+    seconds = timed({"theirs": theirs, "ours": ours}, repeats)
+    return statistics.median(a / b for a, b in zip(seconds["theirs"], seconds["ours"], strict=True))
 
 
 def both(operation: Callable[..., Tensor], *leaves: Tensor) -> Callable[[], object]:
@@ -76,8 +75,8 @@ def main() -> None:
     for rows, inputs, outputs in ROWS:
         x = torch.randn(rows, inputs, generator=source, requires_grad=True)
         weight = torch.randn(outputs, inputs, generator=source, requires_grad=True)
-        found = ratio(both(F.linear, x, weight), both(convolution.linear, x, weight), args.repeats)
-        print(f"{rows}\t{inputs}\t{outputs}\t{found:.2f}", flush=True)
+        speedup = ratio(both(F.linear, x, weight), both(convolution.linear, x, weight), args.repeats)
+        print(f"{rows}\t{inputs}\t{outputs}\t{speedup:.2f}", flush=True)
 
 
 if __name__ == "__main__":

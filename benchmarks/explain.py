@@ -1,12 +1,12 @@
-"""Ours against Captum and the SmoothTaylor authors' loop: the same images, weights, settings and draws of work.
+"""Compare attributions with Captum and the SmoothTaylor authors' loop, on the same images, weights and settings.
 
     python benchmarks/explain.py --networks resnet18 --batches 4 --repeats 3
 
-Every measurement is a process of its own (so that its peak memory is its own), variants alternate, and medians are
-printed: CPU seconds, wall seconds, images/s, the ratio of CPU seconds to the peer, peak memory, and the share of the
-machine's measured 3x3-convolution peak that the useful work of the method amounts to. A variant that needs more than
---memory GiB is stopped and said to be out of memory. Maps are compared first, in float64 on small images. Random
-weights with calibrated batch norms, except SqueezeNet's where the real ones are found below STOCHX_SHARED.
+Every measurement runs in its own process, which has its own peak memory; variants alternate, and medians are printed:
+CPU seconds, wall seconds, images/s, a peer's CPU seconds over those of stochx, peak memory, and the throughput of the
+method's useful work relative to the machine's fastest 3x3 convolution. A variant that needs more than --memory GiB is
+stopped and reported as out of memory. Maps are compared first, on small images. Weights are random with calibrated
+batch norms, or real where STOCHX_SHARED has them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIGMA = {"smoothgrad": 0.15, "smoothtaylor": 0.5}
 
 
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The network, its weights from `prepare`'s file."""
+    """Load a network with the weights that `prepare` wrote."""
     net = models.get_model(name, weights=None)
     net.load_state_dict(torch.load(weights_file(name), weights_only=True))
     return net.to(dtype).eval().requires_grad_(False)
@@ -45,7 +45,7 @@ def weights_file(name: str) -> Path:
 
 
 def prepare(name: str) -> None:
-    """Weights for all processes: the real ones, or random ones whose batch norms have seen 16 images."""
+    """Write weights for all processes: real ones, or random ones whose batch norms have seen 16 images."""
     torch.manual_seed(0)
     real = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "weights_imagenet" / f"{name}.safetensors"
     if real.exists():
@@ -63,13 +63,13 @@ def prepare(name: str) -> None:
 
 
 def images(count: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Smooth random images in normalised units."""
+    """Return smooth random images in normalised units."""
     rough = torch.randn(count, 3, side // 8, side // 8, generator=torch.Generator().manual_seed(1))
     return nn.functional.interpolate(rough, (side, side), mode="bicubic").to(dtype)
 
 
 def authors_smoothtaylor(net: nn.Module, x: Tensor, y: Tensor, roots: int, sigma: float, draws: object) -> Tensor:
-    """The formula as the authors run it: image by image, root by root, `backward` on the whole network."""
+    """Compute SmoothTaylor as the authors do: image by image, root by root, `backward` on the whole network."""
     out = torch.zeros_like(x)
     for n in range(len(x)):
         for i in range(roots):
@@ -81,7 +81,7 @@ def authors_smoothtaylor(net: nn.Module, x: Tensor, y: Tensor, roots: int, sigma
 
 
 def literal_ig(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The midpoint sum node by node; Captum's nodes are float32 also for float64 models, which flips ReLUs."""
+    """Sum over the midpoints one by one; Captum's nodes are float32 for float64 models too, which flips ReLUs."""
     total = torch.zeros_like(x)
     for k in range(STEPS):
         z = (x * ((k + 0.5) / STEPS)).requires_grad_()
@@ -97,7 +97,7 @@ def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tens
         return literal_ig(net, x, y)
     internal = None if variant == "captum" else 8 if variant == "captum-best" else None
     if variant.startswith("stochx"):
-        made = {
+        attribution = {
             "ig": IntegratedGradients(steps=STEPS),
             "smoothgrad": SmoothGrad(samples=SAMPLES, sigma=SIGMA["smoothgrad"], unit="normalised"),
             "smoothtaylor": SmoothTaylor(roots=ROOTS, sigma=SIGMA["smoothtaylor"]),
@@ -106,9 +106,9 @@ def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tens
             from stochx.engine.device import select_runtime
 
             with select_runtime("cpu", "bf16").scope():
-                return made(net, x, y).map
-        return made(net, x, y).map
-    import captum.attr as captum  # late: its imports count in the memory of its own variants only
+                return attribution(net, x, y).map
+        return attribution(net, x, y).map
+    import captum.attr as captum  # imported late, so that only its own variants pay its memory
 
     if method == "ig":
         batch = None if internal is None else internal
@@ -138,12 +138,12 @@ PEERS = {
 
 
 def measure(variant: str, method: str, name: str, count: int, memory: float) -> dict[str, float]:
-    """In this process: CPU and wall seconds, peak memory in MiB."""
+    """Measure in this process: CPU and wall seconds, peak memory in MiB."""
     limit = int(memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     net, x = network(name), images(count, 224)
     with torch.inference_mode():
-        y = torch.cat([net(one) for one in x.split(1)]).argmax(1)
+        y = torch.cat([net(image) for image in x.split(1)]).argmax(1)
     wall, cpu = time.perf_counter(), time.process_time()
     run(variant, method, net, x, y)
     return {
@@ -154,7 +154,7 @@ def measure(variant: str, method: str, name: str, count: int, memory: float) -> 
 
 
 def peak_memory() -> float:
-    """MiB that this process held at most; `ru_maxrss` would count the parent's from before `exec` too."""
+    """Return the peak memory of this process in MiB; `ru_maxrss` would include the parent's before `exec`."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -163,7 +163,7 @@ def peak_memory() -> float:
 
 
 def peak_gflops() -> float:
-    """The best 3x3 convolution of this machine, in GFLOP for each CPU second."""
+    """Measure the fastest 3x3 convolution of this machine, in GFLOP per CPU second."""
     x, conv = (
         torch.randn(8, 128, 56, 56).contiguous(memory_format=torch.channels_last),
         nn.Conv2d(128, 128, 3, padding=1),
@@ -180,7 +180,7 @@ def peak_gflops() -> float:
 
 
 def gflops(net: nn.Module, side: int = 224) -> float:
-    """Forward and input gradient of one image: twice the forward's multiply-adds of convolutions and linears."""
+    """Count GFLOP of an image's forward pass and input gradient: twice the forward's convolutions and products."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -189,7 +189,7 @@ def gflops(net: nn.Module, side: int = 224) -> float:
 
 
 def agreement(name: str) -> None:
-    """Relative L2 distance of our maps to the peers', at 96 px; SmoothGrad draws other noise there."""
+    """Print the relative L2 distance of maps to the peers' at 96 px; SmoothGrad draws other noise there."""
     for dtype in (torch.float64, torch.float32):
         net, x = network(name, dtype), images(2, 96, dtype)
         y = net(x).argmax(1)
@@ -210,14 +210,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["resnet18", "densenet121", "squeezenet1_1"])
     parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", type=float, default=16.0, help="GiB that a variant may take")
-    parser.add_argument("--no-agreement", action="store_true")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], help="images per batch")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements per variant")
+    parser.add_argument("--memory", type=float, default=16.0, help="memory limit of a variant in GiB")
+    parser.add_argument("--no-agreement", action="store_true", help="skip the comparison of maps")
+    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        variant, method, name, count = args.one
+    if args.job:
+        variant, method, name, count = args.job
         print(json.dumps(measure(variant, method, name, int(count), args.memory)))
         return
     top = peak_gflops()
@@ -236,7 +236,7 @@ def main() -> None:
                 runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in PEERS[method]}
                 for _ in range(args.repeats):
                     for variant in runs:
-                        command = [sys.executable, __file__, "--one", variant, method, name, str(count)]
+                        command = [sys.executable, __file__, "--job", variant, method, name, str(count)]
                         done = subprocess.run(
                             [*command, "--memory", str(args.memory)], capture_output=True, text=True, check=False
                         )

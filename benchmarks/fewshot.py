@@ -1,25 +1,26 @@
-"""Few-shot steps and tests: a guided step of heads, one from the images on, and 2,000 episodes from kept features.
+"""Measure few-shot learning: guided steps of heads, whole training steps, and 2,000 test episodes.
 
     python benchmarks/fewshot.py --repeats 3
     python benchmarks/fewshot.py --parts head --heads gnn cross-attention:base=64 --way 5 --shot 1
     python benchmarks/fewshot.py --parts step --size 112
     python benchmarks/fewshot.py --parts test
 
-`head`: ours against a literal rewrite of the reference's order of work. One episode of random features 512x7x7, 5-way
-5-shot with 16 queries a class; forward, relevance, the pass of the weighted features, and the gradients of features and
-weights. The literal rewrite (`tests/fewshot_literal.py`) has no hooks, deep copies or collections of garbage, but else
-does what the reference does: it builds all pairs, passes them anew for their relevance, computes both signs of the
-convolution rule and tables of all positions by all. `hooked` is the ratio with the ordinary gradients of convolutions
-too, which the reference's backward hooks receive and discard.
-Variants alternate; medians of CPU seconds on one thread are printed. `ratio` is the literal's over ours, `low` and
-`high` its extremes, `guided/plain` ours over our plain step, `% peak` our convolutions and products over this machine's
-best fp32 convolution (its fp32 products of matrices may be far slower); `loss` and `gradient` are how far both are
-apart, relative to their size. Rows of bf16 compare with the literal rewrite in fp32.
-`step`: a whole training step of ResNet-10, images to gradients, guided and plain, in fp32 and in bf16. `test`: nearest
-class means of random images of 64 classes through conv4, episode by episode as easyfsl's evaluation does (its
-`evaluate_on_one_task`, every image through the network each time), and ours, on the same episodes; then the part that
-comes after the features, which are kept: easyfsl's `evaluate` of its `FeaturesDataset`, its bare loop over tensors, and
-ours, which draws episodes too.
+`head` compares a guided step with a literal rewrite of the reference, on an episode of random features 512x7x7, 5-way
+5-shot with 16 queries per class: forward pass, relevance, the pass of the weighted features, and the gradients of
+features and weights. The rewrite (`tests/fewshot_literal.py`) has no hooks, deep copies or garbage collection, but
+otherwise works as the reference does: it builds all pairs, passes them again for their relevance, and computes both
+signs of the convolution rule and tables of all pairs of positions. `hooked` is the ratio with the ordinary gradients of
+convolutions too, which the reference's backward hooks receive and discard. Variants alternate; medians of CPU seconds
+on one thread are printed. `ratio` is the rewrite's seconds over those of stochx, `low` and `high` its extremes,
+`guided/plain` a guided step over a plain step, and `% peak` the throughput of convolutions and products relative to the
+machine's fastest fp32 convolution. `loss` and `gradient` are relative differences, in rows of bf16 to the fp32 rewrite.
+
+`step` times a training step of ResNet-10 from images to gradients, guided and plain, in fp32 and bf16.
+
+`test` classifies by nearest class means of random images of 64 classes through conv4, first as easyfsl does (every
+image passes the network in every episode), then as stochx does, on the same episodes; and then only the part after the
+cached features: easyfsl's `evaluate` with its `FeaturesDataset`, its bare loop over tensors, and stochx, which draws
+the episodes too.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ Step = Callable[[], tuple[Tensor, list[Tensor | None]]]
 
 
 def episode(way: int, shot: int, queries: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Support, query and classes of one episode; features are as sparse as after a ReLU."""
+    """Return support, query and classes of an episode, with features as sparse as after a ReLU."""
     source = generator(SEED, "features")
     support = torch.randn(1, way, shot, *SHAPE, generator=source).relu()
     query = torch.randn(1, way * queries, *SHAPE, generator=source).relu()
@@ -90,16 +91,16 @@ def steps(name: str, head: FewShotHead, support: Tensor, query: Tensor, y: Tenso
     return {"literal": literal(kind), **own, **hooked}
 
 
-def apart(one: list[Tensor | None], other: list[Tensor | None]) -> float:
-    """The length of the difference of all gradients over that of the gradients."""
-    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+def difference(grads: list[Tensor | None], other: list[Tensor | None]) -> float:
+    """Return the L2 norm of the difference of gradients, relative to that of `other`."""
+    pairs = [(a, b) for a, b in zip(grads, other, strict=True) if a is not None and b is not None]
     return (
         sum((a - b).square().sum().item() for a, b in pairs) / sum(b.square().sum().item() for _, b in pairs)
     ) ** 0.5
 
 
 def timed(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each variant, which alternate, after a first round that warms up."""
+    """Measure the CPU seconds of each variant; variants alternate, after a first round that warms up."""
     seconds: dict[str, list[float]] = {variant: [] for variant in work}
     for repeat in range(repeats + 1):
         for variant, step in work.items():
@@ -111,7 +112,7 @@ def timed(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list
 
 
 def whole_steps(args: argparse.Namespace) -> None:
-    """A guided and a plain training step from the images on."""
+    """Time a guided and a plain training step, from images to gradients."""
     task = Task(args.way, args.shot, args.queries)
     count = task.way * (task.shot + task.queries)
     x, y = torch.rand(1, count, 3, args.size, args.size), answers(task, 1)
@@ -122,23 +123,23 @@ def whole_steps(args: argparse.Namespace) -> None:
         model.train().to(memory_format=torch.channels_last)
         work = {}
         for variant, guide in (("guided", "lrp"), ("plain", "none")):
-            lowered = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
-            work[variant] = partial(_descend, model, lowered, TrainingBatch(x, y, torch.tensor([0]), 0, 0))
+            loss_of = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
+            work[variant] = partial(_descend, model, loss_of, TrainingBatch(x, y, torch.tensor([0]), 0, 0))
         for precision in ("fp32", "bf16"):
             with select_runtime("cpu", precision).scope():
-                found = timed(work, args.repeats)
-            ratios = [a / b for a, b in zip(found["guided"], found["plain"], strict=True)]
-            guided, plain = (statistics.median(found[key]) for key in ("guided", "plain"))
+                timings = timed(work, args.repeats)
+            ratios = [a / b for a, b in zip(timings["guided"], timings["plain"], strict=True)]
+            guided, plain = (statistics.median(timings[key]) for key in ("guided", "plain"))
             spread = f"{statistics.median(ratios):.2f}\t{min(ratios):.2f}\t{max(ratios):.2f}"
             print(f"{name}\t{precision}\t{guided:.2f}\t{plain:.2f}\t{spread}", flush=True)
 
 
-def _descend(model: FewShotNetwork, lowered: Objective, batch: TrainingBatch) -> None:
-    lowered(model, batch).loss.backward()
+def _descend(model: FewShotNetwork, loss_of: Objective, batch: TrainingBatch) -> None:
+    loss_of(model, batch).loss.backward()
 
 
 def test_episodes(args: argparse.Namespace) -> None:
-    """Test episodes, from images and from kept features: easyfsl's evaluation and ours."""
+    """Time test episodes from images and from cached features, with easyfsl and with stochx."""
     from easyfsl.datasets import FeaturesDataset
     from easyfsl.methods import PrototypicalNetworks
     from easyfsl.samplers import TaskSampler
@@ -152,12 +153,12 @@ def test_episodes(args: argparse.Namespace) -> None:
     model = make_fewshot("conv4", "prototypical", 5, None, SEED, {})
     drawn = draw(source.pool, task, args.episodes, SEED, "test", "noise")
     asked, given = answers(task, 1)[0], torch.arange(5).repeat_interleave(5)
-    maps = cached_features(model, pixels, torch.arange(len(pixels)))  # of this head the mean of each map
+    maps = cached_features(model, pixels, torch.arange(len(pixels)))  # this head keeps the mean of each map
     means = maps.flatten(1)
     data = FeaturesDataset(labels.tolist(), means, [str(k) for k in range(64)])
     queries = drawn.query[:, asked.argsort(stable=True)].unflatten(1, (task.way, task.queries))
     batches = torch.cat([drawn.support, queries], 2).flatten(1).tolist()
-    sampler = TaskSampler.__new__(TaskSampler)  # its `__init__` fails with this torch; what it draws is not used
+    sampler = TaskSampler.__new__(TaskSampler)  # its `__init__` fails with this torch, and its draws are not used
     sampler.n_way, sampler.n_shot, sampler.n_query = task.way, task.shot, task.queries
 
     def vectors(x: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ def test_episodes(args: argparse.Namespace) -> None:
         loader = DataLoader(data, batch_sampler=batches, collate_fn=sampler.episodic_collate_fn)
         return evaluate(PrototypicalNetworks(torch.nn.Identity()), loader, device="cpu", use_tqdm=False)
 
-    def ours_of_kept() -> float:
+    def ours_from_features() -> float:
         again = draw(source.pool, task, args.episodes, SEED, "test", "noise")
         images = torch.cat([again.support.flatten(1), again.query], 1)
         return float(compared(model, maps, images, task, False).mean())
@@ -190,19 +191,19 @@ def test_episodes(args: argparse.Namespace) -> None:
         "images, ours": lambda: float(accuracies(model, source, [task], args.episodes, SEED)[0].mean()),
         "features, easyfsl": evaluated,
         "features, bare loop": lambda: loop(torch.nn.Identity(), means, args.episodes),
-        "features, ours": ours_of_kept,
+        "features, ours": ours_from_features,
     }
-    found, said = timed(work, args.repeats), {key: step() for key, step in work.items()}
+    timings, accuracy = timed(work, args.repeats), {key: step() for key, step in work.items()}
     same = float(accuracies(model, source, [task], few, SEED)[0].mean())
-    found["images, easyfsl"] = [seconds * args.episodes / few for seconds in found["images, easyfsl"]]
+    timings["images, easyfsl"] = [seconds * args.episodes / few for seconds in timings["images, easyfsl"]]
     print(f"{args.episodes} episodes\tCPU s\ttimes ours\tlow\thigh\taccuracy")
-    print(f"(`images, easyfsl`: {few} episodes, on which ours finds {same:.6f}; seconds times {args.episodes // few})")
-    for key, seconds in found.items():
-        ours = found[f"{key.split(',')[0]}, ours"]
+    print(f"(`images, easyfsl`: {few} episodes, on which ours gives {same:.6f}; seconds times {args.episodes // few})")
+    for key, seconds in timings.items():
+        ours = timings[f"{key.split(',')[0]}, ours"]
         ratios = [a / b for a, b in zip(seconds, ours, strict=True)]
         middle = statistics.median(seconds)
         print(
-            f"{key}\t{middle:.2f}\t{statistics.median(ratios):.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{said[key]:.6f}",
+            f"{key}\t{middle:.2f}\t{statistics.median(ratios):.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{accuracy[key]:.6f}",
             flush=True,
         )
 
@@ -215,8 +216,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=["head", "step", "test"], choices=["head", "step", "test"])
-    parser.add_argument("--size", type=int, default=224, help="side of the images of `step`")
-    parser.add_argument("--episodes", type=int, default=2000, help="of `test`")
+    parser.add_argument("--size", type=int, default=224, help="side of the images of `step` in pixels")
+    parser.add_argument("--episodes", type=int, default=2000, help="episodes of `test`")
     args = parser.parse_args()
     torch.set_num_threads(1)
     retain_freed_memory()
@@ -226,7 +227,7 @@ def main() -> None:
 
 
 def head_steps(args: argparse.Namespace) -> None:
-    """A guided step of each head against its literal rewrite."""
+    """Time a guided step of each head and of its literal rewrite."""
     peak = explain.peak_gflops()
     columns = "literal s\tguided s\tplain s\tratio\tlow\thigh\thooked\tguided/plain\t% peak\tloss\tgradient"
     print(f"head\tprecision\t{columns}")
@@ -235,22 +236,23 @@ def head_steps(args: argparse.Namespace) -> None:
             head = HEADS.make(name)(SHAPE, args.way)
         given = episode(args.way, args.shot, args.queries)
         work = steps(name, head, *given)
-        found = {variant: step() for variant, step in work.items()}  # warms up, too
+        results = {variant: step() for variant, step in work.items()}  # warms up, too
         seconds = timed(work, args.repeats)
         with FlopCounterMode(display=False) as counter:  # does not work with `torch.autograd.grad`
             guided_loss(head, GUIDES.make("lrp"), *given)[0].backward()
-        literal, slopes = found["literal"]
+        literal, slopes = results["literal"]
         middle = {variant: statistics.median(values) for variant, values in seconds.items()}
         for precision in ("fp32", "bf16"):
             guided, plain = f"guided {precision}", f"plain {precision}"
             ratios = [a / b for a, b in zip(seconds["literal"], seconds[guided], strict=True)]
             hooked = f"{middle['hooked'] / middle[guided]:.1f}" if "hooked" in middle else "-"
             share = 100 * counter.get_total_flops() / 1e9 / middle[guided] / peak
-            loss = abs(literal - found[guided][0]).item() / literal.item()
+            gradient = difference(results[guided][1], slopes)
+            loss = abs(literal - results[guided][0]).item() / literal.item()
             print(
                 f"{name}\t{precision}\t{middle['literal']:.2f}\t{middle[guided]:.2f}\t{middle[plain]:.2f}\t"
                 f"{statistics.median(ratios):.1f}\t{min(ratios):.1f}\t{max(ratios):.1f}\t{hooked}\t"
-                f"{middle[guided] / middle[plain]:.2f}\t{share:.0f}\t{loss:.1e}\t{apart(found[guided][1], slopes):.1e}",
+                f"{middle[guided] / middle[plain]:.2f}\t{share:.0f}\t{loss:.1e}\t{gradient:.1e}",
                 flush=True,
             )
 

@@ -1,19 +1,19 @@
-"""Ours against the SmoothTaylor authors' loops and Quantus: the same images, weights, maps, settings and draws.
+"""Compare metrics with the SmoothTaylor authors' loops and Quantus, on the same images, maps, settings and draws.
 
     python benchmarks/score.py --parts aupc regions autvc --repeats 3
     python benchmarks/score.py --parts adaptive spread --slow
 
-Every measurement is a process of its own, variants alternate, and medians are printed; `ratio` is the peer's CPU
-seconds over ours. The scores' agreement comes first. The loops are written here from the description of what the
-authors run: image by image, one batch of all draws, the network as it was trained (batch norms apart, no channels
-last), windows and pyramids in numpy. Weights are those of `explain.py`. Photos are read below STOCHX_SHARED; where
-there are none, smooth random images stand for them.
+Every measurement runs in its own process, variants alternate, and medians are printed; `ratio` is a peer's CPU seconds
+over those of stochx. The agreement of the scores comes first. The loops here follow the authors' description: image by
+image, all draws in a batch, the network as it was trained (batch norms not fused, no channels last), windows and
+pyramids in numpy. Weights are those of `explain.py`. Photos are read below STOCHX_SHARED; smooth random images replace
+missing ones.
 
-    aupc      a forward pass and all around it but the authors' search: seconds per 1000 forwards
+    aupc      seconds per 1000 forward passes, without the authors' search for windows
     regions   the search for the 30 most relevant windows of a map
-    autvc     1000 maps in one call, on one thread and on all
+    autvc     1000 maps in a single call, on one thread and on all
     quantus   region perturbation, pixel flipping, sparseness and complexity
-    adaptive  the paper's search for sigma against the golden one: what both reach, in how many evaluations
+    adaptive  the paper's search for sigma and golden-section search: objective and evaluations
     spread    (with --slow, or named) the standard deviation of AUPC over seeds, by the number of draws
 """
 
@@ -60,17 +60,17 @@ Result = dict[str, Any]
 
 def classifier(name: str, dtype: torch.dtype = torch.float32) -> Classifier:
     classes = [str(i) for i in range(1000)]
-    made = Classifier(explain.network(name), classes, PREPARATION, IMAGENET_MEAN, IMAGENET_STD)
-    return made.to(dtype).eval()
+    model = Classifier(explain.network(name), classes, PREPARATION, IMAGENET_MEAN, IMAGENET_STD)
+    return model.to(dtype).eval()
 
 
 def smooth(count: int, side: int = SIDE) -> Tensor:
-    """Smooth random pixels in (0, 1)."""
+    """Return smooth random pixels in (0, 1)."""
     return torch.sigmoid(explain.images(count, side))
 
 
 def photos(count: int) -> Tensor:
-    """Real photos, evenly picked; smooth random images where there are none."""
+    """Read photos at even distances; return smooth random images without photos."""
     folder = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "imagenet_samples"
     files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
     if len(files) < count:
@@ -80,14 +80,14 @@ def photos(count: int) -> Tensor:
 
 
 def random_maps(count: int, channels: int = 3, side: int = SIDE, seed: int = 0) -> Tensor:
-    """Noise that fades towards the border, where the authors' search leaves out a row and a column of windows."""
+    """Return noise that fades towards the border, where the authors' search skips a row and a column of windows."""
     fade = torch.hann_window(side, periodic=False)
     noise = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
     return noise * fade * fade[:, None]
 
 
 def evidence(model: Classifier, x: Tensor, relevance: Tensor) -> Evidence:
-    """The target is the prediction, which also makes the network's twin before a clock starts."""
+    """Return evidence for the prediction, which also fuses the network before the clock starts."""
     return Evidence(relevance.to(x), range(len(x)), x, logits(model, x).argmax(1), model)
 
 
@@ -95,11 +95,11 @@ def evidence(model: Classifier, x: Tensor, relevance: Tensor) -> Evidence:
 
 
 def authors_regions(heat: np.ndarray, side: int, count: int) -> list[tuple[int, int]]:
-    """A mean for each window, all sorted, and the best that touch none before."""
+    """Return the best windows that do not overlap, from the sorted means of all windows."""
     height, width = heat.shape
     windows = [
         (heat[top : top + side, left : left + side].mean(), top, left)
-        for top in range(height - side)  # their last row and column of windows are not looked at
+        for top in range(height - side)  # their last row and column of windows are skipped
         for left in range(width - side)
     ]
     chosen: list[tuple[int, int]] = []
@@ -112,7 +112,7 @@ def authors_regions(heat: np.ndarray, side: int, count: int) -> list[tuple[int, 
 
 
 def authors_aupc(e: Evidence, corners: Sequence[Sequence[tuple[int, int]]], kernel: int, draws: int) -> np.ndarray:
-    """Curves (N, regions + 1) over the first logit, with the draws that ours makes for the same keys."""
+    """Return curves (N, regions + 1) over the first logit, with the draws of stochx for the same keys."""
     assert e.model is not None and e.x is not None and e.target is not None
     curves = []
     for now, target, windows, key in zip(e.x, e.target.tolist(), corners, e.keys, strict=True):
@@ -125,20 +125,20 @@ def authors_aupc(e: Evidence, corners: Sequence[Sequence[tuple[int, int]]], kern
                 copy = now.clone()
                 copy[:, top : top + kernel, left : left + kernel] = patch
                 tried.append(copy)
-            found: list[float] = []
+            results: list[float] = []
             with torch.no_grad():
                 for batch in torch.utils.data.DataLoader(tried, batch_size=draws):
-                    found += e.model(batch)[:, target].tolist()
-            curve.append(float(np.mean(found)))
+                    results += e.model(batch)[:, target].tolist()
+            curve.append(float(np.mean(results)))
             # The middle two of an even number are equally near to the median: rounding chose theirs, the earlier ours.
-            middle = np.argsort(found, kind="stable")[(draws - 1) // 2 : draws // 2 + 1]
+            middle = np.argsort(results, kind="stable")[(draws - 1) // 2 : draws // 2 + 1]
             now = tried[middle.min()]
         curves.append(np.array(curve) / abs(curve[0]))
     return np.stack(curves)
 
 
 def authors_autvc(maps: np.ndarray) -> np.ndarray:
-    """Areas (N,) of channel sums (N, H, W), map by map."""
+    """Return the areas (N,) of channel sums (N, H, W), map by map."""
     from skimage.transform import pyramid_gaussian
 
     areas = []
@@ -158,17 +158,17 @@ def authors_autvc(maps: np.ndarray) -> np.ndarray:
 
 
 def timed(work: Callable[[], object], times: int = 1) -> Result:
-    """CPU and wall seconds of one of so many turns of `work`, and this process's peak memory in MiB."""
+    """Measure the CPU and wall seconds of `work`, a mean over `times` calls, and the peak memory in MiB."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
-        found = work()
+        results = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"cpu": cpu / times, "wall": wall / times, "peak": explain.peak_memory(), "found": found}
+    return {"cpu": cpu / times, "wall": wall / times, "peak": explain.peak_memory(), "results": results}
 
 
-def apart(one: str, settings: Result, threads: int) -> Result:
-    """`MEASURES[one](**settings)` in a process of its own."""
-    command = [sys.executable, __file__, "--one", json.dumps([one, threads, settings])]
+def in_process(part: str, settings: Result, threads: int) -> Result:
+    """Run `MEASURES[part](**settings)` in a process of its own."""
+    command = [sys.executable, __file__, "--job", json.dumps([part, threads, settings])]
     surroundings = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
     if done.returncode:
@@ -177,12 +177,12 @@ def apart(one: str, settings: Result, threads: int) -> Result:
     return result
 
 
-def medians(one: str, variants: Iterable[str], repeats: int, threads: int, **settings: Any) -> dict[str, Result]:
-    """The medians of alternating runs; what is no number is the last run's."""
+def medians(part: str, variants: Iterable[str], repeats: int, threads: int, **settings: Any) -> dict[str, Result]:
+    """Return the medians of alternating runs, with the value of the last run."""
     runs: dict[str, list[Result]] = {variant: [] for variant in variants}
     for _ in range(repeats):
         for variant, results in runs.items():
-            results.append(apart(one, {"variant": variant, **settings}, threads))
+            results.append(in_process(part, {"variant": variant, **settings}, threads))
     return {
         variant: results[-1] | {k: statistics.median(r[k] for r in results) for k in ("cpu", "wall", "peak")}
         for variant, results in runs.items()
@@ -204,7 +204,7 @@ def measure_aupc(variant: str, name: str, images: int, count: int, draws: int) -
 
 
 def ready_aupc(variant: str, e: Evidence, kernel: int, count: int, draws: int) -> Callable[[], np.ndarray]:
-    """The curves as a function. The authors' search is no part of it: for 3 of 30 regions it would count tenfold."""
+    """Return a function that computes the curves; the authors' search, which would dominate, runs before."""
     if variant == "authors":
         corners = [authors_regions(heat, kernel, count) for heat in channel_sum(e.map).numpy()]
         return lambda: authors_aupc(e, corners, kernel, draws)
@@ -233,12 +233,12 @@ def part_aupc(args: argparse.Namespace, top: float) -> None:
         for images in args.images:
             forwards = images * args.regions * args.draws
             settings = {"name": name, "images": images, "count": args.regions, "draws": args.draws}
-            found = medians(
+            results = medians(
                 "aupc", ("authors", "stochx", "stochx-bf16"), args.repeats, torch.get_num_threads(), **settings
             )
-            loop = found["authors"]
-            for variant, m in found.items():
-                difference = np.abs(np.array(m["found"]) - np.array(loop["found"])).mean()
+            loop = results["authors"]
+            for variant, m in results.items():
+                difference = np.abs(np.array(m["results"]) - np.array(loop["results"])).mean()
                 print(
                     f"{name:14} {images:6} {variant:12} {forwards:8} {1000 * m['cpu'] / forwards:10.1f}"
                     f" {1000 * m['wall'] / forwards:10.1f} {images / m['wall']:9.3f} {loop['cpu'] / m['cpu']:6.2f}"
@@ -265,15 +265,15 @@ def part_regions(args: argparse.Namespace, top: float) -> None:
     title(f"The search for {REGIONS} windows of {KERNEL} px in maps of {SIDE} px, one thread (target 100)")
     print(f"{'maps':>5} {'variant':12} {'CPU ms/map':>11} {'wall ms/map':>12} {'ratio':>7} {'the same windows':>17}")
     for images in (1, 16):
-        found = {
+        results = {
             "authors": medians("regions", ["authors"], args.repeats, 1, images=min(images, 4))["authors"],
             "stochx": medians("regions", ["stochx"], args.repeats, 1, images=images)["stochx"],
         }
-        peer = found["authors"]["cpu"] / min(images, 4)
-        pairs = list(zip(*(m["found"] for m in found.values()), strict=False))
+        peer = results["authors"]["cpu"] / min(images, 4)
+        pairs = list(zip(*(m["results"] for m in results.values()), strict=False))
         same = sum(tuple(a) == tuple(b) for theirs, ours in pairs for a, b in zip(theirs, ours, strict=True))
-        for variant, m in found.items():
-            count = len(m["found"])
+        for variant, m in results.items():
+            count = len(m["results"])
             print(
                 f"{count:5} {variant:12} {1000 * m['cpu'] / count:11.3f} {1000 * m['wall'] / count:12.3f}"
                 f" {peer * count / m['cpu']:7.1f} {f'{same} of {len(pairs) * REGIONS}':>17}",
@@ -310,16 +310,16 @@ def part_autvc(args: argparse.Namespace, top: float) -> None:
         runs: dict[str, list[Result]] = defaultdict(list)
         for _ in range(args.repeats):
             for variant, count in (("skimage", args.loop_maps), ("stochx", args.maps)):
-                runs[variant].append(apart("autvc", {"variant": variant, "maps": count}, threads))
+                runs[variant].append(in_process("autvc", {"variant": variant, "maps": count}, threads))
         each = {
-            v: {k: statistics.median(m[k] / len(m["found"]) for m in ms) for k in ("cpu", "wall")}
+            v: {k: statistics.median(m[k] / len(m["results"]) for m in ms) for k in ("cpu", "wall")}
             for v, ms in runs.items()
         }
         for variant, m in each.items():
             ratios = [each["skimage"][k] / m[k] for k in ("cpu", "wall")]
             peak = statistics.median(run["peak"] for run in runs[variant])
             print(
-                f"{threads:7} {variant:12} {len(runs[variant][0]['found']):5} {1000 * m['cpu']:11.3f}"
+                f"{threads:7} {variant:12} {len(runs[variant][0]['results']):5} {1000 * m['cpu']:11.3f}"
                 f" {1000 * m['wall']:12.3f} {1 / m['wall']:8.0f} {ratios[0]:10.2f} {ratios[1]:11.2f} {peak:9.0f}",
                 flush=True,
             )
@@ -336,7 +336,7 @@ QUANTUS = ("region-perturbation", "pixel-flipping", "sparseness", "complexity")
 
 
 def run_quantus(variant: str, metric: str, e: Evidence) -> np.ndarray:
-    """Curves without their first point, or values."""
+    """Return curves without their first point, or values."""
     if variant == "stochx":
         ours: Any = {
             "region-perturbation": RegionPerturbation(side=GRID, regions=GRID_REGIONS, removal="black"),
@@ -349,7 +349,7 @@ def run_quantus(variant: str, metric: str, e: Evidence) -> np.ndarray:
             return np.asarray(score.value)
         curve = score.curve[:, :1] - score.curve if metric == "region-perturbation" else score.curve
         return np.asarray(curve[:, 1:])
-    import quantus  # late: its imports count in the memory of its own variants only
+    import quantus  # imported late, so that only its own variants pay its memory
 
     common: Any = {"disable_warnings": True, "normalise": False, "display_progressbar": False}
     theirs = {
@@ -363,10 +363,10 @@ def run_quantus(variant: str, metric: str, e: Evidence) -> np.ndarray:
     relevance = e.map if metric == "pixel-flipping" else channel_sum(e.map)[:, None]
     x = torch.zeros_like(relevance) if e.x is None else e.x  # a map alone needs pixels of its own size
     target = torch.zeros(len(x)).long() if e.target is None else e.target
-    found = theirs(
+    results = theirs(
         model=e.model, x_batch=x.numpy(), y_batch=target.numpy(), a_batch=relevance.numpy().copy(), softmax=True
     )
-    return np.asarray(found)
+    return np.asarray(results)
 
 
 def quantus_evidence(metric: str, name: str, images: int, maps: int) -> Evidence:
@@ -396,13 +396,13 @@ def part_quantus(args: argparse.Namespace, top: float) -> None:
     rows = [(name, metric) for name in args.networks for metric in QUANTUS[:2]] + [("-", m) for m in QUANTUS[2:]]
     for name, metric in rows:
         settings = {"metric": metric, "name": name, "images": images, "maps": 100}
-        found = medians("quantus", ("quantus", "stochx"), args.repeats, torch.get_num_threads(), **settings)
-        theirs = np.array(found["quantus"]["found"])
-        for variant, m in found.items():
-            difference = np.abs(np.array(m["found"]) - theirs).max()
+        results = medians("quantus", ("quantus", "stochx"), args.repeats, torch.get_num_threads(), **settings)
+        theirs = np.array(results["quantus"]["results"])
+        for variant, m in results.items():
+            difference = np.abs(np.array(m["results"]) - theirs).max()
             print(
                 f"{name:14} {metric:20} {variant:8} {m['cpu']:8.3f} {m['wall']:8.3f} {len(theirs) / m['wall']:9.2f}"
-                f" {found['quantus']['cpu'] / m['cpu']:6.2f} {m['peak']:9.0f} {difference:19.1e}"
+                f" {results['quantus']['cpu'] / m['cpu']:6.2f} {m['peak']:9.0f} {difference:19.1e}"
                 f" {np.abs(theirs).max():16.3g}",
                 flush=True,
             )
@@ -414,7 +414,7 @@ def part_quantus(args: argparse.Namespace, top: float) -> None:
 def measure_adaptive(
     variant: str, name: str, images: int, roots: int, objective: str, count: int, draws: int
 ) -> Result:
-    """Sigma, the least objective on the search's draws, the objective on fresh ones, evaluations: image by image."""
+    """Measure sigma, the objective on the search's draws and on fresh draws, and evaluations, image by image."""
     from stochx.attributions import SmoothTaylor
 
     metric: Any = AUPC(regions=count, draws=draws) if objective == "aupc" else AUTVC()
@@ -426,8 +426,8 @@ def measure_adaptive(
 
     def measure(model: nn.Module, x: Tensor, target: Tensor, relevance: Tensor, keys: Sequence[str | int]) -> Tensor:
         value: Tensor = metric(Evidence(relevance, keys, x, target, model)).value
-        for key, one in zip(keys, value.tolist(), strict=True):
-            seen[str(key)].append(one)
+        for key, score in zip(keys, value.tolist(), strict=True):
+            seen[str(key)].append(score)
         return value
 
     def work() -> Result:
@@ -460,31 +460,31 @@ def part_adaptive(args: argparse.Namespace, top: float) -> None:
             "count": 10,
             "draws": 5,
         }
-        found = medians("adaptive", ("paper", "golden"), 1, torch.get_num_threads(), **settings)
-        least = found["paper"]["found"]["own"]
+        results = medians("adaptive", ("paper", "golden"), 1, torch.get_num_threads(), **settings)
+        least = results["paper"]["results"]["own"]
         print(
             f"{'image':>5} {'search':8} {'sigma':>7} {'own draws':>10} {'fresh draws':>12} {'evaluations':>12}"
             f" {'to be no worse than the paper':>30}"
         )
         for n in range(images):
-            for variant, m in found.items():
-                f = m["found"]
+            for variant, m in results.items():
+                f = m["results"]
                 reached = next((i + 1 for i, value in enumerate(f["way"][n]) if value <= least[n]), "never")
                 print(
                     f"{n:5} {variant:8} {f['sigma'][n]:7.3f} {f['own'][n]:10.4f} {f['fresh'][n]:12.4f}"
                     f" {f['evaluations'][n]:12} {reached:>30}"
                 )
-        total = found["paper"]["found"]["evaluations"]
-        for variant, m in found.items():
-            own, fresh, used = (np.array(m["found"][k]) for k in ("own", "fresh", "evaluations"))
+        total = results["paper"]["results"]["evaluations"]
+        for variant, m in results.items():
+            own, fresh, used = (np.array(m["results"][k]) for k in ("own", "fresh", "evaluations"))
             print(
                 f" mean {variant:8} {'':7} {own.mean():10.4f} {fresh.mean():12.4f} {used.mean():12.1f}"
                 f"  ratio {sum(total) / used.sum():.2f}, CPU {m['cpu']:.1f} s,"
-                f" ratio {found['paper']['cpu'] / m['cpu']:.2f}",
+                f" ratio {results['paper']['cpu'] / m['cpu']:.2f}",
                 flush=True,
             )
         for kind, label in (("own", "own draws"), ("fresh", "fresh draws")):
-            difference = np.array(found["golden"]["found"][kind]) - np.array(found["paper"]["found"][kind])
+            difference = np.array(results["golden"]["results"][kind]) - np.array(results["paper"]["results"][kind])
             error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else float("nan")
             print(f"golden - paper on {label}: {difference.mean():+.4f} ± {error:.4f} (n = {len(difference)})")
 
@@ -493,7 +493,7 @@ def part_adaptive(args: argparse.Namespace, top: float) -> None:
 
 
 def measure_spread(variant: str, name: str, images: int, seeds: int) -> Result:
-    """AUPCs of one image's map under so many keys; `variant` is the number of draws."""
+    """Measure the AUPCs of an image's map under `seeds` keys; `variant` is the number of draws."""
     from stochx.attributions import IntegratedGradients
 
     model = classifier(name)
@@ -502,12 +502,12 @@ def measure_spread(variant: str, name: str, images: int, seeds: int) -> Result:
     relevance = IntegratedGradients(steps=20)(model, e.x, e.target).map
 
     def work() -> list[list[float]]:
-        found = []
+        results = []
         for n in range(images):
             again = [tensor[n : n + 1].expand(seeds, *tensor.shape[1:]) for tensor in (relevance, e.x, e.target)]
             copies = Evidence(again[0], range(seeds), again[1], again[2], model)
-            found.append(AUPC(kernel=KERNEL, regions=REGIONS, draws=int(variant))(copies).value.tolist())
-        return found
+            results.append(AUPC(kernel=KERNEL, regions=REGIONS, draws=int(variant))(copies).value.tolist())
+        return results
 
     return timed(work)
 
@@ -515,24 +515,26 @@ def measure_spread(variant: str, name: str, images: int, seeds: int) -> Result:
 def part_spread(args: argparse.Namespace, top: float) -> None:
     name, images, seeds = args.networks[-1], 2, args.seeds
     title(f"AUPC over {seeds} seeds, {name}, maps of integrated gradients, {REGIONS} regions of {KERNEL} px")
-    found = medians("spread", map(str, args.spread), 1, torch.get_num_threads(), name=name, images=images, seeds=seeds)
+    results = medians(
+        "spread", map(str, args.spread), 1, torch.get_num_threads(), name=name, images=images, seeds=seeds
+    )
     most = str(max(args.spread))
     print(
         f"{'photo':>5} {'draws':>5} {'mean':>8} {'SD':>7} {'its error':>9} {'forwards':>9} {'seeds for the SD of':>20}"
         f" {'forwards then':>14} {'fewer':>6}"
     )
     for n in range(images):
-        spreads = {draws: np.std(m["found"][n], ddof=1) for draws, m in found.items()}
+        spreads = {draws: np.std(m["results"][n], ddof=1) for draws, m in results.items()}
         for draws, spread in spreads.items():
             needed = (spread / spreads[most]) ** 2
             print(
-                f"{n:5} {draws:>5} {np.mean(found[draws]['found'][n]):8.3f} {spread:7.3f}"
+                f"{n:5} {draws:>5} {np.mean(results[draws]['results'][n]):8.3f} {spread:7.3f}"
                 f" {spread / (2 * seeds - 2) ** 0.5:9.3f} {REGIONS * int(draws):9}"
                 f" {f'{most} draws: {needed:.1f}':>20} {needed * REGIONS * int(draws):14.0f}"
                 f" {int(most) / (needed * int(draws)):6.1f}",
                 flush=True,
             )
-    for draws, m in found.items():
+    for draws, m in results.items():
         print(f"{draws:>3} draws: CPU {m['cpu']:.1f} s")
 
 
@@ -557,25 +559,27 @@ MEASURES: dict[str, Callable[..., Result]] = {
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), help="all but spread; all with --slow")
-    parser.add_argument("--slow", action="store_true", help="also spread, and adaptive noising for AUPC")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), help="default all but spread; all with --slow")
+    parser.add_argument("--slow", action="store_true", help="add spread, and adaptive noising for AUPC")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements per variant")
     parser.add_argument("--networks", nargs="+", default=["resnet18", "squeezenet1_1"])
-    parser.add_argument("--images", nargs="+", type=int, default=[1, 4], help="images of aupc; quantus takes the most")
+    parser.add_argument(
+        "--images", nargs="+", type=int, default=[1, 4], help="images of aupc; quantus takes the largest number"
+    )
     parser.add_argument("--regions", type=int, default=3, help="regions of aupc")
     parser.add_argument("--draws", type=int, default=50, help="draws of aupc")
-    parser.add_argument("--maps", type=int, default=1000, help="maps that autvc takes in one call")
+    parser.add_argument("--maps", type=int, default=1000, help="maps that autvc takes in a single call")
     parser.add_argument("--loop-maps", type=int, default=50, help="maps of autvc's loop")
     parser.add_argument("--photos", type=int, default=6, help="photos of adaptive")
     parser.add_argument("--roots", type=int, default=50, help="roots of adaptive")
     parser.add_argument("--spread", nargs="+", type=int, default=[5, 10, 50], help="draws of spread")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of spread")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        one, threads, settings = json.loads(args.one)
+    if args.job:
+        part, threads, settings = json.loads(args.job)
         torch.set_num_threads(threads)
-        print(json.dumps(MEASURES[one](**settings)))
+        print(json.dumps(MEASURES[part](**settings)))
         return
     top = explain.peak_gflops()
     print(

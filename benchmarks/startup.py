@@ -1,4 +1,4 @@
-"""CPU seconds of `stochx --help`, of completions and of `import typer, rich`: alternated, medians, one thread."""
+"""Measure the CPU seconds of `stochx --help` and of completions above `import typer, rich`: medians, alternated."""
 
 from __future__ import annotations
 

@@ -10,11 +10,15 @@ from pathlib import Path
 # cores, twelve times as long as they compute. This must come before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx.catalog import MODELS
+from stochx.engine.network.weights import save
 from stochx.testing.samples import TinyNet, random_images, tiny_network
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +58,22 @@ class Quadratic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
         return (0.5 * (flat @ self.A * flat).sum(1) + flat @ self.b)[:, None]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small network and a few images."""
+    folder = tmp_path_factory.mktemp("cli")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS.make("convnet:width=4")(3).eval()
+    model.classes = ("cat", "dog", "owl")
+    save(folder / "net.safetensors", model)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "odd [name] é.png"):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "bad.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+    return folder
 
 
 @pytest.fixture

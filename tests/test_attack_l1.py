@@ -6,7 +6,7 @@ import pytest
 import torch
 from attacking import UNJUDGED, Binary, fooled, run
 from conftest import random_images, shared
-from test_loading import cifar_test_images
+from support import cifar_test_images
 
 from stochx.attacks import APGD, PGD, Rand
 from stochx.attacks._search import Search, Sparsing, stages

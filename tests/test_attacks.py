@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from conftest import random_images, shared
-from test_loading import cifar_test_images
+from support import cifar_test_images
 
 from stochx.attacks import (
     APGD,

@@ -19,7 +19,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, off, regions, through
 from stochx.errors import InputError, RunError
-from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, figure_of, palette, short_names
+from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, make_figure, palette, short_names
 from stochx.tasks.boundary import (
     BoundaryRecord,
     BoundaryRow,
@@ -329,8 +329,8 @@ def test_legends_stay_inside_the_figure(panels, classes):
     names, pictures = ("one direction", "another"), [(torch.zeros(3, 8, 8), "image")]
     scene = Scene(plane, a, a, 1.0, names, pictures, zeros + 1, zeros, classes, palette([labels]))
     row = BoundaryRow("0", "network", 1.0, 1.0, 1, {}, 1.0, None, None, None, 0, 1, 0.0)
-    figure = figure_of(scene, [Panel("network", row, Predictions(labels, zeros, zeros))] * panels, None)
-    figure.canvas.draw()
+    figure = make_figure(scene, [Panel("network", row, Predictions(labels, zeros, zeros))] * panels, None)
+    figure.draw_without_rendering()
     (legend,) = figure.subfigs[1].legends
     inside, box = figure.subfigs[1].bbox, legend.get_window_extent()
     assert inside.x0 <= box.x0

@@ -2,77 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from conftest import SHARED
 from PIL import Image
+from support import stochx
 
-from stochx.catalog import MODELS
-from stochx.cli import app, main
+from stochx.cli import app
 from stochx.cli.commands import summary
-from stochx.engine.network.weights import save
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def stochx(*args, cwd=".", env=None):
-    """One command in this process, as `main` runs it."""
-    before, handlers = Path.cwd(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    out, err, argv, environ = io.StringIO(), io.StringIO(), sys.argv, dict(os.environ)
-    log = logging.getLogger("stochx")
-    handled, propagates, level = log.handlers, log.propagate, log.level
-    sys.argv = ["stochx", *map(str, args)]
-    os.environ.update(env or {})
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
-            main()
-    finally:
-        os.chdir(before)
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environ)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        log.handlers, log.propagate = handled, propagates
-        log.setLevel(level)
-    return Done(left.value.code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a small network and a few images."""
-    folder = tmp_path_factory.mktemp("cli")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS.make("convnet:width=4")(3).eval()
-    model.classes = ("cat", "dog", "owl")
-    save(folder / "net.safetensors", model)
-    rng = np.random.default_rng(0)
-    for name in ("a.png", "b.jpg", "odd [name] é.png"):
-        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)
-    (folder / "bad.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
-    return folder
-
 
 FAST = ("-m", "ig:steps=4", "-m", "smoothtaylor:roots=6", "--model", "net.safetensors")
 

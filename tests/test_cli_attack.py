@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SHARED
 from PIL import Image
-from test_cli import stochx
+from support import stochx
 
 from stochx.catalog import MODELS
 from stochx.engine.network.weights import save

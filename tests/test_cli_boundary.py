@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import shared
 from PIL import Image
-from test_cli import stochx
+from support import stochx
 
 NETS = '''
 import torch

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_cli import stochx
+from support import stochx
 
 DATA = ("--data", "shapes:classes=6,size=16,count=300")
 SMALL = (*DATA, "--backbone", "convnet:width=4", "--size", 16, "--way", 3, "--queries", 4, "--device", "cpu")

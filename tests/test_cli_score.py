@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
-from test_cli import place, stochx
-
-__all__ = ["place"]  # the fixture: a folder with a small network and a few images
+from support import stochx
 
 MODEL = ("--model", "net.safetensors")
 FAST = ("-m", "gradxinput", "-m", "smoothtaylor:roots=6", "-s", "autvc", "-s", "deletion:steps=4", *MODEL)

@@ -12,7 +12,7 @@ import torch
 from conftest import shared
 from PIL import Image
 from planted import plant
-from test_cli import stochx
+from support import stochx
 
 from stochx import load_model
 from stochx.cli.watch import epoch_line

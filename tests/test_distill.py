@@ -9,8 +9,7 @@ import pytest
 import torch
 from conftest import shared
 from safetensors.torch import load_file
-from test_cli import stochx
-from test_loading import cifar_test_images
+from support import cifar_test_images, stochx
 
 from stochx.catalog import ATTACKS
 from stochx.engine.gradients import logits

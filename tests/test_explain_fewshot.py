@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import random_images
 from PIL import Image
-from test_cli import stochx
+from support import stochx
 
 from stochx.attributions.lrp import LRP
 from stochx.catalog import HEADS, MODELS

@@ -5,21 +5,13 @@ from __future__ import annotations
 import fewshot_literal as literal
 import pytest
 import torch
+from support import LITERAL, VECTORS, embed, episodes
 from torch.func import vjp
 from torch.nn import functional as F
 
 from stochx.engine.fewshot import lrp_rules as rules
 from stochx.engine.fewshot.head import initial_relevance, weights_of
-from stochx.testing.samples import features, make_head, values
-
-LITERAL = ["relation", "relation:hidden=3", "gnn", "gnn:transductive=true", "gnn:faithful=false", "cross-attention"]
-VECTORS = ["prototypical", "cosine", "matching", "prototypical:embedding=flat", "cosine:embedding=flat"]
-
-
-def episodes(head="", ways=3, shots=2, queries=2, size=(5, 6), channels=4, count=2):
-    """Features as after a ReLU: support (E, N, K, C, H, W), query (E, N queries, C, H, W), and the head."""
-    support, query = features(ways, shots, queries, size, channels, count)
-    return support, query, make_head(head, ways, size, channels) if head else None
+from stochx.testing.samples import values
 
 
 def s(z):
@@ -124,10 +116,6 @@ def test_a_heads_relevance_is_that_of_the_reference(name, size):
         expected = literal_relevance(name, head, support[episode], query[episode])
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours[episode], theirs)
-
-
-def embed(maps, name):
-    return maps.mean((-2, -1)) if "flat" not in name else maps.flatten(-3)
 
 
 @pytest.mark.parametrize("name", VECTORS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fewshot_literal as literal
 import pytest
 import torch
-from test_fewshot_relevance import LITERAL, VECTORS, episodes
+from support import LITERAL, VECTORS, episodes
 from torch.nn import functional as F
 
 from stochx.catalog import GUIDES

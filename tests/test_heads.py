@@ -5,7 +5,7 @@ from __future__ import annotations
 import fewshot_literal as literal
 import pytest
 import torch
-from test_fewshot_relevance import LITERAL, VECTORS, embed, episodes, values
+from support import LITERAL, VECTORS, embed, episodes
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,6 +13,7 @@ from stochx.catalog import HEADS
 from stochx.engine.fewshot.head import frozen_statistics
 from stochx.errors import InputError, UsageError
 from stochx.heads._norm import EpisodeNorm
+from stochx.testing.samples import values
 
 NORMED = ["relation", "gnn"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-PACKAGE = ROOT / "stochx"
+PACKAGE, TESTS = ROOT / "stochx", ROOT / "tests"
 LEVELS = {
     "cli": 7,
     "runs": 6,
@@ -57,6 +58,19 @@ def imports(path):
             yield room(node.module)
 
 
+def imported(source):
+    """The modules that a source imports, in programs that it holds as text too."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            modules |= set(re.findall(r"^\s*(?:from|import) +(\w+)", node.value, re.MULTILINE))
+    return modules
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -96,6 +110,18 @@ def test_the_start_imports_nothing_heavy(args):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: p.stem)
+def test_no_test_imports_another(path):
+    """Shared code is in `support` and `conftest`; an imported test file would run its fixtures twice, or hide them."""
+    modules = {test.stem for test in TESTS.rglob("test_*.py")}
+    shared = modules & imported(path.read_text())
+    assert not shared, f"move what `{path.name}` takes from {sorted(shared)} to `tests/support.py`"
+
+
+def test_an_import_in_a_program_text_counts_too():
+    assert imported("P = 'import sys\\nfrom test_fit import run'") == {"sys", "test_fit"}
 
 
 def test_the_package_imports_no_torch():

@@ -9,12 +9,11 @@ import socket
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from conftest import shared
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from support import cifar_test_images
 from torchvision import models
 
 from stochx.architectures import recognise
@@ -209,12 +208,6 @@ def test_given_normalisation_wins(convnet, tmp_path):
     loaded = open_model(str(tmp_path / "w.safetensors"), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     torch.testing.assert_close(loaded.model.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     assert sources(loaded)["normalisation"] == "given"
-
-
-def cifar_test_images(count):
-    strip = np.asarray(Image.open(shared("cifar10/test_000.webp"))).reshape(-1, 32, 32, 3)[:count]
-    labels = np.load(shared("cifar10/test_labels.npy"))[:count]
-    return torch.from_numpy(strip.copy()).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels).long()
 
 
 def test_real_cifar_weights_load_by_their_file_alone_and_classify():

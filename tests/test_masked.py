@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 import torch
 from conftest import shared
-from test_loading import cifar_test_images
+from support import cifar_test_images
 from torch import nn
 
 from stochx.catalog import ATTACKS

@@ -1,12 +1,12 @@
-"""Adaptive noise and its alternatives, compared with adversarial fine-tuning of the teacher at equal cost.
+"""Compare adaptive noise and its rivals with adversarial fine-tuning of the teacher at equal cost.
 
     python benchmarks/papers/adaptive_noise.py --budget 60 --ranks 2
     python benchmarks/papers/adaptive_noise.py --epochs 40 --limit 50000 --images 10000 --device cuda
 
-Every arm is a `stochx distill` and a `stochx attack` command with its own folder below `--output`. Finished work is
-kept: the same command continues from there, and the page is rewritten from all results. The number of epochs is fixed
-beforehand and nothing is selected: the teacher has seen every training image. A budget in minutes sets the number of
-training images and attacked images. Teacher and data come from STOCHX_SHARED (default ../shared/data).
+Every arm is a run of `stochx distill` and one of `stochx attack`, in folders below `--output`. Finished runs are kept:
+the same command continues, and rewrites the page from all results so far. The number of epochs is fixed beforehand and
+no epoch is selected, since the teacher has seen every training image. A budget in minutes sets the numbers of training
+and attacked images. The default teacher and data are those below STOCHX_SHARED (default ../shared/data).
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from commands import run  # the module beside this one
+
 from stochx.engine.io.store import write_text
-from stochx.engine.statistics import clustered, holm, paired_p, student
+from stochx.engine.statistics import Interval, clustered, holm, paired_p, student
 from stochx.reports.attacks import draw_sweep
+from stochx.settings import Attack, Boundary, Distill
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-MADRY = ["--adversarial", "pgd:steps=7", "--recipe", "madry"]
 BASE, CLAIM = "AT, equal time", "adaptive + AT"
 SLOWER = 7 / 3  # how much longer a step with adaptive noise takes: 160 to 70 images/s on one core of a CPU
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One student: its noise, how it is trained and for how many times the epochs; `first` ones are always run."""
+    """A student: its noise, its adversarial training, and for how many times the epochs; `first` arms always run."""
 
     noise: str
-    training: Sequence[str]
+    adversarial: str = "pgd:steps=7"
     first: bool = False
     times: float = 1.0
 
 
 ARMS = {
-    "AT": Arm("none", MADRY, first=True),
-    BASE: Arm("none", MADRY, first=True, times=SLOWER),
-    CLAIM: Arm("adaptive", MADRY, first=True),
-    "PNI weight + AT": Arm("pni:on=weight,granularity=channel", MADRY, first=True),
-    "PNI activation + AT": Arm("pni:on=activation,granularity=layer", MADRY),
-    "RSE + AT": Arm("gaussian", MADRY),
-    "Learn2Perturb + AT": Arm("learn2perturb", MADRY),
-    "RSE": Arm("gaussian", ["--adversarial", "none"], first=True),
-    "adaptive": Arm("adaptive", ["--adversarial", "none"]),
+    "AT": Arm("none", first=True),
+    BASE: Arm("none", first=True, times=SLOWER),
+    CLAIM: Arm("adaptive", first=True),
+    "PNI weight + AT": Arm("pni:on=weight,granularity=channel", first=True),
+    "PNI activation + AT": Arm("pni:on=activation,granularity=layer"),
+    "RSE + AT": Arm("gaussian"),
+    "Learn2Perturb + AT": Arm("learn2perturb"),
+    "RSE": Arm("gaussian", "none", first=True),
+    "adaptive": Arm("adaptive", "none"),
 }
-FACTORS = {  # what the ablation turns on and off: teacher initialisation, distillation, noise, adversarial training
-    "init": (["--init", "random"], ["--init", "teacher"]),
-    "kd": (["--kd", "none"], ["--kd", "tau=4,weight=0.9"]),
-    "noise": (["--noise", "none"], ["--noise", "adaptive"]),
-    "at": (["--adversarial", "none"], MADRY),
+FACTORS = {  # settings that the ablation turns off and on, by the names of the table
+    "init": ("init", "random", "teacher"),
+    "kd": ("kd", "none", "tau=4,weight=0.9"),
+    "noise": ("noise", "none", "adaptive"),
+    "at": ("adversarial", "none", "pgd:steps=7"),
 }
 ATTACKS = ["fgsm", "pgd:steps=7,step=0.319", "pgd:steps=20"]  # 0.319 of 8/255 is the literature's step of 0.01
 NOISY = ["pgd:steps=20,eot=5", "pgd:steps=20,eot=20", "apgd:steps=20,eot=10"]
 BETAS = (0.05, 0.1, 0.2, 0.5, 1.0)
-QUIET = ["apgd:steps=20"]  # a deterministic network's, where draws are all alike
+QUIET = ["apgd:steps=20"]  # for deterministic networks, all of whose draws are alike
 STRONG = ["pgd:steps=20,eot=50", "apgd:steps=100,eot=20,loss=dlr"]
 STRONG_QUIET = ["pgd:steps=100", "apgd:steps=100,loss=dlr"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of every arm: epochs over `limit` training images, `images` attacked, `draws` judging."""
+    """Size of every arm: epochs over `limit` training images, `images` attacked, `draws` that judge."""
 
     epochs: int
     limit: int
@@ -79,10 +79,10 @@ class Work:
     attacks: Sequence[str]
 
 
-def planned(args: argparse.Namespace) -> Work:
-    """Plan the work as typed, or as the budget allows: two thirds of it for training, one third for attacks.
+def plan(args: argparse.Namespace) -> Work:
+    """Return the sizes that were asked for, or those that the budget allows: two thirds of it train, a third attacks.
 
-    The costs are of ResNet-20 on one core of a laptop, in seconds an image: 0.012 for PGD-7 training, 1.3 for all
+    The costs are of ResNet-20 on one core of a laptop, in seconds per image: 0.012 for PGD-7 training, 1.3 for all
     attacks of a stochastic network.
     """
     if math.isinf(args.budget):
@@ -94,44 +94,54 @@ def planned(args: argparse.Namespace) -> Work:
     return Work(args.epochs, limit, images, args.draws, NOISY)
 
 
-def run(args: argparse.Namespace, words: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run or resume a stochx command in its folder; return its result, read from disk if it is finished."""
-    result = folder / "result.json"
-    if not result.exists():
-        start = [sys.executable, "-m", "stochx"]
-        if args.ranks > 1:
-            start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.ranks), "-m", "stochx"]
-        more = ["--resume"] if (folder / "config.toml").exists() else []
-        print("$ stochx", *words, "-o", folder, flush=True)
-        subprocess.run([*start, *words, "-o", str(folder), *more], check=True, stdout=subprocess.DEVNULL)
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+def make_student(args: argparse.Namespace, work: Work, folder: Path, times: float = 1.0) -> Distill:
+    """Return the settings that all students share, for `times` the epochs."""
+    return Distill(
+        teacher=args.teacher,
+        data=args.data,
+        epochs=round(times * work.epochs),
+        limit=work.limit,
+        precision=args.precision,
+        device=args.device,
+        seed=args.seed,
+        average=0.995,
+        draws=3,
+        validation=0,
+        save_epochs=True,
+        output=folder,
+    )
 
 
-def student_words(args: argparse.Namespace, work: Work, options: Sequence[str], times: float = 1.0) -> list[str]:
-    """The `stochx distill` command of an arm."""
-    return [
-        *("distill", "--teacher", args.teacher, "--data", args.data, "--epochs", str(round(times * work.epochs))),
-        *("--limit", str(work.limit), "--precision", args.precision, "--device", args.device, "--seed", str(args.seed)),
-        *("--average", "0.995", "--draws", "3", "--validation", "0", "--save-epochs", *options),
-    ]
+def make_attack(args: argparse.Namespace, work: Work, model: Path | str, folder: Path) -> Attack:
+    """Return the settings that all attacks share."""
+    return Attack(
+        model=str(model),
+        data=args.data,
+        limit=work.images,
+        draws=work.draws,
+        device=args.device,
+        seed=args.seed,
+        checks="none",
+        output=folder,
+    )
 
 
-def attack_words(args: argparse.Namespace, work: Work, model: str, attacks: Sequence[str]) -> list[str]:
-    """The `stochx attack` command that judges an arm."""
-    return [
-        *("attack", model, "--data", args.data, "--limit", str(work.images), "--draws", str(work.draws)),
-        *("--precision", args.precision, "--device", args.device, "--seed", str(args.seed), "--checks", "none"),
-        *(word for text in attacks for word in ("-a", text)),
-    ]
-
-
-def arm(args: argparse.Namespace, work: Work, name: str, options: Sequence[str], times: float = 1.0) -> dict[str, Any]:
-    """Train and attack one student."""
+def train_and_attack(
+    args: argparse.Namespace, work: Work, name: str, student: Mapping[str, str], times: float = 1.0
+) -> dict[str, Any]:
+    """Train and attack a student with these settings beside the shared ones."""
     folder = args.output / folder_of(name)
-    trained = run(args, student_words(args, work, options, times), folder / "student")
+    settings = replace(make_student(args, work, folder / "student", times), **student)
+    trained = run(settings, args.ranks)
     model = folder / "student" / "student.safetensors"
-    return {"trained": trained, **judged(args, work, str(model), folder / "attack")}
+    return {"trained": trained, **attack(args, work, model, folder / "attack")}
+
+
+def run_arm(args: argparse.Namespace, work: Work, name: str, label: str = "") -> dict[str, Any]:
+    """Train and attack the student of an arm; `label` tells apart its repetitions."""
+    arm = ARMS[name]
+    student = {"noise": arm.noise, "adversarial": arm.adversarial}
+    return train_and_attack(args, work, name + label, student, arm.times)
 
 
 def folder_of(name: str) -> str:
@@ -139,46 +149,57 @@ def folder_of(name: str) -> str:
     return name.replace(" ", "").replace("+", "-").replace(",", "-").lower()
 
 
-def judged(
-    args: argparse.Namespace, work: Work, model: str, folder: Path, attacks: Sequence[str] = ()
+def attack(
+    args: argparse.Namespace, work: Work, model: Path | str, folder: Path, attacks: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The attacks on one network, by default those of all arms, and their records."""
+    """Attack a network, by default with the attacks of all arms; return the document and the records."""
     from stochx.loading import load_model
 
-    noisy = load_model(model).noise != "none"
+    noisy = load_model(str(model)).noise != "none"
     attacks = attacks or [*ATTACKS, *(work.attacks if noisy else QUIET)]
-    attacked = run(args, attack_words(args, work, model, attacks), folder)
+    settings = replace(make_attack(args, work, model, folder), attack=tuple(attacks), precision=args.precision)
+    attacked = run(settings, args.ranks)
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     return {"attacked": attacked, "records": {"lines": [json.loads(line) for line in lines]}}
 
 
-def rows_of(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """An attacked network's rows by attack."""
-    return {row["attack"]: row for row in found["attacked"]["results"]}
+def rows_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return an attacked network's rows by attack."""
+    return {row["attack"]: row for row in result["attacked"]["results"]}
+
+
+def points(mean: Interval) -> str:
+    """Format a mean and its interval in percentage points."""
+    return f"{100 * mean.mean:+.1f} ({100 * mean.low:+.1f} to {100 * mean.high:+.1f})"
 
 
 def share(row: Mapping[str, Any], low: str = "low", mean: str = "robust") -> str:
-    """A percentage with the half-width of its interval."""
+    """Format a percentage with the half-width of its interval."""
     return f"{100 * row[mean]:.1f} ± {100 * (row[mean] - row[low]):.1f}"
 
 
 def figures(args: argparse.Namespace, work: Work) -> list[str]:
-    """Accuracy over the degree of noise, and what adversarial training does to the teacher's decision planes."""
-    images = ["--data", args.data, "--device", args.device, "--seed", str(args.seed)]
+    """Draw accuracy over the degree of noise, and the teacher's decision planes under adversarial training."""
     student = args.output / folder_of(CLAIM) / "student" / "student.safetensors"
     epochs = sorted((args.output / folder_of(BASE) / "student" / "checkpoints").glob("*.safetensors"))
-    trend = ["attack", str(student), "-a", "pgd:steps=20,eot=5", "--sweep", "noise=0:2:0.5", *images]
-    change = ["boundary", *map(str, epochs), *images, "--images", "0,1,2,3,4,5,6,7", "--plane", "gradient"]
-    made = [
+    trend = replace(
+        make_attack(args, work, student, args.output / "trend"), attack=("pgd:steps=20,eot=5",), sweep="noise=0:2:0.5"
+    )
+    change = Boundary(
+        models=tuple(map(str, epochs)),
+        data=args.data,
+        device=args.device,
+        seed=args.seed,
+        images="0,1,2,3,4,5,6,7",
+        plane="gradient",
+        resolution=60,
+        animate=True,
+        output=args.output / "epochs",
+    )
+    drawings = [
+        (trend, "sweep.png", f"`{CLAIM}`, trained at degree 1 of its noise, attacked at several degrees."),
         (
-            [*trend, "--limit", str(work.images), "--draws", str(work.draws), "--checks", "none"],
-            "trend",
-            "sweep.png",
-            f"`{CLAIM}`, trained at degree 1 of its noise, attacked at several degrees.",
-        ),
-        (
-            [*change, "--resolution", "60", "--animate"],
-            "epochs",
+            change,
             "evolution.png",
             f"The teacher under adversarial training (`{BASE}`), epoch by epoch, on gradient planes of eight images:"
             " agreement with the teacher, regions, confidence, and the distance to the boundary, where the median"
@@ -186,10 +207,11 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
         ),
     ]
     lines = ["## Figures", ""]
-    for words, name, file, text in made:
-        run(args, words, args.output / name)
+    for settings, file, text in drawings:
+        run(settings, args.ranks)
+        name = settings.folder.name
         target = args.page.parent / f"{args.page.stem}-{name}.png"
-        target.write_bytes((args.output / name / file).read_bytes())
+        target.write_bytes((settings.folder / file).read_bytes())
         lines += [text, "", f"![{name}]({target.name})", ""]
     return lines
 
@@ -199,31 +221,34 @@ JUDGED = {"pgd:steps=20,eot=20": "pgd:steps=20", "apgd:steps=20,eot=10": "apgd:s
 
 
 def gaps(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Differences of robust correctness by image, first minus second, under the same attacks, with EOT for noise."""
+    """Return the differences in correctness by image under the same attacks, with EOT where a network has noise."""
 
-    def left(found: Mapping[str, Any], of: str) -> list[float]:
-        attacks = found["records"]["lines"][0]["attacks"]
+    def correct(result: Mapping[str, Any], of: str) -> list[float]:
+        records = result["records"]["lines"]
+        attacks = records[0]["attacks"]
         name = of if of in attacks else JUDGED.get(of, of)
-        return [float(r["worst"] if of == WORST else r["attacks"][name]["correct"]) for r in found["records"]["lines"]]
+        return [float(r["worst"] if of == WORST else r["attacks"][name]["correct"]) for r in records]
 
-    return {of: [a - b for a, b in zip(left(first, of), left(second, of), strict=True)] for of in (*JUDGED, WORST)}
+    return {
+        of: [a - b for a, b in zip(correct(first, of), correct(second, of), strict=True)] for of in (*JUDGED, WORST)
+    }
 
 
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Paired differences to the deterministic baseline, and the smallest ones that n images can show."""
+    """Return paired differences to the deterministic baseline, and those that n detects in four of five samples."""
     lines = [
         f"| arm | attack | points minus `{BASE}` | p | smallest difference detected with 80 % power |",
         "|---|---|---|---|---|",
     ]
-    for name, found in results.items():
+    for name, result in results.items():
         if name == BASE:
             continue
-        for of, gap in gaps(found, results[BASE]).items():
-            told, p = clustered(gap), paired_p(gap)
-            spread = (sum((g - told.mean) ** 2 for g in gap) / (len(gap) - 1) / len(gap)) ** 0.5
-            least = 100 * (student(len(gap) - 1) + 0.84) * spread
-            difference = f"{100 * told.mean:+.1f} ({100 * told.low:+.1f} to {100 * told.high:+.1f})"
-            lines.append(f"| {name} | {of if of == WORST else f'`{of}`'} | {difference} | {p:.2g} | {least:.1f} |")
+        for of, gap in gaps(result, results[BASE]).items():
+            mean, p = clustered(gap), paired_p(gap)
+            spread = (sum((g - mean.mean) ** 2 for g in gap) / (len(gap) - 1) / len(gap)) ** 0.5
+            detectable = 100 * (student(len(gap) - 1) + 0.84) * spread
+            difference = points(mean)
+            lines.append(f"| {name} | {of if of == WORST else f'`{of}`'} | {difference} | {p:.2g} | {detectable:.1f} |")
     return lines
 
 
@@ -239,9 +264,9 @@ LITERATURE = """\
 
 
 def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The results page."""
-    minutes = sum(part["seconds"] for found in results.values() for part in found.values() if "seconds" in part) / 60
-    texts = list(dict.fromkeys(text for found in results.values() for text in rows_of(found) if text != "worst"))
+    """Return the results page."""
+    minutes = sum(part["seconds"] for result in results.values() for part in result.values() if "seconds" in part) / 60
+    texts = list(dict.fromkeys(text for result in results.values() for text in rows_of(result) if text != "worst"))
     lines = [
         "# Adaptive noise and its alternatives under attack",
         "",
@@ -263,11 +288,11 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
         "| arm | noise | clean | " + " | ".join(f"`{t}`" for t in texts) + " | worst | worst, noise off | min |",
         "|---|---|---|" + "---|" * (len(texts) + 3),
     ]
-    for name, found in results.items():
-        rows = rows_of(found)
+    for name, result in results.items():
+        rows = rows_of(result)
         worst = rows["worst"]
         off = worst.get("robust_off")
-        spent = found.get("trained", {}).get("seconds")
+        spent = result.get("trained", {}).get("seconds")
         cells = [
             name,
             f"`{ARMS[name].noise}`" if name in ARMS else "none",
@@ -283,49 +308,51 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
 
 
 def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The verdict on the claim, from the numbers alone: it must hold under both attacks."""
+    """Return the verdict on the claim, which must hold under both attacks."""
     if CLAIM not in results or BASE not in results:
         return "The claim was not tested: its arms have not run yet."
-    found = {of: gap for of, gap in gaps(results[CLAIM], results[BASE]).items() if of != WORST}
-    p = holm([paired_p(gap) for gap in found.values()])
-    means = [sum(gap) / len(gap) for gap in found.values()]
-    sure = all(value < 0.05 for value in p)
-    word = "support" if sure and min(means) > 0 else "contradict" if sure and max(means) < 0 else "do not decide"
-    told = "; ".join(
+    by_attack = {of: gap for of, gap in gaps(results[CLAIM], results[BASE]).items() if of != WORST}
+    p = holm([paired_p(gap) for gap in by_attack.values()])
+    means = [sum(gap) / len(gap) for gap in by_attack.values()]
+    significant = all(value < 0.05 for value in p)
+    word = "do not decide"
+    if significant and min(means) > 0:
+        word = "support"
+    elif significant and max(means) < 0:
+        word = "contradict"
+    differences = "; ".join(
         f"under `{of}` {100 * mean:+.1f} points (p = {value:.2g})"
-        for of, mean, value in zip(found, means, p, strict=True)
+        for of, mean, value in zip(by_attack, means, p, strict=True)
     )
-    n = len(next(iter(found.values())))
+    n = len(next(iter(by_attack.values())))
     return (
-        f"`{CLAIM}` minus `{BASE}`: {told}; n = {n}, p adjusted by Holm for two attacks. These images and this one"
-        f" training seed {word} the claim."
+        f"`{CLAIM}` minus `{BASE}`: {differences}; n = {n}, p adjusted by Holm for two attacks. These images and this"
+        f" one training seed {word} the claim."
     )
 
 
 def strong(args: argparse.Namespace, work: Work) -> list[str]:
-    """The claim's two arms under attacks with many draws and many steps."""
+    """Attack the claim's two arms with many draws and many steps; return the section."""
     lines = ["## Stronger attacks on the two arms of the claim", "", "| arm | attack | robust |", "|---|---|---|"]
-    found = {}
+    results = {}
     for name, attacks in ((BASE, STRONG_QUIET), (CLAIM, STRONG)):
         model = args.output / folder_of(name) / "student" / "student.safetensors"
-        found[name] = judged(args, work, str(model), args.output / folder_of(name) / "strong", attacks)
-        lines += [f"| {name} | `{text}` | {share(row)} |" for text, row in rows_of(found[name]).items()]
+        results[name] = attack(args, work, model, args.output / folder_of(name) / "strong", attacks)
+        lines += [f"| {name} | `{text}` | {share(row)} |" for text, row in rows_of(results[name]).items()]
     pairs = zip(STRONG, STRONG_QUIET, strict=True)
-    left = {name: [r["attacks"] for r in one["records"]["lines"]] for name, one in found.items()}
+    outcomes = {name: [r["attacks"] for r in result["records"]["lines"]] for name, result in results.items()}
     lines.append("")
     for noisy, quiet in pairs:
-        images = zip(left[CLAIM], left[BASE], strict=True)
+        images = zip(outcomes[CLAIM], outcomes[BASE], strict=True)
         gap = [float(a[noisy]["correct"]) - float(b[quiet]["correct"]) for a, b in images]
-        told, p = clustered(gap), paired_p(gap)
-        lines.append(
-            f"- `{noisy}` against `{quiet}`: {100 * told.mean:+.1f} points"
-            f" ({100 * told.low:+.1f} to {100 * told.high:+.1f}), p = {p:.2g}"
-        )
+        mean, low, high = clustered(gap).mean, clustered(gap).low, clustered(gap).high
+        interval = f"({100 * low:+.1f} to {100 * high:+.1f})"
+        lines.append(f"- `{noisy}` against `{quiet}`: {100 * mean:+.1f} points {interval}, p = {paired_p(gap):.2g}")
     return [*lines, ""]
 
 
 def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
-    """The claim's two arms trained again with other seeds: the difference of each pair, and its mean over the seeds."""
+    """Train the claim's two arms with other seeds; return the difference of each pair, and its mean over the seeds."""
     columns = ("clean", *JUDGED)
     lines = [
         f"## `{CLAIM}` minus `{BASE}`, trained with {args.seeds} seeds",
@@ -336,11 +363,8 @@ def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
     differences: dict[str, list[float]] = {column: [] for column in columns}
     for seed in range(args.seed, args.seed + args.seeds):
         own = argparse.Namespace(**{**vars(args), "seed": seed})
-        more = "" if seed == args.seed else f" seed={seed}"
-        pair = {}
-        for name in (CLAIM, BASE):
-            one = ARMS[name]
-            pair[name] = arm(own, work, name + more, ["--noise", one.noise, *one.training], one.times)
+        label = "" if seed == args.seed else f" seed={seed}"
+        pair = {name: run_arm(own, work, name, label) for name in (CLAIM, BASE)}
         for of, gap in gaps(pair[CLAIM], pair[BASE]).items():
             if of != WORST:
                 differences[of].append(sum(gap) / len(gap))
@@ -349,19 +373,18 @@ def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
         lines.append(f"| {seed} | {' | '.join(f'{100 * differences[c][-1]:+.1f}' for c in columns)} |")
     means = []
     for column in columns:
-        told = clustered(differences[column])
-        means.append(f"{100 * told.mean:+.1f} ({100 * told.low:+.1f} to {100 * told.high:+.1f})")
+        means.append(points(clustered(differences[column])))
     lines.append(f"| mean, 95 % over seeds | {' | '.join(means)} |")
     return [*lines, "", "The deterministic network is attacked without EOT.", ""]
 
 
 def tied(args: argparse.Namespace, work: Work) -> list[str]:
-    """The trend curve over the degree of stochasticity, where students are trained at the degree they are used at."""
+    """Train and attack students at several degrees of noise; return the table and the curve."""
     rows, lines = [], ["| beta | clean | `pgd:steps=20,eot=20` | worst | worst, noise off |", "|---|---|---|---|---|"]
     for beta in BETAS:
-        found = arm(args, work, f"tied beta={beta}", ["--noise", f"adaptive:beta={beta}", *MADRY])
+        result = train_and_attack(args, work, f"tied beta={beta}", {"noise": f"adaptive:beta={beta}"})
         shown = ("fgsm", "pgd:steps=20", "pgd:steps=20,eot=20", "worst")
-        by_attack = rows_of(found)
+        by_attack = rows_of(result)
         rows += [row | {"degree": beta} for row in by_attack.values() if row["attack"] in shown]
         worst = by_attack["worst"]
         cells = [str(beta), share(worst, "clean_low", "clean"), share(by_attack[shown[2]]), share(worst)]
@@ -376,23 +399,23 @@ def tied(args: argparse.Namespace, work: Work) -> list[str]:
 
 
 def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]:
-    """All sixteen combinations of initialisation, distillation, noise and adversarial training."""
+    """Run all sixteen combinations of initialisation, distillation, noise and adversarial training."""
     results = {}
     for code in range(2 ** len(FACTORS)):
         on = [code >> k & 1 for k in range(len(FACTORS))]
-        options = [word for level, choices in zip(on, FACTORS.values(), strict=True) for word in choices[level]]
+        student = {key: levels[level] for level, (key, *levels) in zip(on, FACTORS.values(), strict=True)}
         name = "ablation " + " ".join(f"{key}={level}" for key, level in zip(FACTORS, on, strict=True))
-        results[name] = arm(args, work, name, options)
+        results[name] = train_and_attack(args, work, name, student)
     return results
 
 
 def factorial_page(work: Work, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The table of the ablation, and the mean effect of each factor on clean accuracy and the worst case."""
+    """Return the table of the ablation, and each factor's mean effect on clean accuracy and the worst case."""
     lines = [f"| {' | '.join(FACTORS)} | clean | worst |", "|---|" + "---|" * (len(FACTORS) + 1)]
     values = []
-    for name, found in results.items():
+    for name, result in results.items():
         on = [int(part[-1]) for part in name.split()[1:]]
-        worst = rows_of(found)["worst"]
+        worst = rows_of(result)["worst"]
         values.append((on, worst["clean"], worst["robust"]))
         factors = " | ".join("yes" if level else "no" for level in on)
         lines.append(f"| {factors} | {share(worst, 'clean_low', 'clean')} | {share(worst)} |")
@@ -408,7 +431,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(SHARED / "weights_cifar10" / "resnet20.safetensors"))
     parser.add_argument("--data", default=f"cifar10:root={SHARED / 'cifar10'}")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the number of images")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the numbers of images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=50_000, help="training images")
     parser.add_argument("--images", type=int, default=10_000, help="attacked test images")
@@ -419,23 +442,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--strong", action="store_true", help="add attacks with 50 draws, and with 100 steps")
-    parser.add_argument("--seeds", type=int, default=1, help="train the two arms of the claim with N seeds")
-    parser.add_argument("--tied", action="store_true", help="add students trained at several degrees of noise")
+    parser.add_argument("--seeds", type=int, default=1, help="train the claim's two arms with N seeds")
+    parser.add_argument("--tied", action="store_true", help="add students at several degrees of noise")
     parser.add_argument("--ablation", action="store_true", help="add all combinations of the four factors")
-    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of these two")
-    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of these two")
+    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of --tied and --ablation")
+    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of --tied and --ablation")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
     args = parser.parse_args()
-    begun, work = time.time(), planned(args)
+    begun, work = time.time(), plan(args)
     deadline = begun + 60 * args.budget
     print(work, flush=True)
-    results: dict[str, dict[str, Any]] = {"teacher": judged(args, work, args.teacher, args.output / "teacher")}
-    for name, one in sorted(ARMS.items(), key=lambda item: not item[1].first):
-        if not one.first and time.time() > deadline:
+    results: dict[str, dict[str, Any]] = {"teacher": attack(args, work, args.teacher, args.output / "teacher")}
+    for name, arm in sorted(ARMS.items(), key=lambda item: not item[1].first):
+        if not arm.first and time.time() > deadline:
             print(f"{name}: skipped, the budget is spent", flush=True)
             continue
-        results[name] = arm(args, work, name, ["--noise", one.noise, *one.training], one.times)
+        results[name] = run_arm(args, work, name)
         if BASE in results:
             text = page(args, work, results)
             write_text(args.page, text)
@@ -447,7 +470,7 @@ def main() -> None:
         "ablation": lambda: factorial_page(side, factorial(args, side)),
         "figures": lambda: figures(args, work),
     }
-    wanted = {
+    requested = {
         "strong": args.strong,
         "seeds": args.seeds > 1,
         "tied": args.tied,
@@ -455,7 +478,7 @@ def main() -> None:
         "figures": not args.no_figures,
     }
     for name, make in parts.items():
-        if wanted[name]:
+        if requested[name]:
             text += "\n".join(["", *make()])
             write_text(args.page, text)
 

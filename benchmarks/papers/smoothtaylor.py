@@ -1,12 +1,12 @@
-"""The comparison of Goh et al. (ICPR 2020, tables I and II), on any networks and images.
+"""Repeat the comparison of Goh et al. (ICPR 2020, tables I and II) on other networks and images.
 
     python benchmarks/papers/smoothtaylor.py --budget 60
     python benchmarks/papers/smoothtaylor.py --model densenet121 --data imagenet:root=DIR --limit 1000 --draws 50
     torchrun --nproc-per-node 8 benchmarks/papers/smoothtaylor.py --model resnet152 --data imagenet --limit 1000
 
-Every network gets the images one by one, each with all rows of the table, until the budget is spent. Finished work is
-kept: the same command continues from there, and `--page FILE` is rewritten from all results. Without a model it uses
-the ImageNet weights below STOCHX_SHARED (default ../shared/data), without data the photos there.
+Each network scores the images one by one with every method of the table until the budget is spent. Finished images are
+kept: the same command continues, and rewrites `--page` from all results so far. The default networks and images are the
+ImageNet weights and photos below STOCHX_SHARED (default ../shared/data).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import statistics
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from stochx.cli._sources import sources_of
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
@@ -32,17 +32,17 @@ from stochx.engine.io.store import RunFolder, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.statistics import estimate, holm, paired_p, student
 from stochx.engine.world import World, process_group
-from stochx.loading import load_model
+from stochx.loading import load_data, load_model
 from stochx.reports.scores import draw_curves
-from stochx.tasks.batches import Failed
+from stochx.tasks.batches import Failed, Source
 from stochx.tasks.score import score
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-AT_ONCE = 1  # images of a rank between two looks at the clock
-ENOUGH = 12  # images that the budget must allow, or the adaptive rows are left out
-ADAPTIVE_GRADIENTS, OTHER_GRADIENTS = 2 * 10 * 150, 3620  # of an image, over all rows
+AT_ONCE = 1  # images per rank between two checks of the deadline
+ENOUGH = 12  # images that the budget must allow for the adaptive methods to be included
+ADAPTIVE_GRADIENTS, OTHER_GRADIENTS = 2 * 10 * 150, 3620  # per image, over all methods
 
-# Rows: what is run, how many gradients it takes, and the published AUPC / AUTVC for DenseNet-121 and ResNet-152.
+# Methods, and their published AUPC / AUTVC for DenseNet-121 and ResNet-152.
 PUBLISHED: dict[str, str] = {
     "ig": "23.63 / 1.52, 22.87 / 1.51",
     "ig:baseline=noise,draws=1": "21.51 / 1.62, 21.05 / 1.54",
@@ -93,7 +93,7 @@ PAIRS = [
 
 
 def metric_texts(draws: int) -> dict[str, str]:
-    """The metrics, by their names on the page."""
+    """Return the metrics by their titles on the page."""
     aupc = "aupc" if draws == 50 else f"aupc:draws={draws}"
     return {
         "AUPC": aupc,
@@ -105,17 +105,17 @@ def metric_texts(draws: int) -> dict[str, str]:
     }
 
 
-def rows_for(model: Classifier, args: argparse.Namespace, folder: Path, seconds: float) -> list[str]:
-    """The rows that this time allows for `ENOUGH` images: those of a resumed run, otherwise found by a probe."""
+def affordable_methods(model: Classifier, args: argparse.Namespace, folder: Path, seconds: float) -> list[str]:
+    """Return the methods of the run that is continued, else those affordable on `ENOUGH` images, by a probe."""
     if (folder / "config.toml").exists():
         return list(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"])
     x = torch.rand(16, 3, model.input_size, model.input_size, device=model.mean.device)
     y, cost = torch.zeros(16, dtype=torch.long, device=x.device), {}
-    for what, work in (("gradients", lambda: gradient(model, x, y)), ("forwards", lambda: logits(model, x))):
+    for name, work in (("gradients", lambda: gradient(model, x, y)), ("forwards", lambda: logits(model, x))):
         work()
         start = time.time()
         work()
-        cost[what] = (time.time() - start) / len(x)
+        cost[name] = (time.time() - start) / len(x)
     adaptive = ADAPTIVE_GRADIENTS * cost["gradients"] + 10 * 30 * args.draws * cost["forwards"]
     others = OTHER_GRADIENTS * cost["gradients"] + len(PUBLISHED) * (30 * args.draws + 4 * 51) * cost["forwards"]
     affordable = ENOUGH * (adaptive + others) < seconds
@@ -126,18 +126,19 @@ def rows_for(model: Classifier, args: argparse.Namespace, folder: Path, seconds:
 def run_network(
     name: str, args: argparse.Namespace, folder: Path, deadline: float, world: World
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score images until the deadline; return all records of this network so far, and the settings."""
+    """Score images until the deadline; return all records of this network so far, and the facts of the run."""
     texts = metric_texts(args.draws)
     metrics = {text: METRICS.make(text) for text in texts.values()}
     runtime = select_runtime(args.device)
     model = load_model(name, device=runtime.device)
-    settings = {"images": [], "data": args.data, "limit": args.limit}
-    sources = sources_of(settings, model)
+    data = load_data(args.data)
+    count = min(len(data), args.limit or len(data))
+    sources = [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(count)]
     sources = sources[:: max(1, len(sources) // args.spread)] if args.spread else sources
-    rows = world.gather([rows_for(model, args, folder, (deadline - time.time()) * world.size)])[0]
-    methods = {text: ATTRIBUTIONS.make(text) for text in rows}
+    texts_of_methods = world.gather([affordable_methods(model, args, folder, (deadline - time.time()) * world.size)])[0]
+    methods = {text: ATTRIBUTIONS.make(text) for text in texts_of_methods}
     config = {"model": name, "data": args.data, "draws": args.draws, "seed": args.seed, "method": list(methods)}
-    run = RunFolder(folder, config, world.rank, resume=True)
+    run = RunFolder(folder, config, rank=world.rank, resume=True)
     records, done = list(run.records), {record["index"] for record in run.records}
     failures, spent = 0, 0.0
     with runtime.scope():
@@ -147,7 +148,7 @@ def run_network(
             if max(world.gather([time.time()])) > deadline:
                 break
             start = time.time()
-            found = score(
+            results = score(
                 model,
                 methods,
                 metrics,
@@ -157,8 +158,8 @@ def run_network(
                 done=done,
                 report=lambda new, _: run.append(dataclasses.asdict(r) for r in new if not isinstance(r, Failed)),
             )
-            failures += sum(isinstance(one, Failed) for one in found)
-            records += [dataclasses.asdict(one) for one in found if not isinstance(one, Failed)]
+            failures += sum(isinstance(result, Failed) for result in results)
+            records += [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
             done |= {record["index"] for record in records}
             spent += time.time() - start
             if world.leads:
@@ -176,7 +177,7 @@ def run_network(
 
 
 def table_of(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metric: str) -> dict[str, list[float]]:
-    """The values of each method over the images for which all are defined."""
+    """Return each method's values over the images on which all methods have one."""
     rows: dict[int, dict[str, float | None]] = {}
     for record in records:
         rows.setdefault(record["index"], {})[record["method"]] = record["scores"][metric]["value"]
@@ -185,16 +186,14 @@ def table_of(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metri
 
 
 def cell(values: Sequence[float], digits: int) -> str:
-    found = estimate(values)
-    return (
-        f"{found.mean:.{digits}f} ± {found.ci95:.{digits}f}"
-        if math.isfinite(found.ci95)
-        else f"{found.mean:.{digits}f}"
-    )
+    """Format a mean with the half-width of its interval, where it has one."""
+    mean = estimate(values)
+    text = f"{mean.mean:.{digits}f}"
+    return f"{text} ± {mean.ci95:.{digits}f}" if math.isfinite(mean.ci95) else text
 
 
 def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], draws: int) -> list[str]:
-    """The tables of one network."""
+    """Return the section of a network: its table, chosen sigmas and paired differences."""
     texts, methods = metric_texts(draws), facts["methods"]
     tables = {title: table_of(records, methods, text) for title, text in texts.items()}
     counts = {title: len(table[methods[0]]) for title, table in tables.items()}
@@ -214,8 +213,8 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         cells = [cell(table[method], digits.get(title, 3)) for title, table in tables.items()]
         lines.append(f"| `{method}`{note} | {' | '.join(cells)} | {PUBLISHED[method]} |")
     adaptive = [m for m in methods if "adaptive" in m]
-    told = "Selected sigma in normalised units, mean and range over images:"
-    lines += ["", told if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
+    heading = "Selected sigma in normalised units, mean and range over images:"
+    lines += ["", heading if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
     for method in adaptive:
         sigmas = [r["sigma"] for r in records if r["method"] == method and r["sigma"] is not None]
         lines.append(f"- `{method}`: {statistics.mean(sigmas):.2f}, {min(sigmas):.2f} to {max(sigmas):.2f}")
@@ -224,7 +223,7 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
 
 
 def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> list[str]:
-    """Paired differences for AUPC and AUTVC with adjusted p values, and the smallest detectable ones."""
+    """Return paired differences for AUPC and AUTVC with adjusted p values, and the smallest detectable ones."""
     lines = [
         "Paired differences, first minus second (negative: the first is better); p values of sign-flip tests, adjusted"
         " by Holm within the column; in brackets the smallest difference detected with 80 % power.",
@@ -249,7 +248,7 @@ def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Se
 
 
 def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]], draws: int) -> list[str]:
-    """Claims of the paper, and a verdict on each, from the numbers alone."""
+    """Return a table of the paper's claims, and whether these images support each."""
     texts = metric_texts(draws)
     claims = [
         ("SmoothTaylor is smoother than IG (AUTVC)", "AUTVC", NEW, BASE),
@@ -307,8 +306,8 @@ def write_page(
         shown = [BASE, "ig:baseline=noise,draws=20", "smoothgrad", NEW, "random", "centre", "sobel", "blurred-ig"]
         shown += [m for m in facts["methods"] if "adaptive" in m]
         kept = {k: v for k, v in facts["metrics"].items() if k.startswith(("aupc", "autvc"))}
-        some = [r for r in records if r["method"] in shown]
-        if draw_curves(figure, some, [m for m in facts["methods"] if m in shown], kept):
+        drawn = [record for record in records if record["method"] in shown]
+        if draw_curves(figure, drawn, [m for m in facts["methods"] if m in shown], kept):
             lines += [f"![curves]({figure.name})", ""]
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
@@ -336,8 +335,7 @@ def main() -> None:
             deadline = begun + 60 * args.budget * (place + 1) / len(names)
             results[name] = run_network(name, args, args.output / Path(name).stem, deadline, world)
         if world.leads:
-            there = {name: found for name, found in results.items() if found[0]}
-            write_page(args.page, there, args)
+            write_page(args.page, {name: pair for name, pair in results.items() if pair[0]}, args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of an attack: changed images, examples, and curves over radii or degrees of noise."""
+"""Files of an attack: adversarial images, examples, and curves over radii or degrees of noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from stochx.engine.io.images import to_image
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
+from stochx.reports.figure import save_figure, shorten, style_axis
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
 
@@ -26,8 +26,8 @@ SHOWN = 8  # images in a figure of examples
 LEVELS = 255
 
 
-def on_the_grid(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
-    """Changed images (N, C, H, W) in whole 8-bit steps, rounded towards x where the nearest step is too far in Linf."""
+def round_to_8_bits(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
+    """Round adversarial images (N, C, H, W) to 8-bit steps, towards x where the nearest step leaves the Linf ball."""
     steps = (adv * LEVELS).round()
     if ball.norm == "linf":
         slack = ROUNDING * LEVELS  # of a step: 8/255 and 8-bit images lie on the grid but for rounding
@@ -38,7 +38,7 @@ def on_the_grid(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
 @dataclass(frozen=True)
 class Saved:
-    """What rounding to 8 bits did to images: how many were saved, left the ball, or are right again."""
+    """Counts of images that were saved, that left the ball when rounded to 8 bits, and that are correct again."""
 
     images: int = 0
     outside: int = 0
@@ -49,26 +49,27 @@ class Saved:
 
 
 def save_images(folder: Path, model: Classifier, attacked: Attacked, ball: Ball, files: Sequence[str]) -> Saved:
-    """`IMAGE.png` of each image's worst attack, and what rounding did.
+    """Write `IMAGE.png` of each image's worst attack, and count what rounding changed.
 
-    Whether an image is right again is asked where the network has no noise.
+    Images that are correct again are counted only where the network has no noise.
     """
     worst = [record.worst_attack or next(iter(attacked.adversarial)) for record in attacked.records]
     adv = torch.stack([attacked.adversarial[name][n] for n, name in enumerate(worst)])
-    rounded = on_the_grid(adv, attacked.x, ball)
-    for picture, record in zip(rounded, attacked.records, strict=True):
+    rounded = round_to_8_bits(adv, attacked.x, ball)
+    for image, record in zip(rounded, attacked.records, strict=True):
         with atomic(folder / f"{files[record.index]}.png") as temporary:
-            to_image(picture).save(temporary, format="PNG")
+            to_image(image).save(temporary, format="PNG")
     outside = int((~ball.holds(rounded, attacked.x)).sum())
     healed = 0
     if model.noise == "none":
-        right = logits(model, rounded).argmax(1).tolist()
-        healed = sum(r.worst == 0 and said == r.label for said, r in zip(right, attacked.records, strict=True))
+        predictions = logits(model, rounded).argmax(1).tolist()
+        pairs = zip(predictions, attacked.records, strict=True)
+        healed = sum(record.worst == 0 and prediction == record.label for prediction, record in pairs)
     return Saved(len(rounded), outside, healed)
 
 
 def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:
-    """Images, what the worst attack made of them, and the difference, magnified to the whole range."""
+    """Draw images, their worst adversarial images, and the differences, magnified to the whole range."""
     order = sorted(range(len(attacked.records)), key=lambda n: attacked.records[n].worst - attacked.records[n].clean)
     shown = order[:SHOWN]
     figure = Figure(figsize=(1.5 * len(shown) + 0.9, 5.2), dpi=110, layout="constrained")
@@ -80,26 +81,22 @@ def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> Non
         change = adv - x
         scale = float(change.abs().max()) or 1.0
         pictures = [x, adv, 0.5 + change / (2 * scale)]
-        said = classes[record.attacks[name].prediction]
-        titles = [classes[record.label], said, f"x {0.5 / scale:.0f}"]
+        prediction = classes[record.attacks[name].prediction]
+        titles = [classes[record.label], prediction, f"x {0.5 / scale:.0f}"]
         for axis, picture, title in zip(axes[:, column], pictures, titles, strict=True):
             axis.imshow(np.asarray(to_image(picture)), interpolation="nearest")
             wrong = axis is axes[1, column] and record.worst < record.clean
-            axis.set_title(
-                title if len(title) < 19 else title[:18] + "…", fontsize=7, color="#b2182b" if wrong else "0.2"
-            )
+            axis.set_title(shorten(title, 19), fontsize=7, color="#b2182b" if wrong else "0.2")
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
     for axis, text in zip(axes[:, 0], ("image", "attacked", "difference"), strict=True):
         axis.set_ylabel(text, fontsize=8)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary)
+    save_figure(path, figure)
 
 
 def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "degree of noise (1: as trained)") -> None:
-    """Accuracy and attack success over the radius or the noise, `degree`; a line for each attack, 95 % intervals."""
+    """Draw accuracy with 95 % intervals and attack success over the radius or the `degree`, a line for each attack."""
     key = "eps" if rows[0]["degree"] is None else "degree"
     norm, scale = rows[0]["norm"], 255 if key == "eps" and rows[0]["norm"] == "linf" else 1
     radius = "radius (linf, of 255)" if scale == 255 else f"radius ({norm}, pixels in [0, 1])"
@@ -108,22 +105,18 @@ def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "deg
     clean = {row[key]: row for row in rows}
     _curve(left, clean.values(), (key, scale), ("clean", "clean_low", "clean_high"), "no attack", "0.5", ":")
     for k, name in enumerate(dict.fromkeys(row["attack"] for row in rows)):
-        some = [row for row in rows if row["attack"] == name]
+        of_attack = [row for row in rows if row["attack"] == name]
         style = ("0.1", "--") if name == WORST else (f"C{k}", "-")
-        _curve(left, some, (key, scale), ("robust", "low", "high"), name, *style)
-        _curve(right, some, (key, scale), ("success", "success", "success"), "", *style)
+        _curve(left, of_attack, (key, scale), ("robust", "low", "high"), name, *style)
+        _curve(right, of_attack, (key, scale), ("success", "success", "success"), "", *style)
     left.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
     right.set_ylabel("attack success", fontsize=9)
     for axis in (left, right):
         axis.set_xlabel(radius if key == "eps" else degree, fontsize=9)
         axis.set_ylim(-0.02, 1.02)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        style_axis(axis)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary)
+    save_figure(path, figure)
 
 
 def _curve(
@@ -135,9 +128,9 @@ def _curve(
     colour: str,
     line: str,
 ) -> None:
-    """A mean and its interval `of` the rows, over a key and in its scale."""
+    """Draw the mean, low and high ends that the keys `of` name, over another key times its scale."""
     key, scale = over
-    points = sorted((scale * row[key], *(row[one] for one in of)) for row in rows)
+    points = sorted((scale * row[key], *(row[name] for name in of)) for row in rows)
     x, mean, low, high = np.array(points, dtype=float).T
     axis.plot(x, mean, marker="o", markersize=3.5, label=label, color=colour, linestyle=line)
     axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=colour)

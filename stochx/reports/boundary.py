@@ -1,16 +1,14 @@
-"""Figures of decision boundaries: classes shaded by confidence, and where the draws of a network disagree."""
+"""Figures of decision boundaries: classes shaded by confidence, and disagreement between the draws of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure, SubFigure
@@ -19,32 +17,33 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from stochx.engine.io.images import to_image
-from stochx.engine.io.store import atomic
 from stochx.engine.plane import Plane
+from stochx.reports.arrays import save_arrays
+from stochx.reports.figure import save_figure
 from stochx.tasks.boundary import BoundaryRow, Predictions
 
-# Tol's bright scheme and four more that readers who confuse red and green tell apart; by a class's area.
+# Tol's bright scheme and four more colours, distinguishable with red-green blindness; the largest class comes first.
 COLOURS = (
     *("#4477AA", "#EE6677", "#CCBB44", "#228833", "#66CCEE", "#AA3377"),
     *("#7755CC", "#FFBB99", "#553311", "#BB99FF"),
 )
-OTHER = "#AAAAAA"  # of classes beyond these
-PALE = 0.22  # how much of its colour a class keeps at no confidence
+OTHER = "#AAAAAA"  # classes beyond these
+PALE = 0.22  # saturation of a class at the lowest confidence
 EDGE, HATCH = "#222222", "#00000055"
-BEYOND = 0.05  # share of an image's values outside [0, 1] from which on the plane is hatched
-CELLS = 900  # pixels of a picture's longer side, at least
-COLUMNS = 4  # panels in a row, where each network has one
-SIDE, STRIP = 3.3, 1.25  # inches: of a panel, of the strip of images
-ENTRY, LETTER = 0.53, 0.062  # inches: of the legend's entries without their words, and of a letter of these
+BEYOND = 0.05  # share of an image's values outside [0, 1] above which the plane is hatched
+CELLS = 900  # least pixels on the longer side of a panel
+COLUMNS = 4  # panels in a row, where each network has a single panel
+SIDE, STRIP = 3.3, 1.25  # inches: side of a panel, width of the strip of images
+ENTRY, LETTER = 0.53, 0.062  # inches: width of a legend entry without its label, and of a letter of the label
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all panels of a plane share.
+    """Content that all panels of a plane share.
 
     `a` (W,) and `b` (H,) are the grid in the axes' units of `unit` coordinates; `labels` name the axes; `pictures` are
     (3, H, W) images with captions; `beyond` (H, W) is the share of values outside [0, 1]; `far` (H, W) is the Linf
-    distance in those units, where the ball of radius 1 is to be drawn. `colours` are those of the classes that appear.
+    distance in those units, or None where no ball of radius 1 is drawn. `colours` are those of the classes that appear.
     """
 
     plane: Plane
@@ -61,15 +60,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class Panel:
-    """One network: its name, its numbers, and what it says of every cell."""
+    """A network: its name, its numbers, and its predictions at every cell."""
 
     name: str
     row: BoundaryRow
-    said: Predictions
+    predictions: Predictions
 
 
 def palette(maps: Sequence[Tensor]) -> dict[int, str]:
-    """A colour for each class that appears in maps of labels, in the order of their area."""
+    """Assign a colour to each class that appears in maps of labels, in the order of area."""
     area: dict[int, int] = {}
     for labels in maps:
         for k, count in enumerate(labels.flatten().bincount().tolist()):
@@ -79,7 +78,7 @@ def palette(maps: Sequence[Tensor]) -> dict[int, str]:
 
 
 def short_names(texts: Sequence[str]) -> list[str]:
-    """Model arguments by as many of the last parts of their paths as tell them apart."""
+    """Shorten model arguments to the fewest last parts of their paths that distinguish them."""
     parts = [text.removesuffix(".safetensors").removesuffix(".pt").split("/") for text in texts]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -89,43 +88,40 @@ def short_names(texts: Sequence[str]) -> list[str]:
 
 
 def save_plane(path: Path, scene: Scene) -> None:
-    """`origin` and `axes` in pixels, the grid's coordinates `a` and `b`, the `marks`, and `beyond`."""
+    """Write `origin` and `axes` in pixels, the grid's coordinates `a` and `b`, the `marks`, and `beyond`."""
     plane = scene.plane
     arrays = {"origin": plane.origin, "axes": plane.axes, "a": scene.a * scene.unit, "b": scene.b * scene.unit}
-    _save(path, {**arrays, "marks": plane.marks, "beyond": scene.beyond})
+    _save_tensors(path, {**arrays, "marks": plane.marks, "beyond": scene.beyond})
 
 
-def save_maps(path: Path, said: Predictions) -> None:
-    """`labels`, `confidence` and `disagreement` of one network, each (H, W)."""
-    _save(path, vars(said))
+def save_maps(path: Path, predictions: Predictions) -> None:
+    """Write `labels`, `confidence` and `disagreement` of a network, each (H, W)."""
+    _save_tensors(path, vars(predictions))
 
 
 def read_maps(path: Path) -> Predictions:
-    """What `save_maps` wrote."""
+    """Read the predictions that `save_maps` wrote."""
     with np.load(path) as file:
         return Predictions(*(torch.from_numpy(file[field.name]) for field in fields(Predictions)))
 
 
-def _save(path: Path, arrays: Mapping[str, Tensor]) -> None:
-    values: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **values)
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_arrays(path, {name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def draw_plane(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
-    """All networks on one plane: a row each where draws disagree, else one panel each."""
-    with atomic(path) as temporary:
-        figure_of(scene, panels, largest_of(panels)).savefig(temporary)
+    """Draw all networks on one plane: a row for each where draws disagree, else a panel for each."""
+    save_figure(path, make_figure(scene, panels, scale_end(panels)))
 
 
-def largest_of(panels: Sequence[Panel]) -> float | None:
-    """Where the scale of disagreement ends; None where no network has noise."""
-    noisy = [float(panel.said.disagreement.max()) for panel in panels if panel.row.disagreement is not None]
+def scale_end(panels: Sequence[Panel]) -> float | None:
+    """Return the upper end of the scale of disagreement; None where no network has noise."""
+    noisy = [float(panel.predictions.disagreement.max()) for panel in panels if panel.row.disagreement is not None]
     return max(0.1, *noisy) if noisy else None
 
 
-def figure_of(scene: Scene, panels: Sequence[Panel], largest: float | None) -> Figure:
-    """The figure of some panels; with a second column for disagreement, drawn up to `largest`, if that is given."""
+def make_figure(scene: Scene, panels: Sequence[Panel], largest: float | None) -> Figure:
+    """Return the figure of the panels, with a second column for disagreement where its scale ends at `largest`."""
     columns = min(len(panels), COLUMNS) if largest is None else 2
     rows = -(-len(panels) // columns) if largest is None else len(panels)
     handles, width = _handles(scene), columns * (SIDE + 0.3) + (0.0 if largest is None else 0.6)
@@ -133,7 +129,6 @@ def figure_of(scene: Scene, panels: Sequence[Panel], largest: float | None) -> F
     entries = min(6, max(1, int(width / (ENTRY + LETTER * longest))))
     height = rows * (SIDE * len(scene.b) / len(scene.a) + 0.75) + 0.22 * -(-len(handles) // entries) + 0.2
     figure = Figure(figsize=(STRIP + width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     strip, body = figure.subfigures(1, 2, squeeze=False, width_ratios=[STRIP, width])[0]
     _strip(strip, scene, height)
     axes = body.subplots(rows, columns, squeeze=False)
@@ -156,7 +151,7 @@ def figure_of(scene: Scene, panels: Sequence[Panel], largest: float | None) -> F
 
 
 def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
-    """The images, one below the other, from the top."""
+    """Draw the images below one another, from the top."""
     slots = max(len(scene.pictures), int(height / STRIP))
     axes = figure.subplots(slots, 1, squeeze=False)[:, 0]
     for axis in axes:
@@ -167,18 +162,20 @@ def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
 
 
 def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
-    axis.imshow(_coloured(panel.said, scene), extent=_extent(scene), origin="lower")
+    """Draw the predicted classes, under the network's name and numbers."""
+    axis.imshow(_colour(panel.predictions, scene), extent=_extent(scene), origin="lower")
     _furnish(axis, scene, EDGE)
     axis.set_title(panel.name, fontsize=9, loc="left", fontweight="bold", pad=16)
     axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
 
 
 def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> None:
+    """Draw the share of draws that disagree, on a scale up to `largest`."""
     if panel.row.disagreement is None:
         axis.text(0.5, 0.5, "no noise", transform=axis.transAxes, ha="center", color="0.5")
         return
     axis.imshow(
-        panel.said.disagreement.numpy(),
+        panel.predictions.disagreement.numpy(),
         extent=_extent(scene),
         origin="lower",
         interpolation="nearest",
@@ -191,14 +188,14 @@ def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> Non
     axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
 
 
-def _coloured(said: Predictions, scene: Scene) -> np.ndarray:
-    """The classes' colours, paler with less confidence, with lines between classes: (H', W', 3) in [0, 1]."""
-    labels, sure = said.labels.numpy(), said.confidence.numpy()
+def _colour(predictions: Predictions, scene: Scene) -> np.ndarray:
+    """Return the classes' colours, paler with less confidence, with lines between classes: (H', W', 3) in [0, 1]."""
+    labels, confidence = predictions.labels.numpy(), predictions.confidence.numpy()
     table = np.ones((len(scene.classes), 3))
     for k, colour in scene.colours.items():
         table[k] = to_rgb(colour)
     floor = 1 / len(scene.classes)
-    strength = PALE + (1 - PALE) * np.clip((sure - floor) / (1 - floor), 0, 1)
+    strength = PALE + (1 - PALE) * np.clip((confidence - floor) / (1 - floor), 0, 1)
     picture = 1 - strength[..., None] * (1 - table[labels])
     times = max(1, -(-CELLS // max(labels.shape)))
     picture, labels = (part.repeat(times, 0).repeat(times, 1) for part in (picture, labels))
@@ -212,13 +209,14 @@ def _coloured(said: Predictions, scene: Scene) -> np.ndarray:
 
 
 def _extent(scene: Scene) -> tuple[float, float, float, float]:
+    """Return the left, right, lower and upper edges of the grid's cells."""
     half = float(scene.a[1] - scene.a[0]) / 2
     (left, right), (low, high) = ((float(line[0]) - half, float(line[-1]) + half) for line in (scene.a, scene.b))
     return left, right, low, high
 
 
 def _furnish(axis: Axes, scene: Scene, colour: str) -> None:
-    """Axes, the images' places, the ball, and hatching where images are no images any more."""
+    """Draw the axes, the places of the images, the ball, and hatching where values leave [0, 1]."""
     if (scene.beyond > BEYOND).any():
         area = axis.contourf(scene.a, scene.b, scene.beyond, levels=[BEYOND, 2.0], colors="none", hatches=["..."])
         area.set(edgecolor=HATCH, linewidth=0)
@@ -235,20 +233,20 @@ def _furnish(axis: Axes, scene: Scene, colour: str) -> None:
 
 
 def _numbers(row: BoundaryRow) -> str:
-    """The line under a network's name."""
-    far, unit = (row.distance_eps, " eps") if row.distance_eps is not None else (row.distance, "")
-    where = "no boundary on the axis" if far is None else f"boundary at {far:.2f}{unit}"
+    """Return the line under a network's name."""
+    distance, unit = (row.distance_eps, " eps") if row.distance_eps is not None else (row.distance, "")
+    where = "no boundary on the axis" if distance is None else f"boundary at {distance:.2f}{unit}"
     return f"agreement {row.agreement:.2f}, {row.regions} region{'s' * (row.regions > 1)}, {where}"
 
 
 def _handles(scene: Scene) -> list[Patch | Line2D]:
-    """The legend: classes by area, and what the signs mean."""
-    named = [k for k, colour in scene.colours.items() if colour != OTHER]
+    """Return the legend's entries: the classes by area, the ball, and the hatching."""
+    own = [k for k, colour in scene.colours.items() if colour != OTHER]
     handles: list[Patch | Line2D] = [
-        Patch(facecolor=scene.colours[k], edgecolor=EDGE, linewidth=0.6, label=scene.classes[k]) for k in named
+        Patch(facecolor=scene.colours[k], edgecolor=EDGE, linewidth=0.6, label=scene.classes[k]) for k in own
     ]
-    if len(named) < len(scene.colours):
-        handles.append(Patch(facecolor=OTHER, label=f"{len(scene.colours) - len(named)} others"))
+    if len(own) < len(scene.colours):
+        handles.append(Patch(facecolor=OTHER, label=f"{len(scene.colours) - len(own)} others"))
     if scene.far is not None:
         handles.append(Line2D([], [], color=EDGE, linestyle="--", linewidth=1.1, label="ball of radius eps"))
     if (scene.beyond > BEYOND).any():

@@ -1,4 +1,4 @@
-"""How a boundary moves over training: an animated picture, and curves of its numbers."""
+"""Figures of a boundary over training: an animation, and curves of its numbers."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from stochx.engine.io.store import atomic
-from stochx.reports.boundary import Panel, Scene, figure_of, largest_of
+from stochx.reports.boundary import Panel, Scene, make_figure, scale_end
+from stochx.reports.figure import save_figure, style_axis
 from stochx.tasks.boundary import BoundaryRow
 
 FRAME, LAST = 700, 2500  # milliseconds
 
 
 def animate(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
-    """A GIF with one frame for each network, all on the same scales."""
-    first, *others = [_frame(scene, panel, largest_of(panels)) for panel in panels]
+    """Write a GIF with a frame for each network, all on the same scales."""
+    first, *others = [_frame(scene, panel, scale_end(panels)) for panel in panels]
     times = [FRAME] * len(others) + [LAST]
     with atomic(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=times, loop=0, optimize=False)
 
 
 def _frame(scene: Scene, panel: Panel, largest: float | None) -> Image.Image:
-    """One picture in 256 colours, rare ones (of the legend) kept."""
+    """Draw a frame in 256 colours, which keep rare colours of the legend."""
     file = io.BytesIO()
-    figure_of(scene, [panel], largest).savefig(file, format="png")
+    make_figure(scene, [panel], largest).savefig(file, format="png")
     with Image.open(file) as picture:
         return picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
 
@@ -44,22 +44,18 @@ CURVES: dict[str, Callable[[BoundaryRow], float | None]] = {
 
 
 def draw_evolution(path: Path, names: Sequence[str], rows: Sequence[BoundaryRow]) -> None:
-    """The numbers of networks in their order, a small plot each; a gap where there is no number."""
+    """Draw each number over the networks in their order, in a small plot of its own, with gaps where it is missing."""
     shown = {title: [of(row) for row in rows] for title, of in CURVES.items()}
     shown = {title: values for title, values in shown.items() if any(value is not None for value in values)}
     figure = Figure(figsize=(2.7 * len(shown), 2.9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, (title, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         axis.plot([float("nan") if value is None else value for value in values], "o-", ms=3.5, color="#4477AA")
         axis.set_title(title, fontsize=9)
         axis.set_ylim(bottom=0)
         axis.set_xlim(-0.3, len(rows) - 0.7)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=7)
+        style_axis(axis, 7)
         if len(names) <= 12:
             axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
         else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    with atomic(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(path, figure)

@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,6 +16,7 @@ from stochx.engine.io.store import atomic
 from stochx.engine.statistics import student
 from stochx.metrics import Metric
 from stochx.reports.colours import diverging, scale_of
+from stochx.reports.figure import save_figure, shorten, style_axis
 from stochx.tasks.score import Scored
 
 STRIP = 160  # pixels of a side in a gallery
@@ -27,7 +27,7 @@ ARROWS = {True: "higher is better", False: "lower is better", None: "for compari
 def draw_curves(
     path: Path, records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]
 ) -> bool:
-    """All methods' mean curves with 95 % bands, a panel for each metric that has a curve; whether there is one."""
+    """Draw all methods' mean curves with 95 % bands, a panel for each metric; return False without any curve."""
     curved = {name: metric for name, metric in metrics.items() if metric.axis}
     panels = {name: _curves(records, methods, name) for name in curved}
     panels = {name: curves for name, curves in panels.items() if curves}
@@ -51,23 +51,19 @@ def draw_curves(
                 axis.fill_between(places, mean - half, mean + half, color=colour, alpha=0.13, linewidth=0)
         axis.set_title(f"{name}  (n = {', '.join(map(str, sorted(counts)))})", fontsize=10)
         axis.set_xlabel(f"{curved[name].axis}  ({ARROWS[curved[name].higher_is_better]})", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        style_axis(axis)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary)
+    save_figure(path, figure)
     return True
 
 
 def _curves(
     records: Sequence[Mapping[str, Any]], methods: Sequence[str], metric: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each method's places (P,) and curves (n, P), over the images for which every method has one of that length."""
+    """Return each method's places (P,) and curves (n, P), over the images for which every method has P values."""
     table: dict[int, dict[str, Mapping[str, Any]]] = {}
     for record in records:
         value = record["scores"][metric]
@@ -82,7 +78,7 @@ def _curves(
 
 
 def save_strip(path: Path, scored: Scored) -> None:
-    """The image and its maps side by side, a small PNG that galleries are put together from."""
+    """Write the image and its maps side by side as a small PNG, a row of the gallery."""
     assert scored.image is not None
     picture = scored.image.permute(1, 2, 0).numpy()
     maps = [relevance.numpy() for relevance in scored.maps.values()]
@@ -100,9 +96,9 @@ def save_strip(path: Path, scored: Scored) -> None:
 def draw_gallery(
     path: Path, strips: Path, records: Sequence[Mapping[str, Any]], methods: Sequence[str], files: Sequence[str]
 ) -> bool:
-    """The images on which the methods disagree most, most first, from the strips; whether there is any."""
-    one = {record["index"]: record for record in records}
-    ranked = sorted(one.values(), key=lambda record: -(record["disagreement"] or 0.0))
+    """Draw the strips of the images on which the methods disagree most, largest first; return False without strips."""
+    by_image = {record["index"]: record for record in records}
+    ranked = sorted(by_image.values(), key=lambda record: -(record["disagreement"] or 0.0))
     shown = [record for record in ranked if (strips / f"{files[record['index']]}.png").exists()][:SHOWN]
     if not shown:
         return False
@@ -119,16 +115,13 @@ def draw_gallery(
     for axis, record, picture in zip(axes, shown, pictures, strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.set_axis_off()
-        apart = record["disagreement"]
+        disagreement = record["disagreement"]
         name = "\n".join(textwrap.wrap(record["class_name"], 20))
         text = f"{name}\n(p = {record['probability']:.2f})"
-        text += "" if apart is None else f"\ndisagreement {apart:.2f}"
+        text += "" if disagreement is None else f"\ndisagreement {disagreement:.2f}"
         axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=7)
     for column, title in enumerate(["image", *methods]):
         place = (column + 0.5) / columns
-        short = title if len(title) <= 26 else title[:25] + "…"
-        axes[0].text(place, 1.04, short, transform=axes[0].transAxes, ha="center", va="bottom", fontsize=7)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary)
+        axes[0].text(place, 1.04, shorten(title, 26), transform=axes[0].transAxes, ha="center", va="bottom", fontsize=7)
+    save_figure(path, figure)
     return True

@@ -1,4 +1,4 @@
-"""The curves of a training."""
+"""Figure of a training run: loss and accuracies by epoch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stochx.engine.io.store import atomic
+from stochx.reports.figure import save_figure, style_axis
 
 COLOURS = {"clean": "#2166ac", "validation": "#2166ac", "robust": "#b2182b", "accuracy": "0.55"}
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> None:
-    """Loss, and accuracies, by epoch; a line marks the epoch whose weights were kept.
+    """Draw loss and accuracies by epoch; a vertical line marks the epoch whose weights were kept.
 
-    `attacked` says that training accuracy is counted on attacked images.
+    With `attacked`, training accuracy is that on adversarial images.
     """
     figure = Figure(figsize=(9.0, 3.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -42,15 +41,12 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str
     for axis in (left, right):
         axis.set_xlabel("epoch", fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        style_axis(axis)
     right.legend(fontsize=8, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary)
+    save_figure(path, figure)
 
 
 def _line(axis: Axes, epochs: Sequence[int], values: Sequence[float | None], name: str, colour: str) -> None:
-    found = [float("nan") if value is None else value for value in values]
-    axis.plot(epochs, found, marker="o", markersize=3, label=name, color=colour)
+    """Draw a line with gaps where there is no value."""
+    heights = [float("nan") if value is None else value for value in values]
+    axis.plot(epochs, heights, marker="o", markersize=3, label=name, color=colour)

@@ -1,0 +1,76 @@
+"""Helpers that several test modules share: a command run in this process, real CIFAR images, few-shot episodes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared
+from PIL import Image
+
+from stochx.cli import main
+from stochx.testing.samples import features, make_head
+
+# Few-shot heads that are checked against the literal reference, and heads whose scores are products of vectors.
+LITERAL = ["relation", "relation:hidden=3", "gnn", "gnn:transductive=true", "gnn:faithful=false", "cross-attention"]
+VECTORS = ["prototypical", "cosine", "matching", "prototypical:embedding=flat", "cosine:embedding=flat"]
+
+
+@dataclass
+class Done:
+    """A command that has ended: its exit code and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def stochx(*args, cwd=".", env=None):
+    """Run a command in this process, as `main` runs it."""
+    before, handlers = Path.cwd(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    out, err, argv, environ = io.StringIO(), io.StringIO(), sys.argv, dict(os.environ)
+    log = logging.getLogger("stochx")
+    handled, propagates, level = log.handlers, log.propagate, log.level
+    sys.argv = ["stochx", *map(str, args)]
+    os.environ.update(env or {})
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environ)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        log.handlers, log.propagate = handled, propagates
+        log.setLevel(level)
+    return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def cifar_test_images(count):
+    """Read the first test images of CIFAR-10 (N, 3, 32, 32) in [0, 1] and their labels; skip without the real data."""
+    strip = np.asarray(Image.open(shared("cifar10/test_000.webp"))).reshape(-1, 32, 32, 3)[:count]
+    labels = np.load(shared("cifar10/test_labels.npy"))[:count]
+    return torch.from_numpy(strip.copy()).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels).long()
+
+
+def episodes(head="", ways=3, shots=2, queries=2, size=(5, 6), channels=4, count=2):
+    """Make features as after a ReLU: support (E, N, K, C, H, W), query (E, N queries, C, H, W); and the head."""
+    support, query = features(ways, shots, queries, size, channels, count)
+    return support, query, make_head(head, ways, size, channels) if head else None
+
+
+def embed(maps, name):
+    """Return the vectors (..., D) that a head of this name makes of maps (..., C, H, W)."""
+    return maps.mean((-2, -1)) if "flat" not in name else maps.flatten(-3)
