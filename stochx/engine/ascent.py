@@ -19,7 +19,7 @@ Estimand = Literal["mean", "vote"]
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """What one look at N points gives: the loss (N,), its gradient (N, C, H, W), and the logits (N, K).
 
     Over several draws all three are means; with `vote` the loss is that of the mean probabilities. `loss_value` leaves
@@ -39,7 +39,7 @@ def loss_gradient(
     loss: Loss,
     eot: int = 1,
     estimand: Estimand = "mean",
-) -> Look:
+) -> Evaluation:
     """The gradient of the loss at `points`: expectation over transformation with `eot` draws (Athalye et al., 2018).
 
     `mean` follows the mean loss of single draws, what a random draw of the network loses; `vote` the loss of the mean
@@ -56,14 +56,14 @@ def loss_value(
     loss: Loss,
     eot: int = 1,
     estimand: Estimand = "mean",
-) -> Look:
+) -> Evaluation:
     """`loss_gradient` without the gradient, at half the work."""
     return _over_batches(model, points, goal, loss, eot, estimand, points.new_empty(0))
 
 
 def _over_batches(
     model: nn.Module, points: Tensor, goal: Goal, loss: Loss, eot: int, estimand: Estimand, slopes: Tensor
-) -> Look:
+) -> Evaluation:
     fast = fused(model)
     climbs = bool(slopes.numel())
     rows = fast.rows(points) * (1 if climbs else 2)
@@ -83,7 +83,7 @@ def _over_batches(
     for what, found in (("logits", out), ("loss gradients", slopes)):
         if not found.sum().isfinite() and not found.isfinite().all():  # the sum is quick, and may only overflow
             raise RunError(f"the model's {what} are not finite", "check the weights; an attack would seem to fail")
-    return Look(values, slopes, out, eot)
+    return Evaluation(values, slopes, out, eot)
 
 
 class _Draws:
