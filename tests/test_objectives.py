@@ -98,7 +98,7 @@ def test_matching_is_its_formula(student, teacher, batch):
 def test_features_of_other_widths_are_refused(student, teacher, batch):
     teacher.network.linear = nn.Linear(8, 5).double()
     teacher.network.forward = lambda x: teacher.network.linear(x.new_zeros(len(x), 8))
-    with pytest.raises(UsageError, match="features of the student"):
+    with pytest.raises(UsageError, match="the student's features"):
         objective(Teaching(teacher, Features()))(student, batch)
 
 
