@@ -30,10 +30,10 @@ class GradCAM:
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         if -3 not in head.axes:
             raise InputError("`gradcam` needs feature maps, and the head compares vectors", "use `gradxinput`")
-        found = zip(slopes(head, passage), head.axes, strict=True)
+        found = zip(slopes(head, cache), head.axes, strict=True)
         return tuple(self._weights(x, slope) if axis == -3 else torch.ones_like(x) for (x, slope), axis in found)
 
     def _weights(self, x: Tensor, slope: Tensor) -> Tensor:

@@ -24,5 +24,5 @@ class GradXInput:
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return scaled(head, [x * slope for x, slope in slopes(head, passage)])
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return scaled(head, [x * slope for x, slope in slopes(head, cache)])

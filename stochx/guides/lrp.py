@@ -27,11 +27,11 @@ class LRP:
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return weights(head, passage)
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return weights(head, cache)
 
 
-def weights(head: FewShotHead[Any], passage: Any) -> tuple[Tensor, ...]:
+def weights(head: FewShotHead[Any], cache: Any) -> tuple[Tensor, ...]:
     """The weights in [0, 2]; gradients flow through them where the head says so."""
     with torch.set_grad_enabled(head.differentiable and torch.is_grad_enabled()):
-        return scaled(head, head.relevance(passage, initial_relevance(passage.outputs)))
+        return scaled(head, head.relevance(cache, initial_relevance(cache.outputs)))

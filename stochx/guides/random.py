@@ -28,10 +28,10 @@ class Random:
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        source = generator(*keys, "random", device=passage.scores.device)
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        source = generator(*keys, "random", device=cache.scores.device)
         with torch.no_grad():
-            return tuple(_mixed(w, axis, source) for w, axis in zip(weights(head, passage), head.axes, strict=True))
+            return tuple(_mixed(w, axis, source) for w, axis in zip(weights(head, cache), head.axes, strict=True))
 
 
 def _mixed(w: Tensor, axis: int, source: torch.Generator) -> Tensor:

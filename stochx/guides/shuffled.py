@@ -29,9 +29,9 @@ class Shuffled:
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            found = weights(head, passage)
+            found = weights(head, cache)
         count = found[0].shape[1]
         if count < 2:
             raise InputError("the guide `shuffled` needs at least two queries in an episode")

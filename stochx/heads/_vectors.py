@@ -38,28 +38,28 @@ class VectorHead(FewShotHead[HeadCache]):
         scores = self.score(self._embed(support), self._embed(query))
         return HeadCache(support, query, scores, scores, scores)
 
-    def seen(self, passage: HeadCache) -> tuple[Tensor, ...]:
-        return (passage.query,)
+    def seen(self, cache: HeadCache) -> tuple[Tensor, ...]:
+        return (cache.query,)
 
-    def classify(self, passage: HeadCache, features: Sequence[Tensor]) -> Tensor:
-        return self.score(self._embed(passage.support), self._embed(features[0]))
+    def classify(self, cache: HeadCache, features: Sequence[Tensor]) -> Tensor:
+        return self.score(self._embed(cache.support), self._embed(features[0]))
 
-    def evidence(self, passage: HeadCache) -> Tensor:
+    def evidence(self, cache: HeadCache) -> Tensor:
         """The products (E, Q, N); what a score has beside them, such as a length, is no feature's."""
-        q, s, _ = self.products(self._embed(passage.support), self._embed(passage.query), passage.scores)
+        q, s, _ = self.products(self._embed(cache.support), self._embed(cache.query), cache.scores)
         return q @ s.mT
 
-    def relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, ...]:
-        q, s, r = self.products(self._embed(passage.support), self._embed(passage.query), r0)
-        return (self._to_maps(passage.query, dense(q, s, r)),)
+    def relevance(self, cache: HeadCache, r0: Tensor) -> tuple[Tensor, ...]:
+        q, s, r = self.products(self._embed(cache.support), self._embed(cache.query), r0)
+        return (self._to_maps(cache.query, dense(q, s, r)),)
 
-    def map_relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, Tensor]:
-        support = self._embed(passage.support)
-        q, s, r = self.products(support, self._embed(passage.query), r0)
+    def map_relevance(self, cache: HeadCache, r0: Tensor) -> tuple[Tensor, Tensor]:
+        support = self._embed(cache.support)
+        q, s, r = self.products(support, self._embed(cache.query), r0)
         others = dense(s, q, r.mT)
         if s.shape[1] == support.shape[1]:
             others = to_shots(support, others)
-        return self._to_maps(passage.support, others.view(support.shape)), self._to_maps(passage.query, dense(q, s, r))
+        return self._to_maps(cache.support, others.view(support.shape)), self._to_maps(cache.query, dense(q, s, r))
 
     def _embed(self, maps: Tensor) -> Tensor:
         return maps.mean((-2, -1)) if self.embedding == "mean" else maps.flatten(-3)

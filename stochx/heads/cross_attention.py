@@ -82,36 +82,36 @@ class _CrossAttention(FewShotHead[Attended]):
         given = support, query, scores, judged, scores
         return Attended(*given, asked, means, on_query, on_means.transpose(1, 2), q_units.view_as(query))
 
-    def seen(self, passage: Attended) -> tuple[Tensor, ...]:
-        ways = passage.means.shape[2]
-        return passage.means, passage.units.unsqueeze(2).expand(-1, -1, ways, -1, -1, -1)
+    def seen(self, cache: Attended) -> tuple[Tensor, ...]:
+        ways = cache.means.shape[2]
+        return cache.means, cache.units.unsqueeze(2).expand(-1, -1, ways, -1, -1, -1)
 
-    def classify(self, passage: Attended, features: Sequence[Tensor]) -> Tensor:
+    def classify(self, cache: Attended, features: Sequence[Tensor]) -> Tensor:
         means, units = features
         return self.settings.scale * torch.einsum("eqnc,eqnchw->eqnhw", means, units)
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         return self.settings.local * super().loss(scores, y)
 
-    def auxiliary(self, passage: Attended, y: Tensor, base: Tensor) -> Tensor | None:
+    def auxiliary(self, cache: Attended, y: Tensor, base: Tensor) -> Tensor | None:
         """Cross-entropy among all base classes, in every position of the query attended by its own class."""
         if self.classifier is None:
             return None
         if base.max() >= self.settings.base:
             raise InputError(f"the head knows {self.settings.base} base classes", f"use `base={int(base.max()) + 1}`")
-        own = passage.on_query.gather(2, y[..., None, None].expand(-1, -1, 1, passage.on_query.shape[3]))
-        logits = self.classifier((passage.query.flatten(3) * own).mT)
+        own = cache.on_query.gather(2, y[..., None, None].expand(-1, -1, 1, cache.on_query.shape[3]))
+        logits = self.classifier((cache.query.flatten(3) * own).mT)
         return F.cross_entropy(logits.flatten(0, 2), base.unsqueeze(2).expand(logits.shape[:3]).flatten())
 
-    def relevance(self, passage: Attended, r0: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, cache: Attended, r0: Tensor) -> tuple[Tensor, ...]:
         """Channels (E, Q, N, C), by their part of the cosine, and them in each of the query's positions (..., H, W)."""
-        channels = summed(passage.asked * passage.means, r0)
-        return channels, self._to_positions(passage.query.unsqueeze(2), passage.on_query, channels)
+        channels = summed(cache.asked * cache.means, r0)
+        return channels, self._to_positions(cache.query.unsqueeze(2), cache.on_query, channels)
 
-    def map_relevance(self, passage: Attended, r0: Tensor) -> tuple[Tensor, Tensor]:
-        channels, query = self.relevance(passage, r0)
-        means = self._to_positions(passage.support.mean(2).unsqueeze(1), passage.on_means, channels)
-        return to_shots(passage.support, means.sum(1)), query.sum(2)
+    def map_relevance(self, cache: Attended, r0: Tensor) -> tuple[Tensor, Tensor]:
+        channels, query = self.relevance(cache, r0)
+        means = self._to_positions(cache.support.mean(2).unsqueeze(1), cache.on_means, channels)
+        return to_shots(cache.support, means.sum(1)), query.sum(2)
 
     def guided_weight(self, shot: int) -> float:
         return 1.0

@@ -69,27 +69,27 @@ class _GNN(FewShotHead[Wired]):
         scores = self._of_queries(outputs, ways * shots)
         return Wired(support, query, scores, scores, outputs, codes, levels)
 
-    def seen(self, passage: Wired) -> tuple[Tensor, ...]:
-        return (passage.codes,)
+    def seen(self, cache: Wired) -> tuple[Tensor, ...]:
+        return (cache.codes,)
 
-    def classify(self, passage: Wired, features: Sequence[Tensor]) -> Tensor:
-        ways, shots = passage.support.shape[1:3]
+    def classify(self, cache: Wired, features: Sequence[Tensor]) -> Tensor:
+        ways, shots = cache.support.shape[1:3]
         return self._of_queries(self._run(features[0], shots)[0], ways * shots)
 
-    def relevance(self, passage: Wired, r0: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, cache: Wired, r0: Tensor) -> tuple[Tensor, ...]:
         if r0.dim() == 3:  # of the queries alone
             asked = self._by_graph(r0, r0.shape[2])
-            r0 = F.pad(asked, (0, 0, passage.codes.shape[2] - asked.shape[2], 0))
-        parts = self.graph.relevance(passage.levels, r0, self.faithful)
+            r0 = F.pad(asked, (0, 0, cache.codes.shape[2] - asked.shape[2], 0))
+        parts = self.graph.relevance(cache.levels, r0, self.faithful)
         return (sum(parts[1:], start=parts[0])[..., : self.WIDTH],)
 
-    def map_relevance(self, passage: Wired, r0: Tensor) -> tuple[Tensor, Tensor]:
-        ways, shots = passage.support.shape[1:3]
-        (codes,) = self.relevance(passage, r0)
+    def map_relevance(self, cache: Wired, r0: Tensor) -> tuple[Tensor, Tensor]:
+        ways, shots = cache.support.shape[1:3]
+        (codes,) = self.relevance(cache, r0)
         codes = torch.cat([codes[:, :, : ways * shots].sum(1), self._of_queries(codes, ways * shots)], 1)
-        images = torch.cat([passage.support.flatten(1, 2), passage.query], 1)
+        images = torch.cat([cache.support.flatten(1, 2), cache.query], 1)
         maps = summed(images.flatten(3), dense(images.mean((-2, -1)), self.fc.weight, codes)).view(images.shape)
-        return maps[:, : ways * shots].view(passage.support.shape), maps[:, ways * shots :]
+        return maps[:, : ways * shots].view(cache.support.shape), maps[:, ways * shots :]
 
     def _run(self, codes: Tensor, shots: int) -> tuple[Tensor, list[Level]]:
         """All nodes' scores (E, G, M, N); the labels of queries are zeros."""

@@ -45,9 +45,9 @@ class _Matching(VectorHead):
         images = (r0.unsqueeze(3) * within).flatten(2)
         return unit(query, 2), unit(support.flatten(1, 2), 2), images
 
-    def evidence(self, passage: HeadCache) -> Tensor:
-        cosine = self._similarity(self._embed(passage.support), self._embed(passage.query)) / self.scale
-        by_class = torch.unflatten(cosine, 2, passage.support.shape[1:3])
+    def evidence(self, cache: HeadCache) -> Tensor:
+        cosine = self._similarity(self._embed(cache.support), self._embed(cache.query)) / self.scale
+        by_class = torch.unflatten(cosine, 2, cache.support.shape[1:3])
         return (by_class * (self.scale * by_class).softmax(3)).sum(3)
 
     def _similarity(self, support: Tensor, query: Tensor) -> Tensor:

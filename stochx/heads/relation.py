@@ -82,10 +82,10 @@ class _Relation(FewShotHead[Related]):
         scores, layers = self._relate(self._normed_pairs(means, query))
         return Related(support, query, scores, scores, scores, means, layers)
 
-    def seen(self, passage: Related) -> tuple[Tensor, ...]:
-        return (combined_weights(passage.means, passage.query),)
+    def seen(self, cache: Related) -> tuple[Tensor, ...]:
+        return (combined_weights(cache.means, cache.query),)
 
-    def classify(self, passage: Related, features: Sequence[Tensor]) -> Tensor:
+    def classify(self, cache: Related, features: Sequence[Tensor]) -> Tensor:
         pairs = features[0]
         z = self.norm1(self._first(pairs.flatten(1, 2), self.conv1.weight, self.conv1.bias))
         return self._relate(torch.unflatten(z, 1, pairs.shape[1:3]))[0]
@@ -93,18 +93,18 @@ class _Relation(FewShotHead[Related]):
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(scores.sigmoid(), F.one_hot(y, scores.shape[2]).to(scores))
 
-    def relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, ...]:
-        seen = passage.layers
+    def relevance(self, cache: Related, r0: Tensor) -> tuple[Tensor, ...]:
+        seen = cache.layers
         r = dense(seen.hidden, self.fc2.weight, r0.reshape(-1, 1)) * (seen.hidden > 0)
         r = dense(seen.second.flatten(1), self.fc1.weight, r).view_as(seen.second)
         r = winners(r, seen.second, seen.second_places, seen.sizes[1])
         r = convolved(seen.first, self.conv2.weight, r, self.padding)
         r = torch.unflatten(winners(r, seen.first, seen.first_places, seen.sizes[0]), 0, r0.shape)
-        return (convolved_pairs(passage.means, passage.query, self.conv1.weight, r, self.padding),)
+        return (convolved_pairs(cache.means, cache.query, self.conv1.weight, r, self.padding),)
 
-    def map_relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, Tensor]:
-        means, query = torch.split(self.relevance(passage, r0)[0], self.shape[0], 3)
-        return to_shots(passage.support, means.sum(1)), query.sum(2)
+    def map_relevance(self, cache: Related, r0: Tensor) -> tuple[Tensor, Tensor]:
+        means, query = torch.split(self.relevance(cache, r0)[0], self.shape[0], 3)
+        return to_shots(cache.support, means.sum(1)), query.sum(2)
 
     def _normed_pairs(self, means: Tensor, query: Tensor) -> Tensor:
         """norm1(conv1([mean | query])) of all pairs (E, Q, N, C, H, W), from one convolution for each mean and query.

@@ -41,13 +41,13 @@ def explain_match(model: FewShotNetwork, support: Tensor, query: Tensor, rules: 
     with torch.no_grad():
         maps = model(images)
         given, asked = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
-        scores, passage = model.head(given, asked)
+        scores, cache = model.head(given, asked)
         if not scores.isfinite().all():
             raise RunError("the scores of the few-shot network are not finite", "train it again")
-        evidence = model.head.evidence(passage)
+        evidence = model.head.evidence(cache)
         of_support, of_query = [], []
         for k in range(ways):
-            on_support, on_query = model.head.map_relevance(passage, contrast(evidence, k))
+            on_support, on_query = model.head.map_relevance(cache, contrast(evidence, k))
             of_support.append(on_support[0, k])
             of_query.append(on_query[0, 0])
     start = torch.cat([torch.stack(of_support).flatten(0, 1), torch.stack(of_query)])

@@ -42,7 +42,7 @@ P = TypeVar("P", bound=HeadCache)
 
 
 class FewShotHead(nn.Module, Generic[P]):
-    """support (E, N, K, C, H, W), query (E, Q, C, H, W) -> scores (E, Q, N) to be read by softmax, and the passage.
+    """support (E, N, K, C, H, W), query (E, Q, C, H, W) -> scores (E, Q, N) to be read by softmax, and the cache.
 
     `way` is fixed or None; a transductive head takes Q = N * q queries, the i-th of class i // q, and each score
     depends on others. Weights are shaped as the features `seen`; `axes` are the dimensions, counted from the end, over
@@ -62,10 +62,10 @@ class FewShotHead(nn.Module, Generic[P]):
         self.shape = shape
 
     def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, P]:
-        """Scores (E, Q, N), and the passage that explains them; raises `InputError` for maps or ways it cannot take."""
+        """Scores (E, Q, N), and the cache that explains them; raises `InputError` for maps or ways it cannot take."""
         self._check(support, query)
-        passage = self.compare(support, query)
-        return passage.scores, passage
+        cache = self.compare(support, query)
+        return cache.scores, cache
 
     def compare(self, support: Tensor, query: Tensor) -> P:
         """The forward pass."""
@@ -79,19 +79,19 @@ class FewShotHead(nn.Module, Generic[P]):
         """Whether the head compares maps of this shape (C, H, W)."""
         return shape == self.shape
 
-    def seen(self, passage: P) -> tuple[Tensor, ...]:
+    def seen(self, cache: P) -> tuple[Tensor, ...]:
         """The features that weights multiply, as the classifier saw them; gradients pass."""
         raise NotImplementedError
 
-    def classify(self, passage: P, features: Sequence[Tensor]) -> Tensor:
+    def classify(self, cache: P, features: Sequence[Tensor]) -> Tensor:
         """What the loss judges (`judged`) for other features in place of those `seen`."""
         raise NotImplementedError
 
-    def relevance(self, passage: P, r0: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, cache: P, r0: Tensor) -> tuple[Tensor, ...]:
         """Relevance of the features `seen`, linear in r0, that of the `outputs` or of the scores (E, Q, N)."""
         raise NotImplementedError
 
-    def map_relevance(self, passage: P, r0: Tensor) -> tuple[Tensor, Tensor]:
+    def map_relevance(self, cache: P, r0: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance of the support's maps (E, N, K, C, H, W) and of the queries' (E, Q, C, H, W), linear in r0.
 
         Each adds up what an image's map received in all comparisons. Where a product of both is what counts, both sides
@@ -99,16 +99,16 @@ class FewShotHead(nn.Module, Generic[P]):
         """
         raise NotImplementedError
 
-    def evidence(self, passage: P) -> Tensor:
+    def evidence(self, cache: P) -> Tensor:
         """The sums (E, Q, N) behind the scores: as r0 they give every feature what it contributes to a class."""
-        return passage.scores
+        return cache.scores
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of scores (E, Q, N, ...) for classes y (E, Q) in 0..N-1, in every position."""
         spread = y.view(*y.shape, *[1] * (scores.dim() - 3)).expand(*y.shape, *scores.shape[3:])
         return F.cross_entropy(scores.movedim(2, 1), spread)
 
-    def auxiliary(self, passage: P, y: Tensor, base: Tensor) -> Tensor | None:
+    def auxiliary(self, cache: P, y: Tensor, base: Tensor) -> Tensor | None:
         """A further loss for queries (E, Q) of the `base` classes, where a head has one."""
         return None
 
@@ -147,7 +147,7 @@ class FewShotHead(nn.Module, Generic[P]):
 
 
 class Guide(Protocol):
-    """head, its passage, keys of randomness -> weights in [0, 2], shaped as the features `seen`.
+    """head, its cache, keys of randomness -> weights in [0, 2], shaped as the features `seen`.
 
     `xi` and `lambda_` below 0 mean the head's own; lambda 0 is plain training.
     """
@@ -158,7 +158,7 @@ class Guide(Protocol):
     @property
     def lambda_(self) -> float: ...
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]: ...
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]: ...
 
 
 def initial_relevance(scores: Tensor) -> Tensor:
@@ -219,16 +219,16 @@ def guided_loss(
     support (E, N, K, C, H, W), query (E, Q, C, H, W), y (E, Q); `keys` decide what a random guide draws; `base` (E, Q)
     are the queries' classes among all of training, for heads with an auxiliary loss.
     """
-    scores, passage = head(support, query)
+    scores, cache = head(support, query)
     share = head.guided_weight(support.shape[2]) if guide.lambda_ < 0 else guide.lambda_
     xi = guide.xi if guide.xi >= 0 else head.xi if share else 1.0
-    extra = None if base is None else head.auxiliary(passage, y, base)
+    extra = None if base is None else head.auxiliary(cache, y, base)
     terms = [] if extra is None else [extra]
     if xi:
-        terms.append(xi * head.loss(passage.judged, y))
+        terms.append(xi * head.loss(cache.judged, y))
     if share:
-        weights = guide(head, passage, keys)
-        weighted = [feature * weight for feature, weight in zip(head.seen(passage), weights, strict=True)]
+        weights = guide(head, cache, keys)
+        weighted = [feature * weight for feature, weight in zip(head.seen(cache), weights, strict=True)]
         with frozen_statistics(head):
-            terms.append(share * head.loss(head.classify(passage, weighted), y))
+            terms.append(share * head.loss(head.classify(cache, weighted), y))
     return torch.stack(terms).sum(), scores
