@@ -149,7 +149,7 @@ def test_classes_with_too_few_images_are_named(tree, run):
         (("--shot", 0), "`--shot 0` is too few"),
         (("--episodes", 5), "`--episodes 5` is not a multiple of `--every 4`"),
         (("--head", "relations"), "did you mean `relation`?"),
-        (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be numbers, and not both 0"),
+        (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be finite, and not both 0"),
         (("--backbone", "conv4:width=0"), "width is at least 1"),
         (("--backbone", "nothing"), "nothing"),
         ((*DATA, *DATA), "is given twice"),

@@ -176,7 +176,7 @@ def test_a_constant_image_is_left_out(place):
     [
         (("a.png", "-s", "aupk"), "unknown metric `aupk`", "did you mean `aupc`?"),
         (("a.png", "-s", "aupc:draw=3"), "has no key `draw`", "did you mean `draws`?"),
-        (("a.png", "-s", "aupc:regions=5000"), "regions of 2 pixels are sure to fit", "regions="),
+        (("a.png", "-s", "aupc:regions=5000"), "regions of 2 pixels are certain to fit", "regions="),
         (("a.png", "--fail-over", "autvc"), "has no value", "=1.5"),
         (("a.png", "-s", "autvc", "--fail-over", "aupc=3"), "names no metric that is scored", ""),
         (("a.png", "-s", "autvc", "--fail-over", "autvc=x"), "expects a number", ""),

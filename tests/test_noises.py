@@ -205,7 +205,7 @@ def test_wca_noise_has_the_covariance_of_its_factors_lower_half():
 def test_wca_refuses_a_network_that_ends_in_a_convolution():
     network = torchvision_models.squeezenet1_1(num_classes=5).eval()
     model = Classifier(network, list("abcde"), Preparation(64, 64)).eval()
-    with pytest.raises(InputError, match=r"`wca` needs a linear last layer, `classifier.1` is none"):
+    with pytest.raises(InputError, match=r"`wca` needs a linear last layer, and `classifier.1` is not linear"):
         install_noise(model, "wca")
     assert not noise_layers(model)
 

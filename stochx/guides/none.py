@@ -15,7 +15,7 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class NoGuide:
-    """Plain training: the head's own loss."""
+    """No guide: plain training with the head's own loss."""
 
     xi: ClassVar[float] = 1.0
     lambda_: ClassVar[float] = 0.0
