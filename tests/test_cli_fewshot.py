@@ -150,7 +150,7 @@ def test_classes_with_too_few_images_are_named(tree, run):
         (("--episodes", 5), "`--episodes 5` is not a multiple of `--every 4`"),
         (("--head", "relations"), "did you mean `relation`?"),
         (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be finite, and not both 0"),
-        (("--backbone", "conv4:width=0"), "width is at least 1"),
+        (("--backbone", "conv4:width=0"), "width must be at least 1"),
         (("--backbone", "nothing"), "nothing"),
         ((*DATA, *DATA), "is given twice"),
         (("--patience", 3), "`--patience` needs a validation"),

@@ -266,7 +266,7 @@ def test_dropout_of_nothing_changes_nothing():
         ("adaptive:site=weight", "no choice `weight`"),
         ("gaussian:first=-0.1", "must not be negative"),
         ("learn2perturb:init=0.001", "init must be at least 0.01"),
-        ("bayes:images=0", "images at least 1"),
+        ("bayes:images=0", "images must be at least 1"),
         ("lowrank:rank=1.5", "a whole number"),
         ("dropout:p=-0.1", r"p must lie in \[0, 1\)"),
         ("wca:site=block", "no key `site`"),

@@ -187,7 +187,7 @@ def weights_of(relevance: Tensor, axis: int) -> Tensor:
     return (relevance / torch.where(peak == 0, 1, peak)).add_(1)
 
 
-def scaled(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def feature_weights(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The weights that a head's relevance becomes."""
     return tuple(weights_of(part, axis) for part, axis in zip(relevance, head.axes, strict=True))
 
