@@ -80,8 +80,8 @@ def _over_batches(
 
     in_batches(len(points), max(1, rows // together), work)
     out = torch.cat([logits[start] for start in sorted(logits)])
-    for name, values in (("logits", out), ("loss gradients", slopes)):
-        if not values.sum().isfinite() and not values.isfinite().all():  # the sum is fast, but may overflow
+    for name, tensor in (("logits", out), ("loss gradients", slopes)):
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is fast, but may overflow
             raise RunError(
                 f"the model's {name} are not finite", "check the weights; otherwise attacks would appear to fail"
             )

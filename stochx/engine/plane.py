@@ -42,7 +42,7 @@ class Plane:
         return self.origin + torch.einsum("np,pchw->nchw", places.to(self.axes), self.axes)
 
     def grid(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """Return coordinates a (W,), b (H,) of square cells that cover the range, `resolution` along the longer side."""
+        """Return coordinates a (W,), b (H,) of square cells covering the range, `resolution` along the longer side."""
         size = self.high - self.low
         pitch = size.max() / (resolution - 1)
         counts = [math.ceil(cells - 1e-9) + 1 for cells in (size / pitch).tolist()]

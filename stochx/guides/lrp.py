@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot.head import FewShotHead, initial_relevance, feature_weights
+from stochx.engine.fewshot.head import FewShotHead, feature_weights, initial_relevance
 from stochx.engine.seeds import Key
 from stochx.guides._shares import check_shares
 
