@@ -188,7 +188,7 @@ def test_groups_have_decays_of_their_own(shapes):
 
 def test_batches_too_small_for_batch_norms_are_refused(shapes):
     for plan in (Plan(1, batch=1), Plan(1, batch=8, accumulate=5)):
-        with pytest.raises(InputError, match="a batch norm needs two at once"):
+        with pytest.raises(InputError, match="batch norms need two images per part"):
             run(shapes, plan)
 
 

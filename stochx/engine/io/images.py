@@ -64,7 +64,7 @@ class Preparation:
             other = int(size * long / short)
             if size * other > MAX_PIXELS:
                 raise InputError(
-                    f"{image.width} x {image.height} pixels are too narrow to be scaled to {size}",
+                    f"{image.width} x {image.height} pixels are too long and thin to be scaled to {size}",
                     "cut the image into shorter pieces",
                 )
             shape = (size, other) if image.width <= image.height else (other, size)
