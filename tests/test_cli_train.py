@@ -152,7 +152,7 @@ def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
         (("--optimizer", "adam"), "`--optimizer adam` is unknown", "did you mean `adamw`?"),
         (("--schedule", "cosin"), "`--schedule cosin` is unknown", "did you mean `cosine`?"),
         (("--patience", "3"), "`--patience` needs images to validate on", "--validation"),
-        (("--validation", "60"), "60 images for validation leave none of 60 to learn", "keep fewer apart"),
+        (("--validation", "60"), "60 images for validation leave none of 60 for training", "hold out fewer"),
         (("--accumulate", "16"), "16 images in 16 parts", "larger batch"),
         (("--limit", "1"), "all images to learn from are of one class", "at least two"),
         (("--arch", "resnet21"), "unknown architecture `resnet21`", "did you mean"),

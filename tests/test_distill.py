@@ -28,7 +28,7 @@ from stochx.errors import InputError
 from stochx.lessons import SoftLabels
 from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet
-from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
+from stochx.tasks.distill import calibrate_student, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import Adversarial, objective
 from stochx.tasks.train import build, split_for_training
 
@@ -80,13 +80,13 @@ def test_a_new_student_sees_images_as_the_teacher_does_and_follows_the_seed(teac
 
 def test_calibration_gives_batch_norms_the_variance_of_noisy_values(teacher):
     student = install_noise(make_student(teacher, None, 0), "adaptive:beta=1")
-    calibrated(student, pixels(), seed=0)
+    calibrate_student(student, pixels(), seed=0)
     norm, was = student.network[1], teacher.network[1]
     torch.testing.assert_close(
         norm.running_var / was.running_var, torch.full_like(was.running_var, 2), rtol=0.35, atol=0
     )
     with at_scale(student, 0.0):
-        calibrated(student, pixels(), seed=0)
+        calibrate_student(student, pixels(), seed=0)
     quiet = (norm.running_var / was.running_var).mean()
     assert 0.7 < quiet < 1.3
 
@@ -108,7 +108,7 @@ class Unfit(torch.nn.Module):
 def test_a_teacher_must_be_a_plain_classifier_of_these_classes(teacher):
     with pytest.raises(InputError, match="the teacher returns"):
         check_teacher(Classifier(Unfit(), ["a"], Preparation(16, 16)), DATA)
-    with pytest.raises(InputError, match="knows 3 classes, the data set has 4"):
+    with pytest.raises(InputError, match="has 3 classes, but the data set has 4"):
         check_teacher(teacher, from_arrays(*images(8), (*NAMES, "grey"), "colours"))
     noisy = install_noise(make_student(teacher, None, 0), "adaptive")
     noisy.noise = "sample"
@@ -135,7 +135,7 @@ def test_a_student_without_adversarial_training_falls_with_its_noise_off():
     """The acceptance test of the method's honesty: noise alone hides, it does not protect."""
     student = install_noise(load_model(str(shared("weights_cifar10/resnet20.safetensors"))), "adaptive:beta=0.2")
     x, y = cifar_test_images(64)
-    calibrated(student, (x * 255).round().to(torch.uint8), seed=0)
+    calibrate_student(student, (x * 255).round().to(torch.uint8), seed=0)
     attack = Adversarial(ATTACKS.make("pgd:steps=10"), Ball(8 / 255, "linf"))
     with at_scale(student, 0.0):
         changed = attack.craft(student, TrainingBatch(x, y, torch.arange(64), 0, 0), y, 0)

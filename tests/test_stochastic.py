@@ -108,7 +108,7 @@ def test_a_site_that_a_network_lacks_is_refused_with_those_it_has():
         install_noise(model, "adaptive:layers=features.99")
     with pytest.raises(InputError) as error:
         install_noise(classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())), "adaptive")
-    assert error.value.hint == "it has no convolution and no linear layer"
+    assert error.value.hint == "it has no convolutions and no linear layers"
     with pytest.raises(UsageError, match="unknown site `after-relu`"):
         sites(model, "after-relu")
 
