@@ -23,18 +23,18 @@ GRID = 5  # tiles per side of an L2 start
 def stripes(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
     """Return the starting point in Linf: columns of +-eps, drawn for each channel."""
     count, channels, _, width = x.shape
-    drawn = _uniform(x, keys, "stripes", channels * width).view(count, channels, 1, width)
-    return x + ball.eps * _signs(drawn)
+    numbers = _uniform(x, keys, "stripes", channels * width).view(count, channels, 1, width)
+    return x + ball.eps * _signs(numbers)
 
 
 def tiles(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
     """Return the starting point in L2: a grid of two-sided bumps of length eps."""
     count, channels, height, width = x.shape
     side = max(1, min(height, width) // GRID)
-    drawn = _uniform(x, keys, "tiles", (channels + 1) * GRID * GRID).view(count, channels + 1, GRID, GRID)
+    numbers = _uniform(x, keys, "tiles", (channels + 1) * GRID * GRID).view(count, channels + 1, GRID, GRID)
     bump = two_sided(side).to(x.dtype).to(x.device)
     rows, columns = (_tiled(length, side, x.device) for length in (height, width))
-    of_tile = drawn[:, :, rows[0].clamp(0, GRID - 1)][..., columns[0].clamp(0, GRID - 1)]
+    of_tile = numbers[:, :, rows[0].clamp(0, GRID - 1)][..., columns[0].clamp(0, GRID - 1)]
     inside = ((rows[0] >= 0) & (rows[0] < GRID))[:, None] & ((columns[0] >= 0) & (columns[0] < GRID))
     plain = bump[rows[1]][:, columns[1]]
     turned = bump.T[rows[1]][:, columns[1]]
@@ -58,10 +58,10 @@ def moved(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Ten
     both = first | _inside(_place(u[:, 2:4], side, center), side, center)
     delta = best - center
     spare = (ball.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / delta.shape[1]
-    held = (spare + _squared(delta * both, (2, 3))).sqrt()
+    mass = (spare + _squared(delta * both, (2, 3))).sqrt()
     old = delta * first
     bump = _bump_at(place, side, u[:, 4], center) * _signs(u[:, NUMBERS:, None, None])
-    new = _unit(_unit(old) + bump * first) * held
+    new = _unit(_unit(old) + bump * first) * mass
     return center + ball.eps * ball.ascent(new.where(both, delta))
 
 

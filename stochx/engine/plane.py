@@ -98,11 +98,11 @@ def regions(labels: Tensor) -> Tensor:
     """
     cell = torch.arange(labels.numel()).view(labels.shape)
     right, below = labels[:, 1:] == labels[:, :-1], labels[1:] == labels[:-1]
-    one = torch.cat([cell[:, :-1][right], cell[:-1][below]])
-    two = torch.cat([cell[:, 1:][right], cell[1:][below]])
+    first = torch.cat([cell[:, :-1][right], cell[:-1][below]])
+    second = torch.cat([cell[:, 1:][right], cell[1:][below]])
     root = cell.flatten()
-    while (apart := root[one] != root[two]).any():
-        ends = torch.stack([root[one[apart]], root[two[apart]]])
+    while (unequal := root[first] != root[second]).any():
+        ends = torch.stack([root[first[unequal]], root[second[unequal]]])
         root = root.scatter_reduce(0, ends.amax(0), ends.amin(0), "amin")
         while not (further := root[root]).equal(root):
             root = further

@@ -48,8 +48,8 @@ class MaxSensitivity:
         changes = []
         for draw in range(self.draws):  # all images at once: `explain` finds their keys by index
             nearby = x + self.radius * torch.stack([_direction(x, key, draw) for key in evidence.keys])
-            changed = evidence.explain(evidence.model, nearby, evidence.target)
-            changes.append((changed - relevance).flatten(1).norm(dim=1))
+            nearby_map = evidence.explain(evidence.model, nearby, evidence.target)
+            changes.append((nearby_map - relevance).flatten(1).norm(dim=1))
         change = torch.stack(changes, 1) / relevance.flatten(1).norm(dim=1, keepdim=True)
         return undefined(Score(FORMS[self.form](change)), {ZERO: is_zero(relevance)})
 

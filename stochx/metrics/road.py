@@ -66,8 +66,8 @@ class ROAD:
             filled = impute(x[image], removed)
             if not self.noise:
                 return filled
-            drawn = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])
-            return torch.where(removed[:, None], filled + self.noise * drawn, filled)
+            noise = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])
+            return torch.where(removed[:, None], filled + self.noise * noise, filled)
 
         curve = altered(evidence.model, x, evidence.target, self.shares, build, self.read)
         return Score(curve.mean(1), curve, share.cpu())

@@ -38,15 +38,15 @@ def domains_of(named: Mapping[str, Data], preparation: Preparation) -> list[Doma
     return domains
 
 
-def are_disjoint(learnt: Pool, other: Pool) -> bool:
+def are_disjoint(train: Pool, other: Pool) -> bool:
     """Return True if two splits of a domain share no class, and False if they have the same classes.
 
     Raises `InputError` if they share only some classes: accuracy on those would not be few-shot.
     """
-    shared = sorted({*learnt.classes} & {*other.classes})
-    if shared and {*learnt.classes} != {*other.classes}:
+    shared = sorted({*train.classes} & {*other.classes})
+    if shared and {*train.classes} != {*other.classes}:
         raise InputError(
-            f"`{learnt.name}`: {len(shared)} classes are in two splits, e.g. `{printable(shared[0])}`",
+            f"`{train.name}`: {len(shared)} classes are in two splits, e.g. `{printable(shared[0])}`",
             "assign every class to one split",
         )
     return not shared

@@ -65,9 +65,9 @@ class ScoreRecord:
 class ScoreRow:
     """A method under a metric: the mean over the n images for which the values of all methods are defined.
 
-    `excluded` images were left out for all methods; `why` counts the reasons. `better` is lower, higher or none.
-    `p` is the paired sign-flip p-value of the difference to the method with the best mean, with Holm's correction;
-    `best` marks that method if all of these are below 0.05. `setting` describes sizes derived from the images' size.
+    `why` counts the reasons of the `excluded` images. `better` is lower, higher or none. `p` is the Holm-corrected paired
+    sign-flip p-value of the difference to the method with the best mean; `best` marks that method if all are below
+    0.05. `setting` describes sizes derived from the images' size.
     """
 
     method: str
@@ -158,7 +158,7 @@ def _score_batch(
         again = partial(_again, methods[name], batch.keys) if name in methods else None
         values[name] = _values(metrics, replace(evidence, map=e.map, explain=again), batch)
     sums = {name: e.map.sum(1) for name, (e, _) in results.items()}
-    apart = disagreement(list(sums.values()))
+    per_image = disagreement(list(sums.values()))
     scored = []
     for n, (i, image) in enumerate(zip(batch.indices, batch.names, strict=True)):
         chosen = int(batch.target[n])
@@ -171,7 +171,7 @@ def _score_batch(
                 class_name=model.classes[chosen],
                 probability=float(batch.probabilities[n, chosen]),
                 sigma=None if e.chosen is None else number(e.chosen.sigma, n),
-                disagreement=number(apart, n),
+                disagreement=number(per_image, n),
                 seconds=seconds,
                 scores=values[name][n],
             )

@@ -65,21 +65,25 @@ def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int
     return model
 
 
-def split_for_training(data: Data, preparation: Preparation, limit: int | None = None, held: int = 0) -> TrainingSplit:
-    """Split the first `limit` images, holding out the last ones of each class in turn, `held` in all.
+def split_for_training(
+    data: Data, preparation: Preparation, limit: int | None = None, validation_size: int = 0
+) -> TrainingSplit:
+    """Split the first `limit` images, holding out the last ones of each class in turn, `validation_size` in all.
 
     Raises `InputError` if fewer than two classes, or no images, are left for training.
     """
     pixels, labels = stack(data, preparation, limit)
-    if held >= len(labels):
-        raise InputError(f"{held} images for validation leave none of {len(labels)} for training", "hold out fewer")
-    apart = torch.zeros(len(labels), dtype=torch.bool)
-    apart[_last_of_each_class(labels)[:held]] = True
-    learnt = sorted({*labels[~apart].tolist()})
-    if len(learnt) < 2:
-        name = data.classes[learnt[0]]
+    if validation_size >= len(labels):
+        raise InputError(
+            f"{validation_size} images for validation leave none of {len(labels)} for training", "hold out fewer"
+        )
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[_last_of_each_class(labels)[:validation_size]] = True
+    classes = sorted({*labels[~held_out].tolist()})
+    if len(classes) < 2:
+        name = data.classes[classes[0]]
         raise InputError(f"all training images have the same class, `{name}`", "a classifier needs at least two")
-    return TrainingSplit(pixels[~apart], labels[~apart], pixels[apart], labels[apart])
+    return TrainingSplit(pixels[~held_out], labels[~held_out], pixels[held_out], labels[held_out])
 
 
 def _last_of_each_class(labels: Tensor) -> Tensor:

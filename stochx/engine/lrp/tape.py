@@ -70,8 +70,8 @@ class RelevanceTape:
                 relevance = waiting.pop(node, None)
                 if relevance is not None and node.op == "placeholder":
                     return relevance
-                sent = [] if relevance is None else self.kinds[node].send(self, node, relevance)
-                for source, part in sent:
+                parts = [] if relevance is None else self.kinds[node].send(self, node, relevance)
+                for source, part in parts:
                     if source in self.depends:
                         waiting[source] = waiting[source] + part if source in waiting else part
                 if node in self.depends:
