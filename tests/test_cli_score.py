@@ -196,7 +196,7 @@ def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, pl
     [
         ("other", np.ones((32, 32)), (), "none of the images has a map"),
         ("a", np.eye(40), (), "is 40 x 40, but the network sees `a.png` as 32 x 32"),
-        ("a", np.eye(32), ("-s", "max-sensitivity"), "needs to make maps again"),
+        ("a", np.eye(32), ("-s", "max-sensitivity"), "needs to recompute maps"),
         ("a", np.array(["x"]), (), "not a map"),
     ],
 )

@@ -147,14 +147,14 @@ def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
         (("--adversarial", "pgd:step=x"), "`pgd:step` expects a number", ""),
         (("--adversarial", "pgd", "--eps", "8"), "above 1", "did you mean `--eps 8/255`?"),
         (("--adversarial", "pgd", "--eps", "0"), "leaves the images as they are", "leave out"),
-        (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` raises a divergence", "--adversarial pgd"),
+        (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` maximises a divergence", "--adversarial pgd"),
         (("--adversarial", "transfer"), "`transfer` crafts on another network", "pgd:steps=7"),
         (("--optimizer", "adam"), "`--optimizer adam` is unknown", "did you mean `adamw`?"),
         (("--schedule", "cosin"), "`--schedule cosin` is unknown", "did you mean `cosine`?"),
         (("--patience", "3"), "`--patience` needs images to validate on", "--validation"),
         (("--validation", "60"), "60 images for validation leave none of 60 for training", "hold out fewer"),
         (("--accumulate", "16"), "16 images in 16 parts", "larger batch"),
-        (("--limit", "1"), "all images to learn from are of one class", "at least two"),
+        (("--limit", "1"), "all training images have the same class", "at least two"),
         (("--arch", "resnet21"), "unknown architecture `resnet21`", "did you mean"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_cannot_be_trained_is_refused(more, message, hint, tmp_path):
 def test_a_folder_with_one_class_is_refused(tmp_path):
     plant(tmp_path, "photos/cat/a.png", "photos/cat/b.png")
     done = stochx("train", "--data", f"folder:root={tmp_path}/photos", "-o", tmp_path / "out")
-    assert done.returncode == 2 and "one class, `cat`" in done.stderr, done.stderr
+    assert done.returncode == 2 and "the same class, `cat`" in done.stderr, done.stderr
 
 
 def test_a_rate_that_is_too_large_is_told_with_its_step(tmp_path):

@@ -167,7 +167,7 @@ def test_trades_needs_an_attack_on_the_divergence(attack):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(UsageError, match="there is no recipe `trade`"):
+    with pytest.raises(UsageError, match="unknown recipe `trade`"):
         Adversarial(PGD(), BALL, "trade")  # type: ignore[arg-type]
 
 

@@ -71,9 +71,7 @@ def _annotations(path: Path, stems: Sequence[str]) -> dict[str, str]:
 def _first_object(path: Path) -> str:
     with open_file(path) as file:
         content = file.read(MAX_BYTES + 1)
-    if (
-        len(content) > MAX_BYTES or b"<!DOCTYPE" in content or b"\0" in content
-    ):  # \0 occurs in UTF-16, which could hide a DOCTYPE
+    if len(content) > MAX_BYTES or b"<!DOCTYPE" in content or b"\0" in content:  # \0: UTF-16
         raise InputError(
             f"`{printable(path)}` is not a plain annotation: it is too large or declares entities",
             "download it again",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stochx.engine.fewshot.head import FewShotHead, feature_weights
+from stochx.engine.fewshot.head import FewShotHead, scaled
 from stochx.engine.seeds import Key
 from stochx.guides._shares import check_shares
 from stochx.guides._slopes import slopes
@@ -25,4 +25,4 @@ class GradXInput:
         check_shares(self.lambda_, self.xi)
 
     def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return feature_weights(head, [x * slope for x, slope in slopes(head, cache)])
+        return scaled(head, [x * slope for x, slope in slopes(head, cache)])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stochx.engine.fewshot.head import FewShotHead, feature_weights, initial_relevance
+from stochx.engine.fewshot.head import FewShotHead, initial_relevance, scaled
 from stochx.engine.seeds import Key
 from stochx.guides._shares import check_shares
 
@@ -34,4 +34,4 @@ class LRP:
 def weights(head: FewShotHead[Any], cache: Any) -> tuple[Tensor, ...]:
     """Return weights in [0, 2]; gradients flow through them if the head is `differentiable`."""
     with torch.set_grad_enabled(head.differentiable and torch.is_grad_enabled()):
-        return feature_weights(head, head.relevance(cache, initial_relevance(cache.outputs)))
+        return scaled(head, head.relevance(cache, initial_relevance(cache.outputs)))

@@ -34,9 +34,7 @@ class GNN:
     )
 
     transductive: bool = False  # put one query of each class in a graph, as in the papers, instead of a single query
-    statistics: Literal["batch", "running"] = (
-        "batch"  # statistics of the norms in eval mode: the episode's, or those of training
-    )
+    statistics: Literal["batch", "running"] = "batch"  # norms in eval mode use those of the episode, or of training
     faithful: bool = True  # propagate relevance along every path; the reference leaves one out
 
     def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[GraphCache]:

@@ -29,9 +29,7 @@ class Relation:
     examples: ClassVar[tuple[str, ...]] = ("", "hidden=3", "statistics=running")  # settings that are tested
 
     hidden: int = 8  # hidden units of the layer before the score
-    statistics: Literal["batch", "running"] = (
-        "batch"  # statistics of the norms in eval mode: the episode's, or those of training
-    )
+    statistics: Literal["batch", "running"] = "batch"  # norms in eval mode use those of the episode, or of training
 
     def __post_init__(self) -> None:
         if self.hidden < 1:

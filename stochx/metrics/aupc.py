@@ -37,9 +37,7 @@ class AUPC:
     kernel: int = 0  # side of a region in pixels; 0 means 1/15 of the image's shorter side
     regions: int = 30  # regions to perturb
     draws: int = 50  # random patches per region
-    patch: Literal["uniform", "image"] = (
-        "uniform"  # content of a patch: uniform in [0, 1], or normal with the image's mean and std
-    )
+    patch: Literal["uniform", "image"] = "uniform"  # uniform noise in [0, 1], or normal with the image's mean and std
     order: Literal["most", "least", "random"] = "most"  # perturb the most or the least relevant regions first
     read: Literal["logit", "probability", "margin"] = "logit"  # score that the curve records
 

@@ -35,9 +35,7 @@ class Infidelity:
     operator: Literal["noise", "square"] = "noise"  # perturbation: noise on every value, or a random square
     sigma: float = 0.1  # standard deviation of the noise in pixels (operator=noise)
     side: float = 0.25  # side of the square as a share of the image's shorter side (operator=square)
-    baseline: Literal["black", "white", "mean", "blur"] = (
-        "mean"  # baseline image that fills the square (operator=square)
-    )
+    baseline: Literal["black", "white", "mean", "blur"] = "mean"  # content of the square (operator=square)
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})

@@ -34,9 +34,7 @@ class Adaptive:
     stat: Literal["channel", "layer", "unit"] = "channel"  # unit of the statistics: a spread per channel, layer or unit
     measure: Literal["std", "mean-abs"] = "std"  # measure of spread: standard deviation, or mean absolute value
     source: Literal["running", "batch", "instance", "teacher"] = "running"  # source of the statistics in eval mode
-    learn: Literal["none", "layer", "channel", "element"] = (
-        "none"  # learn beta, one per layer, channel or element; none keeps it fixed
-    )
+    learn: Literal["none", "layer", "channel", "element"] = "none"  # number of learned betas; none keeps beta fixed
     differentiable: bool = False  # propagate gradients through the statistics
     site: Literal["before-bn", "after-bn", "block", "input", "penultimate"] = "before-bn"  # where to add the noise
     layers: str = "*"  # patterns of layer names to add noise to, joined by +

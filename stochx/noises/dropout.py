@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.network.stochastic import Site, draw_like
+from stochx.engine.network.stochastic import Site, drawn
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ class _Dropout(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         like = z[:, :, :1, :1] if self.channels and z.dim() == 4 else z
-        mask = (draw_like(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
+        mask = (drawn(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
         return z * (mask / (1 - self.p) - 1)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.network.stochastic import Site, draw_like
+from stochx.engine.network.stochastic import Site, drawn
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class _FeatureWise(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         channels = z.flatten(2)[:, :, 0] if z.dim() > 2 else z
         shape = *channels.shape, *[1] * (z.dim() - 2)
-        factor, term = (draw_like(torch.randn, channels, self.share).reshape(shape) for _ in range(2))
+        factor, term = (drawn(torch.randn, channels, self.share).reshape(shape) for _ in range(2))
         return self.scale * factor * z + self.shift * term

@@ -27,9 +27,7 @@ class LowRank:
     rank: int = 5  # rank of the correlated part
     init: float = 0.25  # initial value of the diagonal; V starts at random, ten times smaller
     source: Literal["running", "batch"] = "running"  # source of the statistics in eval mode
-    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = (
-        "before-bn"  # where to add the noise
-    )
+    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it is added
     layers: str = "*"  # patterns of layer names to add noise to, joined by +
     share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 

@@ -15,9 +15,7 @@ class Multiplicative:
     """Noise proportional to each value: y = z (1 + beta * eps), eps ~ N(0, 1)."""
 
     beta: float = 0.3  # degree of stochasticity: noise relative to each value
-    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = (
-        "before-bn"  # where to add the noise
-    )
+    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it is added
     layers: str = "*"  # patterns of layer names to add noise to, joined by +
     share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 

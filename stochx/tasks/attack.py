@@ -136,12 +136,12 @@ def _attack_batch(
     places = (clean.right > 0).to(x.device)
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
     keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
-    selected = judge[places]
+    chosen = judge[places]
     context = Context(
         keys=keys,
-        target=selected.target,
-        wrong=None if judge.noisy else selected.wrong,
-        pick=selected.score if judge.noisy else None,
+        target=chosen.target,
+        wrong=None if judge.noisy else chosen.wrong,
+        pick=chosen.score if judge.noisy else None,
         source=source_model,
         judge_any=judge_any,
     )
@@ -149,9 +149,7 @@ def _attack_batch(
     for name, method in attacks.items():
         start = time.perf_counter()
         with seeded(judge.seed, "attack", name, judge.batch):
-            attempt = (
-                method(judge.model, x[places], selected.y, ball, context) if len(places) else _nothing(x, selected.y)
-            )
+            attempt = method(judge.model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)
@@ -161,9 +159,7 @@ def _attack_batch(
         choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
     records = []
     for n, (i, _) in enumerate(items):
-        worst = (
-            min(choices, key=lambda name: float(choices[name][n])) if choices else None
-        )  # called before the loop continues
+        worst = min(choices, key=lambda name: float(choices[name][n])) if choices else None  # called at once
         correct = outcomes[worst][n].correct if worst is not None else float(clean.right[n])
         records.append(
             AttackRecord(

@@ -65,9 +65,9 @@ class ScoreRecord:
 class ScoreRow:
     """A method under a metric: the mean over the n images for which the values of all methods are defined.
 
-    `why` counts the reasons of the `excluded` images. `better` is lower, higher or none. `p` is the Holm-corrected paired
-    sign-flip p-value of the difference to the method with the best mean; `best` marks that method if all are below
-    0.05. `setting` describes sizes derived from the images' size.
+    `why` counts the reasons of `excluded` images. `better` is lower, higher or none. `p` is the Holm-corrected paired
+    sign-flip p-value against the method with the best mean; `best` marks that method if all are below 0.05. `setting`
+    describes sizes derived from the images' size.
     """
 
     method: str

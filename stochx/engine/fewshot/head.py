@@ -186,7 +186,7 @@ def weights_of(relevance: Tensor, axis: int) -> Tensor:
     return (relevance / torch.where(peak == 0, 1, peak)).add_(1)
 
 
-def feature_weights(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def scaled(head: FewShotHead[Any], relevance: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Turn a head's relevance into weights."""
     return tuple(weights_of(part, axis) for part, axis in zip(relevance, head.axes, strict=True))
 

@@ -25,11 +25,11 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def normal(z: Tensor, share: str) -> Tensor:
-    """Draw standard normal noise of the shape of z (N, ...); see `draw_like`."""
-    return draw_like(torch.randn, z, share)
+    """Draw standard normal noise of the shape of z (N, ...); see `drawn`."""
+    return drawn(torch.randn, z, share)
 
 
-def draw_like(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
+def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
     """Draw from `source` in the shape of z (N, ...); with `share` = `batch` all images share one draw.
 
     Draws are channels-last whatever the layout of z: they do not depend on it, and torch's generator is eight times
