@@ -54,7 +54,7 @@ def torchvision_network(name: str, classes: int) -> nn.Module:
 
 
 def class_count(shapes: Shapes) -> int:
-    """How many classes the last layer has: the first size of the last weight of two or four dimensions."""
+    """Return the number of classes: the first size of the last weight of two or four dimensions."""
     sizes = [shape[0] for name, shape in shapes.items() if len(shape) in (2, 4) and name.endswith("weight")]
     heads = [shapes[n][0] for n in ("fc.weight", "linear.weight", "classifier.weight", "head.weight") if n in shapes]
     if not (heads or sizes):
@@ -96,7 +96,7 @@ def torchvision_classifier(name: str, classes: int) -> Classifier:
 
 
 def recognise(shapes: Shapes, path: str) -> Candidate:
-    """The one architecture with exactly these names and shapes.
+    """Return the only architecture with exactly these names and shapes.
 
     Raises `InputError`: with the candidates where several fit, with the closest and what differs where none does.
     """
@@ -184,10 +184,12 @@ def _overlap(expected: Shapes, shapes: Shapes) -> float:
 
 def differences(expected: Shapes, shapes: Shapes) -> str:
     """The first few tensors that are missing, mis-shaped or not expected."""
-    there = _counted(shapes)
-    wrong = [f"`{n}` is {_size(there[n])}, not {_size(s)}" for n, s in expected.items() if n in there and there[n] != s]
-    missing = [f"`{n}` is missing" for n in expected if n not in there]
-    extra = [f"`{n}` is not expected" for n in there if n not in expected]
+    stored = _counted(shapes)
+    wrong = [
+        f"`{n}` is {_size(stored[n])}, not {_size(s)}" for n, s in expected.items() if n in stored and stored[n] != s
+    ]
+    missing = [f"`{n}` is missing" for n in expected if n not in stored]
+    extra = [f"`{n}` is not expected" for n in stored if n not in expected]
     all_of_them = [*wrong, *missing, *extra]
     more = f" and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""
     return ", ".join(islice(all_of_them, 3)) + more

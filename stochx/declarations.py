@@ -1,4 +1,4 @@
-"""How an entry is declared: a frozen dataclass in a file, read with `ast` so that nothing heavy is imported."""
+"""Read the declaration of an entry, a frozen dataclass in a file, with `ast`, so that nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Field:
     def read(self, value: str, where: str) -> object:
         """The value of a typed text; floats may be fractions such as 8/255."""
         if self.choices and value not in self.choices:
-            raise UsageError(f"`{where}` has no choice `{value}`", suggest(value, self.choices))
+            raise UsageError(f"`{where}` does not accept `{value}`", suggest(value, self.choices))
         try:
             return READERS[self.type](value)
         except (ValueError, KeyError, ZeroDivisionError, OverflowError):
@@ -51,7 +51,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "str": str,
 }
-ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 def classes(file: Path) -> dict[str, ast.ClassDef]:
@@ -61,7 +61,7 @@ def classes(file: Path) -> dict[str, ast.ClassDef]:
     except OSError as error:
         raise InputError(f"cannot read `{file}`: {error.strerror}", "check the path") from None
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"`{file}` is not valid Python: {error}", "mend it, or name another file") from None
+        raise InputError(f"`{file}` is not valid Python: {error}", "fix it, or name another file") from None
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Where entries come from: files of a family's package, entry points of installed packages, files from outside."""
+"""Find entries: in files of a family's package, entry points of installed packages, and files from outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where an entry is declared: its file, its class (the first public one, unless named), the module to import.
+    """Location of an entry: its file, its class (the first public one, unless named), the module to import.
 
     A file that was included has a module name of its own, under which it is loaded.
     """

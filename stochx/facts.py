@@ -1,4 +1,4 @@
-"""What is known of a loaded model, and where from."""
+"""Facts about a loaded model, and the source of each."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def load_model(
     std: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """A frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or `module:factory`.
+    """Return a frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or `module:factory`.
 
     Raises `InputError` or `UsageError` with a remedy for what cannot be loaded.
     """
@@ -139,7 +139,7 @@ def trusted(arch: str, path: Path) -> str:
 
 
 def architecture(text: str, classes: int) -> Candidate:
-    """What `--arch` or a file's header names: one of `models/`, torchvision's, timm's, or the user's own factory."""
+    """Return the architecture that `--arch` or a header names: of `models/`, torchvision, timm or the user's own."""
     if text.startswith("timm:"):
         return Candidate(text, lambda: timm_classifier(text.removeprefix("timm:"), classes))
     if is_factory(text):
@@ -148,7 +148,7 @@ def architecture(text: str, classes: int) -> Candidate:
 
 
 def is_factory(text: str) -> bool:
-    """Whether a text names the user's own code, `package.module:factory`."""
+    """Return true for a name of the user's own code, `package.module:factory`."""
     return ":" in text and text.partition(":")[0] not in (*MODELS, "timm")
 
 
@@ -176,7 +176,7 @@ def _fill_noise(model: Classifier, stored: weights.Weights, path: Path) -> None:
     tensors = {name: stored.tensors[key] for name, key in keys.items()}
     expected = {name: model.network.state_dict()[name].shape for name in _noise_names(model)}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
-        raise InputError(f"the noise layers in `{path}` are not those of `{model.noises}`", "make the student again")
+        raise InputError(f"the noise layers in `{path}` are not those of `{model.noises}`", "distill the student again")
     model.network.load_state_dict(tensors, strict=False)
 
 
@@ -261,9 +261,9 @@ def _data_spec(text: str) -> str:
     if text.partition(":")[0] in DATASETS or not path.exists():
         return text
     if "," in text:
-        raise UsageError(f"the path `{text}` has a comma in it", "rename it")
+        raise UsageError(f"the path `{text}` contains a comma", "rename it")
     if path.suffix.lower() in SUFFIXES:
-        raise UsageError(f"`{text}` is one image, no data set", "give it as an argument")
+        raise UsageError(f"`{text}` is an image, not a data set", "give it as an argument")
     if path.is_dir():
         nested = any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
         kind = "folders" if nested else "files"
@@ -271,5 +271,5 @@ def _data_spec(text: str) -> str:
         kind = path.suffix.lower()
     readers = [name for name in DATASETS if kind in cast(tuple[str, ...], DATASETS.declares(name, "reads") or ())]
     if not readers:
-        raise UsageError(f"no data set reads `{text}`", "name one, e.g. `npz:path=FILE`")
+        raise UsageError(f"no data set can read `{text}`", "name one, e.g. `npz:path=FILE`")
     return f"{readers[0]}:{DATASETS.fields(readers[0])[0].key}={text}"

@@ -68,7 +68,7 @@ def timm_classifier(name: str, classes: int) -> Classifier:
     """An untrained timm network."""
     timm = _timm()
     if not timm.is_model(name):
-        raise UsageError(f"timm has no model `{name}`", "`timm.list_models()` names them all")
+        raise UsageError(f"timm has no model `{name}`", "`timm.list_models()` lists all models")
     return _behind_its_view(timm, name, timm.create_model(name, pretrained=False, num_classes=classes))
 
 
@@ -95,7 +95,7 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
         lack = "weights for" if timm.is_model(name) else "model"
         tagged = timm.list_models(pretrained=True)
         close = difflib.get_close_matches(name, {*tagged, *(t.partition(".")[0] for t in tagged)}, n=1)
-        hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` names them all"
+        hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` lists all models"
         raise UsageError(f"timm has no {lack} `{name}`", hint)
     network = _create(timm, name)
     if network.num_classes == 0:
@@ -110,7 +110,7 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
 
 
 def _create(timm: Any, name: str) -> Any:
-    """The network with its weights: from the hub's cache, and only where they are not there, from the hub.
+    """Return the network with its weights, from the hub's cache if they are there, else from the hub.
 
     Asked for what it does not have, the hub's client tries again and again for most of a minute.
     """
@@ -143,7 +143,7 @@ def _create(timm: Any, name: str) -> Any:
 
 
 def _answers(url: str) -> bool:
-    """Whether a server is there, reached through a proxy where one is set."""
+    """Return true if the server answers, through a proxy where one is set."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_FOR_A_CONNECTION).close()
     except urllib.error.HTTPError:

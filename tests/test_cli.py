@@ -113,7 +113,7 @@ def test_one_bad_image_is_reported_skipped_and_counted(place):
         (("a.png", "-m", "ig:step=3"), "has no key `step`", "did you mean `steps`?"),
         (("a.png", "-m", "ig:steps=x"), "expects a whole number", ""),
         (("a.png", "-m", "ig:steps=0"), "steps", ""),
-        (("a.png", "-m", "ig:baseline=blak"), "no choice `blak`", "did you mean `black`?"),
+        (("a.png", "-m", "ig:baseline=blak"), "does not accept `blak`", "did you mean `black`?"),
         (("a.png", "-m", "ig", "-m", "ig"), "given twice", ""),
         (("a.png", "--target", "3"), "there is no class 3", "use 0 to 2"),
         (("a.png", "--target", "cta"), "no class `cta`", "did you mean `cat`?"),
@@ -121,7 +121,7 @@ def test_one_bad_image_is_reported_skipped_and_counted(place):
         (("a.png", "--mean", "1,2"), "neither one number nor three", ""),
         (("a.png", "--batch-size", "0"), "too small", ""),
         (("a.png", "--nonsense"), "nonsense", "--help"),
-        ((), "there is nothing to explain", "`--data`"),
+        ((), "no image is given", "`--data`"),
         (("a.png", "--data", "shaps"), "unknown data set", "did you mean `shapes`?"),
     ],
 )

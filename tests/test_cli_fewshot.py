@@ -118,7 +118,7 @@ def test_training_goes_on_from_a_few_shot_network(run):
     told = json.loads(stochx("info", row["model"], "--json", cwd=place).stdout)["results"]
     assert sum(fact["name"].startswith("classes of") for fact in told) == 2, "it knows all classes that it saw"
     done = stochx("fsc-train", *new, "--init", start, "--head", "gnn", "-o", "no", cwd=place)
-    assert done.returncode == 2 and "`--init` brings its own --head" in done.stderr
+    assert done.returncode == 2 and "`--init` has its own --head" in done.stderr
     done = stochx("fsc-train", *new, "--init", "nothing.safetensors", "-o", "no", cwd=place)
     assert done.returncode == 2 and "nothing.safetensors" in done.stderr and not (place / "no").exists()
 
@@ -153,7 +153,7 @@ def test_classes_with_too_few_images_are_named(tree, run):
         (("--backbone", "conv4:width=0"), "width must be at least 1"),
         (("--backbone", "nothing"), "nothing"),
         ((*DATA, *DATA), "is given twice"),
-        (("--patience", 3), "`--patience` needs a validation"),
+        (("--patience", 3), "`--patience` needs validation episodes"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path, more, said):

@@ -140,15 +140,15 @@ def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
 @pytest.mark.parametrize(
     ("more", "message", "hint"),
     [
-        (("--recipe", "trades"), "`--recipe` belongs to adversarial training", "--adversarial pgd:steps=7"),
-        (("--eps", "4/255"), "`--eps` belongs to adversarial training", "--adversarial"),
+        (("--recipe", "trades"), "`--recipe` needs adversarial training", "--adversarial pgd:steps=7"),
+        (("--eps", "4/255"), "`--eps` needs adversarial training", "--adversarial"),
         (("--adversarial", "pgd", "--recipe", "trade"), "`--recipe trade` is unknown", "did you mean `trades`?"),
         (("--adversarial", "pgdd"), "unknown attack `pgdd`", "did you mean `pgd`?"),
         (("--adversarial", "pgd:step=x"), "`pgd:step` expects a number", ""),
         (("--adversarial", "pgd", "--eps", "8"), "above 1", "did you mean `--eps 8/255`?"),
         (("--adversarial", "pgd", "--eps", "0"), "leaves the images as they are", "leave out"),
         (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` maximises a divergence", "--adversarial pgd"),
-        (("--adversarial", "transfer"), "`transfer` crafts on another network", "pgd:steps=7"),
+        (("--adversarial", "transfer"), "`transfer` needs another network", "pgd:steps=7"),
         (("--optimizer", "adam"), "`--optimizer adam` is unknown", "did you mean `adamw`?"),
         (("--schedule", "cosin"), "`--schedule cosin` is unknown", "did you mean `cosine`?"),
         (("--patience", "3"), "`--patience` needs images to validate on", "--validation"),

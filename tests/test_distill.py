@@ -212,7 +212,7 @@ def test_the_students_file_goes_into_other_commands(place, tmp_path):
         (["--kd", "weight=2"], "weight in [0, 1]"),
         (["--kd", "logit"], "did you mean `logits`?"),
         (["--init", "teachers"], "did you mean `teacher`?"),
-        (["--adversarial", "none", "--eps", "8/255"], "belongs to adversarial training"),
+        (["--adversarial", "none", "--eps", "8/255"], "needs adversarial training"),
         (["--noise", "adaptive:layers=nowhere.*"], "matches site"),
     ],
 )

@@ -143,9 +143,9 @@ def test_explain_tells_every_class_of_the_support(place):
     [
         (("query.png", "--support", "alone"), "`alone` has one class, `cat`"),
         (("query.png", "--support", "nothing"), "nothing"),
-        (("query.png", "--support", "support", "-m", "ig"), "does not reach a few-shot network"),
+        (("query.png", "--support", "support", "-m", "ig"), "cannot explain a few-shot network"),
         (("nothing.png", "--support", "support"), "nothing.png"),
-        (("--support", "support"), "there is nothing to explain"),
+        (("--support", "support"), "no image is given"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(place, more, said):

@@ -313,7 +313,7 @@ class TestTimm:
         [
             ("resnet18x", "no model `resnet18x`", "did you mean `timm:resnet18`?"),
             ("resnet18.a1_in1", "no weights for `resnet18.a1_in1`", "did you mean `timm:resnet18.a1_in1k`?"),
-            ("zzzz", "no model `zzzz`", "`timm.list_models(pretrained=True)` names them all"),
+            ("zzzz", "no model `zzzz`", "`timm.list_models(pretrained=True)` lists all models"),
         ],
     )
     def test_an_unknown_name_is_an_error_with_the_nearest(self, name, message, hint):

@@ -1,4 +1,4 @@
-"""Command line: parse options, call a task, print its result."""
+"""Command line: parse options, run a command, print its result."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def root(
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM came; it unwinds through everything that has something to save."""
+    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save."""
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

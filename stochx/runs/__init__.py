@@ -29,7 +29,7 @@ class Outcome:
 
 
 def execute(settings: Settings, watch: Watch) -> Outcome:
-    """Do what a command does; raises `StochxError` for what a user can mend."""
+    """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
     with importlib.import_module("stochx.engine.world").process_group() as world:
@@ -38,7 +38,7 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
 
 
 def run(settings: Settings) -> Document:
-    """Do what `stochx COMMAND` does with these settings, and return the document that `--json` prints.
+    """Run `stochx COMMAND` with these settings, and return the document that `--json` prints.
 
     Under `torchrun` every rank calls it, and all but the leading one get an empty document. Raises `StochxError`.
     """

@@ -67,7 +67,7 @@ def make_plan(settings: Fitting, epochs: int, batch: int, rate: float) -> Plan:
 
 
 def make_adversarial(settings: Epochs) -> Adversarial | None:
-    """Return the adversarial training that is asked for, if it is."""
+    """Return the adversarial training that the settings ask for; None if they ask for none."""
     if settings.attack is None:
         return None
     return Adversarial(
@@ -76,7 +76,7 @@ def make_adversarial(settings: Epochs) -> Adversarial | None:
 
 
 def validation_size(settings: Epochs, count: int) -> int:
-    """Return how many of `count` images to hold out; by default some in adversarial training."""
+    """Return the number of images, of `count`, to hold out; by default none except in adversarial training."""
     if settings.validation is not None:
         return settings.validation
     if settings.attack is None:
@@ -85,7 +85,7 @@ def validation_size(settings: Epochs, count: int) -> int:
 
 
 def selection_metric(settings: Epochs) -> str:
-    """Return the measure that the best epoch has most of."""
+    """Return the measure that selects the best epoch."""
     return "clean" if settings.attack is None else "robust"
 
 
@@ -135,7 +135,7 @@ def best_row(settings: Epochs, rows: list[Record]) -> Record | None:
 def summarise_training(settings: Epochs, rows: list[Record], test: Estimate, held: int) -> Trained:
     """Return the facts of a finished training, measured as `test` on the test images."""
     last, best = rows[-1], best_row(settings, rows)
-    kept = best or last
+    selected = best or last
     return Trained(
         last["epoch"],
         last["loss"],
@@ -144,8 +144,8 @@ def summarise_training(settings: Epochs, rows: list[Record], test: Estimate, hel
         test.ci95,
         test.n,
         best_epoch=None if best is None else best["epoch"],
-        clean=kept.get("clean"),
-        robust=kept.get("robust"),
+        clean=selected.get("clean"),
+        robust=selected.get("robust"),
         validation=held,
     )
 

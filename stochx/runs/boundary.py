@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Case:
-    """What is looked at: networks by their arguments, and planes."""
+    """Networks, by their arguments, and the planes to draw."""
 
     settings: Boundary
     models: Mapping[str, Classifier]
@@ -75,7 +75,7 @@ class Case:
 
 
 def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
-    """Look at all planes with all networks and write everything."""
+    """Predict all planes with all networks; write records, files and figures."""
     runtime = select_runtime(settings.device, "fp32", settings.rows)
     models = {text: open_network(text, settings, runtime.device).model for text in settings.models}
     check_alike(models)

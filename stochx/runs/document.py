@@ -10,7 +10,7 @@ from stochx import __version__
 SCHEMA = 1
 
 Document = dict[str, Any]
-"""What `--json` prints and result.json holds."""
+"""The JSON object that `--json` prints and result.json holds."""
 
 
 def compose(

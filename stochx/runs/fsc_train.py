@@ -55,16 +55,16 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
         machine = machine_facts(settings)
     if not world.leads:
         return Outcome(None)
-    kept = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
-    draw_curves(folder.folder / "curves.png", rows, kept if held else None, attacked=False)
+    selected = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
+    draw_curves(folder.folder / "curves.png", rows, selected if held else None, attacked=False)
     path = folder.folder / "model.safetensors"
     save_fewshot(path, model)
-    document = make_document(settings, watch, machine, [_row(settings, model, rows, kept) | {"model": str(path)}])
+    document = make_document(settings, watch, machine, [_row(settings, model, rows, selected) | {"model": str(path)}])
     folder.finish(rows, document)
     return Outcome(document)
 
 
-def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], kept: Record) -> Record:
+def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], selected: Record) -> Record:
     return {
         "head": model.head_text,
         "guide": settings.guide,
@@ -74,8 +74,8 @@ def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], kept: Re
         "episodes": rows[-1]["epoch"] * settings.every,
         "loss": rows[-1]["loss"],
         "train_accuracy": rows[-1]["accuracy"],
-        "validation": kept.get("validation"),
-        "kept": kept["epoch"] * settings.every,
+        "validation": selected.get("validation"),
+        "kept": selected["epoch"] * settings.every,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 

@@ -69,7 +69,7 @@ def _initial(settings: Train, classes: tuple[str, ...]) -> Classifier:
 
 
 def _describe(settings: Train) -> str:
-    """Say how the network was trained, for the header of its file."""
+    """Describe the training, for the header of the network's file."""
     if settings.attack is None:
         return f"{settings.epochs} epochs"
     record = settings.recorded()

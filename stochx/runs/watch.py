@@ -1,4 +1,4 @@
-"""What a run tells while it goes on; the command line draws it, a library user may ignore it."""
+"""Progress of a run: the command line draws it, a library user may ignore it."""
 
 from __future__ import annotations
 

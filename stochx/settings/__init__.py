@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass a command, with everything that can be asked of it.
+"""Settings: one frozen dataclass for each command, with a field for each option.
 
     stochx.settings.Attack(model="net.pt", attack=("pgd:steps=20",), eps="4/255")
 

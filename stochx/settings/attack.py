@@ -25,7 +25,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Network, Limited, Batches, RunFiles):
-    """Attack a network in a ball around every image, and check whether its robust accuracy can be believed.
+    """Attack a network in a ball around every image, and check whether its robust accuracy can be trusted.
 
     Examples:
       stochx attack teacher.safetensors --data cifar10 --limit 1000
@@ -47,11 +47,11 @@ class Attack(Network, Limited, Batches, RunFiles):
     data: Annotated[
         str, Option(WHAT, "Labelled images: a data set, folder, zip or npz.", family="datasets", or_path=True)
     ] = "cifar10"
-    versus: Annotated[str | None, Option(WHAT, "Another network, to compare with.", metavar="MODEL")] = None
+    versus: Annotated[str | None, Option(WHAT, "Second network to compare with.", metavar="MODEL")] = None
     source: Annotated[str | None, Option(WHAT, "Network that `transfer` crafts its examples on.", metavar="MODEL")] = (
         None
     )
-    target: Annotated[str | None, Option(WHAT, "Class to reach, by index or name; default any wrong class.")] = None
+    target: Annotated[str | None, Option(WHAT, "Target class, by index or name; default: any wrong class.")] = None
     attack: Annotated[
         tuple[str, ...],
         Option(METHOD, "Attack; repeatable.", short="-a", family="attacks"),
@@ -67,13 +67,15 @@ class Attack(Network, Limited, Batches, RunFiles):
         ),
     ] = None
     judge: Annotated[Judge, Option(METHOD, "Count any point of an attack, or only its last.")] = "any"
-    draws: Annotated[int, Option(METHOD, "Fresh draws that judge a stochastic network.", minimum=1)] = 32
-    checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be believed.")] = "quick"
+    draws: Annotated[int, Option(METHOD, "Number of fresh draws that judge a stochastic network.", minimum=1)] = 32
+    checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be trusted.")] = "quick"
     fail_under: Annotated[
         float | None,
-        Option(RUN, "Exit with 3 if robust accuracy is below.", minimum=0, maximum=1, free=True),
+        Option(RUN, "Exit with code 3 if robust accuracy is below X.", minimum=0, maximum=1, free=True),
     ] = None
-    fail_on: Annotated[FailOn, Option(RUN, "Compare the estimate, or the lower end of its interval.")] = "point"
+    fail_on: Annotated[
+        FailOn, Option(RUN, "Value that `--fail-under` compares: the estimate, or the lower end of its interval.")
+    ] = "point"
     precision: Annotated[
         Precision, Option(RUN, "Precision of attack gradients; auto is fp32. Verdicts are always fp32.")
     ] = "auto"
@@ -82,7 +84,7 @@ class Attack(Network, Limited, Batches, RunFiles):
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Where to attack: `--sweep eps=0,2/255`, `noise=0,0.5,1` or `noise=0:2:0.25`; without a sweep, one point."""
+        """Points of the sweep `eps=0,2/255`, `noise=0,0.5,1` or `noise=0:2:0.25`; without a sweep, one point."""
         if self.sweep is None:
             return (Point(str(self.eps), radius(self.eps, self.norm)),)
         name, values = _axis(self.sweep)

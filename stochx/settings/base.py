@@ -1,4 +1,4 @@
-"""How a command's settings are declared, checked and recorded; knows neither torch nor the command line.
+"""Declare, check and record the settings of a command, without torch and without the command line.
 
 A command is a frozen dataclass. A field's annotation says everything that its option needs:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,12 +54,27 @@ class Setting:
     optional: bool = False  # may be None
     repeated: bool = False  # a tuple
     choices: tuple[str, ...] = ()  # closed, unless `type` is a number
+    or_number: bool = False  # a text that stands for a number, such as 8/255; from Python a number too
 
     @property
     def flag(self) -> str:
         """The option as typed: `--fail-under`; an argument's name in capitals."""
         name = self.name.replace("_", "-")
         return name.upper() if self.option.positional else f"--{name}"
+
+    def convert(self, value: Any) -> Any:
+        """Return a value from Python as the command line gives it; raises `UsageError` for one that is not a tuple."""
+        if value is None:
+            return None
+        if self.repeated:
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise UsageError(f"`{self.flag}` takes several values", f"write `{self.name}=({value!r},)`")
+            return tuple(value)
+        if self.type is Path and isinstance(value, str):
+            return Path(value)
+        if self.or_number and isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        return value
 
     def check(self, value: Any) -> None:
         """Raise `UsageError` for a value of another type, an unknown choice, and a number out of range."""
@@ -102,7 +118,7 @@ class Setting:
 
 
 KINDS: dict[type, str] = {
-    str: "a text",
+    str: "text",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -123,13 +139,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):
-            value = getattr(self, setting.name)
-            if setting.repeated and isinstance(value, str):
-                raise UsageError(f"`{setting.flag}` takes several values", f"write `{setting.name}=({value!r},)`")
-            if setting.repeated and value is not None:
-                object.__setattr__(self, setting.name, tuple(value))
-            elif setting.type is Path and isinstance(value, str):
-                object.__setattr__(self, setting.name, Path(value))
+            object.__setattr__(self, setting.name, setting.convert(getattr(self, setting.name)))
         for file in self.include:
             include(Path(file))
         for setting in settings_of(type(self)):
@@ -177,7 +187,14 @@ def _setting(field: dataclasses.Field[Any], annotation: Any) -> Setting:
     choices = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
     plain = [part for part in (bool, int, str, float, Path) if part in parts]
     return Setting(
-        field.name, plain[0] if plain else str, field.default, option, optional, repeated, tuple(map(str, choices))
+        field.name,
+        plain[0] if plain else str,
+        field.default,
+        option,
+        optional,
+        repeated,
+        tuple(map(str, choices)),
+        or_number={str, float} <= parts,
     )
 
 
@@ -187,7 +204,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Settings):
-    """Where a run keeps its files."""
+    """Folder of a run."""
 
     output: Annotated[
         Path | None,
@@ -206,7 +223,7 @@ class Files(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles(Files):
-    """Where a run keeps its files; a folder that has some already is refused."""
+    """Folder of a run, refused if it already holds files."""
 
     overwrite: Annotated[bool, Option(RUN, "Replace the files of an older run.", recorded=False)] = False
 

@@ -38,7 +38,7 @@ class Boundary(Network, Batches, RunFiles):
         str | None,
         Option(
             WHAT,
-            "Indices or keys of images; default the first image of three classes, or of one.",
+            "Indices or keys of images; default: the first image of three classes, or of one.",
             metavar="A,B,C",
         ),
     ] = None
@@ -64,7 +64,7 @@ class Boundary(Network, Batches, RunFiles):
     def check(self) -> None:
         super().check()
         if not self.models:
-            raise UsageError("there is no network to look at", "name at least one")
+            raise UsageError("no network is given", "name at least one")
         twice = next((name for name in self.models if self.models.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"`{twice}` is given twice", "name each network once")

@@ -13,7 +13,7 @@ from stochx.settings.values import channels
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Epochs, RunFiles):
-    """Make a stochastic student of a trained network: its weights, noise in its layers, trained with its help.
+    """Distill a trained network into a stochastic student: its weights, with noise in its layers, trained further.
 
     Examples:
       stochx distill --teacher resnet.pt
@@ -43,7 +43,7 @@ class Distill(Epochs, RunFiles):
         str,
         Option(
             METHOD,
-            "What the teacher teaches; tau=T,weight=W stands for soft-labels.",
+            "Lesson that the student learns from its teacher; tau=T,weight=W stands for soft-labels.",
             family="lessons",
             or_none=True,
         ),
@@ -58,7 +58,7 @@ class Distill(Epochs, RunFiles):
 
     @property
     def starts(self) -> Init:
-        """Where the student's weights start; another architecture than the teacher's starts at random."""
+        """Initial weights of the student; those of another architecture than the teacher's are random."""
         return "random" if self.arch else self.init
 
     @property

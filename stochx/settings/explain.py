@@ -33,4 +33,4 @@ class Explain(Images, Files):
     def check(self) -> None:
         super().check()
         if not self.images and self.data is None:
-            raise UsageError("there is nothing to explain", "name image files, or a data set with `--data`")
+            raise UsageError("no image is given", "name image files, or a data set with `--data`")

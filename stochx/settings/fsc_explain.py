@@ -36,6 +36,6 @@ class FscExplain(Machine, Files):
         super().check()
         if not ATTRIBUTIONS.declares(self.method, "few_shot"):
             methods = " or ".join(f"`{name}`" for name in ATTRIBUTIONS.declaring("few_shot"))
-            raise UsageError(f"`--method {self.method}` does not reach a few-shot network", f"use {methods}")
+            raise UsageError(f"`--method {self.method}` cannot explain a few-shot network", f"use {methods}")
         if not self.images:
-            raise UsageError("there is nothing to explain", "name image files")
+            raise UsageError("no image is given", "name image files")

@@ -66,7 +66,7 @@ class FscTrain(Episodes, Fitting, RunFiles):
         super().check()
         brought = {"--backbone": self.backbone, "--head": self.head, "--size": self.size}
         if self.init and (given := [option for option, value in brought.items() if value is not None]):
-            raise UsageError(f"`--init` brings its own {given[0]}", f"leave out `{given[0]}`")
+            raise UsageError(f"`--init` has its own {given[0]}", f"leave out `{given[0]}`")
         check_episodes(way=self.way, shot=self.shot, queries=self.queries)
         if self.episodes % self.every:
             raise UsageError(
@@ -74,7 +74,7 @@ class FscTrain(Episodes, Fitting, RunFiles):
                 f"use `--episodes {-(-self.episodes // self.every) * self.every}`, or another `--every`",
             )
         if self.patience and not self.validation:
-            raise UsageError("`--patience` needs a validation", "give `--validation 200`")
+            raise UsageError("`--patience` needs validation episodes", "give `--validation 200`")
 
     def recorded(self) -> dict[str, object]:
         """Return the settings with the defaults that depend on others filled in."""

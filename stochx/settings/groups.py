@@ -17,7 +17,7 @@ RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning ra
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Settings):
-    """How a network's file is read."""
+    """Model, and how to read its file."""
 
     arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
@@ -35,14 +35,14 @@ class Network(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Limited(Settings):
-    """How much of a data set is used."""
+    """Number of images to use."""
 
     limit: Annotated[int | None, Option(WHAT, "Use only the first N images.", metavar="N", minimum=1, free=True)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Settings):
-    """Where numbers are computed, and from which seed."""
+    """Device and seed."""
 
     device: Annotated[str, Option(RUN, "auto, cpu, cuda, cuda:N or mps.", free=True)] = "auto"
     seed: Annotated[int, Option(RUN, "Seed of every random draw.")] = 0
@@ -50,7 +50,7 @@ class Machine(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Batches(Machine):
-    """How many images or samples go through a network at once."""
+    """Batch size."""
 
     batch_size: Annotated[
         int | Literal["auto"],
@@ -83,7 +83,7 @@ class Images(Network, Limited, Batches):
 
 @dataclass(frozen=True, kw_only=True)
 class Fitting(Machine):
-    """How weights are trained."""
+    """Optimisation of weights."""
 
     augment: Annotated[bool, Option(METHOD, "Shift and mirror images.")] = True
     optimizer: Annotated[Optimizer, Option(METHOD, "Optimizer; sgd has momentum.")] = "sgd"
@@ -105,7 +105,7 @@ class Fitting(Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs(Fitting, Limited):
-    """How a classifier is trained, on images as they are or against an attack."""
+    """Training of a classifier, plain or adversarial."""
 
     epochs: Annotated[int, Option(METHOD, "Passes over the data.", minimum=1, free=True)] = 30
     lr: Annotated[
@@ -176,11 +176,11 @@ class Epochs(Fitting, Limited):
         if self.attack is None:
             for key in ("recipe", "eps", "norm", "delay"):
                 if getattr(self, key):
-                    raise UsageError(f"`--{key}` belongs to adversarial training", "add `--adversarial pgd:steps=7`")
+                    raise UsageError(f"`--{key}` needs adversarial training", "add `--adversarial pgd:steps=7`")
             return
         if FAMILIES["attacks"].declares(self.attack, "needs_source"):
             name = self.attack.partition(":")[0]
-            raise UsageError(f"`{name}` crafts on another network, which a training does not have", "use `pgd:steps=7`")
+            raise UsageError(f"`{name}` needs another network, which training does not have", "use `pgd:steps=7`")
         if not self.ball[0]:
             raise UsageError("`--eps 0` leaves the images as they are", "leave out `--adversarial`")
 

@@ -11,7 +11,7 @@ from stochx.settings.groups import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Network):
-    """Show what is known of a model: from its file, by recognition, or by guessing.
+    """Show what is known about a model, and from where: its file, recognition, or a guess.
 
     Examples:
       stochx info resnet20.safetensors

@@ -1,4 +1,4 @@
-"""What entries are tested on: a small network, images, features of few-shot episodes, data sets on disk."""
+"""Samples that entries are tested on: a small network, images, features of few-shot episodes, data sets on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every attribution must do."""
+"""Contract of every attribution."""
 
 from __future__ import annotations
 

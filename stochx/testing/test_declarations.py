@@ -1,4 +1,4 @@
-"""What every entry of any family must declare."""
+"""Contract of the declarations of every family."""
 
 from __future__ import annotations
 

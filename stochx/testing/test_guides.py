@@ -1,4 +1,4 @@
-"""What every guide must do."""
+"""Contract of every guide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every few-shot head must do."""
+"""Contract of every few-shot head."""
 
 from __future__ import annotations
 

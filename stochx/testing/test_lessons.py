@@ -1,4 +1,4 @@
-"""What every lesson must do."""
+"""Contract of every lesson."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every metric must do."""
+"""Contract of every metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every architecture must do."""
+"""Contract of every architecture."""
 
 from __future__ import annotations
 

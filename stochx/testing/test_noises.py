@@ -1,4 +1,4 @@
-"""What every noise must do, in every setting that it declares as an example."""
+"""Contract of every noise, in every setting that it declares as an example."""
 
 from __future__ import annotations
 

@@ -179,8 +179,8 @@ def outside(target: object) -> object:
 def is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Return True if `node` overwrites its first input."""
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    calls = node.op in ("call_function", "call_method")
-    return bool(getattr(module, "inplace", node.kwargs.get("inplace", calls and outside(node.target) != node.target)))
+    calls, keywords = node.op in ("call_function", "call_method"), node.kwargs
+    return bool(getattr(module, "inplace", keywords.get("inplace", calls and outside(node.target) != node.target)))
 
 
 def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Kind:

@@ -203,12 +203,13 @@ def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
     """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
     hidden = next(iter(tail.graph.nodes))
     for node in list(hidden.users):
+        keywords = node.kwargs
         if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
             outside = copy.copy(module)
             outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
             node.target = f"start_{node.name}"
             tail.add_submodule(node.target, outside)
-        elif node.kwargs.get("inplace"):
+        elif keywords.get("inplace"):
             node.update_kwarg("inplace", False)
     tail.recompile()
     return tail
