@@ -17,7 +17,7 @@ ROUNDING = 16  # floating-point steps within which two logits count as equal
 
 @dataclass(frozen=True)
 class Completeness:
-    """Relative error of the map's sum as the gain of the logit over a baseline (Sundararajan et al., 2017).
+    """Relative difference of the map's sum and the logit's gain over a baseline (Sundararajan et al., 2017).
 
         |sum a - (f(x) - f(b))| / |f(x) - f(b)|
 

@@ -23,7 +23,7 @@ class Gaussian:
 
     sigma: float = 0.1  # standard deviation, in units of the activations
     first: float = 0.2  # standard deviation before the first layer
-    site: Literal["conv-input", "layer-input", "before-bn", "after-bn", "block", "input"] = "conv-input"  # place
+    site: Literal["conv-input", "layer-input", "before-bn", "after-bn", "block", "input"] = "conv-input"  # noise site
     layers: str = "*"  # patterns of layer names to add noise to, joined by +
     share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
