@@ -13,11 +13,10 @@ from stochx.attacks import Attack, Attempt, Context
 from stochx.engine.io.data import Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
-from stochx.engine.sweep import sweep
 from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
 from stochx.errors import RunError, StochxError
-from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.batches import Failed, Source, readable, sweep_images
 from stochx.tasks.judging import Judge, Verdict
 
 ROWS = 128  # images attacked together; misclassified ones are retired, so a larger batch stays full for longer
@@ -100,15 +99,9 @@ def attack(
     attacked if any of its judging draws is right. Raises `RunError` for points outside the ball.
     """
 
-    def load(places: range) -> list[Item | StochxError]:
-        return read_all(sources, places)
-
     def work(places: range, loaded: list[Item | StochxError]) -> list[AttackRecord | Failed]:
-        pairs = list(zip(places, loaded, strict=True))
-        records: list[AttackRecord | Failed] = [
-            Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError)
-        ]
-        items = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
+        failed, items = readable(sources, places, loaded)
+        records: list[AttackRecord | Failed] = [*failed]
         if items:
             y = torch.tensor([item.label for _, item in items], device=model.mean.device)
             goal = None if target is None else torch.full_like(y, target)
@@ -118,8 +111,7 @@ def attack(
             records += attacked.records
         return records
 
-    records = sweep(len(sources), ROWS, load, work, world or World(), done, report)
-    return sorted(records, key=lambda record: record.index)
+    return sweep_images(sources, ROWS, work, world, done, report)
 
 
 def _attack_batch(

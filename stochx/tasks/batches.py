@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,19 @@ from stochx.engine.montecarlo import split_half_error
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.fused import fused
 from stochx.engine.seeds import seeded
+from stochx.engine.sweep import sweep
+from stochx.engine.world import World
 from stochx.errors import InputError, RunError, StochxError
+
+
+class Indexed(Protocol):
+    """A record of an image, by its place among the sources."""
+
+    @property
+    def index(self) -> int: ...
+
+
+R = TypeVar("R", bound=Indexed)
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,33 @@ class ImageBatch:
         return "/".join(self.keys)
 
 
+def sweep_images(
+    sources: Sequence[Source],
+    rows: int,
+    work: Callable[[range, list[Item | StochxError]], list[R]],
+    world: World | None,
+    done: Collection[int],
+    report: Callable[[list[R], int], None],
+    methods: Collection[str] = (),
+) -> list[R]:
+    """Run `work` on batches of images, read in the background; return its records by image, then as `methods` are.
+
+    See `engine.sweep` for `done` and `report`.
+    """
+    records = sweep(len(sources), rows, lambda places: read_all(sources, places), work, world or World(), done, report)
+    order = {name: place for place, name in enumerate(methods)}
+    return sorted(records, key=lambda record: (record.index, order.get(getattr(record, "method", ""), 0)))
+
+
+def readable(
+    sources: Sequence[Source], places: range, loaded: Sequence[Item | StochxError]
+) -> tuple[list[Failed], list[tuple[int, Item]]]:
+    """Part the images of a batch into those that could not be read, and the items of the others by place."""
+    pairs = list(zip(places, loaded, strict=True))
+    failed = [Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError)]
+    return failed, [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
+
+
 def read_all(sources: Sequence[Source], batch: range) -> list[Item | StochxError]:
     """Read the items of a batch; an item that cannot be read becomes its error."""
 
@@ -97,10 +137,9 @@ def batches(
     The target is the class index `target`, or each image's top prediction. The logits of a stochastic network are
     means over `draws` of its noise.
     """
-    pairs = list(zip(places, loaded, strict=True))
-    yield from (Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError))
-    good = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
-    for _, same_size in groupby(good, key=lambda pair: pair[1].image.shape):
+    failed, items = readable(sources, places, loaded)
+    yield from failed
+    for _, same_size in groupby(items, key=lambda pair: pair[1].image.shape):
         yield from _classified(model, sources, list(same_size), target, seed, draws)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from stochx.attributions import Attribution
 from stochx.engine.io.data import Item
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import StochxError
 from stochx.tasks.adaptive import bind_objective
@@ -22,8 +21,8 @@ from stochx.tasks.batches import (
     explanations,
     not_finite,
     number,
-    read_all,
     rows_of,
+    sweep_images,
 )
 
 
@@ -95,12 +94,7 @@ def explain(
                     rows += result.rows
         return rows
 
-    def load(places: range) -> list[Item | StochxError]:
-        return read_all(sources, places)
-
-    rows = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
-    order = {name: place for place, name in enumerate(methods)}
-    return sorted(rows, key=lambda row: (row.index, order.get(getattr(row, "method", ""), 0)))
+    return sweep_images(sources, rows_of(model), work, world, done, report, methods)
 
 
 def _explain_batch(

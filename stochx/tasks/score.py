@@ -19,12 +19,11 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.ranking import disagreement
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import estimate, holm, paired_p
-from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric, Score
 from stochx.tasks.adaptive import bind_objective
-from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, read_all, rows_of
+from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, rows_of, sweep_images
 
 SIGNIFICANT = 0.05
 
@@ -129,12 +128,7 @@ def score(
                 records += scored.records
         return records
 
-    def load(places: range) -> list[Item | StochxError]:
-        return read_all(sources, places)
-
-    records = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
-    order = {name: place for place, name in enumerate(methods)}
-    return sorted(records, key=lambda record: (record.index, order.get(getattr(record, "method", ""), 0)))
+    return sweep_images(sources, rows_of(model), work, world, done, report, methods)
 
 
 def _score_batch(
