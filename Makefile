@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint completions bench clean
+.PHONY: demo test test-slow lint completions stubs bench clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo
@@ -20,6 +20,9 @@ lint: .venv/dev
 
 completions: .venv/demo
 	$(BIN)/python -m stochx.cli.completion completions
+
+stubs: .venv/demo
+	$(BIN)/python -m stochx.stubs
 
 bench: .venv/dev
 	$(BIN)/python -m pip install -q -e ".[bench]"

@@ -4,6 +4,7 @@
 
     model = stochx.load_model("resnet50")
     explanation = stochx.attributions.SmoothTaylor(sigma=0.5, roots=150)(model, x, target)
+    document = stochx.run(stochx.settings.Attack(model="net.pt", data="cifar10", attack=("pgd:steps=20",)))
 
 Importing this package imports no torch; the names below are resolved on first use.
 """
@@ -11,27 +12,52 @@ Importing this package imports no torch; the names below are resolved on first u
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises
-    from stochx.errors import StochxError
+    from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises, settings
+    from stochx.catalog import include
+    from stochx.engine.gradients import gradient, logits
+    from stochx.errors import InputError, RunError, StochxError, UsageError
+    from stochx.fewshot_networks import load_fewshot
     from stochx.loading import load_data, load_model
+    from stochx.runs import run
 
-__all__ = ["StochxError", "load_data", "load_model"]
-__all__ += ["attacks", "attributions", "datasets", "guides", "heads", "lessons", "metrics", "models", "noises"]
+__all__ = ["InputError", "RunError", "StochxError", "UsageError"]
+__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "run"]
+__all__ += [
+    "attacks",
+    "attributions",
+    "datasets",
+    "guides",
+    "heads",
+    "lessons",
+    "metrics",
+    "models",
+    "noises",
+    "settings",
+]
 
-_HOMES = {"StochxError": "stochx.errors", "load_model": "stochx.loading", "load_data": "stochx.loading"}
+_HOMES = {
+    "stochx.catalog": ("include",),
+    "stochx.engine.gradients": ("gradient", "logits"),
+    "stochx.errors": ("InputError", "RunError", "StochxError", "UsageError"),
+    "stochx.fewshot_networks": ("load_fewshot",),
+    "stochx.loading": ("load_data", "load_model"),
+    "stochx.runs": ("run",),
+}
 
+if not TYPE_CHECKING:  # a type checker would take any name for one that this function knows
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"stochx.{name}")
-    raise AttributeError(f"module `stochx` has no attribute `{name}`")
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(home), name)
+        if name in __all__:
+            return importlib.import_module(f"stochx.{name}")
+        raise AttributeError(f"module `stochx` has no attribute `{name}`")
 
 
 def __dir__() -> list[str]:

@@ -11,14 +11,15 @@ knows its choices without importing torch; `make` imports exactly one file.
 from __future__ import annotations
 
 import ast
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from stochx.declarations import Field, class_variable, fields
-from stochx.entries import Entry, built_in, declared, installed
+from stochx.declarations import Field, class_variable, classes, fields, reexports
+from stochx.entries import Entry, built_in, declared, installed, package_file
 from stochx.errors import InputError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -199,16 +200,28 @@ def include(path: str | Path) -> None:
 
 
 def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a family package: its classes, imported on first use."""
+    """Return `__getattr__` and `__dir__` of a family package: its entries and its re-exports, imported on first use.
+
+    A type checker reads both in the package's `__init__.pyi`, which `stochx.stubs` writes.
+    """
 
     def find(name: str) -> Any:
         for entry in catalog:
             if catalog.class_name(entry) == name:
                 return catalog.load(entry)
+        homes = reexports(package_file(catalog.package))
+        if name in homes:
+            return getattr(importlib.import_module(homes[name]), name)
         raise AttributeError(f"module `{catalog.package}` has no attribute `{name}`")
 
     def names() -> list[str]:
-        return [catalog.class_name(entry) for entry in catalog]
+        return sorted(
+            {
+                *map(catalog.class_name, catalog),
+                *classes(package_file(catalog.package)),
+                *reexports(package_file(catalog.package)),
+            }
+        )
 
     return find, names
 

@@ -83,6 +83,18 @@ def fields(file: Path, declaration: ast.ClassDef) -> list[Field]:
     ]
 
 
+def reexports(file: Path) -> dict[str, str]:
+    """Return the names that a package hands on, with the module of each: its lines `from module import X as X`."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+
+
 def class_variable(declaration: ast.ClassDef, name: str) -> object:
     """Return the literal that a class gives one of its variables; None where it has no such line.
 

@@ -69,10 +69,15 @@ def _execute(file: Path, module: str) -> None:
 
 def built_in(package: str) -> dict[str, Entry]:
     """Return the entries of a family's package by name: one for each public file."""
+    files = sorted(package_file(package).parent.glob("[!_]*.py"))
+    return {file.stem.replace("_", "-"): Entry(file, f"{package}.{file.stem}") for file in files}
+
+
+def package_file(package: str) -> Path:
+    """Return the `__init__.py` of a family's package."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations
-    (folder,) = map(Path, spec.submodule_search_locations)
-    return {f.stem.replace("_", "-"): Entry(f, f"{package}.{f.stem}") for f in sorted(folder.glob("[!_]*.py"))}
+    assert spec is not None and spec.origin
+    return Path(spec.origin)
 
 
 def declared(file: Path) -> Iterator[tuple[str, str, Entry]]:

@@ -1,4 +1,4 @@
-"""Compare adaptive noise and its rivals with adversarial fine-tuning of the teacher at equal cost.
+"""Compare adaptive noise and its alternatives with adversarial fine-tuning of the teacher at equal cost.
 
     python benchmarks/papers/adaptive_noise.py --budget 60 --ranks 2
     python benchmarks/papers/adaptive_noise.py --epochs 40 --limit 50000 --images 10000 --device cuda
@@ -145,7 +145,7 @@ def run_arm(args: argparse.Namespace, work: Work, name: str, label: str = "") ->
 
 
 def folder_of(name: str) -> str:
-    """Where an arm lives."""
+    """The folder of an arm."""
     return name.replace(" ", "").replace("+", "-").replace(",", "-").lower()
 
 
@@ -197,13 +197,13 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
         output=args.output / "epochs",
     )
     drawings = [
-        (trend, "sweep.png", f"`{CLAIM}` at several degrees of its noise, attacked at each (test only)."),
+        (trend, "sweep.png", f"`{CLAIM}`, trained at degree 1 of its noise, attacked at several degrees."),
         (
             change,
             "evolution.png",
             f"The teacher under adversarial training (`{BASE}`), epoch by epoch, on gradient planes of eight images:"
             " agreement with the teacher, regions, confidence, and the distance to the boundary, where the median"
-            " image's lies in the plane.",
+            " over images lies within the plane.",
         ),
     ]
     lines = ["## Figures", ""]
@@ -216,7 +216,7 @@ def figures(args: argparse.Namespace, work: Work) -> list[str]:
     return lines
 
 
-WORST = "the worst of all attacks for each image"
+WORST = "worst case over all attacks for each image"
 JUDGED = {"pgd:steps=20,eot=20": "pgd:steps=20", "apgd:steps=20,eot=10": "apgd:steps=20"}  # of noise, and without
 
 
@@ -235,9 +235,9 @@ def gaps(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[
 
 
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return paired differences to the deterministic baseline, and those that n detects in four of five samples."""
+    """Return paired differences to the deterministic baseline, and the smallest that n images can show."""
     lines = [
-        f"| arm | under | points more than `{BASE}` | p | smallest difference detected in four of five samples |",
+        f"| arm | attack | points minus `{BASE}` | p | smallest difference detected with 80 % power |",
         "|---|---|---|---|---|",
     ]
     for name, result in results.items():
@@ -253,7 +253,7 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 LITERATURE = """\
-| CIFAR-10, ResNet-20 unless said; not under EOT | clean | FGSM | PGD-7 | source |
+| CIFAR-10, ResNet-20 unless stated, without EOT | clean | FGSM | PGD-7 | source |
 |---|---|---|---|---|
 | adversarial training | 83.84 | 46.55 | 39.14 ± .05 | He et al. 2019, table 2 |
 | PNI weight, noise on / off | 84.89 / 85.48 | 54.48 / 42.55 | 45.94 / 31.45 | table 2 |
@@ -268,22 +268,22 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
     minutes = sum(part["seconds"] for result in results.values() for part in result.values() if "seconds" in part) / 60
     texts = list(dict.fromkeys(text for result in results.values() for text in rows_of(result) if text != "worst"))
     lines = [
-        "# Adaptive noise and its rivals under attack",
+        "# Adaptive noise and its alternatives under attack",
         "",
         "Written by `benchmarks/papers/adaptive_noise.py`; do not edit. Every student starts from the same teacher, a"
-        f" ResNet-20 for CIFAR-10, sees {work.limit} training images for {work.epochs} epochs (the same images in the"
-        " same order; teacher's soft labels: tau 4, weight 0.9; weights averaged with decay 0.995; the number of epochs"
+        f" ResNet-20 for CIFAR-10, is trained on {work.limit} images for {work.epochs} epochs (the same images in the"
+        " same order; soft labels of the teacher with tau 4, weight 0.9; EMA decay 0.995; the number of epochs"
         f" is fixed beforehand, nothing is selected), and is attacked on the first {work.images} test images in the"
-        f" Linf ball of 8/255. `+ AT`: on PGD-7 images alone (Madry et al., 2018), the noise on while crafting. Figures"
-        f" are percentages with 95 % intervals over images; stochastic students are judged by {work.draws} fresh draws,"
-        f" their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32; seed {args.seed},"
-        f" {minutes:.0f} minutes in all, the machine shared with other work. `worst` takes for each"
-        " image the attack that is worst on other draws than it is judged by: with noise in both it can lie above a"
-        " single attack.",
+        " Linf ball of 8/255. `+ AT`: trained on PGD-7 images alone (Madry et al., 2018), crafted with the noise on."
+        f" Numbers are percentages with 95 % intervals over images; stochastic students are judged by {work.draws}"
+        f" fresh draws, and their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32;"
+        f" seed {args.seed}, {minutes:.0f} minutes in all, on a machine shared with other work."
+        " `worst` takes for each image the attack that is worst on other draws than those that judge it: as both are"
+        " noisy, it can lie above a single attack.",
         "",
         "The claim to test: adaptive noise with teacher initialisation beats the deterministic baseline of equal cost"
         f" under EOT and APGD with EOT on fresh draws. A step with adaptive noise takes {SLOWER:.1f} times as long on a"
-        f" CPU: `{BASE}` is trained for so many times the epochs of the others, `AT` for as many.",
+        f" CPU: `{BASE}` is trained for that many times the epochs of the others, `AT` for the same number.",
         "",
         "| arm | noise | clean | " + " | ".join(f"`{t}`" for t in texts) + " | worst | worst, noise off | min |",
         "|---|---|---|" + "---|" * (len(texts) + 3),
@@ -315,19 +315,19 @@ def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
     p = holm([paired_p(gap) for gap in by_attack.values()])
     means = [sum(gap) / len(gap) for gap in by_attack.values()]
     significant = all(value < 0.05 for value in p)
-    word = "not decided"
+    word = "do not decide"
     if significant and min(means) > 0:
-        word = "supported"
+        word = "support"
     elif significant and max(means) < 0:
-        word = "contradicted"
+        word = "contradict"
     differences = "; ".join(
         f"under `{of}` {100 * mean:+.1f} points (p = {value:.2g})"
         for of, mean, value in zip(by_attack, means, p, strict=True)
     )
     n = len(next(iter(by_attack.values())))
     return (
-        f"`{CLAIM}` minus `{BASE}`: {differences}; n = {n}, p adjusted by Holm for two attacks: the claim is {word} by"
-        " these images and this one training seed."
+        f"`{CLAIM}` minus `{BASE}`: {differences}; n = {n}, p adjusted by Holm for two attacks. These images and"
+        f" this one training seed {word} the claim."
     )
 
 
@@ -375,7 +375,7 @@ def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
     for column in columns:
         means.append(points(clustered(differences[column])))
     lines.append(f"| mean, 95 % over seeds | {' | '.join(means)} |")
-    return [*lines, "", "A deterministic network stands under the attack without EOT.", ""]
+    return [*lines, "", "The deterministic network is attacked without EOT.", ""]
 
 
 def tied(args: argparse.Namespace, work: Work) -> list[str]:
@@ -392,10 +392,10 @@ def tied(args: argparse.Namespace, work: Work) -> list[str]:
     target = args.page.parent / f"{args.page.stem}-tied.png"
     draw_sweep(target, rows, "beta, trained and attacked at")
     text = (
-        "Students trained and attacked at the same beta (the axis), madry recipe;"
-        f" {work.limit} training images, {work.images} attacked."
+        "Students trained and attacked at the same beta, with the madry recipe;"
+        f" {work.limit} training images, {work.images} attacked images."
     )
-    return ["## Trained at the degree of use", "", text, "", *lines, "", f"![tied]({target.name})", ""]
+    return ["## Trained and attacked at the same degree", "", text, "", *lines, "", f"![tied]({target.name})", ""]
 
 
 def factorial(args: argparse.Namespace, work: Work) -> dict[str, dict[str, Any]]:
@@ -419,19 +419,19 @@ def factorial_page(work: Work, results: Mapping[str, Mapping[str, Any]]) -> list
         values.append((on, worst["clean"], worst["robust"]))
         factors = " | ".join("yes" if level else "no" for level in on)
         lines.append(f"| {factors} | {share(worst, 'clean_low', 'clean')} | {share(worst)} |")
-    lines += ["", "| mean effect of | points clean | points worst |", "|---|---|---|"]
+    lines += ["", "| mean effect of | clean, points | worst, points |", "|---|---|---|"]
     for k, key in enumerate(FACTORS):
         effects = (sum((1 if on[k] else -1) * pair[i] for on, *pair in values) / (len(values) / 2) for i in (0, 1))
         lines.append(f"| {key} | {' | '.join(f'{100 * effect:+.1f}' for effect in effects)} |")
-    about = f"{work.limit} training images for {work.epochs} epochs, {work.images} attacked, one seed."
-    return ["## Which part does it: all combinations", "", about, "", *lines, ""]
+    about = f"{work.limit} training images for {work.epochs} epochs, {work.images} attacked images, one seed."
+    return ["## Ablation: all combinations of the parts", "", about, "", *lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(SHARED / "weights_cifar10" / "resnet20.safetensors"))
     parser.add_argument("--data", default=f"cifar10:root={SHARED / 'cifar10'}")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the numbers of images")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the number of images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=50_000, help="training images")
     parser.add_argument("--images", type=int, default=10_000, help="attacked test images")
@@ -442,11 +442,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--strong", action="store_true", help="add attacks with 50 draws, and with 100 steps")
-    parser.add_argument("--seeds", type=int, default=1, help="train the claim's two arms with N seeds")
-    parser.add_argument("--tied", action="store_true", help="add students at several degrees of noise")
+    parser.add_argument("--seeds", type=int, default=1, help="train the two arms of the claim with N seeds")
+    parser.add_argument("--tied", action="store_true", help="add students trained at several degrees of noise")
     parser.add_argument("--ablation", action="store_true", help="add all combinations of the four factors")
-    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of --tied and --ablation")
-    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of --tied and --ablation")
+    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of these two")
+    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of these two")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
     args = parser.parse_args()

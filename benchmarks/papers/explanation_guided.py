@@ -153,17 +153,17 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
         "",
         "Written by `benchmarks/papers/explanation_guided.py`; do not edit. Backbone"
         f" `{args.backbone}`, pretrained for {args.pretrain} epochs on the source, {SOURCE} (64 classes of 64 images),"
-        f" then {args.episodes} episodes of 5 ways, {args.train_shot} shots and 16 queries with the head; tested on"
-        f" {args.test_episodes} episodes of 15 queries on classes of other domains (and on the source's novel classes),"
-        " the same for all. The arms of a seed start from the same backbone and see the same episodes; no epoch or"
-        " episode is selected. This is a small setting: accuracies are far below those of full trainings, and only the"
-        " guides are compared.",
+        f" then trained with the head on {args.episodes} episodes (5-way, {args.train_shot}-shot, 16 queries); tested"
+        f" on {args.test_episodes} episodes of 15 queries with classes of other domains (and novel classes of the"
+        " source), the same for all. The arms of a seed start from the same backbone and see the same episodes; no"
+        " epoch or episode is selected. This is a small setting: accuracies are far below those of full training, and"
+        " only the guides are compared.",
         "",
         *(
             [
-                f"Graph networks stay at chance for long. Those of a seed first learn {args.start_episodes} episodes of"
-                f" {START_QUERIES} queries without guidance, and all arms, `none` too, continue from there: the"
-                " comparison is of guidance for a network that is above chance."
+                f"Graph networks stay at chance for a long time. For each seed one is trained on {args.start_episodes}"
+                f" episodes of {START_QUERIES} queries without guidance, and all arms, including `none`, continue from"
+                " there: the comparison is of guidance for a network that has already learned something."
                 + "".join(
                     f" Seed {seed} was still at chance ({100 * accuracy:.1f} % in training) and is excluded."
                     for seed, accuracy in stuck.items()
@@ -174,8 +174,8 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
             else []
         ),
         "`lrp` is guidance by explanations (Sun et al., 2020). `random` and `shuffled` are controls: the same weights"
-        " in random places, and those of another query. Their gains are not due to explanations. In"
-        " cross-attention gradients pass through the weights of `lrp`, as published; those of the controls are"
+        " in random places, and those of another query. A gain that they share does not come from the explanation. In"
+        " cross-attention, gradients pass through the weights of `lrp`, as published; those of the controls are"
         " constants.",
         "",
         "## Accuracy without guidance (%, mean over seeds)",
@@ -190,7 +190,7 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
                 for name in TARGETS
             ]
             lines.append(f"| {HEADS[head]} | {len(finished)} | {shot} | {' | '.join(cells)} |")
-    lines += ["", "## Points more than without guidance (mean and 95 % interval over training seeds)", ""]
+    lines += ["", "## Difference to training without guidance (points; mean and 95 % interval over training seeds)", ""]
     lines += [f"| head | guide | shots | {' | '.join(TARGETS)} | all |", "|---|---|---|" + "---|" * (len(TARGETS) + 1)]
     for head, finished in seeds.items():
         for guide in GUIDES[1:] if finished else ():
@@ -201,7 +201,7 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
                 lines.append(f"| {HEADS[head]} | {guide} | {shot} | {' | '.join(cells)} |")
     lines += [
         "",
-        "## Explanations against the controls (points over all domains and shots; interval over seeds)",
+        "## Explanations compared with controls (points, over all domains and shots; interval over seeds)",
         "",
     ]
     lines += ["| head | lrp - none | lrp - random | lrp - shuffled |", "|---|---|---|---|"]
@@ -213,12 +213,12 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
     if any(len(finished) > 1 for finished in seeds.values()):
         picture = args.page.with_suffix(".png")
         draw(picture, results, {head: finished for head, finished in seeds.items() if len(finished) > 1})
-        lines += [f"![Points more than without guidance, by head, domain and shots]({picture.name})", ""]
+        lines += [f"![Difference to training without guidance, by head, domain and shots]({picture.name})", ""]
     return "\n".join([*lines, "## Published", "", LITERATURE, ""])
 
 
 def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
-    """Draw points more than without guidance: a panel for each head, a row for each domain and number of shots."""
+    """Draw the difference to training without guidance: a panel for each head, a row for each domain and shots."""
     figure = Figure(figsize=(4.0 * len(seeds) + 1.6, 5.6), dpi=110, layout="constrained")
     places = [(name, shot) for name in TARGETS for shot in SHOTS]
     panels = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
@@ -264,8 +264,8 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
         return "Fewer than two seeds have run: nothing can be claimed."
     return (
         f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` excludes 0"
-        f" in {listed(significant)}; by chance alone it would in about {count * 0.05:.1f}. The differences of all seeds"
-        f" have one sign in {listed(alike)}; by chance alone they would in about {by_chance:.1f}.\n\n"
+        f" in {listed(significant)}; by chance alone about {count * 0.05:.1f} would. The differences of all seeds"
+        f" have the same sign in {listed(alike)}; by chance alone about {by_chance:.1f} would.\n\n"
         "Over all domains and shots:\n\n"
         + "\n".join(f"- {standing(results, head, finished)}" for head, finished in seeds.items() if len(finished) > 1)
     )
@@ -281,9 +281,8 @@ def standing(results: Results, head: str, seeds: Sequence[int]) -> str:
         if significant:
             word = "better than" if mean.mean > 0 else "worse than"
         places.setdefault(word, []).append(f"`{other}`")
-    return (
-        f"{bare(head)}: `lrp` is " + ", ".join(f"{word} {', '.join(others)}" for word, others in places.items()) + "."
-    )
+    parts = [f"{word} {', '.join(others)}" for word, others in places.items()]
+    return f"{bare(head)}: `lrp` is {'; '.join(parts)}."
 
 
 def short(name: str) -> str:
@@ -303,8 +302,8 @@ def listed(places: dict[str, list[str]]) -> str:
 
 
 LITERATURE = """\
-ResNet-10 with a graph network, miniImageNet to other domains, 5 ways (rows as collected by a later paper, StyleAdv;
-it mixes sources). The paper's own tables are not available.
+ResNet-10 with a graph network, miniImageNet to other domains, 5 ways (rows as collected by a later paper,
+StyleAdv, from several sources). The paper's own tables are not available.
 
 | shots | guide | ChestX | ISIC | EuroSAT | CropDisease | CUB | Cars | Places | Plantae |
 |---|---|---|---|---|---|---|---|---|---|
@@ -319,12 +318,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="conv4:size=64")
     parser.add_argument("--pretrain", type=int, default=20, help="epochs of the backbone as a classifier")
     parser.add_argument("--episodes", type=int, default=400, help="training episodes")
-    parser.add_argument("--start-episodes", type=int, default=4000, help="episodes of gnn before its arms")
+    parser.add_argument("--start-episodes", type=int, default=4000, help="unguided episodes before the arms of gnn")
     parser.add_argument("--train-shot", type=int, default=5)
     parser.add_argument("--test-episodes", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heads", default=",".join(HEADS))
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; sets --episodes")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; sets the episodes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/explanation_guided"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/explanation_guided.md"))

@@ -119,7 +119,7 @@ def affordable_methods(model: Classifier, args: argparse.Namespace, folder: Path
     adaptive = ADAPTIVE_GRADIENTS * cost["gradients"] + 10 * 30 * args.draws * cost["forwards"]
     others = OTHER_GRADIENTS * cost["gradients"] + len(PUBLISHED) * (30 * args.draws + 4 * 51) * cost["forwards"]
     affordable = ENOUGH * (adaptive + others) < seconds
-    print(f"{model.arch}: about {others:.0f} s an image, {adaptive:.0f} s more with adaptive noising", flush=True)
+    print(f"{model.arch}: about {others:.0f} s per image, {adaptive:.0f} s more with adaptive noising", flush=True)
     return [text for text in PUBLISHED if affordable or "adaptive" not in text]
 
 
@@ -200,8 +200,8 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
     lines = [
         f"## {facts['arch']}",
         "",
-        f"{facts['images']} images, of which AUPC is defined for {counts['AUPC']} (first logit above 0);"
-        f" {facts['device']}, {facts['threads']} thread(s) a rank.",
+        f"{facts['images']} images; AUPC is defined for {counts['AUPC']} of them (first logit above 0)."
+        f" Device {facts['device']}, threads per rank: {facts['threads']}.",
         "",
         "| method | AUPC ↓ | AUTVC ↓ | deletion, mean ↓ | deletion, blur ↓ | least first ↑ | insertion ↑ |"
         " published AUPC / AUTVC: DenseNet-121, ResNet-152 |",
@@ -213,7 +213,7 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         cells = [cell(table[method], digits.get(title, 3)) for title, table in tables.items()]
         lines.append(f"| `{method}`{note} | {' | '.join(cells)} | {PUBLISHED[method]} |")
     adaptive = [m for m in methods if "adaptive" in m]
-    heading = "Chosen sigma (normalised units), mean and range over images:"
+    heading = "Selected sigma in normalised units, mean and range over images:"
     lines += ["", heading if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
     for method in adaptive:
         sigmas = [r["sigma"] for r in records if r["method"] == method and r["sigma"] is not None]
@@ -225,8 +225,8 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
 def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> list[str]:
     """Return paired differences for AUPC and AUTVC with adjusted p-values, and the differences that n can detect."""
     lines = [
-        "Paired differences, first minus second (negative: the first is better); p of sign-flip tests, adjusted by Holm"
-        " over the column; in brackets the difference that would be significant in four of five such samples.",
+        "Paired differences, first minus second (negative: the first is better); p values of sign-flip tests, adjusted"
+        " by Holm within the column; in brackets the smallest difference detected with 80 % power.",
         "",
         "| first | second | AUPC | p | AUTVC | p |",
         "|---|---|---|---|---|---|",
@@ -253,7 +253,7 @@ def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[st
     claims = [
         ("SmoothTaylor is smoother than IG (AUTVC)", "AUTVC", NEW, BASE),
         ("SmoothTaylor is more sensitive than IG (AUPC)", "AUPC", NEW, BASE),
-        ("so it is against IG with 20 noise baselines (AUPC)", "AUPC", NEW, "ig:baseline=noise,draws=20"),
+        ("the same, against IG with 20 noise baselines (AUPC)", "AUPC", NEW, "ig:baseline=noise,draws=20"),
         ("adaptive noising for AUPC improves AUPC", "AUPC", "smoothtaylor:noise=adaptive,objective=aupc", NEW),
         ("adaptive noising for AUTVC improves AUTVC", "AUTVC", "smoothtaylor:noise=adaptive,objective=autvc", NEW),
         ("control: a blurred IG is smoother than SmoothTaylor (AUTVC)", "AUTVC", "blurred-ig", NEW),
@@ -286,17 +286,17 @@ def write_page(
         "",
         "Written by `benchmarks/papers/smoothtaylor.py`; do not edit. It runs the comparison of Goh et al. (ICPR 2020)"
         f" on {where}. The paper used the first 1,000 validation images of ILSVRC2012, DenseNet-121 and ResNet-152: its"
-        " figures stand beside for direction only. AUPC follows logits, which differ from network to network.",
+        " numbers are shown for orientation only. AUPC is in logits, whose scale differs between networks.",
         "",
-        f"AUPC with {args.draws} patches a region (the paper: 50), 30 regions of 15 px; seed {args.seed}. Mean ± half"
-        " of the 95 % interval over images; every row sees the same patches. Adaptive rows are searched with"
-        " `search=golden` (9 values of an objective with 50 patches) and scored on fresh roots and patches, unlike the"
-        " paper's, which report the least of up to 41 noisy values. AUTVC rewards blur and says nothing alone: read it"
-        " beside the control rows.",
+        f"AUPC with {args.draws} patches per region (50 in the paper), 30 regions of 15 px; seed {args.seed}. Mean ±"
+        " half-width of the 95 % interval over images; all rows use the same patches. Adaptive rows are searched with"
+        " `search=golden` (9 evaluations of an objective with 50 patches) and scored on fresh roots and patches; the"
+        " paper reports the minimum of up to 41 noisy values. AUTVC rewards blur and means little alone: compare with"
+        " the control rows.",
         "",
-        "## What agrees",
+        "## Agreement with the paper",
         "",
-        "p without correction here; the corrected ones stand in each network's table.",
+        "The p values here are uncorrected; the table of each network has corrected ones.",
         "",
         *verdicts(results, args.draws),
     ]
@@ -316,9 +316,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="a network, as for `stochx score --model`; repeatable")
     parser.add_argument("--data", default=str(SHARED / "imagenet_samples"))
-    parser.add_argument("--limit", type=int, default=None, help="use only the first N images")
-    parser.add_argument("--spread", type=int, default=0, help="take N images at even distances instead of the first")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes in all, shared among the networks")
+    parser.add_argument("--limit", type=int, default=None, help="maximum number of images")
+    parser.add_argument("--spread", type=int, default=0, help="use N evenly spaced images instead of the first ones")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes, shared by the networks")
     parser.add_argument("--draws", type=int, default=None, help="patches per region; default 10 with a budget, else 50")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -14,8 +14,9 @@ from stochx.catalog import ATTACKS, lazy_entries
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stochx.engine.seeds import Key
-    from stochx.engine.threat import Ball
+    from stochx.engine.seeds import Key as Key
+    from stochx.engine.threat import Ball as Ball
+    from stochx.engine.threat import Norm as Norm
 
 
 @dataclass(frozen=True)

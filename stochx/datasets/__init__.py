@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from stochx.catalog import DATASETS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.io.data import Data
+    from stochx.engine.io.data import Data as Data
+    from stochx.engine.io.data import from_arrays as from_arrays
 
 Split = Literal["train", "val", "test"]
 

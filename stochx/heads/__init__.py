@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stochx.catalog import HEADS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.fewshot.head import FewShotHead
+    from stochx.engine.fewshot.head import FewShotHead as FewShotHead
+    from stochx.engine.fewshot.head import HeadCache as HeadCache
 
 
 class Head(Protocol):

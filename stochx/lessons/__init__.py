@@ -12,7 +12,7 @@ from stochx.catalog import LESSONS, lazy_entries
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stochx.engine.network.classifier import Classifier
+    from stochx.engine.network.classifier import Classifier as Classifier
 
 
 class Lesson(Protocol):

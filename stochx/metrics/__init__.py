@@ -14,7 +14,7 @@ from stochx.catalog import METRICS, lazy_entries
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stochx.engine.seeds import Key
+    from stochx.engine.seeds import Key as Key
 
 Need = Literal["model", "explain", "mask"]
 

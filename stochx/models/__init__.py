@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 from stochx.catalog import MODELS, lazy_entries
 
 if TYPE_CHECKING:
-    from stochx.engine.network.classifier import Classifier
+    from stochx.engine.io.images import Preparation as Preparation
+    from stochx.engine.network.classifier import Classifier as Classifier
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -12,7 +12,8 @@ from stochx.catalog import NOISES, lazy_entries
 if TYPE_CHECKING:
     from torch import nn
 
-    from stochx.engine.network.stochastic import Site
+    from stochx.engine.network.stochastic import Site as Site
+    from stochx.engine.network.stochastic import drawn as drawn
 
 
 class Noise(Protocol):

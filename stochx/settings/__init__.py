@@ -8,7 +8,7 @@ Nothing here imports torch; a class is imported when it is named.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stochx.settings.attack import Attack
@@ -63,11 +63,13 @@ def module_of(command: str) -> str:
     return "fsc_evaluate" if command == "fsc-test" else command.replace("-", "_")
 
 
-def __getattr__(name: str) -> Any:
-    homes = {"Settings": "base"} | {cls: module_of(command) for command, cls in COMMANDS.items()}
-    if name not in homes:
-        raise AttributeError(f"module `stochx.settings` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"stochx.settings.{homes[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one that this function knows
+
+    def __getattr__(name: str) -> object:
+        homes = {"Settings": "base"} | {cls: module_of(command) for command, cls in COMMANDS.items()}
+        if name not in homes:
+            raise AttributeError(f"module `stochx.settings` has no attribute `{name}`")
+        return getattr(importlib.import_module(f"stochx.settings.{homes[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,59 @@
+# Written by `python -m stochx.stubs` from the files of this folder; do not edit.
+"""Attributions: how much each input value says for (or against) a class.
+
+Add one by writing `stochx/attributions/<name>.py` with one frozen dataclass that fits `Attribution`.
+"""
+from __future__ import annotations
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from torch import Tensor, nn
+from stochx.engine.seeds import Key as Key
+
+@dataclass(frozen=True)
+class Chosen:
+    """What adaptive noising chose for each image: `sigma` (N,) in normalised units, after so many `evaluations` (N,).
+
+    `objective` (N,) is scored again, on draws that the search has not seen: the least of many noisy values lies low.
+    """
+    sigma: Tensor
+    objective: Tensor
+    evaluations: Tensor
+
+@dataclass(frozen=True)
+class Explanation:
+    """A map per image, and what is known of its quality.
+
+    `map` (N, C, H, W), C = 1 for methods without channels: signed relevance in units of the target's logit.
+    `error` (N,): relative standard error of the channel-summed map from random sampling; None if there is none.
+    `gap` (N,): sum of the map minus what a complete map sums to; None for methods that claim no completeness.
+    `used` (N,): how many samples (steps, roots, windows) each map took.
+    `chosen`: what was tuned to each image; None for methods that tune nothing.
+    """
+    map: Tensor
+    error: Tensor | None = None
+    gap: Tensor | None = None
+    used: Tensor | None = None
+    chosen: Chosen | None = None
+Measure = Callable[['nn.Module', 'Tensor', 'Tensor', 'Tensor', 'Sequence[Key]'], 'Tensor']
+
+class Attribution(Protocol):
+    """x: (N, C, H, W) in [0, 1]; target: (N,) class indices -> `Explanation`.
+
+    `keys`, one for each image, decide the random draws of that image; without them its place in the batch does.
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None=None) -> Explanation:
+        ...
+from stochx.attributions.blurred_ig import BlurredIG as BlurredIG
+from stochx.attributions.centre import CentreBlob as CentreBlob
+from stochx.attributions.gradcam import GradCAM as GradCAM
+from stochx.attributions.gradient import Gradient as Gradient
+from stochx.attributions.gradxinput import GradientTimesInput as GradientTimesInput
+from stochx.attributions.ig import IntegratedGradients as IntegratedGradients
+from stochx.attributions.lrp import LRP as LRP
+from stochx.attributions.occlusion import Occlusion as Occlusion
+from stochx.attributions.random import RandomMap as RandomMap
+from stochx.attributions.smoothgrad import SmoothGrad as SmoothGrad
+from stochx.attributions.smoothtaylor import SmoothTaylor as SmoothTaylor
+from stochx.attributions.sobel import SobelEdges as SobelEdges
