@@ -9,8 +9,8 @@ from conftest import random_images, shared
 from support import cifar_test_images
 
 from stochx.attacks import APGD, PGD, Rand
-from stochx.attacks._search import Search, Sparsing, stages
-from stochx.engine.ascent import Look
+from stochx.attacks._search import Search, SparseSteps, stages
+from stochx.engine.ascent import Evaluation
 from stochx.engine.losses import Goal, margin
 from stochx.engine.threat import Ball
 from stochx.loading import load_model
@@ -49,8 +49,8 @@ def test_wider_balls_come_first_and_only_the_last_is_judged(trained, waves):
 
 def test_steps_become_as_sparse_as_what_paid_and_whole_again_when_that_is_sparser():
     center = torch.zeros(2, 3, 4, 4)
-    search = Search.begin(center, center + 1, Look(torch.zeros(2), center + 1, torch.zeros(2, 5), 1))
-    pace = Sparsing.begin(search, Ball(2.0, "l1"), 100, 0.75)
+    search = Search.begin(center, center + 1, Evaluation(torch.zeros(2), center + 1, torch.zeros(2, 5), 1))
+    pace = SparseSteps.begin(search, Ball(2.0, "l1"), 100, 0.75)
     assert pace.every == 4 and pace.length.tolist() == [2, 2] and pace.moved.tolist() == pytest.approx([9.6, 9.6])
     search.best[0].flatten()[:18] = 0  # thirty of 48 values stay changed in one image, all in the other
     pace.check(search, 4)

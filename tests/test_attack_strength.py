@@ -84,7 +84,7 @@ def test_kl_leaves_the_unchanged_probabilities(trained, waves):
     start = Ball(STRENGTH["linf"]).sample(x, [f"key {n}" for n in range(30)], 0)
     before, after = (LOSSES["kl"](logits(trained, z), Goal(y, reference=reference)) for z in (start, found.x))
     assert (after > before).all()
-    with pytest.raises(ValueError, match="random start"):
+    with pytest.raises(ValueError, match="random_start"):
         PGD(loss="kl", random_start=False)
 
 

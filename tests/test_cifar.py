@@ -70,13 +70,13 @@ def test_incomplete_strips_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_strips_are_refused(tmp_path: Path) -> None:
     strips(tmp_path, labels=[0, 1, 2, 3, 4, 10])
-    with pytest.raises(InputError, match="does not hold labels from 0 to 9"):
+    with pytest.raises(InputError, match="does not contain labels from 0 to 9"):
         load(f"cifar10:root={tmp_path}", "test")
     with pytest.raises(InputError, match=r"classes\.txt` names 10 classes") as caught:
         load(f"cifar100:root={tmp_path}", "test")
     assert caught.value.hint == "is this cifar100?"
     Image.new("RGB", (40, 64)).save(strips(tmp_path) / "test_001.webp")
-    with pytest.raises(InputError, match=r"test_001\.webp` is 40 x 64, no strip"):
+    with pytest.raises(InputError, match=r"test_001\.webp` is 40 x 64, not a strip"):
         load(f"cifar10:root={tmp_path}", "test")
     np.save(tmp_path / "test_labels.npy", np.array([Bomb()]), allow_pickle=True)
     with pytest.raises(InputError, match=r"test_labels\.npy` is damaged: Object arrays"):
@@ -121,7 +121,7 @@ def test_foreign_pickles_are_refused_never_run(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     batches(tmp_path, "cifar10", monkeypatch)
     (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(InputError, match="cifar-10-batches-py` is damaged or not complete"):
+    with pytest.raises(InputError, match="cifar-10-batches-py` is damaged or incomplete"):
         load(f"cifar10:root={tmp_path}", "test")
     assert not (tmp_path / "exploded").exists()
 
@@ -196,8 +196,8 @@ def test_one_rank_of_a_machine_downloads_and_the_others_wait(tmp_path: Path, mon
 def test_ranks_do_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(_cifar, "PATIENCE", 0.3)
-    monkeypatch.setattr(_cifar, "_bring", lambda *_: pytest.fail("rank 1 downloads"))
-    with pytest.raises(InputError, match=r"local rank 0 brought no `.*cifar-10-batches-py`"):
+    monkeypatch.setattr(_cifar, "_provide", lambda *_: pytest.fail("rank 1 downloads"))
+    with pytest.raises(InputError, match=r"local rank 0 did not provide `.*cifar-10-batches-py`"):
         load(f"cifar10:root={tmp_path}", "test")
 
 

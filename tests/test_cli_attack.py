@@ -237,7 +237,7 @@ def test_nothing_right_is_a_failure_and_no_robust_accuracy(place):
     )
     data = "shapes:size=32,classes=2,count=40"
     done = stochx("attack", "wrong:net", "--data", data, "-a", "fgsm", "-o", "never2", cwd=place)
-    assert done.returncode == 1 and "no image right" in done.stderr and done.stdout == ""
+    assert done.returncode == 1 and "classifies no image correctly" in done.stderr and done.stdout == ""
 
 
 @pytest.mark.slow

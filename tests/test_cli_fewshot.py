@@ -137,20 +137,20 @@ def test_validation_classes_choose_the_episodes_that_are_kept(tree, tmp_path):
 def test_classes_with_too_few_images_are_named(tree, run):
     place, document = run
     done = test(place, document["results"][0]["model"], "--data", f"folder:root={tree}", "--shot", 1, "-o", "few")
-    assert done.returncode == 2 and "the class `z` has 3 images, an episode takes 1 + 4" in done.stderr
+    assert done.returncode == 2 and "the class `z` has 3 images, but an episode needs 1 + 4" in done.stderr
     assert "Traceback" not in done.stderr and not (place / "few" / "result.json").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--way", 9), "has 6 classes, an episode needs 9"),
+        (("--way", 9), "has 6 classes, but an episode needs 9"),
         (("--way", 1), "`--way 1` is too few"),
         (("--shot", 0), "`--shot 0` is too few"),
         (("--episodes", 5), "`--episodes 5` is not a multiple of `--every 4`"),
         (("--head", "relations"), "did you mean `relation`?"),
-        (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be numbers, and not both 0"),
-        (("--backbone", "conv4:width=0"), "width is at least 1"),
+        (("--guide", "lrp:lambda=0,xi=0"), "lambda and xi must be finite, and not both 0"),
+        (("--backbone", "conv4:width=0"), "width must be at least 1"),
         (("--backbone", "nothing"), "nothing"),
         ((*DATA, *DATA), "is given twice"),
         (("--patience", 3), "`--patience` needs a validation"),

@@ -174,7 +174,7 @@ def test_a_constant_image_is_left_out(place):
     [
         (("a.png", "-s", "aupk"), "unknown metric `aupk`", "did you mean `aupc`?"),
         (("a.png", "-s", "aupc:draw=3"), "has no key `draw`", "did you mean `draws`?"),
-        (("a.png", "-s", "aupc:regions=5000"), "regions of 2 pixels are sure to fit", "regions="),
+        (("a.png", "-s", "aupc:regions=5000"), "regions of 2 pixels are certain to fit", "regions="),
         (("a.png", "--fail-over", "autvc"), "has no value", "=1.5"),
         (("a.png", "-s", "autvc", "--fail-over", "aupc=3"), "names no metric that is scored", ""),
         (("a.png", "-s", "autvc", "--fail-over", "autvc=x"), "expects a number", ""),
@@ -196,8 +196,8 @@ def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, pl
     [
         ("other", np.ones((32, 32)), (), "none of the images has a map"),
         ("a", np.eye(40), (), "is 40 x 40, but the network sees `a.png` as 32 x 32"),
-        ("a", np.eye(32), ("-s", "max-sensitivity"), "needs to make maps again"),
-        ("a", np.array(["x"]), (), "no map"),
+        ("a", np.eye(32), ("-s", "max-sensitivity"), "needs to recompute maps"),
+        ("a", np.array(["x"]), (), "not a map"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(name, values, more, message, place, request):

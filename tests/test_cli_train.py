@@ -129,7 +129,7 @@ def test_images_kept_apart_by_default_choose_the_epoch_unless_the_weights_may_ha
 
 def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
     data = load_data("shapes:size=32,classes=3,count=60", "train")
-    found = split_for_training(data, Preparation(32, 32), limit=30, held=6)
+    found = split_for_training(data, Preparation(32, 32), limit=30, validation_size=6)
     labels = [int(label) for label in data.labels[:30]]
     wanted = sorted(i for k in range(3) for i in [i for i, label in enumerate(labels) if label == k][-2:])
     assert torch.equal(found.held_pixels, data.pixels[wanted])
@@ -147,14 +147,14 @@ def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
         (("--adversarial", "pgd:step=x"), "`pgd:step` expects a number", ""),
         (("--adversarial", "pgd", "--eps", "8"), "above 1", "did you mean `--eps 8/255`?"),
         (("--adversarial", "pgd", "--eps", "0"), "leaves the images as they are", "leave out"),
-        (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` raises a divergence", "--adversarial pgd"),
+        (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` maximises a divergence", "--adversarial pgd"),
         (("--adversarial", "transfer"), "`transfer` crafts on another network", "pgd:steps=7"),
         (("--optimizer", "adam"), "`--optimizer adam` is unknown", "did you mean `adamw`?"),
         (("--schedule", "cosin"), "`--schedule cosin` is unknown", "did you mean `cosine`?"),
         (("--patience", "3"), "`--patience` needs images to validate on", "--validation"),
-        (("--validation", "60"), "60 images for validation leave none of 60 to learn", "keep fewer apart"),
+        (("--validation", "60"), "60 images for validation leave none of 60 for training", "hold out fewer"),
         (("--accumulate", "16"), "16 images in 16 parts", "larger batch"),
-        (("--limit", "1"), "all images to learn from are of one class", "at least two"),
+        (("--limit", "1"), "all training images have the same class", "at least two"),
         (("--arch", "resnet21"), "unknown architecture `resnet21`", "did you mean"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_cannot_be_trained_is_refused(more, message, hint, tmp_path):
 def test_a_folder_with_one_class_is_refused(tmp_path):
     plant(tmp_path, "photos/cat/a.png", "photos/cat/b.png")
     done = stochx("train", "--data", f"folder:root={tmp_path}/photos", "-o", tmp_path / "out")
-    assert done.returncode == 2 and "one class, `cat`" in done.stderr, done.stderr
+    assert done.returncode == 2 and "the same class, `cat`" in done.stderr, done.stderr
 
 
 def test_a_rate_that_is_too_large_is_told_with_its_step(tmp_path):

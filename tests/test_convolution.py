@@ -109,8 +109,8 @@ def test_relevance_of_a_relation_head_is_near_float64_s():
         support, query = torch.randn(1, 5, 2, 128, 4, 4).relu(), torch.randn(1, 10, 128, 4, 4).relu()
     found = []
     for dtype in (torch.float32, torch.float64):
-        scores, passage = head.to(dtype)(support.to(dtype), query.to(dtype))
-        found.append((scores.detach(), head.relevance(passage, initial_relevance(passage.outputs))[0].detach()))
+        scores, cache = head.to(dtype)(support.to(dtype), query.to(dtype))
+        found.append((scores.detach(), head.relevance(cache, initial_relevance(cache.outputs))[0].detach()))
     for ours, exact in zip(*found, strict=True):
         assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max()
 

@@ -59,7 +59,7 @@ def test_both_splits_number_the_classes_alike(tmp_path: Path) -> None:
 def test_images_beside_class_folders_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/a.png", "dog/a.png", "overview.png")
     assert len(load(f"folder:root={tmp_path}")) == 2
-    assert "1 images beside class folders are left out (`overview.png`)" in caplog.text
+    assert "images outside of class folders: 1, such as `overview.png`" in caplog.text
 
 
 def test_a_folder_reads_images_when_asked(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "images"])
 def test_a_folder_without_images_is_refused(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(InputError, match="no image in"):
+    with pytest.raises(InputError, match="no images in"):
         load(f"{kind}:root={tmp_path}")
     with pytest.raises(InputError, match="no such folder"):
         load(f"{kind}:root={tmp_path / 'absent'}")
@@ -137,14 +137,14 @@ def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
         load(f"zip:path={path}")
     with pytest.raises(InputError, match=r"no such file: `.*b\.zip`"):
         load(f"zip:path={tmp_path / 'b.zip'}")
-    with pytest.raises(InputError, match=r"no image in `.*c\.zip`"):
+    with pytest.raises(InputError, match=r"no images in `.*c\.zip`"):
         load(f"zip:path={packed(tmp_path / 'c.zip')}")
 
 
 def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", "cat/a.png", "dog/b.png")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(InputError, match="is not a zip, or is damaged"):
+    with pytest.raises(InputError, match="is not a zip file, or is damaged"):
         load(f"zip:path={path}")
 
 
@@ -188,7 +188,7 @@ def test_a_member_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
 
 def test_unbounded_compressions_are_refused(tmp_path: Path) -> None:
     data = load(f"zip:path={packed(tmp_path / 'a.zip', 'cat/a.png', compression=zipfile.ZIP_LZMA)}")
-    with pytest.raises(InputError, match="compressed in an unusual way"):
+    with pytest.raises(InputError, match="unsupported compression"):
         data.read(0)
     assert zip_file.BOUNDED == (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 

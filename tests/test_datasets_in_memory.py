@@ -65,22 +65,22 @@ def test_arrays_need_no_labels(tmp_path: Path) -> None:
     ("arrays", "words"),
     [
         ({"pictures": PIXELS}, "has no array `images` or `x`"),
-        ({"x": PIXELS[0]}, r"images are \(N, H, W, 3\)"),
-        ({"x": PIXELS[..., :2]}, r"images are \(N, H, W, 3\)"),
-        ({"x": PIXELS[:0]}, "it holds no image"),
+        ({"x": PIXELS[0]}, r"images must be \(N, H, W, 3\)"),
+        ({"x": PIXELS[..., :2]}, r"images must be \(N, H, W, 3\)"),
+        ({"x": PIXELS[:0]}, "it contains no images"),
         ({"x": PIXELS[:, :5]}, "at least 8 x 8, got 5 x 10"),
         ({"x": PIXELS.astype(np.int64)}, "uint8 or floats, got int64"),
-        ({"x": np.where(PIXELS > 250, np.nan, 0.5)}, "hold NaN"),
+        ({"x": np.where(PIXELS > 250, np.nan, 0.5)}, "contain NaN"),
         ({"x": np.where(PIXELS > 250, np.inf, 0.5)}, "got 0.5 to inf"),
         ({"x": PIXELS.astype(np.float32)}, r"lie in \[0, 1\]"),
         ({"x": PIXELS, "y": [0, 1, 2]}, r"4 images need labels \(4,\), got \(3,\)"),
-        ({"x": PIXELS, "y": [0.0, 1, 2, 3]}, "whole numbers, got float64"),
+        ({"x": PIXELS, "y": [0.0, 1, 2, 3]}, "integers, got float64"),
         ({"x": PIXELS, "y": [0, 1, 2, -1]}, "got -1 to 2"),
         ({"x": PIXELS, "y": [0, 1, 2, 10**9]}, "got 0 to 1000000000"),
-        ({"x": PIXELS, "y": [0, 1, 2, 3], "classes": ["a", "b"]}, "label 3 is outside of 2 classes"),
-        ({"x": PIXELS, "y": [0, 1, 2, 3], "classes": [1, 2, 3, 4]}, "classes are a list of texts"),
-        ({"x": PIXELS, "masks": np.ones((4, 3, 3), bool)}, r"masks are \(4, 12, 10\), got \(4, 3, 3\)"),
-        ({"x": PIXELS, "masks": np.ones((4, 12, 10))}, "masks are booleans or whole numbers"),
+        ({"x": PIXELS, "y": [0, 1, 2, 3], "classes": ["a", "b"]}, "label 3 is out of range for 2 classes"),
+        ({"x": PIXELS, "y": [0, 1, 2, 3], "classes": [1, 2, 3, 4]}, "classes must be a list of strings"),
+        ({"x": PIXELS, "masks": np.ones((4, 3, 3), bool)}, r"masks must be \(4, 12, 10\), got \(4, 3, 3\)"),
+        ({"x": PIXELS, "masks": np.ones((4, 12, 10))}, "masks must be booleans or integers"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, arrays: dict[str, object], words: str) -> None:
@@ -247,7 +247,7 @@ def test_a_small_network_learns_shapes_in_a_minute() -> None:
 
 @pytest.mark.parametrize("typed", ["size=15", "classes=17", "classes=0", "count=0"])
 def test_shapes_beyond_reason_are_refused(typed: str) -> None:
-    with pytest.raises(UsageError, match=f"`shapes:{typed}`: {typed.partition('=')[0]} is"):
+    with pytest.raises(UsageError, match=f"`shapes:{typed}`: {typed.partition('=')[0]} must be"):
         load(f"shapes:{typed}")
     with pytest.raises(UsageError, match="has no choice `oil`"):
         load("shapes:domain=oil")

@@ -90,7 +90,7 @@ def test_lists_of_classes_make_a_split(tmp_path: Path, first: str) -> None:
     (tmp_path / "lists" / other).write_text(more)
     spec = f"folder:root={tmp_path / 't'},split={tmp_path / 'lists'}"
     assert (classes(spec, "train"), classes(spec, "test")) == (["a", "b"], ["d"])
-    with pytest.raises(InputError, match="none of 4 classes is left for `val`"):
+    with pytest.raises(InputError, match="none of 4 classes belongs to `val`"):
         load(spec, "val")
 
 
@@ -98,7 +98,7 @@ def test_lists_of_classes_make_a_split(tmp_path: Path, first: str) -> None:
     ("content", "said"),
     [
         ({"train": ["a", "b"], "test": ["b"]}, "the class `b` is in train and test"),
-        ({"train": ["a"], "test": ["bb"]}, "names `bb`, which is no class"),
+        ({"train": ["a"], "test": ["bb"]}, "names `bb`, which is not a class"),
         ({"other": ["a"]}, "names no splits"),
     ],
 )
@@ -257,7 +257,7 @@ class Evil:
 def test_a_pickle_that_runs_code_is_refused_and_runs_none(tmp_path: Path, inside: object) -> None:
     file, mark = tmp_path / "mini-imagenet-cache-train.pkl", tmp_path / "mark"
     file.write_bytes(pickle.dumps(inside(mark)))  # type: ignore[operator]
-    with pytest.raises(InputError, match=r"was not opened: it asks for `posix\.system`"):
+    with pytest.raises(InputError, match=r"was not loaded: it imports `posix\.system`"):
         load(f"miniimagenet:root={tmp_path}", "train")
     assert not mark.exists() and not file.with_suffix(".npz").exists()
 

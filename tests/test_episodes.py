@@ -51,8 +51,8 @@ def test_classes_of_unequal_sizes_lend_only_images_that_they_have():
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        (Task(7, 1, 1), "`shapes` has 6 classes, an episode needs 7"),
-        (Task(2, 10, 11), "the class `a` has 20 images, an episode takes 10 + 11 and 5 more classes have too few"),
+        (Task(7, 1, 1), "`shapes` has 6 classes, but an episode needs 7"),
+        (Task(2, 10, 11), "the class `a` has 20 images, but an episode needs 10 + 11; 5 more classes have too few"),
     ],
 )
 def test_a_pool_that_is_too_small_is_refused_by_name(task, said):

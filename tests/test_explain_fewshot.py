@@ -55,10 +55,10 @@ def test_a_contrast_is_a_number_minus_the_mean_of_the_others():
 def test_relevance_of_the_querys_maps_adds_up_to_the_contrast(head):
     model = matcher(head)
     maps = model.requires_grad_(False)(torch.cat([SUPPORT.flatten(0, 1), QUERY[None]]))
-    _, passage = model.head(maps[:-1].unflatten(0, (3, 2))[None], maps[-1:][None])
-    z = model.head.evidence(passage)
+    _, cache = model.head(maps[:-1].unflatten(0, (3, 2))[None], maps[-1:][None])
+    z = model.head.evidence(cache)
     for k in range(3):
-        found = model.head.map_relevance(passage, contrast(z, k))[1]
+        found = model.head.map_relevance(cache, contrast(z, k))[1]
         assert float(found.sum()) == pytest.approx(float(contrasts(z[0, 0])[k]), abs=0.05 * float(z.abs().sum()))
 
 

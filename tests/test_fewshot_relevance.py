@@ -110,8 +110,8 @@ def literal_relevance(name, head, support, query):
 @pytest.mark.parametrize("name", LITERAL)
 def test_a_heads_relevance_is_that_of_the_reference(name, size):
     support, query, head = episodes(name, size=size)
-    _, passage = head(support, query)
-    found = head.relevance(passage, initial_relevance(passage.outputs))
+    _, cache = head(support, query)
+    found = head.relevance(cache, initial_relevance(cache.outputs))
     for episode in range(2):
         expected = literal_relevance(name, head, support[episode], query[episode])
         for ours, theirs in zip(found, expected, strict=True):
@@ -121,7 +121,7 @@ def test_a_heads_relevance_is_that_of_the_reference(name, size):
 @pytest.mark.parametrize("name", VECTORS)
 def test_relevance_of_vectors_is_shared_by_the_products(name):
     support, query, head = episodes(name)
-    scores, passage = head(support, query)
+    scores, cache = head(support, query)
     r0 = initial_relevance(scores)
     vectors, q = embed(support, name), embed(query, name)
     means = vectors.mean(2)
@@ -143,26 +143,26 @@ def test_relevance_of_vectors_is_shared_by_the_products(name):
         expected = expected.view(query.shape)
     else:
         expected = query / s(query.sum((-2, -1), keepdim=True)) * expected[..., None, None]
-    torch.testing.assert_close(head.relevance(passage, r0)[0], expected)
+    torch.testing.assert_close(head.relevance(cache, r0)[0], expected)
 
 
 @pytest.mark.parametrize("name", ["relation", "cross-attention", *VECTORS])
 def test_relevance_is_conserved_without_a_stabiliser(name, monkeypatch):
     monkeypatch.setattr(rules, "EPSILON", 1e-14)
     support, query, head = episodes(name)
-    scores, passage = head(support, query)
+    scores, cache = head(support, query)
     r0 = initial_relevance(scores)
-    for part in head.relevance(passage, r0):
+    for part in head.relevance(cache, r0):
         torch.testing.assert_close(part.sum(), r0.sum())
 
 
 def test_a_graphs_relevance_is_conserved_when_every_path_is_taken(monkeypatch):
     monkeypatch.setattr(rules, "EPSILON", 1e-14)
     support, query, head = episodes("gnn")
-    _, passage = head(support, query)
-    r0 = initial_relevance(passage.outputs)
+    _, cache = head(support, query)
+    r0 = initial_relevance(cache.outputs)
     for skips, kept in ((True, True), (False, False)):
-        total = sum(part.sum() for part in head.graph.relevance(passage.levels, r0, skips))
+        total = sum(part.sum() for part in head.graph.relevance(cache.levels, r0, skips))
         assert torch.isclose(total, r0.sum()).item() is kept
 
 
@@ -170,13 +170,13 @@ def test_a_graphs_relevance_is_conserved_when_every_path_is_taken(monkeypatch):
 def test_maps_receive_what_the_features_did(name, monkeypatch):
     monkeypatch.setattr(rules, "EPSILON", 1e-14)
     support, query, head = episodes(name)
-    scores, passage = head(support, query)
+    scores, cache = head(support, query)
     r0 = torch.zeros_like(scores)
     r0[:, 1, 2] = 1.5  # one class of one query
-    on_support, on_query = head.map_relevance(passage, r0)
+    on_support, on_query = head.map_relevance(cache, r0)
     assert on_support.shape == support.shape and on_query.shape == query.shape
     together = on_support.sum() + on_query.sum()
-    total = head.relevance(passage, r0)[-1].sum() * (1 if name.startswith(("relation", "gnn")) else 2)
+    total = head.relevance(cache, r0)[-1].sum() * (1 if name.startswith(("relation", "gnn")) else 2)
     torch.testing.assert_close(together, total)
     if "transductive" not in name:
         assert on_query[:, 1].abs().sum() > 0 and on_query[:, [0, 2, 3, 4, 5]].abs().sum() == 0

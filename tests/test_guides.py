@@ -18,10 +18,10 @@ Y = torch.arange(6).expand(2, -1) // 2  # three ways, two queries each, two epis
 
 
 def weigh(guide, name, keys=("key",)):
-    """The head, its passage, and the weights."""
+    """The head, its cache, and the weights."""
     support, query, head = episodes(name)
-    passage = head(support, query)[1]
-    return head, passage, GUIDES.make(guide)(head, passage, keys)
+    cache = head(support, query)[1]
+    return head, cache, GUIDES.make(guide)(head, cache, keys)
 
 
 def step(guide, name, y=Y, **kinds):
@@ -55,8 +55,8 @@ def test_large_layers_follow_the_precision_and_all_else_stays_in_float32(name):
     found = []
     for precision in ("fp32", "bf16"):
         with select_runtime("cpu", precision).scope():
-            passage = head(support, query)[1]
-            weights = GUIDES.make("lrp")(head, passage, ())
+            cache = head(support, query)[1]
+            weights = GUIDES.make("lrp")(head, cache, ())
             loss, scores = guided_loss(head, GUIDES.make("lrp"), support, query, Y)
             slopes = torch.autograd.grad(loss, (support, query))
         assert all(w.dtype == torch.float32 and w.min() >= 0 and w.max() <= 2 for w in weights)

@@ -53,8 +53,8 @@ def test_cross_attention_learns_from_every_position():
     support, query, head = episodes("cross-attention")
     reference = literal.CrossAttention(head)
     local = torch.stack([reference.local(reference.features(*one)) for one in zip(support, query, strict=True)])
-    _, passage = head(support, query)
-    torch.testing.assert_close(passage.judged, local)
+    _, cache = head(support, query)
+    torch.testing.assert_close(cache.judged, local)
     y = torch.arange(6).expand(2, -1) // 2
     expected = torch.stack([F.cross_entropy(part, y[0][:, None, None].expand(-1, 5, 6)) for part in local]).mean()
     torch.testing.assert_close(head.loss(local, y), expected / 2)
@@ -63,16 +63,16 @@ def test_cross_attention_learns_from_every_position():
 def test_cross_attention_classifies_the_attended_query_among_the_base_classes():
     support, query, head = episodes("cross-attention:base=7")
     y, base = torch.arange(6).expand(2, -1) // 2, torch.tensor([[6, 6, 1, 1, 0, 0], [2, 2, 3, 3, 4, 4]])
-    _, passage = head(support, query)
+    _, cache = head(support, query)
     losses = []
     for s, q, labels, names in zip(support, query, y, base, strict=True):
         attended = literal.CrossAttention(head).features(s, q)[1][torch.arange(6), labels]
         logits = F.conv2d(attended, head.classifier.weight[:, :, None, None], head.classifier.bias)
         losses.append(F.cross_entropy(logits, names[:, None, None].expand(-1, 5, 6)))
-    torch.testing.assert_close(head.auxiliary(passage, y, base), torch.stack(losses).mean())
+    torch.testing.assert_close(head.auxiliary(cache, y, base), torch.stack(losses).mean())
     with pytest.raises(InputError, match="7 base classes"):
-        head.auxiliary(passage, y, base + 1)
-    assert episodes("cross-attention")[2].auxiliary(passage, y, base) is None
+        head.auxiliary(cache, y, base + 1)
+    assert episodes("cross-attention")[2].auxiliary(cache, y, base) is None
 
 
 @pytest.mark.parametrize("name", [*NORMED, "gnn:transductive=true,statistics=running"])

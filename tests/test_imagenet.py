@@ -118,7 +118,7 @@ def test_real_samples_have_the_index_that_their_name_says() -> None:
 
 
 def test_there_is_nothing_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none to train on"):
+    with pytest.raises(InputError, match="none for training"):
         load(f"imagenet:root={tmp_path}", "train")
 
 
@@ -132,7 +132,7 @@ def test_where_nothing_is_found_the_hint_says_what_was_looked_for(tmp_path: Path
 
 def test_images_without_classes_are_refused(tmp_path: Path) -> None:
     flat(tmp_path / "val")
-    with pytest.raises(InputError, match="has ImageNet's images and not their classes") as caught:
+    with pytest.raises(InputError, match="has ImageNet's images but not their classes") as caught:
         load(f"imagenet:root={tmp_path}", "test")
     assert "LOC_val_solution.csv" in caught.value.hint
 
@@ -146,11 +146,11 @@ def test_an_image_without_a_class_is_named(tmp_path: Path) -> None:
 
 def test_classes_beyond_the_thousand_are_refused(tmp_path: Path) -> None:
     plant(tmp_path / "one", "n99999999/a.png")
-    with pytest.raises(InputError, match=r"`n99999999/a\.png` is of `n99999999`, no class of ILSVRC2012"):
+    with pytest.raises(InputError, match=r"`n99999999/a\.png` has the class `n99999999`, which is not in ILSVRC2012"):
         load(f"imagenet:root={tmp_path / 'one'}", "test")
     flat(tmp_path / "two")
     annotate(tmp_path / "two/annotations", [TENCH, "n00000001", TENCH])
-    with pytest.raises(InputError, match=r"`ILSVRC2012_val_00000002\.JPEG` is of `n00000001`"):
+    with pytest.raises(InputError, match=r"`ILSVRC2012_val_00000002\.JPEG` has the class `n00000001`"):
         load(f"imagenet:root={tmp_path / 'two'}", "test")
 
 
@@ -160,9 +160,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "n01440764">]><annotation><object><name>&b;</nam
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (BOMB.encode(), "no plain annotation"),
-        (f'<?xml version="1.0" encoding="utf-16"?>{BOMB}'.encode("utf-16"), "no plain annotation"),
-        (b"<annotation>" + b" " * 2**20, "no plain annotation"),
+        (BOMB.encode(), "not a plain annotation"),
+        (f'<?xml version="1.0" encoding="utf-16"?>{BOMB}'.encode("utf-16"), "not a plain annotation"),
+        (b"<annotation>" + b" " * 2**20, "not a plain annotation"),
         (b"<annotation><object>", "is damaged: no element found"),
         (b'<?xml version="1.0" encoding="nope"?><annotation/>', "is damaged: unknown encoding"),
         (b"<annotation/>", "names no object"),
@@ -192,10 +192,10 @@ def test_a_devkit_without_its_table_or_scipy_says_what_helps(tmp_path: Path, mon
     devkit(tmp_path / DEVKIT)
     truth = tmp_path / DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("3\n7\n2\n")
-    with pytest.raises(InputError, match=r"ground_truth\.txt` has `7` in line 2, no class"):
+    with pytest.raises(InputError, match=r"ground_truth\.txt` has `7` in line 2, which is not a class"):
         load(f"imagenet:root={tmp_path}", "test")
     truth.write_text("3\n4\n2\n")
-    with pytest.raises(InputError, match="is of `n00001740`, no class of ILSVRC2012"):
+    with pytest.raises(InputError, match="has the class `n00001740`, which is not in ILSVRC2012"):
         load(f"imagenet:root={tmp_path}", "test")
     (tmp_path / DEVKIT / "meta.mat").write_bytes(b"MATLAB 5.0" + bytes(200))
     with pytest.raises(InputError, match=r"meta\.mat` is damaged"):
@@ -206,4 +206,4 @@ def test_a_devkit_without_its_table_or_scipy_says_what_helps(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"meta\.mat` needs the package scipy") as caught:
         load(f"imagenet:root={tmp_path}", "test")
-    assert caught.value.hint.startswith("pip install scipy, or bring `LOC_val_solution.csv`")
+    assert caught.value.hint.startswith("pip install scipy, or use `LOC_val_solution.csv`")

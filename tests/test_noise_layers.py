@@ -250,9 +250,9 @@ def test_noise_goes_into_torchvisions_networks(arch):
 
 def test_a_network_takes_noise_once_and_only_where_it_has_a_place():
     model = install_noise(net(), "adaptive")
-    with pytest.raises(InputError, match="stochastic already"):
+    with pytest.raises(InputError, match="already stochastic"):
         install_noise(model, "adaptive")
-    with pytest.raises(InputError, match="fits site `block`") as error:
+    with pytest.raises(InputError, match="matches site `block`") as error:
         install_noise(net(), "adaptive:site=block")
     assert "before-bn" in error.value.hint and " block," not in error.value.hint
 

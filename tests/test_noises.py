@@ -205,7 +205,7 @@ def test_wca_noise_has_the_covariance_of_its_factors_lower_half():
 def test_wca_refuses_a_network_that_ends_in_a_convolution():
     network = torchvision_models.squeezenet1_1(num_classes=5).eval()
     model = Classifier(network, list("abcde"), Preparation(64, 64)).eval()
-    with pytest.raises(InputError, match=r"`wca` needs a linear last layer, `classifier.1` is none"):
+    with pytest.raises(InputError, match=r"`wca` needs a linear last layer, and `classifier.1` is not linear"):
         install_noise(model, "wca")
     assert not noise_layers(model)
 
@@ -266,7 +266,7 @@ def test_dropout_of_nothing_changes_nothing():
         ("adaptive:site=weight", "no choice `weight`"),
         ("gaussian:first=-0.1", "must not be negative"),
         ("learn2perturb:init=0.001", "init must be at least 0.01"),
-        ("bayes:images=0", "images at least 1"),
+        ("bayes:images=0", "images must be at least 1"),
         ("lowrank:rank=1.5", "a whole number"),
         ("dropout:p=-0.1", r"p must lie in \[0, 1\)"),
         ("wca:site=block", "no key `site`"),

@@ -22,7 +22,7 @@ from stochx.engine.training.fit import TrainingBatch
 from stochx.errors import UsageError
 from stochx.lessons import Features, Logits, SoftLabels, SoftRandomisation
 from stochx.loading import install_noise
-from stochx.tasks.objectives import Adversarial, Teaching, at_rest, cross_entropy, objective
+from stochx.tasks.objectives import Adversarial, Teaching, cross_entropy, frozen, objective
 
 BALL = Ball(0.03)
 
@@ -98,7 +98,7 @@ def test_matching_is_its_formula(student, teacher, batch):
 def test_features_of_other_widths_are_refused(student, teacher, batch):
     teacher.network.linear = nn.Linear(8, 5).double()
     teacher.network.forward = lambda x: teacher.network.linear(x.new_zeros(len(x), 8))
-    with pytest.raises(UsageError, match="features of the student"):
+    with pytest.raises(UsageError, match="the student's features"):
         objective(Teaching(teacher, Features()))(student, batch)
 
 
@@ -167,7 +167,7 @@ def test_trades_needs_an_attack_on_the_divergence(attack):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(UsageError, match="there is no recipe `trade`"):
+    with pytest.raises(UsageError, match="unknown recipe `trade`"):
         Adversarial(PGD(), BALL, "trade")  # type: ignore[arg-type]
 
 
@@ -210,7 +210,7 @@ def test_crafting_keeps_the_noise_on_and_reads_no_batch_statistics(batch):
 
 def test_random_starts_follow_image_and_epoch_and_not_the_batch(student, batch):
     adversarial = Adversarial(PGD(steps=1, step=1e-9), BALL)
-    with at_rest(student):
+    with frozen(student):
         whole = adversarial.craft(student, batch, batch.y, 0)
         later = TrainingBatch(batch.x, batch.y, batch.index, 3, 11)
         assert not torch.equal(whole, adversarial.craft(student, later, batch.y, 0))

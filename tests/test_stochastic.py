@@ -100,7 +100,7 @@ def test_a_pattern_joins_parts_and_counts_the_sites_anew():
 
 def test_a_site_that_a_network_lacks_is_refused_with_those_it_has():
     model = torchvision("squeezenet1_1", 32)
-    with pytest.raises(InputError, match="fits site `after-bn`") as error:
+    with pytest.raises(InputError, match="matches site `after-bn`") as error:
         install_noise(model, "learn2perturb:site=after-bn")
     there = "before-bn, block, stem-and-blocks, input, conv-input, layer-input, penultimate, weight"
     assert error.value.hint == f"the network has: {there}" and not noise_layers(model)
@@ -108,15 +108,15 @@ def test_a_site_that_a_network_lacks_is_refused_with_those_it_has():
         install_noise(model, "adaptive:layers=features.99")
     with pytest.raises(InputError) as error:
         install_noise(classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())), "adaptive")
-    assert error.value.hint == "it has no convolution and no linear layer"
+    assert error.value.hint == "it has no convolutions and no linear layers"
     with pytest.raises(UsageError, match="unknown site `after-relu`"):
         sites(model, "after-relu")
 
 
 def test_noise_on_noise_is_refused():
-    with pytest.raises(InputError, match="stochastic already") as error:
+    with pytest.raises(InputError, match="already stochastic") as error:
         install_noise(net("gaussian"), "adaptive")
-    assert error.value.hint == "start from the teacher that it was made of"
+    assert error.value.hint == "start from the network without noise"
 
 
 def test_looking_for_sites_moves_nothing_in_a_network_in_training():

@@ -206,7 +206,7 @@ def test_a_loss_that_does_not_suit_says_what_does():
     assert "loss=margin" in caught.value.hint
     with pytest.raises(UsageError, match="needs 3 classes"):
         dlr(out[:, :2], Goal(y))
-    with pytest.raises(UsageError, match="drives to no class"):
+    with pytest.raises(UsageError, match="targeted attacks"):
         LOSSES["kl"](out, Goal(y, y.roll(1), out.softmax(1)))
 
 

@@ -1,4 +1,4 @@
-"""Compare adaptive noise and its alternatives with adversarial fine-tuning of the teacher at equal cost.
+"""Compare adaptive noise and its rivals with adversarial fine-tuning of the teacher at equal cost.
 
     python benchmarks/papers/adaptive_noise.py --budget 60 --ranks 2
     python benchmarks/papers/adaptive_noise.py --epochs 40 --limit 50000 --images 10000 --device cuda
@@ -235,7 +235,7 @@ def gaps(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[
 
 
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return paired differences to the deterministic baseline, and the smallest that n images can show."""
+    """Return paired differences to the deterministic baseline, and those that n detects in four of five samples."""
     lines = [
         f"| arm | attack | points minus `{BASE}` | p | smallest difference detected with 80 % power |",
         "|---|---|---|---|---|",
@@ -277,7 +277,7 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
         " Linf ball of 8/255. `+ AT`: trained on PGD-7 images alone (Madry et al., 2018), crafted with the noise on."
         f" Numbers are percentages with 95 % intervals over images; stochastic students are judged by {work.draws}"
         f" fresh draws, and their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32;"
-        f" seed {args.seed}, {minutes:.0f} minutes in all, on a machine shared with other work."
+        f" seed {args.seed}, {minutes:.0f} minutes in all, one process each, on a machine shared with other work."
         " `worst` takes for each image the attack that is worst on other draws than those that judge it: as both are"
         " noisy, it can lie above a single attack.",
         "",
@@ -326,8 +326,8 @@ def verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
     n = len(next(iter(by_attack.values())))
     return (
-        f"`{CLAIM}` minus `{BASE}`: {differences}; n = {n}, p adjusted by Holm for two attacks. These images and"
-        f" this one training seed {word} the claim."
+        f"`{CLAIM}` minus `{BASE}`: {differences}; n = {n}, p adjusted by Holm for two attacks. These images and this"
+        f" one training seed {word} the claim."
     )
 
 
@@ -431,7 +431,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(SHARED / "weights_cifar10" / "resnet20.safetensors"))
     parser.add_argument("--data", default=f"cifar10:root={SHARED / 'cifar10'}")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the number of images")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes; sets the numbers of images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=50_000, help="training images")
     parser.add_argument("--images", type=int, default=10_000, help="attacked test images")
@@ -442,11 +442,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--strong", action="store_true", help="add attacks with 50 draws, and with 100 steps")
-    parser.add_argument("--seeds", type=int, default=1, help="train the two arms of the claim with N seeds")
-    parser.add_argument("--tied", action="store_true", help="add students trained at several degrees of noise")
+    parser.add_argument("--seeds", type=int, default=1, help="train the claim's two arms with N seeds")
+    parser.add_argument("--tied", action="store_true", help="add students at several degrees of noise")
     parser.add_argument("--ablation", action="store_true", help="add all combinations of the four factors")
-    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of these two")
-    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of these two")
+    parser.add_argument("--side-limit", type=int, default=50_000, help="training images of --tied and --ablation")
+    parser.add_argument("--side-images", type=int, default=10_000, help="attacked test images of --tied and --ablation")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/adaptive_noise"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/adaptive_noise.md"))
     args = parser.parse_args()

@@ -218,7 +218,7 @@ def page(args: argparse.Namespace, results: Results, stuck: dict[int, float]) ->
 
 
 def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
-    """Draw the difference to training without guidance: a panel for each head, a row for each domain and shots."""
+    """Draw points more than without guidance: a panel for each head, a row for each domain and number of shots."""
     figure = Figure(figsize=(4.0 * len(seeds) + 1.6, 5.6), dpi=110, layout="constrained")
     places = [(name, shot) for name in TARGETS for shot in SHOTS]
     panels = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
@@ -264,8 +264,8 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
         return "Fewer than two seeds have run: nothing can be claimed."
     return (
         f"Of {count} combinations of head, domain and shots, the interval over seeds of `lrp` minus `none` excludes 0"
-        f" in {listed(significant)}; by chance alone about {count * 0.05:.1f} would. The differences of all seeds"
-        f" have the same sign in {listed(alike)}; by chance alone about {by_chance:.1f} would.\n\n"
+        f" in {listed(significant)}; by chance alone about {count * 0.05:.1f} would. The differences of all seeds have"
+        f" the same sign in {listed(alike)}; by chance alone about {by_chance:.1f} would.\n\n"
         "Over all domains and shots:\n\n"
         + "\n".join(f"- {standing(results, head, finished)}" for head, finished in seeds.items() if len(finished) > 1)
     )
@@ -281,8 +281,9 @@ def standing(results: Results, head: str, seeds: Sequence[int]) -> str:
         if significant:
             word = "better than" if mean.mean > 0 else "worse than"
         places.setdefault(word, []).append(f"`{other}`")
-    parts = [f"{word} {', '.join(others)}" for word, others in places.items()]
-    return f"{bare(head)}: `lrp` is {'; '.join(parts)}."
+    return (
+        f"{bare(head)}: `lrp` is " + "; ".join(f"{word} {', '.join(others)}" for word, others in places.items()) + "."
+    )
 
 
 def short(name: str) -> str:
@@ -296,7 +297,7 @@ def bare(head: str) -> str:
 
 
 def listed(places: dict[str, list[str]]) -> str:
-    """Return the number of places, and where guidance helps and hurts."""
+    """Return the number of places where guidance helps or hurts, and their names."""
     parts = [f"it {word} {', '.join(where)}" for word, where in places.items() if where]
     return f"{sum(map(len, places.values()))} ({'; '.join(parts) or 'none'})"
 
@@ -318,12 +319,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="conv4:size=64")
     parser.add_argument("--pretrain", type=int, default=20, help="epochs of the backbone as a classifier")
     parser.add_argument("--episodes", type=int, default=400, help="training episodes")
-    parser.add_argument("--start-episodes", type=int, default=4000, help="unguided episodes before the arms of gnn")
+    parser.add_argument("--start-episodes", type=int, default=4000, help="episodes of gnn before its arms")
     parser.add_argument("--train-shot", type=int, default=5)
     parser.add_argument("--test-episodes", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heads", default=",".join(HEADS))
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; sets the episodes")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes on one core; sets --episodes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/explanation_guided"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/explanation_guided.md"))

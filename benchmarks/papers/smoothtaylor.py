@@ -223,7 +223,7 @@ def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, An
 
 
 def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> list[str]:
-    """Return paired differences for AUPC and AUTVC with adjusted p-values, and the differences that n can detect."""
+    """Return paired differences for AUPC and AUTVC with adjusted p values, and the smallest detectable ones."""
     lines = [
         "Paired differences, first minus second (negative: the first is better); p values of sign-flip tests, adjusted"
         " by Holm within the column; in brackets the smallest difference detected with 80 % power.",

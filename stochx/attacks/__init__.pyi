@@ -1,5 +1,5 @@
 # Written by `python -m stochx.stubs` from the files of this folder; do not edit.
-"""Attacks: change images, within a ball, until the network is wrong.
+"""Attacks: perturbations of images, within a ball, that make the network err.
 
 Add one by writing `stochx/attacks/<name>.py` with one frozen dataclass that fits `Attack`.
 """
@@ -14,14 +14,14 @@ from stochx.engine.threat import Norm as Norm
 
 @dataclass(frozen=True)
 class Context:
-    """What an attack is told beside the images.
+    """Everything an attack needs beside the images and the ball.
 
-    `keys`, one for each image, decide its random starts. `target` (N,): classes to be driven to; None for any wrong
-    one. `wrong(x, places)` is the verdict that counts, (B,) for images `places` (B,) of the batch; a deterministic
-    network's attack may stop at the first wrong point. None for a stochastic network, where one draw proves nothing:
-    there every attack runs to its end, and `pick(x)` (N,) scores whole batches of candidates on draws that are kept
-    for choosing: lower is more wrong. `source` is another network to craft on (transfer). `judge_any` is false where
-    only the last point of a run may count.
+    `keys`, one per image, seed the random starts. `target` (N,) holds the classes of a targeted attack; None: any
+    wrong class counts. `wrong(x, places)` (B,) is the final verdict on images `places` (B,) of the batch, and an attack
+    on a deterministic network may stop at the first wrong point. It is None for a stochastic network, where one draw
+    proves nothing: every attack then runs to its end, and `pick(x)` (N,) scores whole batches of candidates on draws
+    reserved for this choice; lower is more wrong. `source` is another network to craft on (transfer). `judge_any` is
+    false where only the last point of a run may count.
     """
     keys: Sequence[Key]
     target: Tensor | None = None
@@ -32,9 +32,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an attack found: x' (N, C, H, W), in the ball and in [0, 1]; and what it cost.
+    """The result of an attack: x' (N, C, H, W), in the ball and in [0, 1], and its cost.
 
-    `step` and `restart` (N,) say where each x' was found, `forwards` (N,) how many passes of the network it took.
+    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image.
     """
     x: Tensor
     step: Tensor

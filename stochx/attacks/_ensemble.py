@@ -1,4 +1,4 @@
-"""Several attacks as one: each is tried on what withstood those before."""
+"""Ensembles of attacks: each one runs on the images that withstood the previous ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stochx.engine.losses import Goal, margin
 from stochx.engine.threat import Ball
 
 
-def one_after_the_other(
+def run_in_sequence(
     attacks: Mapping[str, Attack], model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context
 ) -> Attempt:
-    """The best of all attacks for each image; `restart` of the attempt is the place of the attack that found it.
+    """Return the best point of all attacks for each image; `restart` is the index of the attack that found it.
 
-    On a deterministic network each sees the survivors of those before. On a stochastic one nothing is dropped: every
-    attack sees every image, and the context's choosing draws pick.
+    On a deterministic network each attack runs on the survivors of the previous ones. On a stochastic one no image is
+    dropped: every attack sees every image, and `context.pick` chooses.
     """
     run, goal = AttackState(x, y, context), Goal(y, context.target)
 
@@ -31,17 +31,17 @@ def one_after_the_other(
         if run.over:
             break
         active = run.active
-        found = attack(model, x[active], y[active], ball, _of_some(context, active, run, name))
-        run.count(found.forwards)
-        run.finish(found.x, value, found.step, place)
+        attempt = attack(model, x[active], y[active], ball, _restricted(context, active, run, name))
+        run.count(attempt.forwards)
+        run.finish(attempt.x, value, attempt.step, place)
     return run.attempt
 
 
-def _of_some(context: Context, active: Tensor, run: AttackState, name: str) -> Context:
-    """The context of some of the images; every attack draws its own random starts."""
+def _restricted(context: Context, active: Tensor, run: AttackState, name: str) -> Context:
+    """Restrict the context to the active images; every attack draws its own random starts."""
     wrong = context.wrong
 
-    def wrong_of_some(points: Tensor, places: Tensor) -> Tensor:
+    def wrong_active(points: Tensor, places: Tensor) -> Tensor:
         assert wrong is not None
         return wrong(points, active[places])
 
@@ -49,5 +49,5 @@ def _of_some(context: Context, active: Tensor, run: AttackState, name: str) -> C
         context,
         keys=[f"{key}/{name}" for key in run.keys],
         target=None if context.target is None else context.target[active],
-        wrong=None if wrong is None else wrong_of_some,
+        wrong=None if wrong is None else wrong_active,
     )

@@ -1,4 +1,4 @@
-"""Images that are still right: what every iterated attack keeps, and how it lets the others go."""
+"""The state that iterated attacks share: the best point of each image, and the images that are still active."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stochx.engine.seeds import Key
 
 
 class AttackState:
-    """The best x' of each image so far, and which images are still worked on.
+    """The best x' of each image so far, and the images that are still active.
 
-    On a deterministic network an image that is wrong leaves at once, at whatever point it is. On a stochastic one
-    nothing leaves: after each restart the candidate that the choosing draws find worst is kept.
+    On a deterministic network an image is retired at its first misclassified point. On a stochastic one no image is
+    retired: after each restart `context.pick` decides which candidate to keep.
     """
 
     def __init__(self, x: Tensor, y: Tensor, context: Context) -> None:
@@ -28,28 +28,28 @@ class AttackState:
 
     @property
     def over(self) -> bool:
-        """Whether no image is left."""
+        """True once no image is active."""
         return not len(self.active)
 
     @property
     def keys(self) -> list[Key]:
-        """The keys of the active images."""
+        """Keys of the active images."""
         return [self.context.keys[n] for n in self.active.tolist()]
 
     def count(self, forwards: int | Tensor) -> None:
-        """Every active image has been passed through the network so often."""
+        """Add forward passes to the count of every active image."""
         self.forwards[self.active] += forwards
 
-    def leave(self, points: Tensor, said: Tensor, step: int, restart: int) -> Tensor:
-        """Let the images go that are wrong at their `points` (A, C, H, W) already; which stay, (A,) booleans.
+    def leave(self, points: Tensor, logits: Tensor, step: int, restart: int) -> Tensor:
+        """Retire the images that are misclassified at `points` (A, C, H, W); return a mask (A,) of those that stay.
 
-        What the attack's own logits `said` (A, K) only names the suspects: the context's verdict decides.
+        The attack's own `logits` (A, K) only select the candidates; `context.wrong` decides.
         """
         stays = torch.ones_like(self.active, dtype=torch.bool)
         wrong, target = self.context.wrong, self.context.target
         if wrong is None or not self.context.judge_any:
             return stays
-        top = said.argmax(1)
+        top = logits.argmax(1)
         suspect = top != self.y[self.active] if target is None else top == target[self.active]
         places = suspect.nonzero().flatten()
         if len(places):
@@ -60,10 +60,10 @@ class AttackState:
         return stays
 
     def finish(self, points: Tensor, value: Callable[[Tensor], Tensor], step: int | Tensor, restart: int) -> None:
-        """The end of a restart: keep the `points` of active images that are more wrong than what they had.
+        """End a restart: keep the `points` of active images that are more wrong than their best so far.
 
-        `value(points)` (A,) is the loss; it is asked only of a deterministic network, a stochastic one is judged by
-        the choosing draws. `step` is that of all, or (A,).
+        `value(points)` (A,) is the loss, and is computed for deterministic networks only; stochastic ones are judged
+        by `context.pick`. `step` is one number for all images, or (A,).
         """
         if self.over:
             return
@@ -88,12 +88,12 @@ class AttackState:
 
     @property
     def attempt(self) -> Attempt:
-        """What was found."""
+        """The best points so far, as the attack returns them."""
         return Attempt(self.x, self.step, self.restart, self.forwards)
 
 
 def goal_of(model: nn.Module, x: Tensor, y: Tensor, context: Context, loss: str, eot: int = 1) -> Goal:
-    """What the context wants of the images; for `kl` with the probabilities of the unchanged ones, over `eot` draws."""
+    """Return the goal of the attack; for `kl` with the clean images' probabilities, averaged over `eot` draws."""
     if loss != "kl":
         return Goal(y, context.target)
     reference = torch.stack([logits(model, x).softmax(1) for _ in range(eot)]).mean(0)

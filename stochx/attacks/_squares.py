@@ -1,6 +1,7 @@
-"""The squares of the square attack: where they lie and what they do to an image, without a loop over images.
+"""Proposals of the square attack: position and content of the squares, vectorised over images.
 
-Random numbers `u` (A, 5 + C) in [0, 1) decide one proposal: two places (y, x, y, x), a turn, and a sign a channel.
+Random numbers `u` (A, 5 + C) in [0, 1) determine a proposal: two positions (y, x, y, x), a rotation, and a sign per
+channel.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from torch import Tensor
 from stochx.engine.seeds import Key, generator
 from stochx.engine.threat import Ball, norm_of
 
-NUMBERS = 5  # and one a channel
+NUMBERS = 5  # per proposal, plus one per channel
 TINY = 1e-12
-GRID = 5  # tiles of an L2 start, a side
+GRID = 5  # tiles per side of an L2 start
 
 
 def stripes(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
-    """Columns of +-eps, drawn for each channel: where a search in Linf begins."""
+    """Return the starting point in Linf: columns of +-eps, drawn for each channel."""
     count, channels, _, width = x.shape
-    drawn = _uniform(x, keys, "stripes", channels * width).view(count, channels, 1, width)
-    return x + ball.eps * _signs(drawn)
+    numbers = _uniform(x, keys, "stripes", channels * width).view(count, channels, 1, width)
+    return x + ball.eps * _signs(numbers)
 
 
 def tiles(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
-    """A grid of two-sided bumps of length eps: where a search in L2 begins."""
+    """Return the starting point in L2: a grid of two-sided bumps of length eps."""
     count, channels, height, width = x.shape
     side = max(1, min(height, width) // GRID)
-    drawn = _uniform(x, keys, "tiles", (channels + 1) * GRID * GRID).view(count, channels + 1, GRID, GRID)
+    numbers = _uniform(x, keys, "tiles", (channels + 1) * GRID * GRID).view(count, channels + 1, GRID, GRID)
     bump = two_sided(side).to(x.dtype).to(x.device)
     rows, columns = (_tiled(length, side, x.device) for length in (height, width))
-    of_tile = drawn[:, :, rows[0].clamp(0, GRID - 1)][..., columns[0].clamp(0, GRID - 1)]
+    of_tile = numbers[:, :, rows[0].clamp(0, GRID - 1)][..., columns[0].clamp(0, GRID - 1)]
     inside = ((rows[0] >= 0) & (rows[0] < GRID))[:, None] & ((columns[0] >= 0) & (columns[0] < GRID))
     plain = bump[rows[1]][:, columns[1]]
     turned = bump.T[rows[1]][:, columns[1]]
@@ -42,14 +43,14 @@ def tiles(x: Tensor, keys: Sequence[Key], ball: Ball) -> Tensor:
 
 
 def coloured(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Tensor:
-    """Linf: one square takes the colour +-eps in each channel."""
+    """Set one square to +-eps in each channel (Linf)."""
     side = min(side, *center.shape[2:])
     inside = _inside(_place(u[:, :2], side, center), side, center)
     return (center + ball.eps * _signs(u[:, NUMBERS:, None, None])).where(inside, best)
 
 
 def moved(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Tensor:
-    """L2: what the change holds in two squares goes into the first, with a two-sided bump added."""
+    """Move the perturbation of two squares into the first and add a two-sided bump (L2)."""
     side = min(max(side, 3), *center.shape[2:])
     side -= 1 - side % 2
     place = _place(u[:, :2], side, center)
@@ -57,23 +58,23 @@ def moved(center: Tensor, best: Tensor, ball: Ball, side: int, u: Tensor) -> Ten
     both = first | _inside(_place(u[:, 2:4], side, center), side, center)
     delta = best - center
     spare = (ball.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / delta.shape[1]
-    held = (spare + _squared(delta * both, (2, 3))).sqrt()
+    mass = (spare + _squared(delta * both, (2, 3))).sqrt()
     old = delta * first
     bump = _bump_at(place, side, u[:, 4], center) * _signs(u[:, NUMBERS:, None, None])
-    new = _unit(_unit(old) + bump * first) * held
+    new = _unit(_unit(old) + bump * first) * mass
     return center + ball.eps * ball.ascent(new.where(both, delta))
 
 
 @cache
 def two_sided(side: int) -> Tensor:
-    """A rise and a fall side by side, (side, side) of length 1: paper, eq. 3, as in the authors' code."""
+    """Return a positive beside a negative bump, (side, side), of length 1 (eq. 3, as in the authors' code)."""
     upper, lower = _pyramid(side // 2, side), _pyramid(side - side // 2, side)
     both = torch.cat([upper, -lower])
     return both / norm_of(both.flatten()[None], "l2")
 
 
 def _pyramid(height: int, width: int) -> Tensor:
-    """Sum 1 / (k + 1)^2 over the rectangles k around the middle that hold a cell, of length 1."""
+    """Return, for each cell, the sum of 1 / (k + 1)^2 over the centred rectangles k that contain it, of length 1."""
     if not height:
         return torch.zeros(0, width, dtype=torch.float64)
     rows, columns = (torch.arange(n).sub(n // 2).abs() for n in (height, width))
@@ -93,33 +94,33 @@ def _signs(u: Tensor) -> Tensor:
 
 
 def _place(u: Tensor, side: int, like: Tensor) -> Tensor:
-    """The top left corners (A, 2) of squares that lie in the image, evenly."""
+    """Return the top-left corners (A, 2) of squares inside the image, uniformly distributed."""
     room = torch.tensor(like.shape[2:], device=u.device) - side
     return (u * (room + 1)).long().minimum(room)
 
 
 def _inside(place: Tensor, side: int, like: Tensor) -> Tensor:
-    """Which pixels the squares cover: (A, 1, H, W)."""
+    """Return the mask (A, 1, H, W) of the pixels that the squares cover."""
     rows, columns = ((r >= 0) & (r < side) for r in _local(place, like))
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _bump_at(place: Tensor, side: int, turn: Tensor, like: Tensor) -> Tensor:
-    """The two-sided bump at each place, turned or not: (A, 1, H, W), right inside the squares only."""
+    """Return the two-sided bump at each position, rotated or not: (A, 1, H, W), valid inside the squares only."""
     rows, columns = (r.clamp(0, side - 1) for r in _local(place, like))
     bump = two_sided(side).to(like.dtype).to(like.device)
-    found = bump[rows[:, :, None], columns[:, None, :]]
-    return bump.T[rows[:, :, None], columns[:, None, :]].where(turn[:, None, None] < 0.5, found)[:, None]
+    upright = bump[rows[:, :, None], columns[:, None, :]]
+    return bump.T[rows[:, :, None], columns[:, None, :]].where(turn[:, None, None] < 0.5, upright)[:, None]
 
 
 def _local(place: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's and column's number as the squares count it: (A, H) and (A, W)."""
+    """Return row and column indices relative to each square's corner: (A, H) and (A, W)."""
     rows, columns = (torch.arange(n, device=like.device) for n in like.shape[2:])
     return rows - place[:, :1], columns - place[:, 1:]
 
 
 def _tiled(length: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which tile each of `length` cells lies in, and where in it; the grid sits in the middle."""
+    """Return, for each of `length` cells, its tile and its position in the tile; the grid is centred."""
     cells = torch.arange(length, device=device) - (length - side * GRID) // 2
     return cells.div(side, rounding_mode="floor"), cells % side
 
@@ -129,5 +130,5 @@ def _squared(values: Tensor, over: tuple[int, ...]) -> Tensor:
 
 
 def _unit(values: Tensor) -> Tensor:
-    """Every channel of length 1."""
+    """Scale every channel to length 1."""
     return values / (_squared(values, (2, 3)).sqrt() + TINY)

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import AttackState
-from stochx.attacks._search import PACES, Pace, Search, some, stages
-from stochx.engine.ascent import Look, loss_gradient, loss_value
+from stochx.attacks._search import PACES, Pace, Search, keep_active, stages
+from stochx.engine.ascent import Evaluation, loss_gradient, loss_value
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball
 
 
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD: momentum, and a step for each image that halves where it stops paying (Croce & Hein, 2020).
+    """Auto-PGD: momentum, and a step per image that halves when progress stalls (Croce & Hein, 2020).
 
         z  <- project(x + length * ascent(gradient))
         x' <- project(x + 0.75 (z - x) + 0.25 (x - x before)),  length = 2 eps at first
 
-    At each checkpoint the length halves, and the search goes back to its best point, for an image whose loss rose in
-    fewer than `rho` of the steps since the last one, or whose best loss and length both stayed. In L1 steps are sparse
-    and have no momentum, and the search comes in from balls of three and two times the radius (Croce & Hein, 2021).
+    At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in fewer
+    than `rho` of the steps since the last checkpoint, or whose best loss and step both stayed the same. In L1 steps are
+    sparse, without momentum, and the search starts in balls of three and two times the radius (Croce & Hein, 2021).
     `targeted-dlr` runs once for each of the `targets` most probable wrong classes. On a stochastic network every loss
     is the mean of `eot` draws.
     """
@@ -35,12 +35,12 @@ class APGD:
     examples: ClassVar[tuple[str, ...]] = ("steps=6,restarts=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps
-    loss: Literal["ce", "margin", "dlr", "targeted-dlr"] = "ce"  # what is raised
-    targets: int = 9  # wrong classes that targeted-dlr tries
-    restarts: int = 1  # random starts; the worst one of each image counts
-    rho: float = 0.75  # share of rising steps below which a step is too long
-    eot: int = 1  # draws of a stochastic network that each look averages
-    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+    loss: Literal["ce", "margin", "dlr", "targeted-dlr"] = "ce"  # loss to maximise
+    targets: int = 9  # number of target classes (loss=targeted-dlr)
+    restarts: int = 1  # random restarts; the strongest counts for each image
+    rho: float = 0.75  # halve the step if the loss rose in less than this share of the steps
+    eot: int = 1  # draws of a stochastic network averaged per gradient
+    estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.eot < 1 or self.targets < 1:
@@ -58,41 +58,41 @@ class APGD:
         return run.attempt
 
     def _goals(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> Iterator[Goal]:
-        """One, or one for each class that is aimed at; success stays any wrong class unless the context names one."""
+        """Yield one goal, or one per target class; any wrong class still counts unless the context names one."""
         if self.loss != "targeted-dlr" or context.target is not None:
             yield Goal(y, context.target)
             return
-        said = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot).logits
-        others = said.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+        logits = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot).logits
+        others = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
         for target in others[:, : self.targets].T:
             yield Goal(y, target)
 
     def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: AttackState, index: int) -> None:
-        """One search from a random point; what lies outside the ball, in a wider one, is not judged."""
+        """Run one search from a random point; points of a wider ball are not judged."""
         loss = LOSSES[self.loss.removeprefix("targeted-")]
 
-        def climb(points: Tensor) -> Look:
-            found = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
-            run.count(found.forwards)
-            return found
+        def climb(points: Tensor) -> Evaluation:
+            evaluation = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
+            run.count(evaluation.forwards)
+            return evaluation
 
         done, balls = 0, stages(ball, self.steps)
         points = balls[0][0].sample(x[run.active], run.keys, index)
-        for wide, steps in balls:
-            points = wide.project(points, x[run.active]) if done else points
+        for region, steps in balls:
+            points = region.project(points, x[run.active]) if done else points
             search = Search.begin(x[run.active], points, climb(points))
-            pace: Pace = PACES[ball.norm].begin(search, wide, steps, self.rho)
+            pace: Pace = PACES[ball.norm].begin(search, region, steps, self.rho)
             for step in range(steps + 1):
-                if wide == ball:
+                if region == ball:
                     stays = run.leave(search.points, search.logits, done + step, index)
                     if run.over:
                         return
-                    search, pace = some(search, stays), some(pace, stays)
+                    search, pace = keep_active(search, stays), keep_active(pace, stays)
                 pace.check(search, step)
                 if step < steps:
                     points = pace.next(search)
-                    found = climb(points)
-                    pace.saw(search, found)
-                    search.move(points, found)
+                    evaluation = climb(points)
+                    pace.record(search, evaluation)
+                    search.move(points, evaluation)
             points, done = search.best, done + steps
         run.finish(points, lambda _: search.top, done, index)

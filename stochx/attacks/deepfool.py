@@ -17,25 +17,25 @@ from stochx.engine.threat import Ball, Norm, norm_of
 from stochx.errors import UsageError
 
 DUALS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2"}
-TINY, NUDGE = 1e-12, 1e-5  # a point on the boundary moves by the nudge
+TINY, NUDGE = 1e-12, 1e-5  # NUDGE carries a point on the boundary across it
 
 
 @dataclass(frozen=True)
 class DeepFool:
-    """The shortest way over the nearest boundary, as if the network were linear (Moosavi-Dezfooli et al., 2016).
+    """Step across the nearest decision boundary of the linearised network (Moosavi-Dezfooli et al., 2016).
 
         k = argmin |z_k - z_y| / ||grad(z_k - z_y)||*,  x <- x + that length along ascent(grad(z_k - z_y))
 
-    until the class changes; ||.||* is the dual norm. What ends outside the ball is projected into it. On a
-    stochastic network the search ends at one lucky draw: there use `pgd` or `apgd` with `eot`. The way to a
-    boundary is made of small differences of logits: it is walked in full precision always.
+    until the class changes; ||.||* is the dual norm. A point outside the ball is projected into it. On a stochastic
+    network the search stops at one lucky draw: use `pgd` or `apgd` with `eot` there. It depends on small differences
+    between logits, so it always runs in full precision.
     """
 
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # supported norms
 
-    steps: int = 50  # linear steps at most
-    overshoot: float = 0.02  # how much farther than the boundary, as a fraction
-    candidates: int = 10  # most probable wrong classes that are looked at
+    steps: int = 50  # maximum number of linearised steps
+    overshoot: float = 0.02  # distance beyond the boundary, as a fraction
+    candidates: int = 10  # most probable wrong classes to consider
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.candidates < 1:
@@ -45,7 +45,7 @@ class DeepFool:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm not in DUALS:
-            raise UsageError(f"`deepfool` measures no lengths in `{ball.norm}`", "use `--norm linf` or `l2`")
+            raise UsageError(f"`deepfool` does not support the norm `{ball.norm}`", "use `--norm linf` or `l2`")
         run, goal = AttackState(x, y, context), Goal(y, context.target)
 
         def value(points: Tensor) -> Tensor:
@@ -53,28 +53,28 @@ class DeepFool:
 
         classes = _candidates(loss_value(model, x, goal, margin).logits, goal, self.candidates)
         way, count, rise = torch.zeros_like(x), classes.shape[1], gap if goal.target is None else margin
-        points, walks, taken = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(y)
+        points, walks, steps = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(y)
         run.count(1)
         for step in range(self.steps + 1):
             with full_precision():
-                said = loss_value(model, points[walks], goal[walks], margin)
-            taken[walks] = step
+                margins = loss_value(model, points[walks], goal[walks], margin)
+            steps[walks] = step
             run.forwards[walks] += 1
-            walks = walks[said.loss <= 0]
+            walks = walks[margins.loss <= 0]
             if step == self.steps or not len(walks):
                 break
             rows = Goal(y[walks].repeat_interleave(count), classes[walks].flatten())
             with full_precision():
-                found = loss_gradient(model, points[walks].repeat_interleave(count, 0), rows, rise)
+                evaluation = loss_gradient(model, points[walks].repeat_interleave(count, 0), rows, rise)
             run.forwards[walks] += count
-            way[walks] += _shortest(found.loss.view(-1, count), found.gradient, ball)
+            way[walks] += _shortest(evaluation.loss.view(-1, count), evaluation.gradient, ball)
             points[walks] = (x[walks] + (1 + self.overshoot) * way[walks]).clamp(0, 1)
-        run.finish(ball.project(points, x), value, taken, 0)
+        run.finish(ball.project(points, x), value, steps, 0)
         return run.attempt
 
 
 def _candidates(logits: Tensor, goal: Goal, count: int) -> Tensor:
-    """The classes (N, k) whose boundaries are looked at."""
+    """Return the classes (N, k) whose boundaries are considered."""
     if goal.target is not None:
         return goal.target[:, None]
     others = logits.scatter(1, goal.y[:, None], -torch.inf)
@@ -82,7 +82,7 @@ def _candidates(logits: Tensor, goal: Goal, count: int) -> Tensor:
 
 
 def _shortest(gaps: Tensor, slopes: Tensor, ball: Ball) -> Tensor:
-    """The step (A, C, H, W) to the nearest of k boundaries, from gaps (A, k) and their slopes (A * k, C, H, W)."""
+    """Return the step (A, C, H, W) to the nearest boundary, from gaps (A, k) and their gradients (A * k, C, H, W)."""
     steep = norm_of(slopes.flatten(1), DUALS[ball.norm]).view_as(gaps)
     lengths = gaps.abs() / steep.clamp(min=TINY)
     nearest = lengths.argmin(1, keepdim=True)

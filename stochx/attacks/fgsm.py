@@ -21,18 +21,18 @@ class FGSM:
     x + eps * ascent(gradient of the loss),  projected
     """
 
-    single_step: ClassVar[bool] = True  # one step of full length: what every iterated attack must beat
+    single_step: ClassVar[bool] = True  # one step of full length: the baseline that every iterated attack must beat
 
-    loss: Literal["ce", "margin", "dlr"] = "ce"  # what is raised
-    eot: int = 1  # draws of a stochastic network that the gradient averages
-    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+    loss: Literal["ce", "margin", "dlr"] = "ce"  # loss to maximise
+    eot: int = 1  # draws of a stochastic network averaged per gradient
+    estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
         if self.eot < 1:
             raise ValueError("eot must be at least 1")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        found = loss_gradient(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
+        evaluation = loss_gradient(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
         once = torch.ones_like(y)
-        adv = ball.project(x + ball.eps * ball.ascent(found.gradient), x)
-        return Attempt(adv, once, torch.zeros_like(y), once * found.forwards)
+        adv = ball.project(x + ball.eps * ball.ascent(evaluation.gradient), x)
+        return Attempt(adv, once, torch.zeros_like(y), once * evaluation.forwards)

@@ -21,21 +21,21 @@ class PGD:
 
         x <- project(x + step * ascent(gradient of the loss)),  from a random point of the ball
 
-    For a stochastic network set `eot` above 1: each step then follows the mean gradient of that many draws
-    (Athalye et al., 2018); with one draw the attack measures noise, not robustness.
+    For a stochastic network set `eot` above 1, so that each step follows the mean gradient of that many draws
+    (Athalye et al., 2018); with a single draw the attack measures noise, not robustness.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
     examples: ClassVar[tuple[str, ...]] = ("steps=5,restarts=2",)  # settings that are tested
 
     steps: int = 40  # gradient steps
-    step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps
-    restarts: int = 1  # random starts; the worst one of each image counts
-    random_start: bool = True  # from a random point of the ball, else from the image
-    momentum: float = 0.0  # share of the former direction that is kept (MI-FGSM)
-    loss: Literal["ce", "margin", "dlr", "kl"] = "ce"  # what is raised
-    eot: int = 1  # draws of a stochastic network that each gradient averages
-    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+    step: float = 0.0  # step length as a fraction of eps; 0 means 2.5 / steps
+    restarts: int = 1  # random restarts; the strongest counts for each image
+    random_start: bool = True  # start from a random point of the ball, not from the image
+    momentum: float = 0.0  # momentum of the gradient (MI-FGSM); 0 disables it
+    loss: Literal["ce", "margin", "dlr", "kl"] = "ce"  # loss to maximise
+    eot: int = 1  # draws of a stochastic network averaged per gradient
+    estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.eot < 1:
@@ -45,7 +45,7 @@ class PGD:
         if not 0 <= self.momentum <= 1:
             raise ValueError("momentum must lie in [0, 1]")
         if self.loss == "kl" and not self.random_start:
-            raise ValueError("`kl` is flat at the image and needs a random start")
+            raise ValueError("the gradient of `kl` vanishes at the image; it needs random_start=true")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         run, length = AttackState(x, y, context), ball.eps * (self.step or 2.5 / self.steps)
@@ -53,7 +53,7 @@ class PGD:
 
         def value(points: Tensor) -> Tensor:
             if self.restarts == 1:
-                return points.new_zeros(len(points))  # there is nothing to compare it with
+                return points.new_zeros(len(points))  # nothing to compare with
             run.count(1)
             return loss_value(model, points, goal[run.active], loss).loss
 
@@ -64,12 +64,12 @@ class PGD:
             points = ball.sample(center, run.keys, restart) if self.random_start else center
             former = torch.zeros_like(points)
             for step in range(self.steps):
-                found = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
-                run.count(found.forwards)
-                stays = run.leave(points, found.logits, step, restart)
+                evaluation = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
+                run.count(evaluation.forwards)
+                stays = run.leave(points, evaluation.logits, step, restart)
                 if run.over:
                     break
-                slope = found.gradient
+                slope = evaluation.gradient
                 if not stays.all():
                     points, former, center, slope = (part[stays] for part in (points, former, center, slope))
                 if self.momentum:
@@ -80,6 +80,6 @@ class PGD:
 
 
 def unit_mean(gradient: Tensor) -> Tensor:
-    """Gradients (N, ...) with a mean absolute value of 1."""
+    """Scale gradients (N, C, H, W) to a mean absolute value of 1."""
     mean = gradient.abs().mean((1, 2, 3), keepdim=True)
     return gradient / mean.clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The ensemble for randomised networks."""
+"""The ensemble for stochastic networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
-from stochx.attacks._ensemble import one_after_the_other
+from stochx.attacks._ensemble import run_in_sequence
 from stochx.attacks.apgd import APGD
 from stochx.engine.gradients import logits
 from stochx.engine.threat import Ball
@@ -16,18 +16,18 @@ from stochx.engine.threat import Ball
 
 @dataclass(frozen=True)
 class Rand:
-    """APGD on the cross entropy and on the DLR loss, each over many draws: for stochastic networks.
+    """APGD on cross-entropy and on the DLR loss, each over many draws, for stochastic networks.
 
-    AutoAttack's `rand` flags success on one lucky draw and drops the image; here every image goes through both, and
-    draws that no attack has seen choose between the two. With fewer classes than DLR needs, the margin takes its place.
+    AutoAttack's `rand` declares success on one lucky draw and drops the image; here both attacks run on every image,
+    and fresh draws choose between the two. With fewer classes than DLR needs, the margin loss replaces it.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
     examples: ClassVar[tuple[str, ...]] = ("steps=4,eot=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps of each APGD
-    eot: int = 20  # draws that each look averages
-    estimand: Literal["mean", "vote"] = "mean"  # the loss of single draws, or of their mean probabilities
+    eot: int = 20  # draws averaged per gradient
+    estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.eot < 1:
@@ -40,4 +40,4 @@ class Rand:
             "apgd-ce": APGD(self.steps, "ce", eot=self.eot, estimand=self.estimand),
             "apgd-dlr": APGD(self.steps, dlr, eot=self.eot, estimand=self.estimand),
         }
-        return one_after_the_other(attacks, model, x, y, ball, context)
+        return run_in_sequence(attacks, model, x, y, ball, context)

@@ -16,15 +16,15 @@ from stochx.engine.threat import Ball
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Random points of the ball: the floor that every attack must beat.
+    """Random points of the ball: the baseline that every attack must beat.
 
-    Where it finds what gradients do not, the gradients are of no use.
+    Where it beats attacks that follow gradients, those gradients are useless.
     """
 
-    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    black_box: ClassVar[bool] = True  # uses no gradient of the attacked network
     examples: ClassVar[tuple[str, ...]] = ("tries=4",)  # settings that are tested
 
-    tries: int = 10  # points an image
+    tries: int = 10  # random points per image
 
     def __post_init__(self) -> None:
         if self.tries < 1:

@@ -27,20 +27,21 @@ SQUARES = {"linf": (stripes, coloured), "l2": (tiles, moved)}
 
 @dataclass(frozen=True)
 class Square:
-    """Random squares that raise the loss stay: it sees scores, no gradients (Andriushchenko et al., 2020).
+    """Random search over squares that raise the loss, from scores without gradients (Andriushchenko et al., 2020).
 
-    In Linf a square of each channel is set to +-eps, in L2 the change of one square moves into another. `p`, the
-    share of the pixels that a square covers, halves as the queries go. Where this beats gradients, those are masked.
+    In Linf a square is set to +-eps in each channel; in L2 the perturbation of one square moves into another. `p`, the
+    share of the pixels that a square covers, shrinks with the queries. Where this attack beats attacks that follow
+    gradients, the gradients are masked.
     """
 
-    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    black_box: ClassVar[bool] = True  # uses no gradient of the attacked network
     examples: ClassVar[tuple[str, ...]] = ("queries=120",)  # settings that are tested
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # supported norms
 
-    queries: int = 5000  # points an image
-    p: float = 0.8  # share of the pixels that the first squares cover
-    loss: Literal["margin", "ce"] = "margin"  # what is raised
-    eot: int = 1  # draws of a stochastic network that each loss averages
+    queries: int = 5000  # queries per image
+    p: float = 0.8  # share of the pixels in the first squares
+    loss: Literal["margin", "ce"] = "margin"  # loss to maximise
+    eot: int = 1  # draws of a stochastic network averaged per query
 
     def __post_init__(self) -> None:
         if self.queries < 1 or self.eot < 1:
@@ -49,41 +50,43 @@ class Square:
             raise ValueError("p must lie in (0, 1]")
 
     def side(self, query: int, x: Tensor) -> int:
-        """The side of this query's squares in pixels."""
+        """Return the side of this query's squares in pixels."""
         share = self.p / 2 ** sum(query * 10_000 / self.queries > place for place in SHRINK)
         return max(1, round(math.sqrt(share * x.shape[2] * x.shape[3])))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm not in SQUARES:
-            raise UsageError(f"`square` has no squares in `{ball.norm}`", "use `--norm linf` or `l2`")
+            raise UsageError(f"`square` does not support the norm `{ball.norm}`", "use `--norm linf` or `l2`")
         run, goal, loss = AttackState(x, y, context), Goal(y, context.target), LOSSES[self.loss]
         start, propose = SQUARES[ball.norm]
         center, points = x, ball.project(start(x, run.keys, ball), x)
         best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
-        found_at, drawn = torch.zeros_like(y), x[:, :0]
+        best_query, numbers = torch.zeros_like(y), x[:, :0]
         for query in range(self.queries):
             if query % BLOCK == 0:
-                drawn = _numbers(run.keys, query // BLOCK, x)
+                numbers = _numbers(run.keys, query // BLOCK, x)
             if query:
-                points = propose(center, best, ball, self.side(query, x), drawn[:, query % BLOCK])
+                points = propose(center, best, ball, self.side(query, x), numbers[:, query % BLOCK])
                 points = ball.project(points, center)
-            with full_precision():  # bfloat16 does not see small gains
-                found = loss_value(model, points, goal[run.active], loss, self.eot)
+            with full_precision():  # small gains vanish in bfloat16
+                evaluation = loss_value(model, points, goal[run.active], loss, self.eot)
             run.count(self.eot)
-            better = found.loss > top
-            best, top = points.where(better.view(-1, 1, 1, 1), best), found.loss.maximum(top)
-            found_at = torch.where(better, query, found_at)
-            stays = run.leave(points, found.logits, query, 0)
+            better = evaluation.loss > top
+            best, top = points.where(better.view(-1, 1, 1, 1), best), evaluation.loss.maximum(top)
+            best_query = torch.where(better, query, best_query)
+            stays = run.leave(points, evaluation.logits, query, 0)
             if run.over:
                 break
             if not stays.all():
-                center, best, top, found_at, drawn = (part[stays] for part in (center, best, top, found_at, drawn))
-        run.finish(best, lambda _: top, found_at, 0)
+                center, best, top, best_query, numbers = (
+                    part[stays] for part in (center, best, top, best_query, numbers)
+                )
+        run.finish(best, lambda _: top, best_query, 0)
         return run.attempt
 
 
 def _numbers(keys: Sequence[Key], block: int, x: Tensor) -> Tensor:
-    """Each image's own random numbers of a block of queries: (A, BLOCK, 5 + C)."""
+    """Draw each image's own random numbers for a block of queries: (A, BLOCK, 5 + C)."""
     size, device = (BLOCK, NUMBERS + x.shape[1]), x.device
     rows = [torch.rand(size, generator=generator(key, "square", block, device=device), device=device) for key in keys]
     return torch.stack(rows).to(x.dtype)

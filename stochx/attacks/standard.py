@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
-from stochx.attacks._ensemble import one_after_the_other
+from stochx.attacks._ensemble import run_in_sequence
 from stochx.attacks.apgd import APGD
 from stochx.attacks.deepfool import DeepFool
 from stochx.attacks.square import Square
@@ -19,19 +19,19 @@ from stochx.errors import UsageError
 
 @dataclass(frozen=True)
 class Standard:
-    """Four attacks that fail differently, after AutoAttack (Croce & Hein, 2020); for deterministic networks.
+    """Four complementary attacks after AutoAttack (Croce & Hein, 2020), for deterministic networks.
 
-    APGD on the cross entropy, APGD on the DLR loss of nine target classes, DeepFool, Square, each on the survivors
-    of those before. DeepFool stands in the place of FAB, so counts are close to AutoAttack's and not the same. Below
-    four classes there is no targeted DLR loss: the margin takes its place.
+    APGD on cross-entropy, APGD on the targeted DLR loss for nine classes, DeepFool and Square, each on the survivors of
+    the previous ones. DeepFool replaces FAB, so results are close to AutoAttack's but not identical. With fewer than
+    four classes the margin loss replaces targeted DLR.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
     examples: ClassVar[tuple[str, ...]] = ("steps=4,queries=20",)  # settings that are tested
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # of the balls that it searches
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # supported norms
 
     steps: int = 100  # gradient steps of each APGD
-    queries: int = 5000  # queries of Square
+    queries: int = 5000  # queries of Square per image
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.queries < 1:
@@ -39,7 +39,10 @@ class Standard:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm == "l1":
-            raise UsageError("`standard` has no DeepFool and no Square in `l1`", "use `--norm linf` or `l2`, or `rand`")
+            raise UsageError(
+                "`standard` does not support the norm `l1`, as DeepFool and Square do not",
+                "use `--norm linf` or `--norm l2`, or the attack `rand`",
+            )
         classes = logits(model, x[:1]).shape[1]
         attacks: dict[str, Attack] = {
             "apgd-ce": APGD(self.steps),
@@ -47,4 +50,4 @@ class Standard:
             "deepfool": DeepFool(),
             "square": Square(self.queries),
         }
-        return one_after_the_other(attacks, model, x, y, ball, context)
+        return run_in_sequence(attacks, model, x, y, ball, context)

@@ -15,20 +15,20 @@ from stochx.errors import UsageError
 
 @dataclass(frozen=True)
 class Transfer:
-    """Points crafted on another network, with momentum: they need no gradient of this one (Dong et al., 2018).
+    """Adversarial examples crafted on another network with momentum (Dong et al., 2018).
 
-    The model itself is asked about the last point alone. Where this beats an attack on the model's own gradients,
-    those are masked.
+    The attacked network judges the last point alone, and its gradients are never used. Where this beats an attack on
+    those gradients, they are masked.
     """
 
-    black_box: ClassVar[bool] = True  # follows no gradient of the network that is attacked
+    black_box: ClassVar[bool] = True  # uses no gradient of the attacked network
     needs_source: ClassVar[bool] = True  # crafts on another network
     examples: ClassVar[tuple[str, ...]] = ("steps=4",)  # settings that are tested
 
-    steps: int = 20  # gradient steps on the source
-    step: float = 0.0  # length of a step as a fraction of eps; 0 means 2.5 / steps
-    momentum: float = 1.0  # share of the former direction that is kept
-    loss: Literal["ce", "margin", "dlr"] = "ce"  # what is raised
+    steps: int = 20  # gradient steps on the source network
+    step: float = 0.0  # step length as a fraction of eps; 0 means 2.5 / steps
+    momentum: float = 1.0  # momentum of the gradient; 0 disables it
+    loss: Literal["ce", "margin", "dlr"] = "ce"  # loss to maximise
 
     def __post_init__(self) -> None:
         self._craft()
@@ -38,5 +38,5 @@ class Transfer:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if context.source is None:
-            raise UsageError("`transfer` needs a network to craft on", "give one with `--source MODEL`")
+            raise UsageError("`transfer` needs a network to craft on", "name one with `--source MODEL`")
         return self._craft()(context.source, x, y, ball, replace(context, judge_any=False))

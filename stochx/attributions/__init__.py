@@ -1,4 +1,4 @@
-"""Attributions: how much each input value says for (or against) a class.
+"""Attributions: maps of how much each input value contributes for or against a class.
 
 Add one by writing `stochx/attributions/<name>.py` with one frozen dataclass that fits `Attribution`.
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What adaptive noising chose for each image: `sigma` (N,) in normalised units, after so many `evaluations` (N,).
+    """The noise that adaptive noising chose: `sigma` (N,) in normalised units, and the `evaluations` (N,) it took.
 
-    `objective` (N,) is scored again, on draws that the search has not seen: the least of many noisy values lies low.
+    `objective` (N,) is evaluated anew on fresh draws, since the minimum of many noisy values is biased low.
     """
 
     sigma: Tensor
@@ -31,13 +31,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A map per image, and what is known of its quality.
+    """One map per image, with estimates of its accuracy.
 
     `map` (N, C, H, W), C = 1 for methods without channels: signed relevance in units of the target's logit.
     `error` (N,): relative standard error of the channel-summed map from random sampling; None if there is none.
-    `gap` (N,): sum of the map minus what a complete map sums to; None for methods that claim no completeness.
-    `used` (N,): how many samples (steps, roots, windows) each map took.
-    `chosen`: what was tuned to each image; None for methods that tune nothing.
+    `gap` (N,): sum of the map minus the sum of a complete map; None for methods that claim no completeness.
+    `used` (N,): number of samples (steps, roots, windows) behind each map.
+    `chosen`: settings tuned to each image; None for methods that tune none.
     """
 
     map: Tensor
@@ -47,14 +47,14 @@ class Explanation:
     chosen: Chosen | None = None
 
 
-# What adaptive noising makes small: (model, x, target, maps, keys) -> (N,), NaN where it is undefined.
+# Objective that adaptive noising minimises: (model, x, target, maps, keys) -> (N,), NaN where it is undefined.
 Measure = Callable[["nn.Module", "Tensor", "Tensor", "Tensor", "Sequence[Key]"], "Tensor"]
 
 
 class Attribution(Protocol):
     """x: (N, C, H, W) in [0, 1]; target: (N,) class indices -> `Explanation`.
 
-    `keys`, one for each image, decide the random draws of that image; without them its place in the batch does.
+    `keys`, one per image, seed the random draws of that image; without them its index in the batch does.
     """
 
     def __call__(

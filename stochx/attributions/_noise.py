@@ -1,4 +1,4 @@
-"""Averages over noisy copies of an image, and the strength of the noise in the units that papers use."""
+"""Averages over noisy copies of an image, and conversion of the noise from the papers' units to pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Unit = Literal["normalised", "range"]
 
 
 def noise_in_pixels(model: nn.Module, x: Tensor, sigma: float | Tensor, unit: Unit) -> Tensor:
-    """The standard deviation of the noise in pixels, (N, C or 1, 1, 1).
+    """Return the standard deviation of the noise in pixels, (N, C or 1, 1, 1).
 
     `sigma`, one for all or (N,), is absolute in normalised units, or a fraction of the range of each normalised
     image. Both are multiplied by the per-channel std: (x - r) * gradient is the same in pixels and normalised units.
@@ -33,7 +33,7 @@ def noise_in_pixels(model: nn.Module, x: Tensor, sigma: float | Tensor, unit: Un
 
 
 def normalised(model: nn.Module, x: Tensor) -> Tensor:
-    """Pixels as the network behind them sees them."""
+    """Normalise pixels as the network does."""
     return model.normalise(x) if isinstance(model, Classifier) else x
 
 
@@ -49,12 +49,12 @@ def over_noise(
     terms: Sequence[Term] = (),
     finish: Callable[[Tensor, int], Tensor] = mean,
 ) -> Explanation:
-    """What `finish` makes of the summed terms over up to `count` noisy copies, with its Monte-Carlo error."""
+    """Return `finish` of the terms summed over up to `count` noisy copies, with its Monte-Carlo error."""
     names = keys if keys is not None else range(len(x))
 
     def draw(active: Tensor, points: range) -> Tensor:
         chosen = [names[n] for n in active.tolist()]
         return around(model, x[active], target[active], chosen, sigma[active], points, terms)
 
-    found = monte_carlo(draw, len(x), count, error, finish)
-    return Explanation(found.map, found.error, used=found.used)
+    estimate = monte_carlo(draw, len(x), count, error, finish)
+    return Explanation(estimate.map, estimate.error, used=estimate.used)

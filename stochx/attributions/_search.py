@@ -1,4 +1,4 @@
-"""The best noise for every image at once: searches over one positive number an image, each in its own tempo."""
+"""Searches for the best noise of many images at once: one positive number per image, each on its own schedule."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # (images (A,), sigma (A,)) -> what is to become small, (A,)
+Objective = Callable[[Tensor, Tensor], Tensor]  # (images (A,), sigma (A,)) -> value to minimise, (A,)
 
 INVERSE_GOLDEN = 0.5 * (5**0.5 - 1)
 
 
 @dataclass
 class Best:
-    """The best `sigma` of each image so far (N,), the objective there, and how often it was asked for."""
+    """The best `sigma` (N,) of each image so far, the objective there, and the number of evaluations."""
 
     objective: Objective
     sigma: Tensor
@@ -24,11 +24,11 @@ class Best:
 
     @staticmethod
     def nothing(objective: Objective, start: Tensor) -> Best:
-        """Before the first evaluation; an image whose objective is never defined keeps `start`."""
+        """Return the state before the first evaluation; an image whose objective is never defined keeps `start`."""
         return Best(objective, start.clone(), torch.full_like(start, torch.inf), torch.zeros_like(start).long())
 
     def evaluate(self, active: Tensor, sigma: Tensor) -> Tensor:
-        """The objective of the images `active` (A,) at `sigma` (A,), undefined values infinite; the best is kept."""
+        """Evaluate the images `active` (A,) at `sigma` (A,) and update the best; undefined values become infinite."""
         if not len(active):
             return sigma
         value = self.objective(active, sigma).to(sigma).nan_to_num(torch.inf, torch.inf, -torch.inf)
@@ -46,10 +46,10 @@ def climb(
     patience: int = 3,
     iterations: int = 20,
 ) -> Best:
-    """Iterative search of Goh et al. (2020), algorithm 1, from `start` (N,): a step up, or where that is worse, down.
+    """Search iteratively from `start` (N,): one step up, or down where that is worse (Goh et al., 2020, algorithm 1).
 
-    It moves also to a worse point; then the step shrinks by `decay`. An image stops at the failure after `patience`
-    failures in a row, as in the authors' code; their text stops one later.
+    It also moves to a worse point; the step then shrinks by `decay`. An image stops at the failure that follows
+    `patience` consecutive ones, as in the authors' code; their text stops one later.
     """
     best = Best.nothing(objective, start)
     active = torch.arange(len(start), device=start.device)
@@ -60,24 +60,24 @@ def climb(
         if not len(active):
             break
         up = (sigma[active] + steps[active]).abs()
-        found, moved = best.evaluate(active, up), up.clone()
-        worse = found > value[active]
+        values, moved = best.evaluate(active, up), up.clone()
+        worse = values > value[active]
         moved[worse] = (sigma[active[worse]] - steps[active[worse]]).abs()
-        found[worse] = best.evaluate(active[worse], moved[worse])
-        failed = found > value[active]
+        values[worse] = best.evaluate(active[worse], moved[worse])
+        failed = values > value[active]
         stopping = failed & (failures[active] >= patience)
         failures[active] = torch.where(failed, failures[active] + 1, 0)
         steps[active[failed]] *= decay
-        sigma[active], value[active] = moved, found
+        sigma[active], value[active] = moved, values
         active = active[~stopping]
     return best
 
 
 def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, sections: int = 3) -> Best:
-    """A look at `grid` places from `low` to `high` (N,), evenly spaced in their logarithm, then golden sections.
+    """Search a logarithmic grid from `low` to `high` (N,), then narrow the best interval by golden sections.
 
-    The sections narrow the stretch between the neighbours of the best place, so that one of several valleys is
-    enough, and the objective needs no slope. `grid + sections` evaluations an image.
+    The sections start between the neighbours of the best grid point, so the objective may have several minima and needs
+    no gradient. Takes `grid + sections` evaluations per image.
     """
     best = Best.nothing(objective, (low * high).sqrt())
     everyone = torch.arange(len(low), device=low.device)
@@ -93,9 +93,9 @@ def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, secti
     for _ in range(sections - 2):
         lower = heights[0] <= heights[1]  # the minimum lies left of the right point
         a, b = torch.where(lower, a, inner[0]), torch.where(lower, inner[1], b)
-        kept, height = torch.where(lower, inner[0], inner[1]), torch.where(lower, heights[0], heights[1])
-        fresh = a + b - kept
-        found = best.evaluate(everyone, fresh.exp())
-        inner = [torch.where(lower, fresh, kept), torch.where(lower, kept, fresh)]
-        heights = [torch.where(lower, found, height), torch.where(lower, height, found)]
+        inside, height = torch.where(lower, inner[0], inner[1]), torch.where(lower, heights[0], heights[1])
+        fresh = a + b - inside
+        value = best.evaluate(everyone, fresh.exp())
+        inner = [torch.where(lower, fresh, inside), torch.where(lower, inside, fresh)]
+        heights = [torch.where(lower, value, height), torch.where(lower, height, value)]
     return best

@@ -18,18 +18,18 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class BlurredIG:
-    """A control, no explanation of its own: what a blur alone makes of integrated gradients.
+    """A control, not an explanation: integrated gradients under a Gaussian blur.
 
         G_s * |sum_c IG_c|, G_s a Gaussian of standard deviation s = width * the short side, borders mirrored
 
-    Measures of smoothness alone reward the blur: a smooth method must beat it in what the map says, not in how it
-    looks. Integrated gradients are those from black.
+    Measures of smoothness reward the blur itself: a smooth method must beat this control in faithfulness, not in
+    appearance. The integrated gradients start from a black image.
     """
 
-    control: ClassVar[int] = 4  # explains nothing, and measures are held against it: its place among the controls
+    control: ClassVar[int] = 4  # a reference for metrics that explains nothing; its position among the controls
     examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
 
-    steps: int = 50  # nodes of the quadrature, a gradient each
+    steps: int = 50  # quadrature nodes, one gradient each
     width: float = 0.05  # standard deviation of the blur as a share of the image's short side
 
     def __post_init__(self) -> None:
@@ -39,13 +39,13 @@ class BlurredIG:
             raise ValueError("width must lie in (0, 0.25]")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        found = IntegratedGradients(steps=self.steps)(model, x, target, keys)
-        strength = found.map.sum(1, keepdim=True).abs()
-        return Explanation(_blur(strength, self.width * min(x.shape[2:])), used=found.used)
+        explanation = IntegratedGradients(steps=self.steps)(model, x, target, keys)
+        strength = explanation.map.sum(1, keepdim=True).abs()
+        return Explanation(_blur(strength, self.width * min(x.shape[2:])), used=explanation.used)
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:
-    """(N, 1, H, W) under a Gaussian that is cut off at four standard deviations."""
+    """Blur (N, 1, H, W) with a Gaussian truncated at four standard deviations."""
     radius = min(math.ceil(4 * sigma), min(field.shape[2:]) - 1)
     place = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
     kernel = torch.exp(-place.square() / (2 * sigma**2))

@@ -15,15 +15,15 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class CentreBlob:
-    """A control, no explanation: the same Gaussian blob for every image, as photographers centre their object.
+    """A control, not an explanation: the same Gaussian blob for every image, since photographers centre their subject.
 
         map_ij = exp(-r_ij^2 / (2 s^2)), r the distance to the centre, s = width * the short side
 
-    It knows neither the model nor the image, yet measures of smoothness alone reward it, and masks of centred objects
-    do too: a method that does not beat it has shown nothing.
+    It depends on neither the model nor the image, yet measures of smoothness and masks of centred objects reward it:
+    a method that does not beat it has shown nothing.
     """
 
-    control: ClassVar[int] = 2  # explains nothing, and measures are held against it: its place among the controls
+    control: ClassVar[int] = 2  # a reference for metrics that explains nothing; its position among the controls
 
     width: float = 0.2  # standard deviation as a share of the image's short side
 

@@ -22,13 +22,13 @@ from stochx.errors import InputError
 class GradCAM:
     """The last convolution's channels, weighted by their mean gradient (Selvaraju et al., 2017).
 
-        relu(sum_k a_k mean_ij d logit / d a_k,ij), enlarged to the image
+        relu(sum_k a_k mean_ij d logit / d a_k,ij), resized to the image
 
-    The last convolution is taken with the norm, activation, residual sum or concatenation that follows it.
+    The last convolution includes the norm, activation, residual sum or concatenation that follows it.
     """
 
-    layer: str = ""  # a module's name instead of the last convolution, e.g. layer3.1
-    relu: bool = True  # keep only what speaks for the class
+    layer: str = ""  # module to use instead of the last convolution, e.g. layer3.1
+    relu: bool = True  # keep only positive relevance
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         fast = fused(model)
@@ -36,27 +36,29 @@ class GradCAM:
             raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
         node = node_of(fast.graph, self.layer) if self.layer else last_convolution(fast.graph)
         if node is None:
-            known = f"no layer `{self.layer}` in the model" if self.layer else "the model has no convolution"
-            raise InputError(known, "`stochx info` names what it has; use a gradient method otherwise")
+            problem = f"no layer `{self.layer}` in the model" if self.layer else "the model has no convolution"
+            raise InputError(problem, "list its layers with `stochx info`, or use a gradient method")
         graph, maps = fast.graph, list[Tensor]()
 
         def work(start: int, stop: int) -> None:
-            kept = _Kept(graph, node)
+            recorder = _Recorder(graph, node)
             with torch.enable_grad(), current().autocast():
-                found = kept.run(fast.normalise(x[start:stop]))
-            seen = kept.value
-            if seen.dim() != 4:
-                raise InputError(f"`{node.name}` gives no (N, C, H, W) maps", "choose a convolution with `layer=`")
-            (slope,) = torch.autograd.grad(found.gather(1, target[start:stop, None]).sum(), seen)
-            cam = (slope.mean((2, 3), keepdim=True) * seen.detach()).sum(1, keepdim=True)
+                logits = recorder.run(fast.normalise(x[start:stop]))
+            activations = recorder.value
+            if activations.dim() != 4:
+                raise InputError(
+                    f"`{node.name}` does not return maps (N, C, H, W)", "choose a convolution with `layer=`"
+                )
+            (slope,) = torch.autograd.grad(logits.gather(1, target[start:stop, None]).sum(), activations)
+            cam = (slope.mean((2, 3), keepdim=True) * activations.detach()).sum(1, keepdim=True)
             maps.append(F.interpolate((cam.relu() if self.relu else cam).to(x.dtype), x.shape[2:], mode="bilinear"))
 
         in_batches(len(x), fast.rows(x), work)
         return Explanation(torch.cat(maps))
 
 
-class _Kept(fx.Interpreter):
-    """Runs a traced network and keeps the value of one operation as the start of the gradient."""
+class _Recorder(fx.Interpreter):
+    """Runs a traced network and records the value of one operation, as a leaf of the gradient."""
 
     def __init__(self, graph: fx.GraphModule, node: fx.Node) -> None:
         super().__init__(graph)

@@ -14,7 +14,7 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of the target's logit: what a small change of each value would do (Simonyan et al., 2014)."""
+    """The gradient of the target's logit: the effect of a small change of each value (Simonyan et al., 2014)."""
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         return Explanation(gradient(model, x, target))

@@ -16,7 +16,7 @@ from stochx.engine.seeds import Key
 class GradientTimesInput:
     """x * gradient, the first-order Taylor term from black (Shrikumar et al., 2017).
 
-    The input is what the model is given: for a `Classifier` pixels in [0, 1], so black contributes nothing.
+    The input is the one that the model takes: for a `Classifier` pixels in [0, 1], so black contributes nothing.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:

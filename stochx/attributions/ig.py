@@ -25,17 +25,17 @@ class IntegratedGradients:
 
         (x - b) * integral_0^1 gradient(b + t (x - b)) dt
 
-    Complete: it sums to f(x) - f(b) up to the quadrature, and `gap` says how far it is off. The baseline `noise`
-    takes the mean of `draws` maps from images of uniform noise, as in Goh et al. (2020).
+    Complete: the map sums to f(x) - f(b) up to the quadrature error, which `gap` reports. The baseline `noise` averages
+    `draws` maps from images of uniform noise, as in Goh et al. (2020).
     """
 
     examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
 
-    steps: int = 50  # nodes of the quadrature, a gradient each
-    baseline: Literal["black", "white", "mean", "blur", "noise"] = "black"  # image without evidence
+    steps: int = 50  # quadrature nodes, one gradient each
+    baseline: Literal["black", "white", "mean", "blur", "noise"] = "black"  # baseline image, without evidence
     draws: int = 1  # noise baselines to average (baseline=noise)
-    rule: Literal["midpoint", "right", "left", "trapezoid", "gauss-legendre"] = "midpoint"  # quadrature
-    error: float = 0.0  # stop drawing baselines at this relative Monte-Carlo error; 0 takes all draws
+    rule: Literal["midpoint", "right", "left", "trapezoid", "gauss-legendre"] = "midpoint"  # quadrature rule
+    error: float = 0.0  # stop drawing baselines at this relative Monte-Carlo error; 0 uses all draws
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.draws < 1:
@@ -65,10 +65,10 @@ class IntegratedGradients:
                 reference[active] += scores(model, start, target[active])
             return sums
 
-        found = monte_carlo(draw, len(x), self.draws, self.error)
-        expected = scores(model, x, target) - reference / found.used.to(x)
-        gap = found.map.flatten(1).sum(1) - expected
-        return Explanation(found.map, found.error, gap, found.used.cpu() * self.steps)
+        estimate = monte_carlo(draw, len(x), self.draws, self.error)
+        expected = scores(model, x, target) - reference / estimate.used.to(x)
+        gap = estimate.map.flatten(1).sum(1) - expected
+        return Explanation(estimate.map, estimate.error, gap, estimate.used.cpu() * self.steps)
 
     def _integrate(self, model: nn.Module, x: Tensor, start: Tensor, target: Tensor) -> Tensor:
         nodes, weights = quadrature(self.rule, self.steps)
@@ -79,7 +79,7 @@ class IntegratedGradients:
 
 
 def quadrature(rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights (steps,) of a rule on [0, 1]."""
+    """Return nodes and weights (steps,) of a rule on [0, 1]."""
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)

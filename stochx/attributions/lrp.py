@@ -21,15 +21,16 @@ from stochx.errors import InputError
 
 @dataclass(frozen=True)
 class LRP:
-    """The logit handed back layer by layer, to each input what it contributed (Bach et al., 2015).
+    """The logit redistributed layer by layer, to each input in proportion to its contribution (Bach et al., 2015).
 
     A composite names the rules: `epsilon` for linear layers; for convolutions `plus` (z+), `alpha2-beta1`, `gamma`
-    or epsilon too; and for the first layer `flat` or `box` (zB), which do not ask for an input's sign. Batch norms
-    are folded into their convolutions, sums share by contribution, concatenations split, max pooling sends to the
-    winner. `gap` is what biases and stabilisers absorbed: the map's sum minus the logit.
+    or epsilon as well; and for the first layer `flat` or `box` (zB), which do not depend on the input's sign. Batch
+    norms are folded into their convolutions, sums share relevance by contribution, concatenations split it, and max
+    pooling passes it to the maximum. `gap`, the map's sum minus the logit, is the part absorbed by biases and
+    stabilisers.
     """
 
-    few_shot: ClassVar[bool] = True  # its `rules` reach few-shot networks
+    few_shot: ClassVar[bool] = True  # its `rules` also explain few-shot networks
 
     composite: Literal[
         "epsilon-plus-flat",
@@ -38,9 +39,9 @@ class LRP:
         "epsilon-alpha2-beta1-flat",
         "epsilon-gamma-box",
         "epsilon",
-    ] = "epsilon-plus-flat"  # rules by kind of layer
+    ] = "epsilon-plus-flat"  # composite of rules, by type of layer
     epsilon: float = 1e-6  # stabiliser of the epsilon rule
-    gamma: float = 0.25  # weight of what agrees, for the gamma rule
+    gamma: float = 0.25  # weight of the agreeing parts in the gamma rule
 
     def __post_init__(self) -> None:
         if self.composite not in COMPOSITES:
@@ -54,7 +55,7 @@ class LRP:
         fast = fused(model)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
-        graph, chosen = fast.graph, self.rules()
+        graph, rules = fast.graph, self.rules()
         low, high = fast.normalise(torch.zeros_like(x[:1])), fast.normalise(torch.ones_like(x[:1]))
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 
@@ -63,15 +64,15 @@ class LRP:
             classes = target[start:stop, None]
             logit = tape.output.gather(1, classes)
             first = torch.zeros_like(tape.output).scatter(1, classes, logit)
-            maps[start:stop] = tape.relevance(first, chosen, low, high)
+            maps[start:stop] = tape.relevance(first, rules, low, high)
             gap[start:stop] = maps[start:stop].flatten(1).sum(1) - logit.squeeze(1)
 
-        # On top of what autograd would keep come halves of weights and the relevance itself.
+        # Positive and negative halves of the weights, and the relevance, need memory beside what autograd keeps.
         in_batches(len(x), max(1, fast.rows(x) // 2), work)
         return Explanation(maps, gap=gap)
 
     def rules(self) -> Rules:
-        """The rule for each kind of layer."""
+        """Return the rule for each type of layer."""
         convolution, first = COMPOSITES[self.composite]
         return Rules(_epsilon(self), convolution(self), first)
 

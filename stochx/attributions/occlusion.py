@@ -17,20 +17,20 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What the logit loses when a window is covered (Zeiler & Fergus, 2014).
+    """The drop of the logit when a window is covered (Zeiler & Fergus, 2014).
 
-    Each pixel gets the mean loss over the windows that cover it.
+    Each pixel gets the mean drop over the windows that cover it.
     """
 
-    window: int = 0  # side of the square window in pixels; 0 means a seventh of the image's short side
+    window: int = 0  # side of the square window in pixels; 0 means 1/7 of the image's shorter side
     stride: int = 0  # step between windows in pixels; 0 means half a window
-    baseline: Literal["black", "white", "mean", "blur"] = "mean"  # what covers the window
+    baseline: Literal["black", "white", "mean", "blur"] = "mean"  # content of a covered window
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:
             raise ValueError("window and stride must not be negative")
         if self.window and self.stride > self.window:
-            raise ValueError("stride must not exceed window, else pixels are left out")
+            raise ValueError("stride must not exceed window, or some pixels are never covered")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         height, width = x.shape[2:]
@@ -41,19 +41,19 @@ class Occlusion:
         cover = _windows(height, width, window, stride).to(x.device)  # (W, H, W) booleans
         full, empty = scores(model, x, target), BASELINES[self.baseline](x)
         total = x.new_zeros(len(x), height, width)
-        for some in torch.split(cover, max(1, CHUNK // len(x))):
-            covered = torch.where(some[None, :, None], empty[:, None], x[:, None]).flatten(0, 1)
-            lost = full[:, None] - scores(model, covered, target.repeat_interleave(len(some))).view(len(x), -1)
-            total += torch.einsum("nw,whv->nhv", lost, some.to(x))
+        for windows in torch.split(cover, max(1, CHUNK // len(x))):
+            covered = torch.where(windows[None, :, None], empty[:, None], x[:, None]).flatten(0, 1)
+            drop = full[:, None] - scores(model, covered, target.repeat_interleave(len(windows))).view(len(x), -1)
+            total += torch.einsum("nw,whv->nhv", drop, windows.to(x))
         relevance = (total / cover.sum(0)).unsqueeze(1)
         return Explanation(relevance, used=torch.full((len(x),), len(cover)))
 
 
-CHUNK = 256  # covered images held at once
+CHUNK = 256  # covered images in memory at once
 
 
 def _windows(height: int, width: int, window: int, stride: int) -> Tensor:
-    """All windows as (W, height, width) booleans; the last of a row or column is flush with the border."""
+    """Return all windows as masks (W, height, width); the last of a row or column is flush with the border."""
 
     def starts(side: int) -> list[int]:
         return sorted({*range(0, side - window, stride), side - window})

@@ -15,15 +15,15 @@ from stochx.engine.seeds import Key, generator
 
 @dataclass(frozen=True)
 class RandomMap:
-    """A control, no explanation: standard normal noise, which knows neither the model nor the image.
+    """A control, not an explanation: standard normal noise, independent of the model and the image.
 
         map_ij ~ N(0, 1)
 
-    A measure must put every explanation clear of it. Measures of smoothness alone do not: they place it last, as
-    they place last whatever is not smooth. The draw follows the image's key.
+    A metric must rank every explanation clearly above it. Measures of smoothness rank it last only because it is not
+    smooth. The image's key seeds the draw.
     """
 
-    control: ClassVar[int] = 1  # explains nothing, and measures are held against it: its place among the controls
+    control: ClassVar[int] = 1  # a reference for metrics that explains nothing; its position among the controls
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         names = keys if keys is not None else range(len(x))

@@ -27,11 +27,11 @@ class SmoothGrad:
 
     examples: ClassVar[tuple[str, ...]] = ("samples=6",)  # settings that are tested
 
-    samples: int = 50  # noisy copies of an image; with `error` the maximum
+    samples: int = 50  # noisy copies per image; the maximum if `error` is set
     sigma: float = 0.15  # standard deviation of the noise
-    unit: Literal["range", "normalised"] = "range"  # sigma is a fraction of the image's range, or absolute
-    form: Literal["mean", "squared", "variance"] = "mean"  # what is taken of the gradients
-    error: float = 0.0  # stop at this relative Monte-Carlo error; 0 takes all samples
+    unit: Literal["range", "normalised"] = "range"  # unit of sigma: a fraction of the image's range, or absolute
+    form: Literal["mean", "squared", "variance"] = "mean"  # statistic of the gradients
+    error: float = 0.0  # stop at this relative Monte-Carlo error; 0 uses all samples
 
     def __post_init__(self) -> None:
         if self.samples < (4 if self.form == "variance" else 1):

@@ -14,7 +14,7 @@ from stochx.attributions._search import Best, Objective, climb, golden
 from stochx.engine.seeds import Key
 from stochx.errors import UsageError
 
-LOWEST, HIGHEST = 1 / 20, 3.0  # how far the golden search looks, in mean absolute inputs
+LOWEST, HIGHEST = 1 / 20, 3.0  # range of the golden search, in multiples of the mean absolute input
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,22 @@ class SmoothTaylor:
 
         mean_r (x - z_r) * gradient(z_r),  z_r = x + sigma * noise_r
 
-    By Stein's lemma its expectation is -sigma^2 d^2f/dx_i^2 where f is smooth: the sign is curvature and no
-    evidence, so maps are ranked by their absolute value. A root costs one gradient.
+    By Stein's lemma its expectation is -sigma^2 d^2f/dx_i^2 where f is smooth: the sign reflects curvature, not
+    evidence, so maps are ranked by their absolute value. Each root costs one gradient.
 
-    With `noise=adaptive` (algorithm 1) each image gets the sigma at which `objective` is least, sought around the
-    mean absolute input with the same roots at every sigma; the map that is returned comes from fresh ones.
+    With `noise=adaptive` (algorithm 1) each image gets the sigma that minimises `objective`, searched around the mean
+    absolute input with the same roots for every sigma; the returned map uses fresh roots.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("roots=6",)  # settings that are tested
 
-    sigma: float = 0.5  # distance of the roots (noise=fixed)
-    roots: int = 150  # noisy roots of an image; with `error` the maximum
-    unit: Literal["normalised", "range"] = "normalised"  # sigma is absolute, or a fraction of the image's range
-    error: float = 0.0  # stop at this relative Monte-Carlo error; 0 takes all roots
-    noise: Literal["fixed", "adaptive"] = "fixed"  # one sigma for all images, or the best for each
-    objective: Literal["aupc", "autvc"] = "aupc"  # what the best sigma makes small (noise=adaptive)
-    search: Literal["golden", "paper"] = "golden"  # how it is sought: 9 evaluations, or up to 41
+    sigma: float = 0.5  # standard deviation of the roots (noise=fixed)
+    roots: int = 150  # roots per image; the maximum if `error` is set
+    unit: Literal["normalised", "range"] = "normalised"  # unit of sigma: absolute, or a fraction of the image's range
+    error: float = 0.0  # stop at this relative Monte-Carlo error; 0 uses all roots
+    noise: Literal["fixed", "adaptive"] = "fixed"  # one sigma for all images, or the best sigma for each
+    objective: Literal["aupc", "autvc"] = "aupc"  # metric that the best sigma minimises (noise=adaptive)
+    search: Literal["golden", "paper"] = "golden"  # search for sigma: 9 evaluations, or up to 41 (noise=adaptive)
 
     def __post_init__(self) -> None:
         if self.roots < 1:
@@ -48,11 +48,11 @@ class SmoothTaylor:
         if not 0 <= self.error < 1:
             raise ValueError("error must lie in [0, 1)")
         if self.noise == "adaptive" and (self.error or self.unit != "normalised"):
-            raise ValueError("noise=adaptive takes all roots, and seeks sigma in normalised units")
+            raise ValueError("noise=adaptive needs error=0 and unit=normalised")
 
     @property
     def objective_metric(self) -> str:
-        """The metric that a call needs as its `measure`; empty for none."""
+        """Name of the metric that a call needs as its `measure`; empty for none."""
         return self.objective if self.noise == "adaptive" else ""
 
     def __call__(
@@ -78,14 +78,14 @@ class SmoothTaylor:
     ) -> Explanation:
         if measure is None:
             raise UsageError(
-                "adaptive noising needs a measure to make small",
-                "`stochx.tasks.adaptive.bind_objective(method)` brings the one that `objective` names",
+                "adaptive noising needs a measure to minimise",
+                "pass `stochx.tasks.adaptive.bind_objective(method)`, which binds the metric named by `objective`",
             )
 
         def objective(active: Tensor, sigma: Tensor) -> Tensor:
             names = [f"{keys[n]}/search" for n in active.tolist()]  # the same for every sigma
-            found = self._at(model, x[active], target[active], names, sigma)
-            return measure(model, x[active], target[active], found.map, names)
+            explanation = self._at(model, x[active], target[active], names, sigma)
+            return measure(model, x[active], target[active], explanation.map, names)
 
         start = normalised(model, x).abs().flatten(1).mean(1)
         best = SEARCHES[self.search](objective, start)

@@ -15,19 +15,19 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class SobelEdges:
-    """A control, no explanation: the edges of the image, which look like one to the eye (Adebayo et al., 2018).
+    """A control, not an explanation: the edges of the image, which pass for one to the eye (Adebayo et al., 2018).
 
         map = |(g * K, g * K^T)| / 8, g the mean of the channels, K = (1, 2, 1)^T (-1, 0, 1), borders reflected
 
-    It knows nothing of the model; measures of smoothness alone reward it wherever the image is smooth.
+    It is independent of the model; measures of smoothness reward it wherever the image is smooth.
     """
 
-    control: ClassVar[int] = 3  # explains nothing, and measures are held against it: its place among the controls
+    control: ClassVar[int] = 3  # a reference for metrics that explains nothing; its position among the controls
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         grey = x.mean(1, keepdim=True)
         smooth, slope = x.new_tensor([1.0, 2.0, 1.0]) / 4, x.new_tensor([-1.0, 0.0, 1.0]) / 2
         kernels = smooth[:, None] * slope, slope[:, None] * smooth
-        padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")  # for one pixel the reflection of (b a | a b)
+        padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")  # for one pixel, equal to the reflection (b a | a b)
         across, down = (F.conv2d(padded, kernel[None, None]) for kernel in kernels)
         return Explanation((across.square() + down.square()).sqrt())

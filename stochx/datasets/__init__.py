@@ -1,4 +1,4 @@
-"""Data sets: where images, labels and masks come from.
+"""Data sets: sources of images, labels and masks.
 
 Add one by writing `stochx/datasets/<name>.py` with one frozen dataclass that fits `Dataset`.
 """
@@ -17,9 +17,9 @@ Split = Literal["train", "val", "test"]
 
 
 class Dataset(Protocol):
-    """split: `train`, `val` or `test` -> `Data`; a data set without splits gives the same for all.
+    """split: `train`, `val` or `test` -> `Data`; a data set without splits returns the same for all.
 
-    The splits of few-shot domains share no class; elsewhere `val` is what `test` is, unless there is a better one.
+    The splits of few-shot domains share no class; elsewhere `val` equals `test` unless the data set has its own.
     """
 
     def __call__(self, split: Split) -> Data: ...

@@ -1,4 +1,4 @@
-"""miniImageNet's pickles, read without running what they may hold."""
+"""miniImageNet's pickles, read without executing code that they may contain."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger("stochx")
 
 
 class _Arrays(pickle.Unpickler):
-    """Knows how to put numpy arrays together, and nothing else."""
+    """Unpickles numpy arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"it asks for `{module}.{name}`")
+            raise pickle.UnpicklingError(f"it imports `{module}.{name}`")
         return super().find_class(module, name)
 
 
 def from_cache(file: Path) -> Data:
-    """`{image_data: (N, H, W, 3) uint8, class_dict: {class: places}}`; an .npz beside it is made, then read."""
+    """Read `{image_data: (N, H, W, 3) uint8, class_dict: {class: indices}}`, through an .npz written beside it."""
     stored = file.with_suffix(".npz")
     if stored.is_file():
         return Npz(str(stored))("train")
@@ -42,30 +42,32 @@ def from_cache(file: Path) -> Data:
         with atomic(stored) as temporary, temporary.open("wb") as out:
             np.savez(out, images=pixels, labels=np.array(labels), classes=np.array(classes))
     except InputError as error:
-        log.warning("`%s` is read anew each time: %s", printable(file), error)
+        log.warning("`%s` cannot be cached and is read again each time: %s", printable(file), error)
     return from_arrays(pixels, labels, classes, file.stem)
 
 
 def _read(file: Path) -> tuple[np.ndarray, list[int], list[str]]:
     try:
         with file.open("rb") as content:
-            found = _Arrays(content, encoding="latin1").load()
-        pixels = np.asarray(found["image_data"])
-        names = sorted(found["class_dict"])
+            content_dict = _Arrays(content, encoding="latin1").load()
+        pixels = np.asarray(content_dict["image_data"])
+        names = sorted(content_dict["class_dict"])
         labels = np.full(len(pixels), -1)
         for k, name in enumerate(names):
-            labels[np.asarray(found["class_dict"][name])] = k
+            labels[np.asarray(content_dict["class_dict"][name])] = k
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"`{printable(file)}` was not opened: {error}", "a pickle can run code; bring a plain one"
+            f"`{printable(file)}` was not loaded: {error}", "a pickle can run code; use one of plain arrays"
         ) from None
-    except Exception as error:  # hostile bytes: a pickle's operations raise about anything
+    except Exception as error:  # malicious bytes: a pickle's operations raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"`{printable(file)}` cannot be read: {reason}", "bring it again") from None
+        raise InputError(f"`{printable(file)}` cannot be read: {reason}", "download it again") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
         raise InputError(
-            f"`{printable(file)}` holds images {pixels.dtype} {pixels.shape}", "they are (N, H, W, 3) uint8"
+            f"`{printable(file)}` contains images {pixels.dtype} {pixels.shape}", "they must be (N, H, W, 3) uint8"
         )
     if (labels < 0).any():
-        raise InputError(f"`{printable(file)}` has {int((labels < 0).sum())} images without a class", "bring it again")
+        raise InputError(
+            f"`{printable(file)}` has {int((labels < 0).sum())} images without a class", "download it again"
+        )
     return pixels, labels.tolist(), [str(name) for name in names]

@@ -1,4 +1,4 @@
-"""Few-shot domains on disk: where their images lie, and which classes a split has."""
+"""Few-shot domains on disk: locations of the images, and classes of a split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stochx.errors import InputError, printable
 
 
 def folder_of(root: str) -> Path:
-    """The folder that a user names."""
+    """Return the folder named by the user."""
     where = Path(root).expanduser()
     if not where.is_dir():
         raise InputError(f"no such folder: `{printable(where)}`", "check `root`")
@@ -24,15 +24,15 @@ def folder_of(root: str) -> Path:
 
 
 def first_of(root: Path, below: Sequence[str]) -> Path:
-    """The first of these places below `root` that is a folder, else `root` itself."""
+    """Return the first of the paths below `root` that is a folder, else `root` itself."""
     return next((root / part for part in below if (root / part).is_dir()), root)
 
 
 def class_folders(root: str, below: Sequence[str], rule: str, split: Split, most: int = 0, classes: int = 0) -> Data:
-    """Class folders in the first of the places `below` root that is there, or in `root`.
+    """Read class folders in the first existing path `below` root, or in `root`.
 
-    Of each class the first `most` images count, of the classes the `classes` largest ones, the first by name of equals;
-    0 is all of them.
+    Use the first `most` images of each class, and the `classes` largest classes, with ties in the order of names; 0
+    means all.
     """
     where = first_of(folder_of(root), below)
     tree = class_tree(walk(where), split, printable(where), "all")
@@ -44,7 +44,7 @@ def class_folders(root: str, below: Sequence[str], rule: str, split: Split, most
 
 
 def listed(root: Path, pairs: Sequence[tuple[str, str]], rule: str, split: Split) -> Data:
-    """Images by their paths below `root`, each with the name of its class."""
+    """Return images by their paths below `root`, each with the name of its class."""
     names = sorted({name for _, name in pairs})
     number, pairs = {name: i for i, name in enumerate(names)}, sorted(pairs)
     paths = [path for path, _ in pairs]
@@ -53,23 +53,23 @@ def listed(root: Path, pairs: Sequence[tuple[str, str]], rule: str, split: Split
 
 
 def table(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with at least the columns `needed`."""
+    """Return the rows of a CSV file with at least the columns `needed`."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             missing = [name for name in needed if name not in (reader.fieldnames or [])]
             if missing:
-                raise InputError(f"`{printable(file)}` has no column `{missing[0]}`", "bring the official file")
+                raise InputError(f"`{printable(file)}` has no column `{missing[0]}`", "use the official file")
             return list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"`{printable(file)}` cannot be read: {error}", "bring the official file") from None
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "use the official file") from None
 
 
 def by_name(root: Path) -> Mapping[str, str]:
-    """The images at any depth below `root`: file name -> path. Raises `InputError` for a name that is there twice."""
+    """Map file names to paths for all images below `root`; raises `InputError` for a name that occurs twice."""
     paths = walk(root)
     often = Counter(Path(path).name for path in paths)
     twice = next((name for name, count in often.items() if count > 1), None)
     if twice is not None:
-        raise InputError(f"`{printable(root)}` has two images `{printable(twice)}`", "keep one of them")
+        raise InputError(f"`{printable(root)}` has two images `{printable(twice)}`", "remove one of them")
     return {Path(path).name: path for path in paths}

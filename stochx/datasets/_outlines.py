@@ -1,6 +1,6 @@
 """Sixteen outlines as signed distances: negative inside, zero on the edge, within the unit circle.
 
-No two are alike under rotation, and each is told apart at a radius of six pixels. Formulas after Inigo Quilez.
+No two are equal up to rotation, and all are distinguishable at a radius of six pixels. Formulas after Inigo Quilez.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _disc(x: Array, y: Array, radius: float = 1.0, cx: float = 0.0, cy: float = 
 
 
 def _box(x: Array, y: Array, width: float, height: float, cx: float = 0.0, cy: float = 0.0) -> Array:
-    """An upright box, by its half sides."""
+    """Return the distance to an upright box, given its half sides."""
     dx, dy = np.abs(x - cx) - width, np.abs(y - cy) - height
     outside: Array = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2)
     inside: Array = np.minimum(np.maximum(dx, dy), 0)
@@ -28,7 +28,7 @@ def _box(x: Array, y: Array, width: float, height: float, cx: float = 0.0, cy: f
 
 
 def _polygon(corners: Sequence[tuple[float, float]]) -> Distance:
-    """Any simple polygon: the distance to the nearest edge, its sign by counting crossings."""
+    """Return the distance to a simple polygon: that of the nearest edge, with the sign from counting crossings."""
 
     def distance(x: Array, y: Array) -> Array:
         nearest = np.full_like(x, np.inf)
@@ -45,7 +45,7 @@ def _polygon(corners: Sequence[tuple[float, float]]) -> Distance:
 
 
 def _regular(count: int, radii: Sequence[float]) -> list[tuple[float, float]]:
-    """Corners at even angles, starting at the top, whose radii repeat."""
+    """Return corners at even angles from the top, with repeating radii."""
     angles = np.arange(count) * (2 * np.pi / count) + np.pi / 2
     return [
         (float(radii[i % len(radii)] * np.cos(a)), float(radii[i % len(radii)] * np.sin(a)))
@@ -62,8 +62,8 @@ def _cross(x: Array, y: Array) -> Array:
 
 
 def _heart(x: Array, y: Array) -> Array:
-    """A square on its corner with two half discs on its upper sides."""
-    side = 0.52  # half of the square's
+    """Return the distance to a heart: a square on its corner with two half discs on its upper sides."""
+    side = 0.52  # half the side of the square
     u, v = (x + y + 0.2) * 0.5**0.5, (y + 0.2 - x) * 0.5**0.5
     return np.minimum(_box(u, v, side, side), np.minimum(_disc(u, v, side, side, 0), _disc(u, v, side, 0, side)))
 
@@ -77,23 +77,23 @@ def _bar(x: Array, y: Array) -> Array:
 
 
 def _drop(x: Array, y: Array) -> Array:
-    """A disc and the two tangents to it from the tip."""
+    """Return the distance to a drop: a disc and the two tangents to it from the tip."""
     radius, tip, low = 0.52, 1.0, -0.44
     x, y, height = np.abs(x), y - low, tip - low
     sine = radius / height
     cosine = (1 - sine**2) ** 0.5
-    along = y * cosine - x * sine  # the tangent goes from 0 to height * cosine
+    along = y * cosine - x * sine  # the tangent extends from 0 to height * cosine
     side = np.where(along > height * cosine, _disc(x, y, 0, 0, height), x * cosine + y * sine - radius)
     return np.where(along < 0, _disc(x, y, radius), side)
 
 
 def _trefoil(x: Array, y: Array) -> Array:
-    one, two, three = (_disc(x, y, 0.47, cx, cy) for cx, cy in _regular(3, [0.53]))
-    return np.minimum(np.minimum(one, two), three)
+    top, left, right = (_disc(x, y, 0.47, cx, cy) for cx, cy in _regular(3, [0.53]))
+    return np.minimum(np.minimum(top, left), right)
 
 
 def _horseshoe(x: Array, y: Array) -> Array:
-    """A half ring with two straight legs."""
+    """Return the distance to a half ring with two straight legs."""
     middle = np.where(y > 0, _disc(x, y, 0.62), np.abs(x) - 0.62)
     arch: Array = np.maximum(np.abs(middle) - 0.23, -y - 0.5)
     return arch
@@ -135,7 +135,7 @@ NAMES = tuple(OUTLINES)
 
 @cache
 def area(name: str) -> float:
-    """The area of an outline; the unit circle's is pi."""
+    """Return the area of an outline; that of the unit circle is pi."""
     side = (np.arange(400) + 0.5) / 200 - 1
     x, y = np.meshgrid(side, side)
     return float((OUTLINES[name](x, y) < 0).mean() * 4)

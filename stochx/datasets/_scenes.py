@@ -1,7 +1,7 @@
-"""Scenes of one shape on a textured ground, drawn in batches: geometry, colours, light, and the visual domains.
+"""Scenes of one shape on a textured background, drawn in batches: geometry, colours, light, and visual domains.
 
-Every number of a scene comes from its own generator and is relative to the image's side, so that a scene looks the
-same at any size and in any company. Fields are (N, S, S) float32, pictures (N, S, S, 3) in [0, 1].
+All numbers of a scene come from its own generator and are relative to the image's side, so that a scene looks the
+same at any size and in any batch. Fields are (N, S, S) float32, pictures (N, S, S, 3) in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from stochx.datasets._outlines import OUTLINES, area
 
 Array = NDArray[np.floating]
 
-AREA = (0.12, 0.32)  # part of the image that the object covers, where its outline leaves it room
-REACH = 0.46  # the largest radius, in sides
-OCTAVES = ((4, 1.0), (8, 0.6), (15, 0.45), (27, 0.35))  # points a side and weight of each layer of noise
+AREA = (0.12, 0.32)  # share of the image that the object covers, if its outline fits
+REACH = 0.46  # largest radius, in image sides
+OCTAVES = ((4, 1.0), (8, 0.6), (15, 0.45), (27, 0.35))  # points per side and weight of each octave of noise
 FRAGMENTS = 16
 
 
@@ -30,7 +30,7 @@ def _cut(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scene:
-    """N scenes as chance drew them."""
+    """The random numbers and fields of N scenes."""
 
     size: int
     u: Array  # (N, 32) in [0, 1): geometry, colours, light
@@ -41,12 +41,12 @@ class Scene:
 
     @property
     def alpha(self) -> Array:
-        """The anti-aliased object."""
+        """Opacity of the anti-aliased object."""
         return _cut(0.5 - self.distance)
 
 
 def draw(size: int, shapes: Sequence[str], seeds: Sequence[int]) -> Scene:
-    """One scene for every shape and seed."""
+    """Draw one scene for each shape and seed."""
     generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
     u = np.stack([g.random(32) for g in generators]).astype(np.float32)
     fragments = np.stack([g.random((FRAGMENTS, 9), dtype=np.float32) for g in generators])
@@ -56,7 +56,7 @@ def draw(size: int, shapes: Sequence[str], seeds: Sequence[int]) -> Scene:
 
 
 def _distance(size: int, shapes: Sequence[str], u: Array) -> Array:
-    """Signed distance to each outline, in pixels: placed, turned and scaled at random, fully inside the image."""
+    """Return the signed distance in pixels to each outline, placed, rotated and scaled at random inside the image."""
     areas = np.array([area(shape) for shape in shapes], dtype=np.float32)
     share = AREA[0] + (np.minimum(AREA[1], areas * REACH**2) - AREA[0]) * u[:, 0]
     radius = np.sqrt(share / areas)
@@ -73,7 +73,7 @@ def _distance(size: int, shapes: Sequence[str], u: Array) -> Array:
 
 
 def _turned(size: int, centre: Array, angle: Array) -> tuple[Array, Array]:
-    """Coordinates, in sides, around centres (N, 2) and turned by angles (N,)."""
+    """Return coordinates, in image sides, around centres (N, 2) and rotated by angles (N,)."""
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size
     x = steps[None, None, :] - centre[:, 0, None, None]
     y = steps[None, :, None] - centre[:, 1, None, None]
@@ -83,7 +83,7 @@ def _turned(size: int, centre: Array, angle: Array) -> tuple[Array, Array]:
 
 @cache
 def _spline(size: int, points: int) -> Array:
-    """Weights (size, points) of the cubic B-spline that smooths a coarse row into a fine one."""
+    """Return weights (size, points) of the cubic B-spline that interpolates a coarse row."""
     place = (np.arange(size) + 0.5) / size * (points - 3) + 1
     t = np.abs(place[:, None] - np.arange(points))
     near, far = 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6
@@ -91,18 +91,18 @@ def _spline(size: int, points: int) -> Array:
 
 
 def _noise(size: int, grids: Sequence[Array]) -> Array:
-    """Smooth multi-scale noise (2, N, S, S) of unit deviation, from one coarse grid (N, 2, P, P) an octave."""
+    """Return smooth multi-scale noise (2, N, S, S) of unit deviation, from one coarse grid (N, 2, P, P) per octave."""
     layers = [
         weight * (_spline(size, points) @ grid @ _spline(size, points).T)
         for grid, (points, weight) in zip(grids, OCTAVES, strict=True)
     ]
-    spread = 0.48 * np.sqrt(sum(weight**2 for _, weight in OCTAVES))  # 0.48: what a B-spline leaves of white noise
+    spread = 0.48 * np.sqrt(sum(weight**2 for _, weight in OCTAVES))  # 0.48: deviation of white noise after a B-spline
     total: Array = np.sum(layers, axis=0) / spread
     return np.moveaxis(total, 1, 0).astype(np.float32)
 
 
 def _colour(hue: Array, saturation: Array, value: Array) -> Array:
-    """(..., 3) RGB of a colour in HSV."""
+    """Convert a colour from HSV to RGB (..., 3)."""
     k = (np.array([5, 3, 1], dtype=np.float32) + 6 * hue[..., None]) % 6
     depth: Array = _cut(np.minimum(k, 4 - k))
     return value[..., None] * (1 - saturation[..., None] * depth)
@@ -113,13 +113,13 @@ def _vivid(u: Array) -> Array:
 
 
 def _blend(low: Array, high: Array, weight: Array) -> Array:
-    """From colours `low` to `high` (N, 3), or pictures, by a field."""
+    """Interpolate from colours `low` to `high` (N, 3), or pictures, by a field."""
     low, high = (c[:, None, None] if c.ndim == 2 else c for c in (low, high))
     return low + (high - low) * weight[..., None]
 
 
 def _palette(scene: Scene) -> tuple[Array, Array]:
-    """The ground's two colours (N, 2, 3) and the object's: of four candidates the one that stands out most."""
+    """Return two colours (N, 2, 3) of the background, and two of the object, from the candidate of highest contrast."""
     ground = _vivid(scene.u[:, 4:10].reshape(-1, 2, 3))
     ground[:, 1] = 0.65 * ground[:, 0] + 0.35 * ground[:, 1]
     candidates = _vivid(scene.u[:, 10:22].reshape(-1, 4, 3))
@@ -135,7 +135,7 @@ def _steps(noise: Array) -> Array:
 
 
 def _lit(scene: Scene, picture: Array) -> Array:
-    """Under light from one side, through a noisy sensor."""
+    """Add light from one side and sensor noise."""
     x, _ = _turned(scene.size, np.full((len(picture), 2), 0.5, np.float32), 2 * np.pi * scene.u[:, 25])
     light = 1 + 0.7 * scene.u[:, 26, None, None] * x
     noisy = 0.01 + 0.03 * scene.u[:, 27, None, None, None]
@@ -143,7 +143,7 @@ def _lit(scene: Scene, picture: Array) -> Array:
 
 
 def _scattered(scene: Scene, picture: Array, colour: Array) -> Array:
-    """Small rounded pieces over a picture; every second one has the object's colour."""
+    """Scatter small rounded fragments over a picture; every second one has the object's colour."""
     for k in range(FRAGMENTS):
         u = scene.fragments[:, k]
         x, y = _turned(scene.size, u[:, 0:2], np.pi * u[:, 2])
@@ -156,7 +156,7 @@ def _scattered(scene: Scene, picture: Array, colour: Array) -> Array:
 
 
 def photo(scene: Scene) -> Array:
-    """A textured object on a textured ground."""
+    """Paint a textured object on a textured background."""
     ground, thing = _palette(scene)
     below = _blend(ground[:, 0], ground[:, 1], _steps(scene.noise[0]))
     above = _blend(thing[:, 0], thing[:, 1], _steps(scene.noise[1]))
@@ -164,12 +164,12 @@ def photo(scene: Scene) -> Array:
 
 
 def inverted(scene: Scene) -> Array:
-    """The negative of a photo."""
+    """Paint the negative of a photo."""
     return 1 - photo(scene)
 
 
 def clutter(scene: Scene) -> Array:
-    """A photo whose ground is strewn with fragments."""
+    """Paint a photo with fragments scattered over the background."""
     ground, thing = _palette(scene)
     below = _blend(ground[:, 0], ground[:, 1], _steps(scene.noise[0]))
     below = _scattered(scene, below, thing[:, 0])
@@ -178,7 +178,7 @@ def clutter(scene: Scene) -> Array:
 
 
 def sketch(scene: Scene) -> Array:
-    """An outline on paper, drawn with an uneven hand inside the object's edge, and lightly hatched."""
+    """Paint an uneven outline on paper, inside the object's edge, with light hatching."""
     u, distance = scene.u, scene.distance
     paper = _colour(u[:, 4], 0.12 * u[:, 5], 0.85 + 0.13 * u[:, 6])
     ink = _colour(u[:, 7], 0.5 * u[:, 8], 0.05 + 0.35 * u[:, 9])

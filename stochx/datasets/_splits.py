@@ -1,4 +1,4 @@
-"""Classes that are learnt, chosen by and tested on: how a few-shot domain is cut."""
+"""Splits of a few-shot domain into classes for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ PLACES: Mapping[Split, Callable[[int], bool]] = {
 
 
 def restricted(data: Data, rule: str, split: Split) -> Data:
-    """The images whose class belongs to `split`.
+    """Return the images whose class belongs to `split`.
 
-    `all`, and `auto` where folders have told: every class does; `mod4`: every second of the sorted classes is for
-    `train`, the others in turn for `val` and `test` (Chen et al., 2019). Otherwise a folder with a list of classes for
-    each split, or a JSON file of all.
+    `all`, and `auto` after a split by folders: every class; `mod4`: every second of the sorted classes is for `train`,
+    the others alternate between `val` and `test` (Chen et al., 2019). Otherwise `rule` is a folder with a list of
+    classes per split, or a JSON file of all.
     Raises `InputError` for lists that share a class, name an unknown one, or leave a split empty.
     """
     if rule in ("auto", "all"):
         return data
     if data.labels is None:
-        raise InputError("the data set has no labels to be cut by", "use class folders, or an npz with `labels`")
+        raise InputError("the data set has no labels to split by", "use class folders, or an npz with `labels`")
     if rule == "mod4":
-        kept = [i for i in range(len(data.classes)) if PLACES[split](i)]
+        used = [i for i in range(len(data.classes)) if PLACES[split](i)]
     else:
-        kept = _listed(data.classes, Path(rule).expanduser(), split)
-    if not kept:
-        raise InputError(f"none of {len(data.classes)} classes is left for `{split}`", "use `split=all`")
-    return with_classes(data, kept)
+        used = _listed(data.classes, Path(rule).expanduser(), split)
+    if not used:
+        raise InputError(f"none of {len(data.classes)} classes belongs to `{split}`", "use `split=all`")
+    return with_classes(data, used)
 
 
-def with_classes(data: Data, kept: Sequence[int]) -> Data:
-    """The images of the classes `kept`, which are numbered in that order."""
+def with_classes(data: Data, order: Sequence[int]) -> Data:
+    """Return the images of the classes `order`, numbered in that order."""
     assert data.labels is not None
-    number = {old: new for new, old in enumerate(kept)}
+    number = {old: new for new, old in enumerate(order)}
     at = [i for i, label in enumerate(data.labels) if label in number]
     labels, mask, domains = data.labels, data.mask, data.domains
     return replace(
         data,
-        classes=tuple(data.classes[i] for i in kept),
+        classes=tuple(data.classes[i] for i in order),
         keys=[data.keys[i] for i in at],
         read=lambda i: data.read(at[i]),
         labels=[number[labels[i]] for i in at],
@@ -62,7 +62,7 @@ def with_classes(data: Data, kept: Sequence[int]) -> Data:
 
 
 def _listed(classes: Sequence[str], where: Path, split: Split) -> list[int]:
-    """The places of the classes that the lists give to `split`."""
+    """Return the indices of the classes that the lists assign to `split`."""
     lists = _lists(where)
     owners: dict[str, Split] = {}
     for part, names in lists.items():
@@ -70,27 +70,27 @@ def _listed(classes: Sequence[str], where: Path, split: Split) -> list[int]:
             if owners.setdefault(name, part) != part:
                 raise InputError(
                     f"`{printable(where)}`: the class `{printable(name)}` is in {owners[name]} and {part}",
-                    "give every class to one split",
+                    "assign every class to one split",
                 )
     place = {name: i for i, name in enumerate(classes)}
     unknown = [name for name in owners if name not in place]
     if unknown:
         close = difflib.get_close_matches(unknown[0], classes, n=1)
         raise InputError(
-            f"`{printable(where)}` names `{printable(unknown[0])}`, which is no class of the data set",
-            f"did you mean `{printable(close[0])}`?" if close else f"a class is, e.g., `{printable(classes[0])}`",
+            f"`{printable(where)}` names `{printable(unknown[0])}`, which is not a class of the data set",
+            f"did you mean `{printable(close[0])}`?" if close else f"classes are named like `{printable(classes[0])}`",
         )
     return sorted(place[name] for name in {*lists.get(split, [])})
 
 
 def _lists(where: Path) -> dict[Split, list[str]]:
-    """The class names of each split, from a folder of lists or one JSON file."""
+    """Return the class names of each split, from a folder of lists or one JSON file."""
     if where.is_dir():
         files = {s: [where / f"{n}{end}" for n in FILES[s] for end in (".csv", ".txt", ".json")] for s in FILES}
-        found = {s: next((f for f in some if f.is_file()), None) for s, some in files.items()}
-        if not any(found.values()):
-            raise InputError(f"`{printable(where)}` holds no class lists", "put train.txt, val.txt and test.txt there")
-        return {s: _names(file) for s, file in found.items() if file is not None}
+        lists = {s: next((f for f in options if f.is_file()), None) for s, options in files.items()}
+        if not any(lists.values()):
+            raise InputError(f"`{printable(where)}` contains no class lists", "add train.txt, val.txt and test.txt")
+        return {s: _names(file) for s, file in lists.items() if file is not None}
     content = _parsed(where)
     if not isinstance(content, dict) or content.keys().isdisjoint({n for names in FILES.values() for n in names}):
         raise InputError(f"`{printable(where)}` names no splits", 'write {"train": [...], "val": [...], "test": [...]}')
@@ -98,12 +98,12 @@ def _lists(where: Path) -> dict[Split, list[str]]:
 
 
 def _names(file: Path) -> list[str]:
-    """A list of classes: a JSON list, a line each, or a column of a table."""
+    """Read a list of classes: a JSON list, one per line, or a column of a table."""
     if file.suffix == ".json":
         content = _parsed(file)
         named = content.get("label_names") if isinstance(content, dict) else content
         if not isinstance(named, list):
-            raise InputError(f"`{printable(file)}` is no list of classes", 'write ["class", ...]')
+            raise InputError(f"`{printable(file)}` is not a list of classes", 'write ["class", ...]')
         return [str(name) for name in named]
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -126,4 +126,4 @@ def _parsed(file: Path) -> object:
             "check the path",
         ) from None
     except ValueError as error:
-        raise InputError(f"`{printable(file)}` is no JSON: {error}", "write lists of class names") from None
+        raise InputError(f"`{printable(file)}` is not valid JSON: {error}", "write lists of class names") from None

@@ -1,4 +1,4 @@
-"""Class folders, on disk and inside zips: which paths count, and how they name classes and splits."""
+"""Class folders, on disk and in zips: image paths, and the classes and splits that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("stochx")
 
 @dataclass(frozen=True)
 class Tree:
-    """The images of one split: their paths below the root, and the class of each."""
+    """The images of a split: their paths below the root, and the class of each."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
@@ -31,7 +31,7 @@ class Tree:
 
 
 def image_names(names: Iterable[str]) -> list[str]:
-    """Those that end like an image and are not hidden, sorted."""
+    """Return the names with an image suffix that are not hidden, sorted."""
     return sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and not _is_hidden(name))
 
 
@@ -40,16 +40,16 @@ def _is_hidden(name: str) -> bool:
 
 
 def walk(root: Path) -> list[str]:
-    """The images at any depth below a folder, as sorted relative paths; follows links, but never in a circle."""
+    """Return the images at any depth below a folder, as sorted relative paths; follows links, but not in cycles."""
     if not root.exists():
         raise InputError(f"no such folder: `{printable(root)}`", "check the path")
     if not root.is_dir():
-        raise InputError(f"`{printable(root)}` is not a folder", "give the folder that holds the images")
+        raise InputError(f"`{printable(root)}` is not a folder", "name the folder that contains the images")
 
     def refuse(error: OSError) -> None:
         raise InputError(f"`{printable(error.filename)}` cannot be read: {error.strerror}", "check its permissions")
 
-    found, seen = [], set()
+    paths, seen = [], set()
     for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -57,23 +57,23 @@ def walk(root: Path) -> list[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         below[:] = sorted(name for name in below if not _is_hidden(name))
-        found += [Path(folder, name).relative_to(root).as_posix() for name in files]
-    names = image_names(found)
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in files]
+    names = image_names(paths)
     if not names:
-        raise InputError(f"no image in `{printable(root)}`", "looked for " + ", ".join(sorted(SUFFIXES)))
+        raise InputError(f"no images in `{printable(root)}`", "expected files ending in " + ", ".join(sorted(SUFFIXES)))
     return names
 
 
 def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -> Tree:
-    """Classes are the folders above each file, `Greek/character01` too, without those that all files share.
+    """Return the images of a split, with classes named by their folders, also nested, below the common root.
 
-    `train` beside `test` or `val` are splits, whose classes are numbered together; else every split is everything.
-    With another `rule` than `auto` their names are left out of classes, and all of them count.
-    Files beside the class folders are left out, with a warning; `where` is the source, for messages.
+    `train` beside `test` or `val` are splits, whose classes are numbered together; otherwise every split has all.
+    With a `rule` other than `auto` such folders are not splits: their names are ignored and all images count.
+    Files beside the class folders are left out, with a warning; `where` names the source in messages.
     """
     parts = {name: PurePosixPath(name).parts for name in names}
     parents = [path[:-1] for path in parts.values()]
-    shared = _common(min(parents), max(parents))  # what the two extremes share, all in between share
+    shared = _common(min(parents), max(parents))  # everything in between shares the prefix of the two extremes
     tops = {parent[shared] for parent in parents if len(parent) > shared}
     parted = "train" in tops and not tops.isdisjoint(SPLIT_FOLDERS["test"])
     if parted and rule != "auto":
@@ -89,21 +89,23 @@ def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -
     classed = {name: "/".join(path[shared:-1]) for name, path in parts.items()}
     loose = [name for name, title in classed.items() if not title]
     if len(loose) == len(classed):
-        raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder of its name")
+        raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder with its name")
     if loose:
-        log.warning("`%s`: %d images beside class folders are left out (`%s`)", where, len(loose), printable(loose[0]))
+        log.warning(
+            "`%s`: ignoring images outside of class folders: %d, such as `%s`", where, len(loose), printable(loose[0])
+        )
     classes = tuple(sorted({title for title in classed.values() if title}))
     index = {title: i for i, title in enumerate(classes)}
-    kept = [
+    selected = [
         name for name, title in classed.items() if title and (not parted or parts[name][shared - 1] == chosen[split])
     ]
-    if not kept:
+    if not selected:
         raise InputError(
             f"`{where}` has no class folders in `{chosen[split]}`", "put the images of each class into one"
         )
-    return Tree(classes, tuple(kept), tuple(index[classed[name]] for name in kept))
+    return Tree(classes, tuple(selected), tuple(index[classed[name]] for name in selected))
 
 
-def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

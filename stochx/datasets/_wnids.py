@@ -1,4 +1,4 @@
-"""The 1000 classes of ILSVRC2012 by their WordNet ids, sorted: a place in here is a class index everywhere."""
+"""The 1000 classes of ILSVRC2012 as sorted WordNet ids, whose positions are the class indices."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from stochx.errors import InputError, printable
 
 @dataclass(frozen=True)
 class Cars:
-    """Stanford Cars: 196 models of cars (Krause et al., 2013), of which few-shot learning takes the training images.
+    """Stanford Cars: 196 car models (Krause et al., 2013); few-shot learning uses the training images.
 
     Class folders (`car_data/train/...`), or the official `cars_train/*.jpg` with `devkit/cars_train_annos.mat` and
-    `devkit/cars_meta.mat`, which scipy reads.
+    `devkit/cars_meta.mat`, which need scipy.
     """
 
-    root: str  # folder that holds these
-    split: str = "mod4"  # classes of train, val and test: mod4, all, or a folder or JSON file of class lists
+    root: str  # folder with these
+    split: str = "mod4"  # how to split the classes: mod4, all, or a folder or JSON file of class lists
     PLACES: ClassVar = ("car_data/car_data/train", "car_data/train", "train")
 
     def __call__(self, split: Split) -> Data:
@@ -37,12 +37,12 @@ class Cars:
 
 
 def _matlab(file: Path, name: str) -> Any:
-    """An array of a MATLAB file."""
+    """Read an array of a MATLAB file."""
     try:
         loadmat = importlib.import_module("scipy.io").loadmat
     except ImportError:
-        raise InputError(f"`{printable(file)}` is a MATLAB file, which scipy reads", "pip install scipy") from None
+        raise InputError(f"reading `{printable(file)}` needs the package scipy", "pip install scipy") from None
     try:
         return loadmat(file, squeeze_me=True)[name]
-    except Exception as error:  # hostile bytes: its parser raises about anything
-        raise InputError(f"`{printable(file)}` cannot be read: {error}", "bring the official devkit") from None
+    except Exception as error:  # malicious bytes make the parser raise almost anything
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "use the official devkit") from None

@@ -19,8 +19,8 @@ class ChestX:
     `Data_Entry_2017.csv`, and the images (`images/*.png`, or `images_001/images/*.png` and so on) below the root.
     """
 
-    root: str  # folder that holds both
-    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+    root: str  # folder with both
+    split: str = "all"  # how to split the classes: all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         root = folder_of(self.root)
@@ -32,5 +32,5 @@ class ChestX:
             if row["Finding Labels"] in FINDINGS and row["Image Index"] in places
         ]
         if not pairs:
-            raise InputError(f"no image of `{printable(file)}` is there", "bring the `images` folders beside it")
+            raise InputError(f"none of the images of `{printable(file)}` exist", "put the `images` folders beside it")
         return listed(root, pairs, self.split, split)

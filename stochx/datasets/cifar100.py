@@ -10,13 +10,13 @@ from stochx.engine.io.data import Data
 
 @dataclass(frozen=True)
 class Cifar100:
-    """CIFAR-100: 32 x 32 photos of 100 classes, 50,000 to train and 10,000 to test; downloaded where absent.
+    """CIFAR-100: 32 x 32 photos of 100 classes, 50,000 for training and 10,000 for testing; downloaded if absent.
 
-    Reads torchvision's folder, or strips: `train_000.webp` ... of stacked images, `train_labels.npy`, `classes.txt`.
+    Reads torchvision's folder, or strips of stacked images: `train_000.webp`, ..., `train_labels.npy`, `classes.txt`.
     Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
 
-    root: str = ""  # its folder or the one above; empty: STOCHX_DATA, then a cache folder
+    root: str = ""  # folder of the data set or its parent; empty: STOCHX_DATA, then a cache folder
 
     def __call__(self, split: Split) -> Data:
         return _cifar.load("cifar100", self.root, split)

@@ -12,10 +12,10 @@ from stochx.engine.io.data import Data
 
 @dataclass(frozen=True)
 class CropDisease:
-    """Diseases of crops, PlantVillage (Mohanty et al., 2016): 38 classes, as `dataset/train/Apple___Apple_scab/...`."""
+    """PlantVillage: 38 crop diseases (Mohanty et al., 2016), as `dataset/train/Apple___Apple_scab/...`."""
 
-    root: str  # folder that holds dataset or train, or the class folders
-    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+    root: str  # folder with dataset or train, or with the class folders
+    split: str = "all"  # how to split the classes: all, mod4, or a folder or JSON file of class lists
     PLACES: ClassVar = ("dataset/train", "train")
 
     def __call__(self, split: Split) -> Data:

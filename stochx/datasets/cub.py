@@ -12,10 +12,10 @@ from stochx.engine.io.data import Data
 
 @dataclass(frozen=True)
 class CUB:
-    """Caltech-UCSD Birds: 200 kinds of birds (Wah et al., 2011), as `CUB_200_2011/images/001.Name/...`."""
+    """Caltech-UCSD Birds: 200 species of birds (Wah et al., 2011), as `CUB_200_2011/images/001.Name/...`."""
 
-    root: str  # folder CUB_200_2011, the one above, or its images
-    split: str = "mod4"  # classes of train, val and test: mod4, all, or a folder or JSON file of class lists
+    root: str  # folder CUB_200_2011, its parent, or its images
+    split: str = "mod4"  # how to split the classes: mod4, all, or a folder or JSON file of class lists
     PLACES: ClassVar = ("CUB_200_2011/images", "images")
 
     def __call__(self, split: Split) -> Data:

@@ -12,10 +12,10 @@ from stochx.engine.io.data import Data
 
 @dataclass(frozen=True)
 class EuroSAT:
-    """EuroSAT: satellite images of 10 kinds of land (Helber et al., 2019), as `2750/AnnualCrop/...`."""
+    """EuroSAT: satellite images of 10 types of land use (Helber et al., 2019), as `2750/AnnualCrop/...`."""
 
-    root: str  # folder that holds 2750, or the class folders
-    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+    root: str  # folder with 2750, or with the class folders
+    split: str = "all"  # how to split the classes: all, mod4, or a folder or JSON file of class lists
     PLACES: ClassVar = ("2750", "eurosat/2750", "EuroSAT/2750", "EuroSAT_RGB")
 
     def __call__(self, split: Split) -> Data:

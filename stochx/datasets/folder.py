@@ -16,16 +16,16 @@ from stochx.errors import printable
 
 @dataclass(frozen=True)
 class Folder:
-    """Images in class folders, nested ones too; `train`, `val` and `test` folders are the splits.
+    """Images in class folders, also nested ones; folders `train`, `val` and `test` are splits.
 
-    Images are read when asked for; keys are paths below `root`. Without split folders every split is all images. For
-    few-shot learning `split` gives classes to splits; it ignores what folders are called.
+    Images are read on demand; keys are paths below `root`. Without split folders every split has all images. For
+    few-shot learning `split` assigns classes to splits, and the names of split folders are ignored.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("folders",)  # a bare path of a folder of folders
+    reads: ClassVar[tuple[str, ...]] = ("folders",)  # a bare path to a folder of folders
 
-    root: str  # folder that holds the class folders
-    split: str = "auto"  # classes of train, val and test: auto, all, mod4, or a folder or JSON file of class lists
+    root: str  # folder with the class folders
+    split: str = "auto"  # how to split the classes: auto, all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         root = Path(self.root).expanduser()

@@ -23,31 +23,33 @@ FOLDER = re.compile(r"n\d{8}")
 class ImageNet:
     """ImageNet's (ILSVRC2012) validation images: 50,000 photos of 1000 classes, in the order of their file names.
 
-    Reads class folders (`val/n01440764/*.JPEG`), or flat files as they are distributed, whose classes come from
-    `LOC_val_solution.csv`, XML annotations, or the devkit (`ILSVRC2012_devkit_t12`). Labels are places among the
-    sorted WordNet ids, as in torchvision, whatever part of the images is there; so are the class names.
+    Reads class folders (`val/n01440764/*.JPEG`), or the flat files as distributed, with classes from
+    `LOC_val_solution.csv`, XML annotations, or the devkit (`ILSVRC2012_devkit_t12`). Labels are indices of the sorted
+    WordNet ids, as in torchvision, whichever images are present; class names are torchvision's.
     Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 2015.
     """
 
-    root: str = ""  # folder above `val` or the images; empty: STOCHX_DATA, then a cache folder
+    root: str = ""  # folder with `val` or the images; empty: STOCHX_DATA, then a cache folder
 
     def __call__(self, split: Split) -> Data:
         if split == "train":
-            raise InputError("`imagenet` holds validation images and none to train on", "use `folder:root=...` instead")
+            raise InputError(
+                "`imagenet` has validation images only, none for training", "use `folder:root=...` instead"
+            )
         from torchvision.models import ResNet18_Weights  # slow to import
 
         root = data_root(self.root)
         place, names, wnids = _find(root)
         labels = numbers(wnids, names, printable(root))
         titles = ResNet18_Weights.DEFAULT.meta["categories"]
-        keys = [PurePosixPath(name).name for name in names]  # the same in all layouts: so are the draws of each image
+        keys = [PurePosixPath(name).name for name in names]  # the same in all layouts, so that random draws are too
         if len(set(keys)) < len(keys):
             keys = names
         return Data(tuple(titles), keys, lambda i: images.read(place / names[i]), labels)
 
 
 def _find(root: Path) -> tuple[Path, list[str], list[str]]:
-    """The folder of the images, their paths in it by file name, and their WordNet ids."""
+    """Return the folder of the images, their paths in it in the order of file names, and their WordNet ids."""
     for base in (root, root / "imagenet"):
         for place in (base / below for below in PLACES):
             entries = _entries(place)
@@ -55,13 +57,13 @@ def _find(root: Path) -> tuple[Path, list[str], list[str]]:
             if flat:
                 return place, flat, truth([Path(name).stem for name in flat], [base, base.parent, place])
             folders = [name for name in entries if FOLDER.fullmatch(name)]
-            found = image_names(f"{folder}/{name}" for folder in folders for name in _entries(place / folder))
-            if found:
-                names = sorted(found, key=lambda name: (PurePosixPath(name).name, name))
+            paths = image_names(f"{folder}/{name}" for folder in folders for name in _entries(place / folder))
+            if paths:
+                names = sorted(paths, key=lambda name: (PurePosixPath(name).name, name))
                 return place, names, [name.partition("/")[0] for name in names]
     raise InputError(
         f"no ImageNet validation images in `{printable(root)}`",
-        "looked for `ILSVRC2012_val_00000001.JPEG`, ... and folders as `n01440764`, also below `val` and `images`",
+        "expected `ILSVRC2012_val_00000001.JPEG`, ... or folders like `n01440764`, also below `val` and `images`",
     )
 
 

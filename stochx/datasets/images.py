@@ -16,10 +16,10 @@ from stochx.engine.io.data import Data
 class Images:
     """All images at any depth below a folder, without labels.
 
-    Images are read when asked for; keys are paths below `root`; both splits are the same.
+    Images are read on demand; keys are paths below `root`; all splits are the same.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("files",)  # a bare path of a folder of files
+    reads: ClassVar[tuple[str, ...]] = ("files",)  # a bare path to a folder of files
 
     root: str  # folder with images
 

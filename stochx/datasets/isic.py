@@ -14,21 +14,19 @@ LESIONS = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 @dataclass(frozen=True)
 class ISIC:
-    """ISIC 2018, task 3: photos of 7 kinds of skin lesions (Codella et al., 2019).
+    """ISIC 2018, task 3: photos of 7 types of skin lesions (Codella et al., 2019).
 
     `ISIC2018_Task3_Training_Input/*.jpg`, and `ISIC2018_Task3_Training_GroundTruth.csv` anywhere below the root.
     """
 
-    root: str  # folder that holds both
-    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+    root: str  # folder with both
+    split: str = "all"  # how to split the classes: all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         root = folder_of(self.root)
         files = sorted(root.rglob("*GroundTruth.csv"))
         if not files:
-            raise InputError(
-                f"no ground truth in `{printable(root)}`", "bring `ISIC2018_Task3_Training_GroundTruth.csv`"
-            )
+            raise InputError(f"no ground truth in `{printable(root)}`", "add `ISIC2018_Task3_Training_GroundTruth.csv`")
         places = by_name(root)
         pairs = []
         for row in table(files[0], ("image", *LESIONS)):
@@ -37,5 +35,7 @@ class ISIC:
             if path is not None and len(lesions) == 1:
                 pairs.append((path, lesions[0]))
         if not pairs:
-            raise InputError(f"no image of `{printable(files[0])}` is there", "bring `ISIC2018_Task3_Training_Input`")
+            raise InputError(
+                f"none of the images of `{printable(files[0])}` exist", "add `ISIC2018_Task3_Training_Input`"
+            )
         return listed(root, pairs, self.split, split)

@@ -21,11 +21,11 @@ class MiniImageNet:
 
     Class folders in `train`, `val` and `test`; or `images` with `train.csv`, `val.csv` and `test.csv` (`filename,label`
     or `class_name,image_name`); or `mini-imagenet-cache-train.pkl` and so on, which are converted to .npz once, without
-    running what a pickle may hold.
+    executing code that a pickle may contain.
     """
 
-    root: str  # folder that holds these
-    split: str = "auto"  # classes of train, val and test: auto (the official ones), all, mod4, or class lists
+    root: str  # folder with these
+    split: str = "auto"  # how to split the classes: auto (official splits), all, mod4, or class lists
 
     def __call__(self, split: Split) -> Data:
         root = folder_of(self.root)
@@ -33,15 +33,15 @@ class MiniImageNet:
             root / f"mini-imagenet-cache-{split}.npz"
         ).is_file():
             if self.split != "auto":
-                raise InputError("the splits of miniImageNet's pickles are fixed", "leave `split` out")
+                raise InputError("the splits of miniImageNet's pickles are fixed", "leave out `split`")
             return from_cache(root / f"mini-imagenet-cache-{split}.pkl")
-        wanted = (split,) if self.split == "auto" else SPLITS
-        pairs = [pair for part in wanted for pair in _images(root, part)]
+        parts = (split,) if self.split == "auto" else SPLITS
+        pairs = [pair for part in parts for pair in _images(root, part)]
         return listed(root, pairs, self.split, split)
 
 
 def _images(root: Path, split: Split) -> list[tuple[str, str]]:
-    """Path and class of every image of an official split."""
+    """Return path and class of every image of an official split."""
     file = root / f"{split}.csv"
     if file.is_file():
         rows = table(file, ())
@@ -53,16 +53,18 @@ def _images(root: Path, split: Split) -> list[tuple[str, str]]:
     if not (root / split).is_dir():
         raise InputError(
             f"`{printable(root)}` has neither `{split}/`, `{split}.csv` nor `mini-imagenet-cache-{split}.pkl`",
-            "bring one of the usual layouts of miniImageNet",
+            "use one of the usual layouts of miniImageNet",
         )
     tree = class_tree(walk(root / split), split, printable(root / split), "all")
     return [(f"{split}/{path}", tree.classes[label]) for path, label in zip(tree.paths, tree.labels, strict=True)]
 
 
 def _place(root: Path, name: str, image: str) -> str:
-    """Where an image of a list lies."""
+    """Return the path of an image of a list."""
     options = (f"images/{image}", f"images/{name}/{image}", f"{name}/{image}", image)
-    found = next((path for path in options if (root / path).is_file()), None)
-    if found is None or ".." in Path(image).parts:
-        raise InputError(f"`{printable(root)}` lacks `{printable(image)}`, which its list names", "bring `images`")
-    return found
+    location = next((path for path in options if (root / path).is_file()), None)
+    if location is None or ".." in Path(image).parts:
+        raise InputError(
+            f"`{printable(root)}` lacks `{printable(image)}`, which its list names", "add the folder `images`"
+        )
+    return location

@@ -21,17 +21,17 @@ MAX_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Npz:
-    """Arrays in a NumPy file: `images` or `x`, and where there are `labels` or `y`, `classes`, `masks`.
+    """Arrays in a NumPy file: `images` or `x`, and optionally `labels` or `y`, `classes`, `masks`.
 
     Images are (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits; masks are
-    (N, H, W), nonzero on the object. Pickled arrays are refused. Every split is all images, unless `split` gives each
-    of them classes.
+    (N, H, W), nonzero on the object. Pickled arrays are refused. Every split has all images unless `split` divides the
+    classes.
     """
 
-    reads: ClassVar[tuple[str, ...]] = (".npz",)  # bare paths that name this data set
+    reads: ClassVar[tuple[str, ...]] = (".npz",)  # bare paths that select this data set
 
     path: str  # .npz file
-    split: str = "all"  # classes of train, val and test: all, mod4, or a folder or JSON file of class lists
+    split: str = "all"  # how to split the classes: all, mod4, or a folder or JSON file of class lists
 
     def __call__(self, split: Split) -> Data:
         path = Path(self.path).expanduser()
@@ -60,35 +60,35 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
                 return {
                     role: content[name]
                     for role, names in NAMES.items()
-                    for name in reversed(names)  # the first name wins
+                    for name in reversed(names)  # the first name has precedence
                     if name in content.files
                 }
         except MemoryError:
-            raise InputError(f"`{shown}` is too large for the memory", "split it") from None
-        except Exception as error:  # hostile bytes: zipfile, zlib and the header's parser raise about anything
+            raise InputError(f"`{shown}` does not fit into memory", "split it") from None
+        except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"`{shown}` cannot be read: {reason}", "save it with `numpy.savez`") from error
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) uint8."""
+    """Convert images to (N, H, W, 3) uint8."""
     if images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]):
-        raise ValueError(f"images are (N, H, W, 3) or (N, 3, H, W), got {images.shape}")
+        raise ValueError(f"images must be (N, H, W, 3) or (N, 3, H, W), got {images.shape}")
     if images.shape[3] != 3:
         images = images.transpose(0, 2, 3, 1)
     if len(images) == 0:
-        raise ValueError("it holds no image")
+        raise ValueError("it contains no images")
     if min(images.shape[1:3]) < MIN_SIDE:
-        raise ValueError(f"images are at least {MIN_SIDE} x {MIN_SIDE}, got {images.shape[1]} x {images.shape[2]}")
+        raise ValueError(f"images must be at least {MIN_SIDE} x {MIN_SIDE}, got {images.shape[1]} x {images.shape[2]}")
     if np.issubdtype(images.dtype, np.floating):
         low, high = images.min(), images.max()
         if np.isnan(low):
-            raise ValueError("images hold NaN")
+            raise ValueError("images contain NaN")
         if low < 0 or high > 1:
-            raise ValueError(f"float images lie in [0, 1], got {low:.4g} to {high:.4g}")
+            raise ValueError(f"float images must lie in [0, 1], got {low:.4g} to {high:.4g}")
         images = (images * images.dtype.type(255)).round().astype(np.uint8)
     if images.dtype != np.uint8:
-        raise ValueError(f"images are uint8 or floats, got {images.dtype}")
+        raise ValueError(f"images must be uint8 or floats, got {images.dtype}")
     return np.ascontiguousarray(images)
 
 
@@ -96,9 +96,9 @@ def _labels(labels: np.ndarray, count: int) -> list[int]:
     if labels.shape not in ((count,), (count, 1)):
         raise ValueError(f"{count} images need labels ({count},), got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are whole numbers, got {labels.dtype}")
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
     if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
-        raise ValueError(f"labels lie in 0 to {MAX_CLASSES - 1}, got {labels.min()} to {labels.max()}")
+        raise ValueError(f"labels must lie in 0 to {MAX_CLASSES - 1}, got {labels.min()} to {labels.max()}")
     return [int(label) for label in labels.reshape(-1)]
 
 
@@ -107,15 +107,15 @@ def _classes(classes: np.ndarray | None, labels: list[int] | None) -> list[str]:
     if classes is None:
         return [str(k) for k in range(needed)]
     if classes.ndim != 1 or classes.dtype.kind != "U":
-        raise ValueError(f"classes are a list of texts, got {classes.dtype} {classes.shape}")
+        raise ValueError(f"classes must be a list of strings, got {classes.dtype} {classes.shape}")
     if len(classes) < needed:
-        raise ValueError(f"label {needed - 1} is outside of {len(classes)} classes")
+        raise ValueError(f"label {needed - 1} is out of range for {len(classes)} classes")
     return [str(name) for name in classes]
 
 
 def _masks(masks: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     if masks.shape != pixels.shape[:3]:
-        raise ValueError(f"masks are {pixels.shape[:3]}, got {masks.shape}")
+        raise ValueError(f"masks must be {pixels.shape[:3]}, got {masks.shape}")
     if masks.dtype.kind not in "bui":
-        raise ValueError(f"masks are booleans or whole numbers, got {masks.dtype}")
+        raise ValueError(f"masks must be booleans or integers, got {masks.dtype}")
     return masks.astype(bool)

@@ -12,14 +12,14 @@ from stochx.engine.io.data import Data
 
 @dataclass(frozen=True)
 class Places:
-    """Places365, of which few-shot learning takes 200 images of each scene (Zhou et al., 2017; Tseng et al., 2020).
+    """Places365: photos of scenes; few-shot learning uses 200 of each (Zhou et al., 2017; Tseng et al., 2020).
 
     Class folders: `places365_standard/train/abbey/...` or `data_256/a/abbey/...`.
     """
 
-    root: str  # folder that holds one of these, or the class folders
-    split: str = "mod4"  # classes of train, val and test: mod4, all, or a folder or JSON file of class lists
-    images: int = 200  # the first so many of each class; 0 all
+    root: str  # folder with one of these, or with the class folders
+    split: str = "mod4"  # how to split the classes: mod4, all, or a folder or JSON file of class lists
+    images: int = 200  # use the first N images of each class; 0 means all
     PLACES: ClassVar = ("places365_standard/train", "data_256", "data_large", "train")
 
     def __call__(self, split: Split) -> Data:

@@ -15,17 +15,17 @@ from stochx.datasets._scenes import DOMAINS, draw
 from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.seeds import digest
 
-AT_ONCE = 2**19  # pixels drawn in one batch: fits the caches
-IN_MEMORY = 2**29  # bytes of images kept; larger sets, and images over 64 pixels, are drawn when asked for
+AT_ONCE = 2**19  # pixels drawn per batch: fits the caches
+IN_MEMORY = 2**29  # bytes of images in memory; larger sets, and images over 64 pixels, are drawn on demand
 LARGE = 64
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Coloured shapes on textured grounds, with the object's mask; needs no download.
+    """Coloured shapes on textured backgrounds, with object masks; needs no download.
 
-    The class is the shape alone: its colour, place, size, turn and ground are random. Item i depends on the seed,
-    the split, its domain and i, so that a smaller set is the beginning of a larger one. `test` has a fifth of `count`.
+    The class is the shape alone: colour, position, size, rotation and background are random. Item i depends on the
+    seed, the split, its domain and i, so a smaller set is the beginning of a larger one. `test` has a fifth of `count`.
     """
 
     examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
@@ -33,19 +33,19 @@ class Shapes:
         "size=80,classes=3,count=5,domain=mixed",
     )
 
-    size: int = 32  # side of the images in pixels, at least 16
+    size: int = 32  # image side in pixels, at least 16
     classes: int = 10  # number of shapes, 1 to 16
-    count: int = 2000  # images of the train split
-    domain: Literal["photo", "sketch", "inverted", "clutter", "mixed"] = "photo"  # look of the images
-    seed: int = 0  # another seed draws other images
+    count: int = 2000  # images in the train split
+    domain: Literal["photo", "sketch", "inverted", "clutter", "mixed"] = "photo"  # visual domain of the images
+    seed: int = 0  # random seed of the images
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
-            raise ValueError(f"size is 16 to 4096, got {self.size}")
+            raise ValueError(f"size must be 16 to 4096, got {self.size}")
         if not 1 <= self.classes <= len(NAMES):
-            raise ValueError(f"classes is 1 to {len(NAMES)}, got {self.classes}")
+            raise ValueError(f"classes must be 1 to {len(NAMES)}, got {self.classes}")
         if self.count < 1:
-            raise ValueError(f"count is at least 1, got {self.count}")
+            raise ValueError(f"count must be at least 1, got {self.count}")
 
     def __call__(self, split: Split) -> Data:
         count = self.count if split == "train" else max(1, self.count // 5)
@@ -54,7 +54,7 @@ class Shapes:
         domains = [looks[i // self.classes % len(looks)] for i in range(count)]
 
         def paint(indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-            """Images (N, S, S, 3) uint8 and masks (N, S, S) of one domain."""
+            """Draw images (N, S, S, 3) uint8 and masks (N, S, S) of one domain."""
             (domain,) = {domains[i] for i in indices}
             seeds = [digest("shapes", self.seed, split, domain, i) for i in indices]
             scene = draw(self.size, [NAMES[labels[i]] for i in indices], seeds)
@@ -71,12 +71,12 @@ class Shapes:
                     pixels[part], masks[part] = paint(part)
             return from_arrays(pixels, labels, NAMES[: self.classes], prefix, masks, domains)
 
-        drawn = lru_cache(maxsize=8)(lambda i: paint([i]))  # the image and its mask are asked for in turn
+        painted = lru_cache(maxsize=8)(lambda i: paint([i]))  # the mask is requested after its image
         return Data(
             classes=NAMES[: self.classes],
             keys=[f"{prefix}/{i:05d}" for i in range(count)],
-            read=lambda i: Image.fromarray(drawn(i)[0][0]),
+            read=lambda i: Image.fromarray(painted(i)[0][0]),
             labels=labels,
-            mask=lambda i: np.asarray(drawn(i)[1][0]),
+            mask=lambda i: np.asarray(painted(i)[1][0]),
             domains=domains,
         )

@@ -1,1 +1,1 @@
-"""Shared machinery; it knows no method, no command and no terminal."""
+"""Shared machinery, independent of methods, commands and the terminal."""

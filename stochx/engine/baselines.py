@@ -1,4 +1,4 @@
-"""Reference images: where an explanation says the evidence is gone."""
+"""Baseline images: the input without evidence, to which an explanation compares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Constant = Literal["black", "white", "mean", "blur"]
 
 
 def _blur(x: Tensor) -> Tensor:
-    """A Gaussian blur with a standard deviation of a tenth of the short side."""
+    """Blur with a Gaussian whose standard deviation is a tenth of the shorter side."""
     sigma = min(x.shape[-2:]) / 10
     size = 2 * min(int(3 * sigma), (min(x.shape[-2:]) - 1) // 2) + 1
     blurred: Tensor = gaussian_blur(x, [size, size], [sigma, sigma])

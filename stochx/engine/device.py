@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision, and how many rows go through a network at once."""
+"""The device, the precision, and the batch size that fits memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stochx.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "tf32"]
 
-# Bytes that one batch may keep for its backward pass. On a CPU ResNet-18 at 224 px is fastest with 6 to 10 rows
-# (12 MiB each) and DenseNet-121 (110 MiB each) with 4: a small budget, but never fewer rows than four.
+# Bytes that a batch may keep for its backward pass. On a CPU, ResNet-18 at 224 px is fastest with 6 to 10 rows
+# (12 MiB each) and DenseNet-121 (110 MiB each) with 4: a small budget, but never fewer than four rows.
 CPU_BUDGET, GPU_BUDGET = 120 * 2**20, 6 * 2**30
 MIN_ROWS, MAX_ROWS = 4, 512
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device, the precision of convolutions and products, and rows a batch (0: what the device likes)."""
+    """The device, the precision of convolutions and products, and rows per batch (0: chosen for the device)."""
 
     device: torch.device
     precision: Precision = "fp32"
@@ -31,7 +31,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Everything inside is computed this way; TF32 is off unless asked for."""
+        """Make this the runtime of the block; TF32 is off unless requested."""
         token = _current.set(self)
         matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn
         before = matmul.allow_tf32, conv.allow_tf32
@@ -43,7 +43,7 @@ class Runtime:
             _current.reset(token)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Where networks run: bfloat16 for convolutions and products if that is the precision."""
+        """Return the context to run networks in: bfloat16 for convolutions and products if that is the precision."""
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -54,62 +54,62 @@ _current: ContextVar[Runtime] = ContextVar("runtime")
 
 
 def current() -> Runtime:
-    """The runtime of the innermost `scope`; a plain float32 one outside of any."""
+    """Return the runtime of the innermost `scope`; outside of any, float32 on the CPU."""
     return _current.get(_plain)
 
 
 def at_runtime_precision(operation: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
-    """A convolution or product of `x` in the runtime's precision, its result in that of `x`."""
+    """Compute a convolution or product of `x` in the runtime's precision; the result has the type of `x`."""
     with current().autocast():
         return operation(x, *others).to(x.dtype)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
-    """Everything inside is computed in float32 (or what the network has), whatever the runtime asks for."""
+    """Compute the block in float32 (or the network's own type), whatever the runtime's precision."""
     return replace(current(), precision="fp32").scope()
 
 
 def select_runtime(device: str = "auto", precision: str = "auto", batch_size: int = 0) -> Runtime:
-    """The runtime for these options; `auto` takes CUDA, then MPS, then the CPU, in float32.
+    """Return the runtime for these options; `auto` prefers CUDA, then MPS, then the CPU, in float32.
 
-    Raises `UsageError` for a device that is not there or cannot compute in `precision`.
+    Raises `UsageError` for a device that is not available or does not support `precision`.
     """
     if device == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     else:
-        found = device
+        name = device
     try:
-        chosen = torch.device(found)
+        chosen = torch.device(name)
     except RuntimeError:
         raise UsageError(f"unknown device `{device}`", "use auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"unknown device `{device}`", "use auto, cpu, cuda, cuda:N or mps")
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (chosen.index or 0) >= available[chosen.type]:
-        raise UsageError(f"there is no device `{device}` here", "use `--device auto`")
+        raise UsageError(f"the device `{device}` is not available", "use `--device auto`")
     kinds: dict[str, Precision] = {"auto": "fp32", "fp32": "fp32", "bf16": "bf16", "tf32": "tf32"}
     if precision == "tf32" and chosen.type != "cuda":
-        raise UsageError("`tf32` needs a CUDA device", "use `--precision fp32`")
+        raise UsageError("`tf32` requires a CUDA device", "use `--precision fp32`")
     return Runtime(chosen, kinds[precision], batch_size)
 
 
-def rows_at_once(bytes_a_row: int, device: torch.device) -> int:
-    """How many rows to send through a network together, from what one row keeps for its backward pass.
+def rows_at_once(bytes_per_row: int, device: torch.device) -> int:
+    """Return the batch size, from the bytes that one row keeps for its backward pass.
 
-    A rule and no stopwatch: the same work is cut the same way on every run, which repeatable bytes need.
+    It follows a rule, not a measurement: every run has the same batches, which bit-identical results need.
     """
-    asked = current().batch_size
+    batch_size = current().batch_size
     budget = GPU_BUDGET if device.type == "cuda" else CPU_BUDGET
-    return asked or max(MIN_ROWS, min(MAX_ROWS, budget // max(bytes_a_row, 1)))
+    return batch_size or max(MIN_ROWS, min(MAX_ROWS, budget // max(bytes_per_row, 1)))
 
 
 def saved_bytes(model: nn.Module, row: Tensor) -> int:
-    """Bytes that autograd keeps for the backward pass of `model` on one row (1, C, H, W), weights apart."""
+    """Return the bytes that autograd keeps for the backward pass of `model` on a row (1, C, H, W), without weights."""
     weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with (
@@ -118,16 +118,16 @@ def saved_bytes(model: nn.Module, row: Tensor) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         model(row.detach().requires_grad_())
-    return sum(size for place, size in kept.items() if place not in weights)
+    return sum(size for place, size in saved.items() if place not in weights)
 
 
 def as_float64(values: Tensor) -> Tensor:
-    """`values` in float64; on the CPU where the device has no such numbers (MPS)."""
+    """Convert to float64; on the CPU if the device does not support it (MPS)."""
     return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def in_batches(total: int, rows: int, work: Callable[[int, int], None]) -> None:
-    """`work(start, stop)` over 0..total, `rows` at a time, fewer from where the memory runs out."""
+    """Call `work(start, stop)` over 0..total, `rows` at a time, and fewer once memory runs out."""
     start = 0
     while start < total:
         stop = min(start + rows, total)

@@ -1,8 +1,8 @@
-"""The hot loop: gradients of a class score at many points around many images, in well-sized batches.
+"""The hot loop: gradients of a class score at many points around many images, in batches that fit memory.
 
-A method describes its points; the engine flattens images x points into one stream, cuts it into batches, draws
-each point's noise by its image's key and its index, and keeps running sums. Where a network begins with a
-convolution, that affine stem runs once per image and not once per point wherever the algebra allows it.
+A method describes its points; the engine flattens images x points into one stream, splits it into batches, seeds
+each point's noise with its image's key and its index, and keeps running sums. If a network begins with a convolution,
+this affine stem runs once per image instead of once per point wherever the algebra allows it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from stochx.engine.network.fused import FusedNetwork, Stem, fused
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 
-Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> what is summed, all (B, C, H, W)
+Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> summand, all (B, C, H, W)
 
 
 def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, K), without gradients, in batches."""
+    """Return the logits (N, K) of images (N, C, H, W), without gradients, in batches."""
     fast = fused(model)
     parts: list[Tensor] = []
 
@@ -30,16 +30,16 @@ def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             parts.append(fast.whole(x[start:stop]).to(x.dtype))
 
     in_batches(len(x), 2 * fast.rows(x), work)
-    return torch.cat(parts).clone()  # the clone is an ordinary tensor again, also for autograd
+    return torch.cat(parts).clone()  # the clone is an ordinary tensor, which autograd accepts
 
 
 def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
-    """The target's logit: (N, C, H, W), (N,) -> (N,)."""
+    """Return the target's logit (N,) for images (N, C, H, W) and targets (N,)."""
     return logits(model, x).gather(1, target[:, None]).squeeze(1)
 
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
-    """D logit[target] / d x: (N, C, H, W), (N,) -> (N, C, H, W)."""
+    """Return d logit[target] / d x (N, C, H, W) for images (N, C, H, W) and targets (N,)."""
     fast = fused(model)
     out = torch.empty_like(x)
 
@@ -53,10 +53,10 @@ def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Te
 def along(
     model: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, target: Tensor, nodes: Tensor, weights: Tensor
 ) -> Tensor:
-    """sum_k weights_k * gradient(start + nodes_k (x - start)): path integrals from `start` to `x`, (N, C, H, W).
+    """Return path integrals (N, C, H, W) from `start` to `x`: sum_k weights_k * gradient(start + nodes_k (x - start)).
 
-    `nodes` and `weights` (S,) are the quadrature on [0, 1]. The stem of the network runs at the two ends only:
-    its outputs are interpolated, and its transpose is applied to the finished sum.
+    `nodes` and `weights` (S,) are the quadrature on [0, 1]. The network's stem runs at the two ends only: its outputs
+    are interpolated, and its transpose is applied to the final sum.
     """
     fast = fused(model)
     stem, tail = (fast.stem, fast.tail) if fast.stem is not None and fast.tail is not None else (None, fast.whole)
@@ -84,11 +84,11 @@ def around(
     points: range,
     terms: Sequence[Term] = (),
 ) -> Tensor:
-    """Sums over noisy points z = x + sigma * noise(key, i), i in `points`, of each term: (2, T, N, C, H, W).
+    """Return sums (2, T, N, C, H, W) of each term over noisy points z = x + sigma * noise(key, i), i in `points`.
 
-    Even and odd points are summed apart (the first axis): their difference tells the Monte-Carlo error.
-    `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the
-    transpose of the network's stem is applied to the finished sums.
+    Even and odd points are summed separately (the first axis), to estimate the Monte-Carlo error from the difference.
+    `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the transpose
+    of the network's stem is applied to the final sums.
     """
     fast = fused(model)
     sigma = sigma.expand(len(x), *sigma.shape[1:])
@@ -113,13 +113,13 @@ def around(
 
 
 def noise(like: Tensor, key: Key, index: int) -> Tensor:
-    """Standard normal (C, H, W) draw `index` of the image `key`: the same in float32 and float64."""
+    """Return the standard normal draw (C, H, W) number `index` of the image `key`, the same in float32 and float64."""
     source = generator(key, "noise", index, device=like.device)
     return torch.randn(like.shape[1:], generator=source, device=like.device, dtype=torch.float32).to(like.dtype)
 
 
 def _slopes(fast: FusedNetwork, points: Tensor, target: Tensor, through_stem: bool = True) -> Tensor:
-    """Gradients at `points`: for the points, or only for what the stem makes of them."""
+    """Return gradients at `points` with respect to the points, or only to the stem's outputs."""
     if fast.stem is None or fast.tail is None:
         return slope_of(fast.whole, points, target)
     hidden = slope_of(fast.tail, _hidden(fast.stem, points), target)
@@ -133,14 +133,14 @@ def _hidden(stem: Stem, points: Tensor) -> Tensor:
 
 
 def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
-    """D logit[target] / d points in one batch, for points of any shape that `model` takes."""
+    """Return d logit[target] / d points in one batch, for points of any shape that `model` accepts."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         with current().autocast():
-            found = model(points)
-        if found.dim() != 2 or found.shape[0] != len(points):
+            outputs = model(points)
+        if outputs.dim() != 2 or outputs.shape[0] != len(points):
             raise InputError(
-                f"the model returns {tuple(found.shape)} for {len(points)} images", "it must return logits (N, K)"
+                f"the model returns {tuple(outputs.shape)} for {len(points)} images", "it must return logits (N, K)"
             )
-        (slope,) = torch.autograd.grad(found.gather(1, target[:, None]).sum(), points)
+        (slope,) = torch.autograd.grad(outputs.gather(1, target[:, None]).sum(), points)
     return slope

@@ -1,4 +1,4 @@
-"""Losses that attacks raise: (N, K) logits and what is wanted of them -> (N,). Larger is more wrong."""
+"""Losses that attacks maximise: logits (N, K) and a goal -> (N,). Larger is more wrong."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TINY = 1e-12
 
 
 def divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """Mean KL(softmax(reference) || softmax(logits)) over (N, K) logits; gradients go to both."""
+    """Return the mean KL(softmax(reference) || softmax(logits)) over logits (N, K), with gradients for both."""
     return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted of N images: away from `y` (N,); with a `target` (N,) to that class.
+    """The goal of an attack on N images: any class but `y` (N,), or the class `target` (N,).
 
-    `reference` (N, K) are probabilities to leave, for `kl`: those of the unchanged image.
+    `reference` (N, K), for `kl`, are the probabilities of the clean image, to diverge from.
     """
 
     y: Tensor
@@ -31,12 +31,12 @@ class Goal:
     reference: Tensor | None = None
 
     def __getitem__(self, places: Tensor | slice) -> Goal:
-        """The goal of some of the images."""
+        """Return the goal of the selected images."""
         parts = [None if part is None else part[places] for part in (self.target, self.reference)]
         return Goal(self.y[places], *parts)
 
     def repeat(self, draws: int) -> Goal:
-        """The same goal for `draws` copies of the images, one after the other."""
+        """Return the goal for `draws` stacked copies of the images."""
         if draws == 1:
             return self
         target = None if self.target is None else self.target.repeat(draws)
@@ -48,16 +48,16 @@ Loss = Callable[[Tensor, Goal], Tensor]
 
 
 def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
-    """-log p(y), or log p(target)."""
+    """Return -log p(y), or log p(target)."""
     if goal.target is None:
         return F.cross_entropy(logits, goal.y, reduction="none")
     return -F.cross_entropy(logits, goal.target, reduction="none")
 
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:
-    """The best other logit above y's; the target's above the best other (Carlini & Wagner, 2017).
+    """Return the largest other logit minus y's, or the target's minus the largest other (Carlini & Wagner, 2017).
 
-    Above 0 the image is wrong, or says the target.
+    Above 0 the image is misclassified, or classified as the target.
     """
     if goal.target is not None:
         return _logit(logits, goal.target) - _others(logits, goal.target)
@@ -65,15 +65,15 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
 
 
 def gap(logits: Tensor, goal: Goal) -> Tensor:
-    """The target's logit, or the best other one, above y's."""
+    """Return the target's logit, or the largest other one, minus y's."""
     other = _others(logits, goal.y) if goal.target is None else _logit(logits, goal.target)
     return other - _logit(logits, goal.y)
 
 
 def dlr(logits: Tensor, goal: Goal) -> Tensor:
-    """Difference of logits ratio (Croce & Hein, 2020, eq. 6 and 7): the gap over the spread of the top logits.
+    """Return the difference of logits ratio (Croce & Hein, 2020, eq. 6 and 7): the gap over the spread of top logits.
 
-    It does not see the scale of the logits; it needs 3 classes, 4 with a target.
+    It does not depend on the scale of the logits, and needs 3 classes, or 4 with a target.
     """
     count = 3 if goal.target is None else 4
     if logits.shape[1] < count:
@@ -84,15 +84,15 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
 
 
 def kl(logits: Tensor, goal: Goal) -> Tensor:
-    """KL(reference || p), as in TRADES (Zhang et al., 2019); flat at the unchanged image: start beside it."""
+    """Return KL(reference || p), as in TRADES (Zhang et al., 2019); its gradient vanishes at the clean image."""
     if goal.target is not None:
-        raise UsageError("`kl` leaves the unchanged image and drives to no class", "use `loss=ce` with a target")
+        raise UsageError("`kl` does not support targeted attacks", "use `loss=ce`")
     assert goal.reference is not None
     return F.kl_div(logits.log_softmax(1), goal.reference, reduction="none").sum(1)
 
 
 def _others(logits: Tensor, classes: Tensor) -> Tensor:
-    """The best logit of any other class."""
+    """Return the largest logit of any other class."""
     return logits.scatter(1, classes[:, None], -torch.inf).amax(1)
 
 

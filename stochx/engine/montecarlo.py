@@ -1,4 +1,4 @@
-"""Means of random draws that know their own error and can stop when it is small enough."""
+"""Monte-Carlo means with error estimates and early stopping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_ERROR = 100.0
 
 @dataclass(frozen=True)
 class MonteCarlo:
-    """A map (N, C, H, W), its relative standard error (N,), and how many draws each took (N,)."""
+    """A map (N, C, H, W), its relative standard error (N,), and the draws (N,) behind it."""
 
     map: Tensor
     error: Tensor
@@ -25,7 +25,7 @@ class MonteCarlo:
 
 
 def mean(sums: Tensor, count: int) -> Tensor:
-    """The plain mean of the first summed term: (T, N, C, H, W) -> (N, C, H, W)."""
+    """Return the mean (N, C, H, W) of the first term of sums (T, N, C, H, W)."""
     return sums[0] / count
 
 
@@ -36,10 +36,10 @@ def monte_carlo(
     goal: float = 0.0,
     finish: Callable[[Tensor, int], Tensor] = mean,
 ) -> MonteCarlo:
-    """Sum draws 0..count of all images, or fewer: an image leaves once its estimated error is at most `goal`.
+    """Sum draws 0..count of all images; an image stops early once its estimated error is at most `goal`.
 
-    `draw(active, indices)` returns the sums of draws `indices` for the images `active` (A,), even and odd draws
-    apart: (2, T, A, C, H, W). `finish(sums, count)` makes the map of T sums over `count` draws.
+    `draw(active, indices)` returns the sums of draws `indices` for the images `active` (A,), separately for even and
+    odd draws: (2, T, A, C, H, W). `finish(sums, count)` turns T sums over `count` draws into the map.
     """
     active = torch.arange(images)
     first = next(rounds := iter(_rounds(count, goal)))
@@ -61,7 +61,7 @@ def monte_carlo(
 
 
 def _rounds(count: int, goal: float) -> list[range]:
-    """0..count in one piece, or cut where an early stop may look: after 16 draws, then a quarter more each time."""
+    """Return 0..count as one range, or split at the checks for an early stop: after 16 draws, then every 25 % more."""
     edges = [0]
     while goal and edges[-1] < count:
         edges.append(min(count, max(FIRST_LOOK, 2 * round(edges[-1] * GROWTH / 2))))
@@ -69,14 +69,14 @@ def _rounds(count: int, goal: float) -> list[range]:
 
 
 def split_half_error(sums: Tensor, count: int, finish: Callable[[Tensor, int], Tensor] = mean) -> Tensor:
-    """Relative standard error of the channel-summed map of each image, (N,), from its two halves.
+    """Return the relative standard error (N,) of the channel-summed map of each image, from its two halves.
 
     The maps a, b of the even and the odd draws are independent: |a - b|^2 estimates the variance, and <a, b> the
-    squared norm of the true map without that variance in it, so that the ratio holds where the error is large too:
+    squared norm of the true map without that variance, so the ratio also holds for large errors:
 
         error^2 = |a - b|^2 (n_a n_b / n^2) / <a, b>
 
-    It is NaN below two draws and at most 100, which also stands where the halves have nothing in common.
+    It is NaN below two draws and at most 100, which is also the value for uncorrelated halves.
     """
     even, odd = (count + 1) // 2, count // 2
     if odd == 0:

@@ -1,4 +1,4 @@
-"""What is most relevant in a map: channel sums, pixels and windows in order, equal ones in a seeded random order."""
+"""Ranking of a map: channel sums, and pixels and windows by relevance, with ties in a seeded random order."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Order = Literal["most", "least", "random"]
 
 
 def channel_sum(relevance: Tensor, reduction: Reduction = "abs") -> Tensor:
-    """(N, C, H, W) signed -> (N, H, W): the sum over channels, or its absolute value."""
+    """Return the sum over channels, or its absolute value: (N, C, H, W) -> (N, H, W)."""
     total = relevance.sum(1)
     return total.abs() if reduction == "abs" else total
 
 
 def lots(keys: Sequence[Key], shape: Sequence[int], device: torch.device, what: str = "ties") -> Tensor:
-    """Uniform draws (N, *shape) that depend on the keys alone: they decide between equals."""
+    """Return uniform draws (N, *shape) that depend on the keys alone, to break ties."""
     sources = [generator(key, what, device=device) for key in keys]
     return torch.stack([torch.rand(*shape, generator=source, device=device, dtype=torch.float32) for source in sources])
 
 
 def positions(strength: Tensor, keys: Sequence[Key], order: Order = "most") -> Tensor:
-    """The place of each of D features in the order of their `strength`: (N, D) -> (N, D), 0 comes first."""
+    """Return the rank (N, D), from 0, of each feature in the order of `strength` (N, D)."""
     draw = lots(keys, strength.shape[1:], strength.device).argsort(1)
     if order == "random":
         ranked = draw
@@ -42,9 +42,9 @@ def positions(strength: Tensor, keys: Sequence[Key], order: Order = "most") -> T
 
 
 def window_means(strength: Tensor, side: int) -> Tensor:
-    """The mean over every side x side window: (N, H, W) -> (N, H - side + 1, W - side + 1).
+    """Return the mean over every side x side window: (N, H, W) -> (N, H - side + 1, W - side + 1).
 
-    Rows, then columns: windows of the same values have the same mean, which differences of integral images miss.
+    It sums rows, then columns, so that equal windows have equal means, unlike differences of integral images.
     """
     total = as_float64(strength)
     for axis in (1, 2):
@@ -57,13 +57,13 @@ def window_means(strength: Tensor, side: int) -> Tensor:
 
 
 def fitting_regions(height: int, width: int, side: int) -> int:
-    """How many windows a greedy choice without overlap finds at the least, wherever the first ones lie."""
+    """Return the number of windows that a greedy choice without overlap always finds, wherever the first ones lie."""
     places = (height - side + 1) * (width - side + 1)
     return -(-places // (2 * side - 1) ** 2) if places > 0 and height >= side and width >= side else 0
 
 
 def regions(strength: Tensor, side: int, count: int, keys: Sequence[Key], order: Order = "most") -> Tensor:
-    """The corners (N, count, 2) of windows chosen one by one, the best that overlaps none before it."""
+    """Return the corners (N, count, 2) of windows chosen greedily, each the best that overlaps no earlier one."""
     value = window_means(strength, side)
     draw = lots(keys, value.shape[1:], value.device)
     value = {"most": value, "least": -value, "random": draw.clone()}[order]
@@ -79,9 +79,9 @@ def regions(strength: Tensor, side: int, count: int, keys: Sequence[Key], order:
 
 
 def _best(value: Tensor, draw: Tensor) -> Tensor:
-    """Where each of N tables (N, R, C) is highest, and among equals where `draw` is: (N, 2).
+    """Return the position (N, 2) of the maximum of each table (N, R, C), with ties broken by `draw`.
 
-    Equals are sought in the rows that have the maximum, mostly one: only the search for these reads the whole table.
+    Ties are searched only in the rows that hold the maximum, usually a single one.
     """
     tops = value.amax(2)
     image, row = (tops == tops.amax(1, keepdim=True)).nonzero(as_tuple=True)
@@ -93,12 +93,12 @@ def _best(value: Tensor, draw: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Rank correlation of the rows of a and b, (N, D) -> (N,): 0 for a constant row, NaN for one that is not finite."""
+    """Return the rank correlation (N,) of the rows of a and b (N, D): 0 for constant rows, NaN for non-finite ones."""
     return _correlation(_centred_ranks(a), _centred_ranks(b))
 
 
 def disagreement(maps: Sequence[Tensor]) -> Tensor:
-    """The mean over pairs of maps (N, H, W) of 1 - the rank correlation of their absolute values: (N,).
+    """Return the mean (N,) over pairs of maps (N, H, W) of 1 - the rank correlation of their absolute values.
 
     NaN for fewer than two maps.
     """
@@ -113,7 +113,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
-    """Ranks (N, D) with a mean of 0; equal values share the mean of theirs."""
+    """Return ranks (N, D) with mean 0; equal values get their mean rank."""
     rising = values.sort(1).values
     ranks = torch.searchsorted(rising, values) + torch.searchsorted(rising, values, right=True)
     centred = (ranks - values.shape[1]).to(values.dtype) / 2

@@ -1,4 +1,4 @@
-"""What a finite sample says: a mean with its interval, a paired test, and many tests at once."""
+"""Statistics of finite samples: means with intervals, a paired test, and correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from stochx.engine.seeds import generator
 
-EXACT = 14  # differences of which all sign patterns are counted
-FLIPS = 20_000  # sign patterns drawn beyond that
-CHUNK = 256  # differences whose signs are held at once
+EXACT = 14  # up to this many differences, all sign patterns are enumerated
+FLIPS = 20_000  # number of sign patterns drawn above that
+CHUNK = 256  # differences whose signs are in memory at once
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of `values` and its interval by Student's t, which is NaN for one value."""
+    """Return the mean of `values` and its interval by Student's t, which is NaN for a single value."""
     n = len(values)
     mean = sum(values) / n if n else math.nan
     if n < 2:
@@ -35,7 +35,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def student(freedom: int) -> float:
-    """The 0.975 quantile of Student's t: Cornish and Fisher's expansion about the normal one, known values below 5."""
+    """Return the 0.975 quantile of Student's t: the Cornish-Fisher expansion about the normal one, tabled below 5."""
     if freedom <= 4:
         return (12.706205, 4.302653, 3.182446, 2.776445)[freedom - 1]
     z = 1.959964
@@ -49,51 +49,51 @@ def student(freedom: int) -> float:
 
 
 def paired_p(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p-value of "the differences have mean zero", by flipping their signs (Fisher, 1935).
+    """Return the two-sided p-value of "the differences have mean zero" by sign flips (Fisher, 1935).
 
         p = share of sign patterns s with |sum_i s_i d_i| >= |sum_i d_i|
 
-    If two methods are alike, a difference is as likely as its negative: then p <= a in a share a of cases at most,
-    whatever n is. A bootstrap promises that for large n only: in a trial of 4,000 sets of normal differences of mean
-    zero its 95 % percentile interval missed zero in 14 % (n = 6), 10 % (n = 10) and 7 % (n = 20).
-    All 2^n patterns are counted up to n = 14, hence p >= 2 / 2^n: fewer than 6 differences are never significant at
-    0.05. Beyond, 20,000 drawn ones and the identity. NaN for fewer than two differences, or one that is not finite.
+    If two methods are equivalent, a difference is as likely as its negative: then p <= a with probability at most a,
+    for every n. A bootstrap guarantees this for large n only: in a simulation of 4,000 sets of normal differences with
+    mean zero, its 95 % percentile interval excluded zero in 14 % (n = 6), 10 % (n = 10) and 7 % (n = 20).
+    All 2^n patterns are enumerated up to n = 14, hence p >= 2 / 2^n: fewer than 6 differences are never significant
+    at 0.05. Above that, 20,000 are drawn, plus the identity. NaN for fewer than two differences, or non-finite ones.
     """
     d = torch.tensor(differences, dtype=torch.float64)
     if len(d) < 2 or not d.isfinite().all():
         return math.nan
     sums = _all_sums(d) if len(d) <= EXACT else _drawn_sums(d, seed)
-    ties = 1e-12 * d.abs().sum()  # other orders of summation are no other sums
+    ties = 1e-12 * d.abs().sum()  # sums that differ by the order of summation are equal
     extreme = int((sums.abs() >= d.sum().abs() - ties).sum())
     return extreme / len(sums) if len(d) <= EXACT else (1 + extreme) / (1 + len(sums))
 
 
 def _all_sums(d: torch.Tensor) -> torch.Tensor:
-    """The signed sums under all 2^n sign patterns."""
+    """Return the signed sums under all 2^n sign patterns."""
     patterns = torch.arange(2 ** len(d))[:, None] >> torch.arange(len(d)) & 1
     return (1 - 2 * patterns).to(d) @ d
 
 
 def _drawn_sums(d: torch.Tensor, seed: int) -> torch.Tensor:
-    """The signed sums under drawn sign patterns, which depend on the seed and n alone."""
+    """Return the signed sums under random sign patterns, which depend on the seed and n alone."""
     source = generator(seed, "sign flips", len(d))
     sums = d.new_zeros(FLIPS)
-    for some in torch.split(d, CHUNK):
-        sums += (1 - 2 * torch.randint(2, (FLIPS, len(some)), generator=source, dtype=torch.int8)).to(d) @ some
+    for chunk in torch.split(d, CHUNK):
+        sums += (1 - 2 * torch.randint(2, (FLIPS, len(chunk)), generator=source, dtype=torch.int8)).to(d) @ chunk
     return sums
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number: at p~ <= a, any true hypothesis at all is rejected with probability <= a.
+    """Adjust p-values for multiple tests: at p~ <= a, the probability to reject any true hypothesis is at most a.
 
         p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))   for p_(1) <= ... <= p_(m)
 
-    Holm (1979); valid however the tests depend on each other. NaN stands for a test that was not made: it stays.
+    Holm (1979); valid under any dependence between the tests. NaN, for a test that was not made, stays NaN.
     """
-    made = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    tests = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
     adjusted, largest = list(p), 0.0
-    for rank, (value, place) in enumerate(made):
-        largest = max(largest, min(1.0, (len(made) - rank) * value))
+    for rank, (value, place) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - rank) * value))
         adjusted[place] = largest
     return adjusted
 
@@ -108,7 +108,7 @@ class Interval:
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """The share of successes with Wilson's score interval (1927), which stays in [0, 1] and holds near the ends."""
+    """Return the share of successes with Wilson's score interval (1927), which is valid near 0 and 1."""
     share, z2 = successes / n, 1.959964**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -116,7 +116,7 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def clustered(values: Sequence[float]) -> Interval:
-    """The mean over images of what several draws of each came to: the images are the sample, not the draws."""
-    found = estimate(values)
-    half = found.ci95 if math.isfinite(found.ci95) else math.inf
-    return Interval(found.mean, found.mean - half, found.mean + half)
+    """Return mean and interval of per-image means over draws: the sample consists of images, not of draws."""
+    summary = estimate(values)
+    half = summary.ci95 if math.isfinite(summary.ci95) else math.inf
+    return Interval(summary.mean, summary.mean - half, summary.mean + half)

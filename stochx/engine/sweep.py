@@ -1,4 +1,4 @@
-"""Batched evaluation of many items: sharded by rank, resumable, the next batch loading meanwhile."""
+"""Batched evaluation of many items: sharded by rank, resumable, with the next batch loading in the background."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stochx.engine.world import World
 L = TypeVar("L")
 R = TypeVar("R")
 
-MIN_BATCHES = 8  # small jobs are cut at least so often, so that ranks share them and interrupts lose little
+MIN_BATCHES = 8  # at least this many batches, so that ranks share small jobs and interrupts lose little
 
 
 def canonical_batches(count: int, rows: int) -> list[range]:
-    """0..count in pieces that depend on these two numbers alone, never on the ranks that share them."""
+    """Split 0..count into batches that depend on these two numbers alone, not on the number of ranks."""
     size = max(1, min(rows, math.ceil(count / MIN_BATCHES)))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -31,10 +31,10 @@ def sweep(
     done: Collection[int] = (),
     report: Callable[[list[R], int], None] = lambda results, items: None,
 ) -> list[R]:
-    """`work` on every batch that is not `done` as a whole, each on one rank; the results of all ranks.
+    """Run `work` on every batch that is not entirely `done`, each on one rank; return the results of all ranks.
 
-    `load(batch)` runs in the background while the batch before it is worked on. `report(results, items)` is
-    called after each batch of this rank: what it stores survives an interrupt.
+    `load(batch)` runs in the background during the previous batch. `report(results, items)` is called after each batch
+    of this rank, so that results can be stored before an interrupt.
     """
     batches = [b for b in canonical_batches(count, rows) if not all(i in done for i in b)]
     mine = batches[world.rank :: world.size]
@@ -46,9 +46,9 @@ def sweep(
                 assert ahead is not None
                 loaded = ahead.result()
                 ahead = loader.submit(load, following) if following is not None else None
-                found = work(batch, loaded)
-                results += found
-                report(found, len(batch))
+                batch_results = work(batch, loaded)
+                results += batch_results
+                report(batch_results, len(batch))
         except BaseException:
             loader.shutdown(wait=False, cancel_futures=True)
             raise

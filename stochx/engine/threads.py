@@ -1,4 +1,4 @@
-"""Threads of a process: as many as the CPUs that it may use, and none that spins while it waits."""
+"""Threads of a process: as many as the CPUs that it may use, sleeping while they wait."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SELF = Path("/proc/self")
 
 
 def configure_threads(environment: MutableMapping[str, str], proc: Path = SELF) -> None:
-    """Set how many threads torch will start, and that they sleep while they wait; call it before torch is imported.
+    """Set the number of torch's threads, and make them sleep while they wait; call it before torch is imported.
 
-    `OMP_NUM_THREADS` becomes this process's share of `usable_cpus` among the ranks of its machine. What the user set
-    stays, and where every CPU is usable torch chooses by itself: it knows which CPUs are halves of one core.
+    `OMP_NUM_THREADS` becomes this process's share of `usable_cpus` among the ranks of its machine. The user's own
+    setting stays. If every CPU is usable, torch chooses itself, as it knows which CPUs share a core.
     """
-    # Threads that spin while they wait make small networks ten times slower beside another process on few cores.
+    # With spinning threads, small networks are ten times slower beside another process on few cores.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ranks = environment.get("LOCAL_WORLD_SIZE", "")
     share = usable_cpus(proc) // max(1, int(ranks) if ranks.isdecimal() else 1)
@@ -27,14 +27,14 @@ def configure_threads(environment: MutableMapping[str, str], proc: Path = SELF) 
 def usable_cpus(proc: Path = SELF) -> int:
     """Count the CPUs that this process may use by its affinity and the quotas of its control groups, at least 1.
 
-    A quota of 2.5 CPUs counts as 2: a third thread would be halted in the middle of its work while the others wait.
+    A quota of 2.5 CPUs counts as 2: a third thread would be throttled while the others wait for it.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([affinity, *_quotas(proc)])))
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """CPUs that the process's control groups and all groups above them grant; none where there is no limit."""
+    """Yield the CPU quotas of the process's control groups and their ancestors; nothing where there is no limit."""
     for group in _groups(proc):
         limit = _read(group / "cpu.max").split()  # version 2: `QUOTA PERIOD` or `max PERIOD`
         if not limit:
@@ -44,8 +44,8 @@ def _quotas(proc: Path) -> Iterator[float]:
 
 
 def _groups(proc: Path) -> Iterator[Path]:
-    """Folders of the process's groups that may limit CPUs, in both versions, and of their ancestors."""
-    paths: dict[str, PurePosixPath] = {}  # by kind of hierarchy; version 2 has one, which names no controllers
+    """Yield the folders of control groups (v1 and v2) that may limit the process's CPUs, and of their ancestors."""
+    paths: dict[str, PurePosixPath] = {}  # by type of hierarchy; version 2 has a single one, without controllers
     for line in _read(proc / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):
@@ -56,19 +56,19 @@ def _groups(proc: Path) -> Iterator[Path]:
         if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
             continue
         top, folder = map(_unescape, mount.split()[3:5])
-        # A container may see its own group as the root of the mount, and a path that leads out of it.
+        # In a container the group may be the root of the mount, with a path outside of it.
         group = paths[kind]
         below = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
         yield from (Path(folder, part) for part in (below, *below.parents))
 
 
 def _unescape(path: str) -> str:
-    """Path of mountinfo, where a space is `\\040`."""
+    """Decode a path of mountinfo, where a space is `\\040`."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path)
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(errors="surrogateescape")
-    except OSError:  # not Linux, no such controller, or no right to see it: no limit that we know
+    except OSError:  # not Linux, no such controller, or no permission: no known limit
         return ""

@@ -1,4 +1,4 @@
-"""The threat model: which changed images count."""
+"""The threat model: the set of allowed perturbations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from stochx.engine.seeds import Key, generator
 
 Norm = Literal["linf", "l2", "l1"]
-SPARSE = 0.01  # share of the pixels' values that one step in L1 moves (Tramer & Boneh, 2019)
+SPARSE = 0.01  # share of the values that one L1 step changes (Tramer & Boneh, 2019)
 TINY = 1e-12
-ROUNDING = 2.5e-7  # of a value in [0, 1] in float32, where a step or a projection has rounded it
+ROUNDING = 2.5e-7  # rounding error of a float32 value in [0, 1] after a step or projection
 
 
 @dataclass(frozen=True)
@@ -25,40 +25,40 @@ class Ball:
     norm: Norm = "linf"
 
     def project(self, x: Tensor, center: Tensor) -> Tensor:
-        """The nearest point to x: (N, C, H, W).
+        """Return the nearest point to x, (N, C, H, W).
 
-        In L2 it is that of the ball, then clipped, which brings it no farther from the centre; in L1 that would waste
-        much of the radius.
+        In L2 it is the nearest point of the ball, then clipped, which never increases the distance from the centre; in
+        L1 clipping would waste much of the radius.
         """
         return (center + LIMITS[self.norm](x - center, center, self.eps)).clamp(0, 1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The step of length 1 along which a loss of this gradient rises most; in L1 spread over 1 % of the values."""
+        """Return the direction of steepest ascent, of length 1; in L1 spread over 1 % of the values."""
         return ASCENTS[self.norm](gradient)
 
     def sample(self, center: Tensor, keys: Sequence[Key], index: int) -> Tensor:
-        """A random point for each centre, which depends on its key and on `index` alone.
+        """Return a random point around each centre that depends on its key and on `index` alone.
 
-        Uniform in Linf; in L2 uniform in the ball, in L1 on rays of exponential values; then clipped to [0, 1].
+        Uniform in the ball for Linf and L2; in L1 along rays of exponential values; then clipped to [0, 1].
         """
-        drawn = torch.stack([_draw(center, key, index, self.norm) for key in keys])
-        return (center + self.eps * drawn).clamp(0, 1)
+        offsets = torch.stack([_draw(center, key, index, self.norm) for key in keys])
+        return (center + self.eps * offsets).clamp(0, 1)
 
     def length(self, x: Tensor, center: Tensor) -> Tensor:
-        """How far each x is from its centre: (N,)."""
+        """Return the distance (N,) of each x from its centre."""
         return norm_of((x - center).flatten(1), self.norm)
 
     def holds(self, x: Tensor, center: Tensor) -> Tensor:
-        """Whether each x is in the ball and in [0, 1], but for the rounding of each of its values: (N,)."""
+        """Return a mask (N,) of the x in the ball and in [0, 1], up to the rounding of each value."""
         rounding = norm_of(torch.full_like(center[:1], ROUNDING).flatten(1), self.norm)
         inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
         return inside & (self.length(x, center) <= self.eps + rounding)
 
 
 def norm_of(rows: Tensor, norm: Norm) -> Tensor:
-    """The norm of each row: (N, D) -> (N,)."""
+    """Return the norm (N,) of each row (N, D)."""
     if norm == "l1":
-        return rows.abs().sum(1)  # a sum adds in pairs: torch's norm is a thousand times less exact
+        return rows.abs().sum(1)  # pairwise summation: torch's norm is a thousand times less accurate
     length: Tensor = torch.linalg.vector_norm(rows, {"linf": torch.inf, "l2": 2.0}[norm], dim=1)
     return length
 
@@ -72,9 +72,9 @@ def _limit_l2(delta: Tensor, center: Tensor, eps: float) -> Tensor:
 
 
 def _limit_l1(delta: Tensor, center: Tensor, eps: float) -> Tensor:
-    """The nearest point in ball and [0, 1]: a soft threshold, cut off where [0, 1] ends (Croce & Hein, 2021).
+    """Project onto the ball and [0, 1]: a soft threshold, clipped at the ends of [0, 1] (Croce & Hein, 2021).
 
-    The threshold is the least whose change has length eps, or 0; it is found by halving an interval.
+    The threshold is the smallest one that brings the length to eps, or 0; it is found by bisection.
     """
     room = torch.where(delta > 0, 1 - center, center).flatten(1)
     size = delta.flatten(1).abs()
@@ -92,14 +92,14 @@ def _limit_l1(delta: Tensor, center: Tensor, eps: float) -> Tensor:
 
 
 def _unit_l2(gradient: Tensor) -> Tensor:
-    """Of length 1; first scaled by its largest value, since squares of a saturated loss's gradient vanish."""
+    """Scale to length 1, after dividing by the largest value, since squares of tiny gradients underflow."""
     largest = _wide(norm_of(gradient.flatten(1), "linf"))
     scaled = gradient / largest.where(largest > 0, 1.0)
     return scaled / _wide(norm_of(scaled.flatten(1), "l2").clamp(min=TINY))
 
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
-    """The signs of each image's `count` (N,) strongest values, at least one, over their number: of length 1 in L1."""
+    """Return the signs of each image's `count` (N,) largest values, at least one, scaled to an L1 norm of 1."""
     size = gradient.flatten(1).abs()
     whole = count.round().clamp(min=1)[:, None]
     weight = (torch.arange(size.shape[1], device=size.device) < whole) / whole
@@ -121,7 +121,7 @@ ASCENTS: dict[Norm, Callable[[Tensor], Tensor]] = {
 
 
 def _draw(like: Tensor, key: Key, index: int, norm: Norm) -> Tensor:
-    """A point of the unit ball, (C, H, W)."""
+    """Draw a point (C, H, W) of the unit ball."""
     source = generator(key, "start", index, device=like.device)
     empty = torch.empty(like.shape[1:], device=like.device)
     if norm == "linf":

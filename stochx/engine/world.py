@@ -23,11 +23,11 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank writes and prints the result."""
+        """True for the rank that writes and prints the result."""
         return self.rank == 0
 
     def gather(self, mine: list[T]) -> list[T]:
-        """The lists of all ranks, one after the other, on every rank."""
+        """Concatenate the lists of all ranks, on every rank."""
         if self.size == 1:
             return mine
         parts: list[list[T]] = [[] for _ in range(self.size)]
@@ -36,18 +36,18 @@ class World:
 
 
 def rank() -> int:
-    """The rank of this process as `torchrun` tells it, before anything is joined."""
+    """Return the rank of this process from `torchrun`, before the process group exists."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """The rank of this process among those of its machine, likewise."""
+    """Return the rank of this process on its machine, likewise."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[World]:
-    """The world this process belongs to, connected inside: NCCL on CUDA, else gloo."""
+    """Join the process group for the block: NCCL on CUDA, else gloo."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()

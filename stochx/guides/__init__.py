@@ -1,4 +1,4 @@
-"""Guides: what weighs a few-shot head's features in training, and the controls beside it.
+"""Guides: weights of a few-shot head's features in training, from explanations or from controls.
 
 Add one by writing `stochx/guides/<name>.py` with one frozen dataclass that fits `Guide`.
 """

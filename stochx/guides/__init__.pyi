@@ -1,5 +1,5 @@
 # Written by `python -m stochx.stubs` from the files of this folder; do not edit.
-"""Guides: what weighs a few-shot head's features in training, and the controls beside it.
+"""Guides: weights of a few-shot head's features in training, from explanations or from controls.
 
 Add one by writing `stochx/guides/<name>.py` with one frozen dataclass that fits `Guide`.
 """

@@ -1,4 +1,4 @@
-"""Gradients of a head's scores in the features that it saw."""
+"""Gradients of a head's scores with respect to its features."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from stochx.engine.fewshot.head import FewShotHead, frozen_statistics, initial_relevance
 
 
-def slopes(head: FewShotHead[Any], passage: Any) -> list[tuple[Tensor, Tensor]]:
-    """Every feature x that the head saw, and d/dx of sum R0 score: all classes at once, as relevance starts.
+def slopes(head: FewShotHead[Any], cache: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return each feature x of the head with d/dx sum R0 score, where R0 is the initial relevance of all classes.
 
-    Scores of positions count by their mean.
+    Scores of positions enter by their mean.
     """
-    leaves = [feature.detach().requires_grad_() for feature in head.seen(passage)]
+    leaves = [feature.detach().requires_grad_() for feature in head.seen(cache)]
     with torch.enable_grad(), frozen_statistics(head):
-        judged = head.classify(passage, leaves)
-        r0 = initial_relevance(passage.scores.detach())
-        found = torch.autograd.grad((r0 * judged.flatten(2).view(*r0.shape, -1).mean(3)).sum(), leaves)
-    return [(leaf.detach(), slope) for leaf, slope in zip(leaves, found, strict=True)]
+        judged = head.classify(cache, leaves)
+        r0 = initial_relevance(cache.scores.detach())
+        gradients = torch.autograd.grad((r0 * judged.flatten(2).view(*r0.shape, -1).mean(3)).sum(), leaves)
+    return [(leaf.detach(), slope) for leaf, slope in zip(leaves, gradients, strict=True)]

@@ -18,26 +18,26 @@ from stochx.guides._slopes import slopes
 
 @dataclass(frozen=True)
 class GradCAM:
-    """Positions weigh by sum_c x_c mean df/dx_c, all channels alike (Selvaraju et al., 2017), f = sum R0 score.
+    """Weights of positions from sum_c x_c mean df/dx_c, f = sum R0 score, for all channels (Selvaraju et al., 2017).
 
     Weights are 1 + cam / max |cam| over positions; features without positions stay as they are.
     """
 
-    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
-    xi: float = -1.0  # weight of the plain loss; below 0: the head's
-    relu: bool = True  # keep only what speaks for the classes: weights in [1, 2]
+    lambda_: float = -1.0  # weight of the guided loss; below 0: the head's default for this number of shots
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's default
+    relu: bool = True  # keep only positive relevance: weights in [1, 2]
 
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         if -3 not in head.axes:
-            raise InputError("`gradcam` needs feature maps, and the head compares vectors", "use `gradxinput`")
-        found = zip(slopes(head, passage), head.axes, strict=True)
-        return tuple(self._weights(x, slope) if axis == -3 else torch.ones_like(x) for (x, slope), axis in found)
+            raise InputError("`gradcam` needs feature maps, but the head compares vectors", "use `gradxinput`")
+        gradients = zip(slopes(head, cache), head.axes, strict=True)
+        return tuple(self._weights(x, slope) if axis == -3 else torch.ones_like(x) for (x, slope), axis in gradients)
 
     def _weights(self, x: Tensor, slope: Tensor) -> Tensor:
-        """Maps (..., C, H, W) and their gradients -> weights, the same for all C."""
+        """Return weights, equal for all C, from maps (..., C, H, W) and their gradients."""
         cam = (x * slope.mean((-2, -1), keepdim=True)).sum(-3, keepdim=True)
         cam = cam.relu() if self.relu else cam
         peak = cam.abs().amax((-2, -1), keepdim=True)

@@ -16,13 +16,13 @@ from stochx.guides._slopes import slopes
 
 @dataclass(frozen=True)
 class GradXInput:
-    """Features weigh by x df/dx, f = sum R0 score: relevance from the gradient in place of rules."""
+    """Weights of features from x df/dx, f = sum R0 score: relevance from the gradient instead of LRP rules."""
 
-    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
-    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+    lambda_: float = -1.0  # weight of the guided loss; below 0: the head's default for this number of shots
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's default
 
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return scaled(head, [x * slope for x, slope in slopes(head, passage)])
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return scaled(head, [x * slope for x, slope in slopes(head, cache)])

@@ -16,22 +16,22 @@ from stochx.guides._shares import check_shares
 
 @dataclass(frozen=True)
 class LRP:
-    """Features weigh as much as they speak for the classes by LRP (Sun et al., 2020): w = 1 + R / max |R|.
+    """Weights of features from their LRP relevance for the classes (Sun et al., 2020): w = 1 + R / max |R|.
 
-    Relevance starts as the log-odds of every class and goes back through the head only.
+    Relevance starts at the log-odds of every class and is propagated through the head only.
     """
 
-    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
-    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+    lambda_: float = -1.0  # weight of the guided loss; below 0: the head's default for this number of shots
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's default
 
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return weights(head, passage)
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return weights(head, cache)
 
 
-def weights(head: FewShotHead[Any], passage: Any) -> tuple[Tensor, ...]:
-    """The weights in [0, 2]; gradients flow through them where the head says so."""
+def weights(head: FewShotHead[Any], cache: Any) -> tuple[Tensor, ...]:
+    """Return weights in [0, 2]; gradients flow through them if the head is `differentiable`."""
     with torch.set_grad_enabled(head.differentiable and torch.is_grad_enabled()):
-        return scaled(head, head.relevance(passage, initial_relevance(passage.outputs)))
+        return scaled(head, head.relevance(cache, initial_relevance(cache.outputs)))

@@ -15,10 +15,10 @@ from stochx.engine.seeds import Key
 
 @dataclass(frozen=True)
 class NoGuide:
-    """Plain training: the head's own loss."""
+    """No guide: plain training with the head's own loss."""
 
     xi: ClassVar[float] = 1.0
     lambda_: ClassVar[float] = 0.0
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
-        return tuple(torch.ones_like(feature) for feature in head.seen(passage))
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        return tuple(torch.ones_like(feature) for feature in head.seen(cache))

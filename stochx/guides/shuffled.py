@@ -18,22 +18,22 @@ from stochx.guides.lrp import weights
 
 @dataclass(frozen=True)
 class Shuffled:
-    """A control: every query, or graph, gets the weights that `lrp` gave another one of the same episode.
+    """A control: each query, or graph, gets the weights of `lrp` for another one of the same episode.
 
-    They are as smooth and as sparse as explanations are, but not about this query.
+    They are as smooth and as sparse as explanations are, but do not concern this query.
     """
 
-    lambda_: float = -1.0  # weight of the loss of the weighted features; below 0: the head's, by shot
-    xi: float = -1.0  # weight of the plain loss; below 0: the head's
+    lambda_: float = -1.0  # weight of the guided loss; below 0: the head's default for this number of shots
+    xi: float = -1.0  # weight of the plain loss; below 0: the head's default
 
     def __post_init__(self) -> None:
         check_shares(self.lambda_, self.xi)
 
-    def __call__(self, head: FewShotHead[Any], passage: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+    def __call__(self, head: FewShotHead[Any], cache: Any, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            found = weights(head, passage)
-        count = found[0].shape[1]
+            shuffled = weights(head, cache)
+        count = shuffled[0].shape[1]
         if count < 2:
             raise InputError("the guide `shuffled` needs at least two queries in an episode")
         step = int(torch.randint(1, count, (), generator=generator(*keys, "shuffled")))
-        return tuple(w.roll(step, 1) for w in found)
+        return tuple(w.roll(step, 1) for w in shuffled)

@@ -1,4 +1,4 @@
-"""Heads: what compares queries with a few labelled images of each class.
+"""Few-shot heads: classifiers that compare queries with a few labelled images of each class.
 
 Add one by writing `stochx/heads/<name>.py` with one frozen dataclass that fits `Head`.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Head(Protocol):
-    """shape (C, H, W) of one feature map, ways -> an untrained head with random weights.
+    """shape (C, H, W) of a feature map, number of ways -> an untrained head with random weights.
 
     Heads that take any number of ways ignore `way`.
     """

@@ -1,5 +1,5 @@
 # Written by `python -m stochx.stubs` from the files of this folder; do not edit.
-"""Heads: what compares queries with a few labelled images of each class.
+"""Few-shot heads: classifiers that compare queries with a few labelled images of each class.
 
 Add one by writing `stochx/heads/<name>.py` with one frozen dataclass that fits `Head`.
 """
@@ -9,7 +9,7 @@ from stochx.engine.fewshot.head import FewShotHead as FewShotHead
 from stochx.engine.fewshot.head import HeadCache as HeadCache
 
 class Head(Protocol):
-    """shape (C, H, W) of one feature map, ways -> an untrained head with random weights.
+    """shape (C, H, W) of a feature map, number of ways -> an untrained head with random weights.
 
     Heads that take any number of ways ignore `way`.
     """

@@ -14,21 +14,22 @@ from stochx.engine.fewshot.convolution import linear
 from stochx.engine.fewshot.lrp_rules import dense, mixed
 from stochx.heads._norm import EpisodeNorm, Statistics
 
-WIDTH, NEW = 96, 48  # units of the narrow edge layers, and features that each level adds to a node
+WIDTH, NEW = 96, 48  # units of the narrow edge layers; features that each level adds to a node
 
 
 @dataclass(frozen=True)
 class Level:
-    """What a level saw: nodes x (E, G, M, D) of G graphs, and its edges (E, G, M, M), whose rows sum to 1."""
+    """The inputs of a level: nodes x (E, G, M, D) of G graphs, and its edges (E, G, M, M), whose rows sum to 1."""
 
     x: Tensor
     edges: Tensor
 
 
 class Edges(nn.Module):
-    """|x_i - x_j| -> four layers and a number, of which the softmax over j, j != i, is the edge.
+    """Edge weights: the softmax over j != i of a network of four layers and a linear output on |x_i - x_j|.
 
-    As i, j and j, i are the same, one of them passes, and half of all i, i, which are zeros: norms see what they would.
+    Pairs (i, j) and (j, i) are equal, so only one of them is computed, with half of the zero pairs (i, i): the
+    statistics of the norms stay the same.
     """
 
     def __init__(self, width: int, statistics: Statistics) -> None:
@@ -46,22 +47,22 @@ class Edges(nn.Module):
         y = _with_zeros(pairs.flatten(1, 2), x.shape[1] * nodes)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             y = F.leaky_relu(norm(at_runtime_precision(linear, y, layer.weight, layer.bias)))
-        likeness = self.last(y[:, : len(i) * x.shape[1]]).view(pairs.shape[:-1])
+        similarity = self.last(y[:, : len(i) * x.shape[1]]).view(pairs.shape[:-1])
         place = torch.zeros(nodes, nodes, dtype=torch.long, device=x.device)
         place[i, j] = place[j, i] = torch.arange(len(i), device=x.device)
-        found: Tensor = likeness[..., place].masked_fill(units > 0, -torch.inf).softmax(-1)
-        return found
+        edges: Tensor = similarity[..., place].masked_fill(units > 0, -torch.inf).softmax(-1)
+        return edges
 
 
 def _with_zeros(rows: Tensor, itself: int) -> Tensor:
-    """Rows (E, B, D), each standing for two, and half as many zeros as there are nodes; all twice if that is odd."""
+    """Append a zero row for every two nodes to rows (E, B, D), each of which stands for two; double all if odd."""
     if itself % 2:
         rows, itself = rows.repeat(1, 2, 1), 2 * itself
     return F.pad(rows, (0, 0, 0, itself // 2))
 
 
 class GraphNetwork(nn.Module):
-    """Nodes (E, G, M, D) -> (E, G, M, N): two levels add features to each node, the third gives scores.
+    """Nodes (E, G, M, D) -> (E, G, M, N): two levels add features to each node, the third returns scores.
 
     y = fc [x, A x], A the level's edges.
     """
@@ -69,9 +70,9 @@ class GraphNetwork(nn.Module):
     def __init__(self, width: int, way: int, statistics: Statistics) -> None:
         super().__init__()
         self.widths = [width, width + NEW, width + 2 * NEW]
-        self.edges = nn.ModuleList(Edges(wide, statistics) for wide in self.widths)
+        self.edges = nn.ModuleList(Edges(width, statistics) for width in self.widths)
         self.layers = nn.ModuleList(
-            nn.Linear(2 * wide, new) for wide, new in zip(self.widths, (NEW, NEW, way), strict=True)
+            nn.Linear(2 * width, new) for width, new in zip(self.widths, (NEW, NEW, way), strict=True)
         )
         self.norms = nn.ModuleList(EpisodeNorm(NEW, statistics) for _ in range(2))
 
@@ -87,10 +88,10 @@ class GraphNetwork(nn.Module):
         return y, levels
 
     def relevance(self, levels: list[Level], r: Tensor, skips: bool) -> list[Tensor]:
-        """Relevance (E, G, M, D) of what each level took straight from the nodes given; they add up to the whole.
+        """Return the relevance (E, G, M, D) that each level sends to the input nodes directly; the sum is the total.
 
-        Edges are held constant; norms and activations pass it unchanged. Without `skips`, what the last level took
-        from the first one's features is lost, as in the reference.
+        Edges are treated as constants; norms and activations pass relevance unchanged. Without `skips`, the path from
+        the last level to the features of the first is left out, as in the reference.
         """
         width = self.widths[0]
         last = self._through(2, levels[2], r)

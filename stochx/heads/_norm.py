@@ -1,4 +1,4 @@
-"""Batch norm whose batch is an episode."""
+"""Batch norm over single episodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOOR, MOMENTUM = 1e-5, 0.1
 class EpisodeNorm(nn.Module):
     """Normalises (E, B, C, ...) by the mean and variance of each channel in each of E episodes.
 
-    With `running` statistics eval mode takes those of training, so that what is in a batch does not matter.
+    With `running` statistics, eval mode uses those of training, so that images do not depend on each other.
     """
 
     running_mean: Tensor
@@ -35,7 +35,7 @@ class EpisodeNorm(nn.Module):
             out = F.batch_norm(joined, self.running_mean, self.running_var, self.weight, self.bias, eps=FLOOR)
             return out.view(x.shape)
         episodes, channels = x.shape[0], x.shape[2]
-        joined = x.transpose(0, 1).flatten(1, 2)  # each channel of each episode is one of its own
+        joined = x.transpose(0, 1).flatten(1, 2)  # one channel for each pair of channel and episode
         affine = self.weight.repeat(episodes), self.bias.repeat(episodes)
         mean, var = torch.zeros_like(affine[0]), torch.ones_like(affine[0])
         out = F.batch_norm(joined, mean, var, *affine, training=True, momentum=1.0, eps=FLOOR)
@@ -43,7 +43,7 @@ class EpisodeNorm(nn.Module):
         return torch.unflatten(out, 1, (episodes, channels)).transpose(0, 1)
 
     def affine(self, mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift (E, C) that do the same, given mean and biased variance (E, C) over `count` values."""
+        """Return the equivalent scale and shift (E, C), from mean and biased variance (E, C) over `count` values."""
         if self.running and not self.training:
             mean, var = self.running_mean.expand_as(mean), self.running_var.expand_as(var)
         else:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def unit(x: Tensor, dim: int) -> Tensor:
-    """X over its length along `dim`; vectors of zeros stay, and pass gradients as they are.
+    """Divide x by its length along `dim`; zero vectors, and their gradients, stay as they are.
 
-    Clamping the length instead, as is usual, multiplies their gradients by 1e12.
+    The usual clamping of the length would multiply these gradients by 1e12.
     """
     length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / torch.where(length > 1e-12, length, 1)

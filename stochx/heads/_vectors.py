@@ -1,4 +1,4 @@
-"""Heads that compare one vector of each image by products with vectors of the support."""
+"""Heads that compare a vector of each image with vectors of the support by inner products."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Embedding = Literal["mean", "flat"]
 
 
 class VectorHead(FewShotHead[HeadCache]):
-    """Scores of vectors; a kind of head fills in `score` and `products`."""
+    """The base of heads on vectors; subclasses implement `score` and `products`."""
 
     def __init__(self, shape: tuple[int, int, int], embedding: Embedding) -> None:
         super().__init__(shape)
         self.embedding = embedding
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
-        """Vectors (E, N, K, D) and (E, Q, D) -> (E, Q, N)."""
+        """Return scores (E, Q, N) of vectors (E, N, K, D) and (E, Q, D)."""
         raise NotImplementedError
 
     def products(self, support: Tensor, query: Tensor, r0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors q (E, Q, D), s (E, S, D), of classes or of all images, and the relevance (E, Q, S) of q s^T."""
+        """Return q (E, Q, D), s (E, S, D) of all classes or images, and the relevance (E, Q, S) of q s^T."""
         raise NotImplementedError
 
     def digest(self, maps: Tensor) -> Tensor:
@@ -38,28 +38,28 @@ class VectorHead(FewShotHead[HeadCache]):
         scores = self.score(self._embed(support), self._embed(query))
         return HeadCache(support, query, scores, scores, scores)
 
-    def seen(self, passage: HeadCache) -> tuple[Tensor, ...]:
-        return (passage.query,)
+    def seen(self, cache: HeadCache) -> tuple[Tensor, ...]:
+        return (cache.query,)
 
-    def classify(self, passage: HeadCache, features: Sequence[Tensor]) -> Tensor:
-        return self.score(self._embed(passage.support), self._embed(features[0]))
+    def classify(self, cache: HeadCache, features: Sequence[Tensor]) -> Tensor:
+        return self.score(self._embed(cache.support), self._embed(features[0]))
 
-    def evidence(self, passage: HeadCache) -> Tensor:
-        """The products (E, Q, N); what a score has beside them, such as a length, is no feature's."""
-        q, s, _ = self.products(self._embed(passage.support), self._embed(passage.query), passage.scores)
+    def evidence(self, cache: HeadCache) -> Tensor:
+        """Return the products (E, Q, N); other terms of a score, such as a length, belong to no feature."""
+        q, s, _ = self.products(self._embed(cache.support), self._embed(cache.query), cache.scores)
         return q @ s.mT
 
-    def relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, ...]:
-        q, s, r = self.products(self._embed(passage.support), self._embed(passage.query), r0)
-        return (self._to_maps(passage.query, dense(q, s, r)),)
+    def relevance(self, cache: HeadCache, r0: Tensor) -> tuple[Tensor, ...]:
+        q, s, r = self.products(self._embed(cache.support), self._embed(cache.query), r0)
+        return (self._to_maps(cache.query, dense(q, s, r)),)
 
-    def map_relevance(self, passage: HeadCache, r0: Tensor) -> tuple[Tensor, Tensor]:
-        support = self._embed(passage.support)
-        q, s, r = self.products(support, self._embed(passage.query), r0)
+    def map_relevance(self, cache: HeadCache, r0: Tensor) -> tuple[Tensor, Tensor]:
+        support = self._embed(cache.support)
+        q, s, r = self.products(support, self._embed(cache.query), r0)
         others = dense(s, q, r.mT)
         if s.shape[1] == support.shape[1]:
             others = to_shots(support, others)
-        return self._to_maps(passage.support, others.view(support.shape)), self._to_maps(passage.query, dense(q, s, r))
+        return self._to_maps(cache.support, others.view(support.shape)), self._to_maps(cache.query, dense(q, s, r))
 
     def _embed(self, maps: Tensor) -> Tensor:
         return maps.mean((-2, -1)) if self.embedding == "mean" else maps.flatten(-3)

@@ -16,13 +16,13 @@ from stochx.heads._vectors import Embedding, VectorHead
 class Cosine:
     """Scaled cosine to the mean vector of each class, Meta-Baseline (Chen et al., 2021): score = tau cos(q, p).
 
-    tau is learned. Relevance is shared by the products of the two unit vectors.
+    tau is learned. Relevance is distributed in proportion to the products of the two unit vectors.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
 
-    scale: float = 10.0  # tau at the start
-    embedding: Literal["mean", "flat"] = "mean"  # a map's vector: the mean of its positions, or all values
+    scale: float = 10.0  # initial value of tau
+    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
 
     def __post_init__(self) -> None:
         if self.scale <= 0:

@@ -20,8 +20,9 @@ from stochx.heads._norm import EpisodeNorm
 class GNN:
     """A graph of support and query images whose edges are learned (Garcia & Bruna, 2018; Tseng et al., 2020).
 
-    A node is an image's code of 128 features beside its label. It serves the number of ways that it was trained for.
-    In the papers' form (`transductive`) a graph holds one query of each class, which tells that no two are alike.
+    A node is an image's code of 128 features and its label. A head only serves the number of ways that it was trained
+    for. In the papers' form (`transductive`) a graph holds one query of each class, which reveals that no two queries
+    share a class.
     """
 
     examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
@@ -32,23 +33,23 @@ class GNN:
         "transductive=true,statistics=running",
     )
 
-    transductive: bool = False  # one query of each class shares a graph, as in the papers; else one query a graph
-    statistics: Literal["batch", "running"] = "batch"  # of the norms in use: the episode's, or those of training
-    faithful: bool = True  # relevance takes every path; the reference leaves one out
+    transductive: bool = False  # put one query of each class in a graph, as in the papers, instead of a single query
+    statistics: Literal["batch", "running"] = "batch"  # norms in eval mode use those of the episode, or of training
+    faithful: bool = True  # propagate relevance along every path; the reference leaves one out
 
-    def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[Wired]:
+    def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[GraphCache]:
         return _GNN(shape, way, self)
 
 
 @dataclass(frozen=True)
-class Wired(HeadCache):
-    """Codes of all nodes (E, G, M, 128), support images first, and what the levels saw."""
+class GraphCache(HeadCache):
+    """Codes of all nodes (E, G, M, 128), support images first, and the inputs of the levels."""
 
     codes: Tensor
     levels: list[Level]
 
 
-class _GNN(FewShotHead[Wired]):
+class _GNN(FewShotHead[GraphCache]):
     axes = (-1,)
     WIDTH = 128
 
@@ -59,40 +60,40 @@ class _GNN(FewShotHead[Wired]):
         self.norm = EpisodeNorm(self.WIDTH, settings.statistics)
         self.graph = GraphNetwork(self.WIDTH + way, way, settings.statistics)
 
-    def compare(self, support: Tensor, query: Tensor) -> Wired:
+    def compare(self, support: Tensor, query: Tensor) -> GraphCache:
         ways, shots = support.shape[1:3]
         images = torch.cat([support.flatten(1, 2), query], 1).mean((-2, -1))
-        given, asked = torch.split(self.norm(self.fc(images)), [ways * shots, query.shape[1]], 1)
-        asked = self._by_graph(asked, ways)
-        codes = torch.cat([given[:, None].expand(-1, asked.shape[1], -1, -1), asked], 2)
+        examples, queries = torch.split(self.norm(self.fc(images)), [ways * shots, query.shape[1]], 1)
+        queries = self._by_graph(queries, ways)
+        codes = torch.cat([examples[:, None].expand(-1, queries.shape[1], -1, -1), queries], 2)
         outputs, levels = self._run(codes, shots)
         scores = self._of_queries(outputs, ways * shots)
-        return Wired(support, query, scores, scores, outputs, codes, levels)
+        return GraphCache(support, query, scores, scores, outputs, codes, levels)
 
-    def seen(self, passage: Wired) -> tuple[Tensor, ...]:
-        return (passage.codes,)
+    def seen(self, cache: GraphCache) -> tuple[Tensor, ...]:
+        return (cache.codes,)
 
-    def classify(self, passage: Wired, features: Sequence[Tensor]) -> Tensor:
-        ways, shots = passage.support.shape[1:3]
+    def classify(self, cache: GraphCache, features: Sequence[Tensor]) -> Tensor:
+        ways, shots = cache.support.shape[1:3]
         return self._of_queries(self._run(features[0], shots)[0], ways * shots)
 
-    def relevance(self, passage: Wired, r0: Tensor) -> tuple[Tensor, ...]:
-        if r0.dim() == 3:  # of the queries alone
-            asked = self._by_graph(r0, r0.shape[2])
-            r0 = F.pad(asked, (0, 0, passage.codes.shape[2] - asked.shape[2], 0))
-        parts = self.graph.relevance(passage.levels, r0, self.faithful)
+    def relevance(self, cache: GraphCache, r0: Tensor) -> tuple[Tensor, ...]:
+        if r0.dim() == 3:  # relevance of the queries alone
+            queries = self._by_graph(r0, r0.shape[2])
+            r0 = F.pad(queries, (0, 0, cache.codes.shape[2] - queries.shape[2], 0))
+        parts = self.graph.relevance(cache.levels, r0, self.faithful)
         return (sum(parts[1:], start=parts[0])[..., : self.WIDTH],)
 
-    def map_relevance(self, passage: Wired, r0: Tensor) -> tuple[Tensor, Tensor]:
-        ways, shots = passage.support.shape[1:3]
-        (codes,) = self.relevance(passage, r0)
+    def map_relevance(self, cache: GraphCache, r0: Tensor) -> tuple[Tensor, Tensor]:
+        ways, shots = cache.support.shape[1:3]
+        (codes,) = self.relevance(cache, r0)
         codes = torch.cat([codes[:, :, : ways * shots].sum(1), self._of_queries(codes, ways * shots)], 1)
-        images = torch.cat([passage.support.flatten(1, 2), passage.query], 1)
+        images = torch.cat([cache.support.flatten(1, 2), cache.query], 1)
         maps = summed(images.flatten(3), dense(images.mean((-2, -1)), self.fc.weight, codes)).view(images.shape)
-        return maps[:, : ways * shots].view(passage.support.shape), maps[:, ways * shots :]
+        return maps[:, : ways * shots].view(cache.support.shape), maps[:, ways * shots :]
 
     def _run(self, codes: Tensor, shots: int) -> tuple[Tensor, list[Level]]:
-        """All nodes' scores (E, G, M, N); the labels of queries are zeros."""
+        """Return the scores (E, G, M, N) of all nodes; the labels of queries are zeros."""
         assert self.way is not None
         label = torch.eye(self.way, dtype=codes.dtype, device=codes.device).repeat_interleave(shots, 0)
         label = F.pad(label, (0, 0, 0, codes.shape[2] - len(label)))
@@ -100,12 +101,12 @@ class _GNN(FewShotHead[Wired]):
         return result
 
     def _by_graph(self, queries: Tensor, ways: int) -> Tensor:
-        """(E, Q, D) -> (E, G, 1, D), or (E, G, N, D) with one query of each class."""
+        """Reshape (E, Q, D) to (E, G, 1, D), or to (E, G, N, D) with one query of each class."""
         if not self.transductive:
             return queries.unsqueeze(2)
         return torch.unflatten(queries, 1, (ways, -1)).transpose(1, 2)
 
-    def _of_queries(self, nodes: Tensor, given: int) -> Tensor:
-        """(E, G, M, D) -> (E, Q, D), what comes after the support's nodes; the inverse of `_by_graph`."""
-        asked = nodes[:, :, given:]
-        return asked.transpose(1, 2).flatten(1, 2)
+    def _of_queries(self, nodes: Tensor, start: int) -> Tensor:
+        """Return the nodes (E, Q, D) of the queries among (E, G, M, D); the inverse of `_by_graph`."""
+        queries = nodes[:, :, start:]
+        return queries.transpose(1, 2).flatten(1, 2)

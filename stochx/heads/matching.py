@@ -17,11 +17,11 @@ from stochx.heads._vectors import Embedding, VectorHead
 class Matching:
     """Attention over all support images, without context (Vinyals et al., 2016): score = log sum_k a_k over a class.
 
-    a is the softmax of tau cos(q, s_k). Each class gives its relevance to its images by their attention.
+    a is the softmax of tau cos(q, s_k). Each class distributes its relevance over its images by their attention.
     """
 
-    scale: float = 10.0  # tau, how sharp the attention is
-    embedding: Literal["mean", "flat"] = "mean"  # a map's vector: the mean of its positions, or all values
+    scale: float = 10.0  # inverse temperature tau of the attention
+    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
@@ -45,9 +45,9 @@ class _Matching(VectorHead):
         images = (r0.unsqueeze(3) * within).flatten(2)
         return unit(query, 2), unit(support.flatten(1, 2), 2), images
 
-    def evidence(self, passage: HeadCache) -> Tensor:
-        cosine = self._similarity(self._embed(passage.support), self._embed(passage.query)) / self.scale
-        by_class = torch.unflatten(cosine, 2, passage.support.shape[1:3])
+    def evidence(self, cache: HeadCache) -> Tensor:
+        cosine = self._similarity(self._embed(cache.support), self._embed(cache.query)) / self.scale
+        by_class = torch.unflatten(cosine, 2, cache.support.shape[1:3])
         return (by_class * (self.scale * by_class).softmax(3)).sum(3)
 
     def _similarity(self, support: Tensor, query: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ from stochx.heads._vectors import VectorHead
 class Prototypical:
     """Squared distance to the mean vector p of each class (Snell et al., 2017): score = -|q - p|^2.
 
-    Its relevance is that of 2 q p, the only part that differs between classes and depends on the query.
+    Relevance starts at 2 q p, the only term that both differs between classes and depends on the query.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
 
-    embedding: Literal["mean", "flat"] = "mean"  # a map's vector: the mean of its positions, or all values
+    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
 
     def __call__(self, shape: tuple[int, int, int], way: int) -> VectorHead:
         return _Prototypical(shape, self.embedding)

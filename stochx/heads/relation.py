@@ -20,28 +20,28 @@ from stochx.heads._norm import EpisodeNorm, Statistics
 
 @dataclass(frozen=True)
 class Relation:
-    """A learned comparison of query and class mean (Sung et al., 2018): two convolutions over their joined maps.
+    """A learned comparison of query and class mean (Sung et al., 2018): two convolutions over their stacked maps.
 
-    The loss is the squared error of sigmoid(score). As in the papers the norms take the statistics of the episode's
-    pairs, so that a score depends on the other queries; with `statistics=running` it does not, once trained.
+    The loss is the squared error of sigmoid(score). As in the papers the norms use the statistics of the episode's
+    pairs, so a score depends on the other queries; with `statistics=running` it does not in eval mode.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "hidden=3", "statistics=running")  # settings that are tested
 
-    hidden: int = 8  # units of the layer before the score
-    statistics: Literal["batch", "running"] = "batch"  # of the norms in use: the episode's, or those of training
+    hidden: int = 8  # hidden units of the layer before the score
+    statistics: Literal["batch", "running"] = "batch"  # norms in eval mode use those of the episode, or of training
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError("hidden must be at least 1")
 
-    def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[Related]:
+    def __call__(self, shape: tuple[int, int, int], way: int) -> FewShotHead[RelationCache]:
         return _Relation(shape, self.hidden, self.statistics)
 
 
 @dataclass(frozen=True)
-class Related(HeadCache):
-    """Class means (E, N, C, H, W), and what the layers saw of all B = E Q N pairs."""
+class RelationCache(HeadCache):
+    """Class means (E, N, C, H, W), and the layers' inputs for all B = E Q N pairs."""
 
     means: Tensor
     layers: Layers
@@ -49,9 +49,9 @@ class Related(HeadCache):
 
 @dataclass(frozen=True)
 class Layers:
-    """Inputs of the second convolution, of both dense layers, and where the maxima were."""
+    """Inputs of the second convolution and of both dense layers, and the positions of the maxima."""
 
-    sizes: tuple[torch.Size, torch.Size]  # of both convolutions' outputs (B, C, H, W)
+    sizes: tuple[torch.Size, torch.Size]  # of the outputs (B, C, H, W) of both convolutions
     first: Tensor
     first_places: Tensor
     second: Tensor
@@ -59,7 +59,7 @@ class Layers:
     hidden: Tensor
 
 
-class _Relation(FewShotHead[Related]):
+class _Relation(FewShotHead[RelationCache]):
     by_means = True
 
     def __init__(self, shape: tuple[int, int, int], hidden: int, statistics: Statistics) -> None:
@@ -77,15 +77,15 @@ class _Relation(FewShotHead[Related]):
         for conv in (self.conv1, self.conv2):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
-    def compare(self, support: Tensor, query: Tensor) -> Related:
+    def compare(self, support: Tensor, query: Tensor) -> RelationCache:
         means = support.mean(2)
         scores, layers = self._relate(self._normed_pairs(means, query))
-        return Related(support, query, scores, scores, scores, means, layers)
+        return RelationCache(support, query, scores, scores, scores, means, layers)
 
-    def seen(self, passage: Related) -> tuple[Tensor, ...]:
-        return (combined_weights(passage.means, passage.query),)
+    def seen(self, cache: RelationCache) -> tuple[Tensor, ...]:
+        return (combined_weights(cache.means, cache.query),)
 
-    def classify(self, passage: Related, features: Sequence[Tensor]) -> Tensor:
+    def classify(self, cache: RelationCache, features: Sequence[Tensor]) -> Tensor:
         pairs = features[0]
         z = self.norm1(self._first(pairs.flatten(1, 2), self.conv1.weight, self.conv1.bias))
         return self._relate(torch.unflatten(z, 1, pairs.shape[1:3]))[0]
@@ -93,21 +93,21 @@ class _Relation(FewShotHead[Related]):
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(scores.sigmoid(), F.one_hot(y, scores.shape[2]).to(scores))
 
-    def relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, ...]:
-        seen = passage.layers
-        r = dense(seen.hidden, self.fc2.weight, r0.reshape(-1, 1)) * (seen.hidden > 0)
-        r = dense(seen.second.flatten(1), self.fc1.weight, r).view_as(seen.second)
-        r = winners(r, seen.second, seen.second_places, seen.sizes[1])
-        r = convolved(seen.first, self.conv2.weight, r, self.padding)
-        r = torch.unflatten(winners(r, seen.first, seen.first_places, seen.sizes[0]), 0, r0.shape)
-        return (convolved_pairs(passage.means, passage.query, self.conv1.weight, r, self.padding),)
+    def relevance(self, cache: RelationCache, r0: Tensor) -> tuple[Tensor, ...]:
+        inputs = cache.layers
+        r = dense(inputs.hidden, self.fc2.weight, r0.reshape(-1, 1)) * (inputs.hidden > 0)
+        r = dense(inputs.second.flatten(1), self.fc1.weight, r).view_as(inputs.second)
+        r = winners(r, inputs.second, inputs.second_places, inputs.sizes[1])
+        r = convolved(inputs.first, self.conv2.weight, r, self.padding)
+        r = torch.unflatten(winners(r, inputs.first, inputs.first_places, inputs.sizes[0]), 0, r0.shape)
+        return (convolved_pairs(cache.means, cache.query, self.conv1.weight, r, self.padding),)
 
-    def map_relevance(self, passage: Related, r0: Tensor) -> tuple[Tensor, Tensor]:
-        means, query = torch.split(self.relevance(passage, r0)[0], self.shape[0], 3)
-        return to_shots(passage.support, means.sum(1)), query.sum(2)
+    def map_relevance(self, cache: RelationCache, r0: Tensor) -> tuple[Tensor, Tensor]:
+        means, query = torch.split(self.relevance(cache, r0)[0], self.shape[0], 3)
+        return to_shots(cache.support, means.sum(1)), query.sum(2)
 
     def _normed_pairs(self, means: Tensor, query: Tensor) -> Tensor:
-        """norm1(conv1([mean | query])) of all pairs (E, Q, N, C, H, W), from one convolution for each mean and query.
+        """Return norm1(conv1([mean | query])) (E, Q, N, C, H, W) from one convolution per mean and per query.
 
         Over pairs, with bars for means over images, var(m + q) = var m + var q + 2 cov(m bar, q bar) over positions.
         """
@@ -122,7 +122,7 @@ class _Relation(FewShotHead[Related]):
         return (m * scale + shift)[:, None] + (q * scale)[:, :, None]
 
     def _relate(self, pairs: Tensor) -> tuple[Tensor, Layers]:
-        """Normed first layer (E, Q, N, C, H, W) -> scores (E, Q, N)."""
+        """Return scores (E, Q, N) of the normalised first layer's outputs (E, Q, N, C, H, W)."""
         z = pairs.flatten(1, 2)
         first, first_places = _pool(z.flatten(0, 1))
         conv = at_runtime_precision(convolve, first, self.conv2.weight, self.conv2.bias, self.padding)
@@ -134,12 +134,12 @@ class _Relation(FewShotHead[Related]):
         return scores, layers
 
     def _first(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The first convolution, or its part for means or queries, of all episodes' maps (E, M, C, H, W)."""
+        """Apply the first convolution, or its part for means or queries, to all episodes' maps (E, M, C, H, W)."""
         return each(partial(at_runtime_precision, convolve), maps, weight, bias, self.padding)
 
 
 def _pool(z: Tensor) -> tuple[Tensor, Tensor]:
-    """ReLU and 2x2 max pooling, in the order that is cheaper; sides of 1 stay as they are."""
+    """Apply ReLU and 2x2 max pooling, in the cheaper order; sides of 1 stay as they are."""
     window = [min(side, 2) for side in z.shape[2:]]
     largest, places = F.max_pool2d(z, window, return_indices=True)
     return F.relu(largest), places

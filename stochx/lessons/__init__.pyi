@@ -1,5 +1,5 @@
 # Written by `python -m stochx.stubs` from the files of this folder; do not edit.
-"""Lessons: what a student learns from its teacher, beside the labels.
+"""Lessons: losses by which a student learns from its teacher, beside the labels.
 
 Add one by writing `stochx/lessons/<name>.py` with one frozen dataclass that fits `Lesson`.
 """
@@ -11,8 +11,8 @@ from stochx.engine.network.classifier import Classifier as Classifier
 class Lesson(Protocol):
     """teacher, student, the student's logits (N, K), images (N, 3, H, W) and labels (N,) -> the loss, a scalar.
 
-    The teacher is frozen. The images are the clean ones, also where an attack changed what the student saw. A lesson
-    with a method `show(x)` decides what the student sees of images x instead.
+    The teacher is frozen. The images are the clean ones, even in adversarial training. A lesson with a method
+    `show(x)` changes the images that the student is trained on.
     """
 
     def __call__(self, teacher: Classifier, student: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:

@@ -16,14 +16,14 @@ from stochx.errors import UsageError
 
 @dataclass(frozen=True)
 class Features:
-    """The teacher's features of the clean image before the last layer (after Romero et al., 2015).
+    """The teacher's penultimate features of the clean image (after Romero et al., 2015).
 
     loss = (1 - w) CE(s, y) + w mean (f_s - f_t)^2
 
-    The student's features take a forward pass of their own. Raises `UsageError` where the two differ in shape.
+    The student's features take an extra forward pass. Raises `UsageError` if the shapes differ.
     """
 
-    weight: float = 0.5  # w, the teacher's share of the loss
+    weight: float = 0.5  # weight w of the teacher's term in the loss
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -32,12 +32,12 @@ class Features:
     def __call__(self, teacher: Classifier, student: Any, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
         with current().autocast():
             with torch.no_grad():
-                wanted = teacher.features(clean)
+                targets = teacher.features(clean)
             features = student.features(clean)
-        if features.shape != wanted.shape:
+        if features.shape != targets.shape:
             raise UsageError(
-                f"the features of the student are {tuple(features.shape[1:])}, the teacher's {tuple(wanted.shape[1:])}",
-                "match logits instead, or take the teacher's architecture",
+                f"the student's features are {tuple(features.shape[1:])}, the teacher's {tuple(targets.shape[1:])}",
+                "use `--kd logits`, or the teacher's architecture",
             )
-        taught = F.mse_loss(features.to(clean.dtype), wanted.to(clean.dtype))
-        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * taught
+        distance = F.mse_loss(features.to(clean.dtype), targets.to(clean.dtype))
+        return (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * distance

@@ -15,7 +15,7 @@ from stochx.engine.network.classifier import Classifier
 class Logits:
     """The teacher's logits (Ba & Caruana, 2014): loss = (1 - w) CE(s, y) + w mean (s - t)^2."""
 
-    weight: float = 0.5  # w, the teacher's share of the loss
+    weight: float = 0.5  # weight w of the teacher's term in the loss
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:

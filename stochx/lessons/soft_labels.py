@@ -14,13 +14,13 @@ from stochx.engine.network.classifier import Classifier
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """The teacher's probabilities at a high temperature: knowledge distillation (Hinton et al., 2015).
+    """Knowledge distillation: the teacher's probabilities at a high temperature (Hinton et al., 2015).
 
     loss = (1 - w) CE(s, y) + w tau^2 KL(softmax(t / tau) || softmax(s / tau))
     """
 
     tau: float = 4.0  # temperature of both softmaxes
-    weight: float = 0.9  # w, the teacher's share of the loss
+    weight: float = 0.9  # weight w of the teacher's term in the loss
 
     def __post_init__(self) -> None:
         if self.tau <= 0 or not 0 <= self.weight <= 1:

@@ -13,14 +13,14 @@ from stochx.lessons.soft_labels import SoftLabels
 
 @dataclass(frozen=True)
 class SoftRandomisation:
-    """Soft labels of the clean image for a student that is shown x + sigma eps (Arani, Sarfraz & Zonooz, 2019).
+    """Soft labels of the clean image for a student that sees x + sigma eps (Arani, Sarfraz & Zonooz, 2019).
 
-    eps ~ N(0, 1); what is shown is not clipped to [0, 1], as noise in pixels is not.
+    eps ~ N(0, 1); noisy images are not clipped to [0, 1].
     """
 
     sigma: float = 0.1  # standard deviation, in pixel units [0, 1]
     tau: float = 4.0  # temperature of both softmaxes
-    weight: float = 0.9  # the teacher's share of the loss
+    weight: float = 0.9  # weight of the teacher's term in the loss
 
     def __post_init__(self) -> None:
         if self.sigma < 0:

@@ -1,5 +1,5 @@
 # Written by `python -m stochx.stubs` from the files of this folder; do not edit.
-"""Metrics: how good a map is, by what it does to the network, by where it points, or by how it looks.
+"""Metrics: the quality of a map, judged by the network's response, by localisation, or by the map alone.
 
 Add one by writing `stochx/metrics/<name>.py` with one frozen dataclass that fits `Metric`.
 """
@@ -13,12 +13,12 @@ Need = Literal['model', 'explain', 'mask']
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a metric may look at, for N images of one size; the method's name is not among it.
+    """The inputs of a metric, for N images of one size; the name of the explanation method is not among them.
 
-    `x` (N, C, H, W) in [0, 1], `target` (N,), `map` (N, C or 1, H, W) signed and finite. `keys`, one for each image,
-    decide its random draws: two methods under the same keys meet the same ones. `explain(model, x, target)` makes
-    the map again, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object.
-    What a metric does not list in `needs` may be None.
+    `x` (N, C, H, W) in [0, 1], `target` (N,), `map` (N, C or 1, H, W) signed and finite. `keys`, one per image, seed
+    its random draws: methods evaluated under the same keys get the same draws. `explain(model, x, target)` recomputes
+    the map, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object. Fields
+    that a metric does not list in `needs` may be None.
     """
     map: Tensor
     keys: Sequence[Key]
@@ -30,10 +30,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Score:
-    """One number an image, and the curve behind it.
+    """One number per image, and the curve behind it.
 
-    `value` (N,) is NaN where the metric is undefined, and `why` says for each such image (by its place) the reason.
-    `curve` (N, P) over `places` (P,). `setting` tells what was scaled to the size of the image.
+    `value` (N,) is NaN where the metric is undefined; `why` maps the index of each such image to the reason.
+    `curve` (N, P) over `places` (P,). `setting` describes sizes that were derived from the image's size.
     """
     value: Tensor
     curve: Tensor | None = None
@@ -42,17 +42,17 @@ class Score:
     setting: str = ''
 
 class Metric(Protocol):
-    """`Evidence` -> `Score`; attributes of the class or of the entry declare what it is."""
+    """`Evidence` -> `Score`; attributes of the class or of the entry declare its properties."""
     needs: ClassVar[frozenset[Need]]
     axis: ClassVar[str]
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Which way is better; None for a number that is only to compare with."""
+        """True if higher is better, False if lower is; None for a number that only serves comparison."""
 
     @property
     def reduction(self) -> str:
-        """What it takes of a map (C, H, W)."""
+        """Description of how a map (C, H, W) is reduced before scoring."""
 
     def __call__(self, evidence: Evidence) -> Score:
         ...

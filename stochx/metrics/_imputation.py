@@ -1,4 +1,4 @@
-"""Removed pixels filled in from what is left around them: the noisy linear imputation of ROAD (Rong et al., 2022)."""
+"""Imputation of removed pixels from their neighbours: the noisy linear imputation of ROAD (Rong et al., 2022)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ TOLERANCE, MOST_STEPS = 1e-4, 2000
 
 
 def impute(x: Tensor, removed: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Pixels (N, C, H, W) in which every removed one (N, H, W) is the weighted mean of its eight neighbours.
+    """Replace every `removed` pixel (N, H, W) of x (N, C, H, W) by the weighted mean of its eight neighbours.
 
-    The linear system w_i x_i = sum_j w_ij x_j over the removed pixels (w_i = sum_j w_ij; at the border of the image
-    fewer neighbours count) is symmetric and positive: conjugate gradients solve all images and channels together,
-    until the residual is `tolerance` of its start. An image without a pixel left stays at its mean.
+    The linear system w_i x_i = sum_j w_ij x_j over the removed pixels (w_i = sum_j w_ij; fewer neighbours at the
+    image's border) is symmetric positive definite: conjugate gradients solve all images and channels together until
+    the residual falls to `tolerance` times its start. An image with no pixels left is filled with its mean.
     """
     gone = removed[:, None].to(x)
     weight = F.conv2d(torch.ones_like(x[:1, :1]), _kernel(x), padding=1)
     known = x * (1 - gone)
-    left = (1 - gone).sum((2, 3), keepdim=True)
-    start = known.sum((2, 3), keepdim=True) / left.clamp(min=1)
-    start = torch.where(left > 0, start, x.mean((2, 3), keepdim=True))
+    remaining = (1 - gone).sum((2, 3), keepdim=True)
+    start = known.sum((2, 3), keepdim=True) / remaining.clamp(min=1)
+    start = torch.where(remaining > 0, start, x.mean((2, 3), keepdim=True))
 
     def laplace(values: Tensor) -> Tensor:
         return weight * values - _neighbours(values)
 
     solution = gone * start  # only the removed pixels are unknown
     residual = gone * (_neighbours(known) - laplace(solution))
-    residual = torch.where(left > 0, residual, 0.0)
+    residual = torch.where(remaining > 0, residual, 0.0)
     direction, energy = residual.clone(), residual.square().sum((2, 3), keepdim=True)
     goal = tolerance**2 * energy
     for _ in range(MOST_STEPS):

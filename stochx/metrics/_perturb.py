@@ -1,4 +1,4 @@
-"""What a network says of altered images: many copies of many images in one stream, forward only."""
+"""Scores of altered images: many copies of many images in one stream, forward passes only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels 
 
 
 def _margin(logits: Tensor, target: Tensor) -> Tensor:
-    """The target's logit above the best other one."""
+    """Return the target's logit minus the largest other one."""
     own = logits.gather(1, target[:, None])
     others = logits.scatter(1, target[:, None], -torch.inf)
     return own.squeeze(1) - others.amax(1)
@@ -30,19 +30,19 @@ READ: dict[Read, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Build, read: Read = "logit") -> Tensor:
-    """The score of `copies` alterations of each of N images, (N, copies), each built when its turn comes.
+    """Return the scores (N, copies) of `copies` alterations of each of N images, built batch by batch.
 
-    `build(image, copy)` makes the pixels for these places in the batch and these numbers of copies; it decides by
-    them alone, so that the cut into batches changes nothing. `x` (N, C, H, W) tells the shape.
+    `build(image, copy)` returns the pixels for these indices of images and copies; it must depend on nothing else, so
+    that the batch size does not change results. `x` (N, C, H, W) gives the shape.
     """
-    fast, found = fused(model), x.new_empty(len(x) * copies)
+    fast, values = fused(model), x.new_empty(len(x) * copies)
 
     def work(start: int, stop: int) -> None:
         row = torch.arange(start, stop, device=x.device)
         image = row // copies
         with torch.inference_mode(), current().autocast():
             logits = fast.whole(build(image, row % copies))
-            found[start:stop] = READ[read](logits.to(x.dtype), target[image])
+            values[start:stop] = READ[read](logits.to(x.dtype), target[image])
 
-    in_batches(len(found), 2 * fast.rows(x), work)
-    return found.view(len(x), copies)
+    in_batches(len(values), 2 * fast.rows(x), work)
+    return values.view(len(x), copies)

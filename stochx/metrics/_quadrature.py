@@ -7,11 +7,10 @@ from torch import Tensor
 
 
 def simpson_weights(points: int, like: Tensor) -> Tensor:
-    """Weights (points,) of Simpson's rule with a step of 1.
+    """Return the weights (points,) of Simpson's rule with a step of 1.
 
-    An odd number of intervals has no Simpson's rule of its own: the mean of two is taken, one with a trapezoid at
-    the end, one with a trapezoid at the start (SciPy's former `even="avg"`, which the published areas were made
-    with). One point has no area and stands for itself.
+    An odd number of intervals has no Simpson's rule: the result is the mean of two, with a trapezoid at the end and at
+    the start (SciPy's former `even="avg"`, which the published areas used). A single point has weight 1.
     """
     if points < 3:
         return like.new_full((points,), 1 / points)
@@ -26,10 +25,10 @@ def simpson_weights(points: int, like: Tensor) -> Tensor:
 
 
 def simpson(curve: Tensor) -> Tensor:
-    """The area under (N, P) curves with a step of 1, by Simpson's rule: (N,)."""
+    """Return the area (N,) under curves (N, P) with a step of 1, by Simpson's rule."""
     return curve @ simpson_weights(curve.shape[1], curve)
 
 
 def mean_height(curve: Tensor, places: Tensor) -> Tensor:
-    """The area under (N, P) curves over `places` (P,) by trapezoids, divided by the length: (N,)."""
+    """Return the trapezoidal area (N,) under curves (N, P) over `places` (P,), divided by the length."""
     return torch.trapezoid(curve, places, dim=1) / (places[-1] - places[0])

@@ -1,4 +1,4 @@
-"""What stands in the place of removed pixels, and the curves that removing them draws."""
+"""Replacement of removed pixels, and the curves that result from removing them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stochx.metrics import Evidence, Score
 from stochx.metrics._perturb import Read, altered
 from stochx.metrics._quadrature import mean_height
 
-ROUNDING = 1e-5  # of a mean or a blur; pixels themselves come in steps of 1 / 255
+ROUNDING = 1e-5  # rounding error of a mean or a blur; pixels come in steps of 1 / 255
 
 
 def better(order: Order, higher: bool) -> bool | None:
-    """Whether more is better, if with the most relevant first it is `higher`; None for a random order."""
+    """Return if higher is better: `higher` with the most relevant first, its negation with the least, else None."""
     return {"most": higher, "least": not higher, "random": None}[order]
 
 
 def replacement(removal: str, x: Tensor, keys: Sequence[Key]) -> Tensor:
-    """(N, C, H, W) pixels for what is removed: a reference image, or `uniform` noise that the keys decide."""
+    """Return the pixels (N, C, H, W) that replace removed ones: a baseline, or `uniform` noise seeded by `keys`."""
     if removal in BASELINES:
         return BASELINES[removal](x)
     sources = [generator(key, "removal", device=x.device) for key in keys]
@@ -33,9 +33,9 @@ def replacement(removal: str, x: Tensor, keys: Sequence[Key]) -> Tensor:
 
 
 def exchange(evidence: Evidence, place: Tensor, counts: Tensor, before: Tensor, after: Tensor, read: Read) -> Tensor:
-    """The score while the features in front go from `before` to `after`: (N, P) for `counts` (P,) of them.
+    """Return the scores (N, P) after the first `counts` (P,) features changed from `before` to `after`.
 
-    `place` (N, C or 1, H, W) is each feature's place in the order, 0 first.
+    `place` (N, C or 1, H, W) is each feature's rank in the order, from 0.
     """
     assert evidence.model is not None and evidence.target is not None
 
@@ -49,7 +49,7 @@ def exchange(evidence: Evidence, place: Tensor, counts: Tensor, before: Tensor, 
 def pixel_exchange(
     evidence: Evidence, steps: int, removal: str, order: Order, read: Read, reduce: Reduction, *, insert: bool
 ) -> Score:
-    """The mean score while pixels of x are removed, or inserted into its replacement, in the map's order."""
+    """Return the mean score while pixels of x are removed, or inserted into its replacement, in the map's order."""
     assert evidence.x is not None
     x, pixels = evidence.x, evidence.x.shape[2:].numel()
     strength = channel_sum(evidence.map, reduce).flatten(1)
@@ -62,7 +62,7 @@ def pixel_exchange(
 
 
 def with_unchanged(score: Score, x: Tensor, other: Tensor) -> Score:
-    """`score`, undefined for images that their replacement leaves as they are."""
+    """Mark `score` undefined for images equal to their replacement."""
     same = ((x - other).abs() < ROUNDING).flatten(1).all(1)
     why = dict.fromkeys(same.nonzero().flatten().tolist(), "the image equals what would replace its pixels")
     return Score(

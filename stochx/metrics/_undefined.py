@@ -1,4 +1,4 @@
-"""Where a score is no number, and why."""
+"""Undefined scores, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ZERO, CONSTANT, NO_OBJECT = "the map is zero", "the map is constant", "the mask 
 
 
 def undefined(score: Score, reasons: Mapping[str, Tensor]) -> Score:
-    """`score` with NaN where a reason (N,) holds, and the first of the reasons that do.
+    """Set `score` to NaN where a reason (N,) holds, and record the first such reason.
 
-    What else is not finite is undefined too: a network that is altered, or meets altered pixels, may overflow.
+    Other values that are not finite are undefined too: an altered network, or altered pixels, may overflow.
     """
     holds = {**reasons, "a logit or a map behind the score is not finite": ~score.value.isfinite()}
     why = dict(score.why)
@@ -29,11 +29,11 @@ def undefined(score: Score, reasons: Mapping[str, Tensor]) -> Score:
 
 
 def is_zero(relevance: Tensor) -> Tensor:
-    """Which maps (N, ...) are zero everywhere: (N,)."""
+    """Return a mask (N,) of the maps (N, ...) that are zero everywhere."""
     return (relevance == 0).flatten(1).all(1)
 
 
 def is_constant(relevance: Tensor) -> Tensor:
-    """Which maps (N, ...) have one value everywhere: (N,)."""
+    """Return a mask (N,) of the maps (N, ...) that have the same value everywhere."""
     flat = relevance.flatten(1)
     return (flat == flat[:, :1]).all(1)

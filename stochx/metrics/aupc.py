@@ -22,24 +22,24 @@ from stochx.metrics._removal import better
 
 @dataclass(frozen=True)
 class AUPC:
-    """Area under the perturbation curve: how fast the logit falls as the most relevant regions go (Goh et al., 2020).
+    """Area under the perturbation curve: the fall of the logit as relevant regions are perturbed (Goh et al., 2020).
 
-    Regions are windows of |channel sum| with the largest mean, one after the other, none overlapping. In each,
-    `draws` random patches are tried: the curve has their mean logit, and the patch whose logit is nearest to the
-    median stays. The curve is divided by the first logit; its area is Simpson's with a step of 1 for each region.
-    Undefined where the first logit is not positive. Logits differ from network to network: so do AUPCs.
+    Regions are the non-overlapping windows with the largest mean |channel sum|, in turn. In each, `draws` random
+    patches are tried: the curve records their mean logit, and the patch whose logit is nearest to the median stays.
+    The curve is divided by the first logit; its area follows Simpson's rule with a step of 1 per region. Undefined
+    where the first logit is not positive. AUPCs of different networks are not comparable, as their logits are not.
     """
 
     examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
         "regions=4,draws=3,kernel=2,read=probability",
     )
 
-    kernel: int = 0  # side of a region in pixels; 0 means a fifteenth of the image's short side
-    regions: int = 30  # regions perturbed one after the other
-    draws: int = 50  # random patches tried in a region
-    patch: Literal["uniform", "image"] = "uniform"  # uniform in [0, 1], or normal with the image's own mean and std
-    order: Literal["most", "least", "random"] = "most"  # relevant regions first
-    read: Literal["logit", "probability", "margin"] = "logit"  # what the curve follows
+    kernel: int = 0  # side of a region in pixels; 0 means 1/15 of the image's shorter side
+    regions: int = 30  # regions to perturb
+    draws: int = 50  # random patches per region
+    patch: Literal["uniform", "image"] = "uniform"  # uniform noise in [0, 1], or normal with the image's mean and std
+    order: Literal["most", "least", "random"] = "most"  # perturb the most or the least relevant regions first
+    read: Literal["logit", "probability", "margin"] = "logit"  # score that the curve records
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "mean of |channel sum| over windows"
@@ -53,7 +53,7 @@ class AUPC:
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:
@@ -63,20 +63,20 @@ class AUPC:
         room = fitting_regions(x.shape[2], x.shape[3], side)
         if room < self.regions:
             raise InputError(
-                f"only {room} regions of {side} pixels are sure to fit into {x.shape[2]} x {x.shape[3]}",
+                f"only {room} regions of {side} pixels are certain to fit into {x.shape[2]} x {x.shape[3]}",
                 f"use `aupc:regions={room}` or a smaller kernel" if room else "use a smaller kernel",
             )
         # The authors' search leaves out the last row and column of windows; here every window counts.
         corners = regions(channel_sum(evidence.map), side, self.regions, keys, self.order)
         curve, now, everyone = [READ[self.read](logits(evidence.model, x), target)], x, torch.arange(len(x))
         for step in range(self.regions):
-            tried = partial(_patched, now, corners[:, step], self._patches(x, keys, step, side))
-            found = altered(evidence.model, x, target, self.draws, tried, self.read)
-            curve.append(found.mean(1))
-            # Of an even number of draws two are equally near to the median: the earlier one stays, a random choice
-            # that rounding has no say in.
-            stays = found.argsort(dim=1, stable=True)[:, (self.draws - 1) // 2 : self.draws // 2 + 1].amin(1)
-            now = tried(everyone.to(x.device), stays)
+            perturb = partial(_patched, now, corners[:, step], self._patches(x, keys, step, side))
+            values = altered(evidence.model, x, target, self.draws, perturb, self.read)
+            curve.append(values.mean(1))
+            # With an even number of draws two are equally near to the median: the earlier one stays, a random choice
+            # that does not depend on rounding.
+            stays = values.argsort(dim=1, stable=True)[:, (self.draws - 1) // 2 : self.draws // 2 + 1].amin(1)
+            now = perturb(everyone.to(x.device), stays)
         heights = torch.stack(curve, 1)
         first = heights[:, :1]
         falling = heights / first.abs()
@@ -90,20 +90,20 @@ class AUPC:
         )
 
     def _patches(self, x: Tensor, keys: Sequence[Key], step: int, side: int) -> Tensor:
-        """(N, draws, C, side, side): the same for every map of an image, in every place."""
+        """Draw patches (N, draws, C, side, side), the same for every map of an image and for every position."""
         shape = self.draws, x.shape[1], side, side
         draw = torch.rand if self.patch == "uniform" else torch.randn
         sources = [generator(key, "patch", step, device=x.device) for key in keys]
-        drawn = torch.stack([draw(shape, generator=g, device=x.device, dtype=torch.float32) for g in sources]).to(x)
+        patches = torch.stack([draw(shape, generator=g, device=x.device, dtype=torch.float32) for g in sources]).to(x)
         if self.patch == "uniform":
-            return drawn
+            return patches
         # The authors divide these draws by 255 although they are in [0, 1] already: near-black patches, not followed.
         mean, std = (s[:, None, :, None, None] for s in (x.mean((2, 3)), x.std((2, 3), correction=0)))
-        return (mean + std * drawn).clamp(0, 1)
+        return (mean + std * patches).clamp(0, 1)
 
 
 def _patched(now: Tensor, corner: Tensor, patches: Tensor, image: Tensor, draw: Tensor) -> Tensor:
-    """Pixels `now[image]` with patch `draw` at `corner` (N, 2) of the image: (B, C, H, W)."""
+    """Return the pixels `now[image]` (B, C, H, W) with patch `draw` at each image's `corner` (N, 2)."""
     pixels, side = now[image], torch.arange(patches.shape[-1], device=now.device)
     rows, columns = (corner[image, axis, None] + side for axis in (0, 1))
     row = torch.arange(len(image), device=now.device).view(-1, 1, 1, 1)

@@ -17,27 +17,27 @@ from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._quadrature import simpson
 
 FACTOR = 1.5
-LEVELS = 6  # of a 224-pixel map down to 30
+LEVELS = 6  # levels of a 224-pixel map down to 30
 SMALLEST = 30
 PERCENTILE = 0.99
-AT_ONCE = 2**19  # pixels of maps in work at a time: fits the caches
-BLOCK = 8  # pixels that are compared by their highest first
+AT_ONCE = 2**19  # pixels of maps processed at a time: fits the caches
+BLOCK = 8  # pixels first compared by their maximum
 
 Taps = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class AUTVC:
-    """Area under the curve of total variation over scales: how noisy a map is (Goh et al., 2020).
+    """Area under the curve of total variation over scales: the noisiness of a map (Goh et al., 2020).
 
-    A Gaussian pyramid of the channel sum, each level smaller by 1.5; |level| from its least value to its 99th
-    percentile becomes 0 to 1; its total variation per pixel is one point of the curve, its area Simpson's.
-    Blurring a map lowers it: it says nothing of what the map is worth, and is only read beside a measure that does.
+    A Gaussian pyramid of the channel sum, each level smaller by a factor of 1.5. |level| is scaled from its minimum and
+    99th percentile to [0, 1]; its total variation per pixel is one point of the curve, whose area follows Simpson's
+    rule. Blurring a map lowers it: it does not measure faithfulness, so read it only beside a metric that does.
     """
 
-    norm: float = 1.0  # order of the norm of the differences; above 1 the rows' and the columns' norms are added
-    order: Literal["signed", "abs"] = "signed"  # pyramid of the signed map (the authors' code) or of |map| (their text)
-    smallest: int = 0  # short side of the last level in pixels; 0 means 30, or what gives a small map six levels
+    norm: float = 1.0  # order of the norm of differences; above 1, norms of rows and columns are added
+    order: Literal["signed", "abs"] = "signed"  # pyramid of the signed map (authors' code) or of |map| (paper)
+    smallest: int = 0  # shorter side of the last level in pixels; 0 means 30, or six levels for small maps
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -66,29 +66,29 @@ class AUTVC:
         )
 
     def _sides(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of each level."""
+        """Return height and width of each level."""
         sides = [(height, width)]
         while (smaller := (math.ceil(sides[-1][0] / FACTOR), math.ceil(sides[-1][1] / FACTOR))) != sides[-1]:
             sides.append(smaller)
         if self.smallest:
-            kept = [s for s in sides if min(s) >= self.smallest]
+            levels = [s for s in sides if min(s) >= self.smallest]
         else:
-            kept = [s for s in sides if min(s) >= SMALLEST]
-            kept = kept if len(kept) >= LEVELS else [s for s in sides[:LEVELS] if min(s) >= 4]
-        if len(kept) < 2:
+            levels = [s for s in sides if min(s) >= SMALLEST]
+            levels = levels if len(levels) >= LEVELS else [s for s in sides[:LEVELS] if min(s) >= 4]
+        if len(levels) < 2:
             raise InputError(
-                f"a map of {height} x {width} has {len(kept)} levels of at least {self.smallest or 4} pixels",
+                f"a map of {height} x {width} has {len(levels)} levels of at least {self.smallest or 4} pixels",
                 "use a smaller `autvc:smallest=`, or larger maps",
             )
-        return kept
+        return levels
 
     def _variations(self, level: Tensor, smaller: Sequence[Sequence[Taps]]) -> tuple[Tensor, Tensor]:
-        """(N, L) total variations per pixel of maps (N, H, W), and whether a level is constant (N,)."""
+        """Return total variations per pixel (N, L) of maps (N, H, W), and a mask (N,) of maps with a constant level."""
         level = level.abs() if self.order == "abs" else level
         heights, flat = [], torch.zeros(len(level), dtype=torch.bool, device=level.device)
         for taps in [[], *smaller]:
-            for taken in taps:  # the rows, then the columns
-                level = _taken(level, *taken).mT.contiguous()
+            for axis_taps in taps:  # the rows, then the columns
+                level = _resampled(level, *axis_taps).mT.contiguous()
             clipped, span = _clipped(level.abs())
             constant = span <= 0
             flat |= constant
@@ -97,16 +97,16 @@ class AUTVC:
         return torch.stack(heights, 1), flat
 
     def _length(self, differences: Tensor) -> Tensor:
-        """The norm of all differences in one direction, (N,)."""
+        """Return the norm (N,) of all differences in one direction."""
         length: Tensor = torch.linalg.vector_norm(differences.flatten(1), self.norm, dim=1)
         return length
 
 
 def _taps(length: int, smaller: int, like: Tensor) -> Taps:
-    """What each of `smaller` places takes of `length`: weights and places, both (T, smaller).
+    """Return the weights and source positions, both (T, smaller), that resample a line of `length` values.
 
-    A Gaussian of standard deviation 2 * 1.5 / 6, cut at four of them, as scikit-image's: (b a | a b c | c b); then
-    linear interpolation. Both are sums along a line: together they are one matrix, with few values in a column.
+    A Gaussian of standard deviation 2 * 1.5 / 6, truncated at four of them, as in scikit-image: (b a | a b c | c b);
+    then linear interpolation. Both are linear along the line: together they form one sparse matrix.
     """
     sigma = 2 * FACTOR / 6
     reach = int(4 * sigma + 0.5)
@@ -115,18 +115,18 @@ def _taps(length: int, smaller: int, like: Tensor) -> Taps:
     kernel = kernel / kernel.sum()
     lines = torch.eye(length, dtype=like.dtype, device=like.device)[:, None, _mirrored(length, reach).to(like.device)]
     matrix = F.interpolate(F.conv1d(lines, kernel.view(1, 1, -1)), smaller, mode="linear", align_corners=False)
-    weights, places = matrix.squeeze(1).topk(min(2 * reach + 2, length), dim=0)  # all others are zero
+    weights, places = matrix.squeeze(1).topk(min(2 * reach + 2, length), dim=0)  # all other weights are zero
     return weights, places
 
 
 def _mirrored(length: int, reach: int) -> Tensor:
-    """Which of `length` places stands at each place from -reach on: the border belongs to its mirror image."""
+    """Return the index at each position from -reach on, with the `length` values mirrored at the border."""
     places = torch.arange(-reach, length + reach) % (2 * length)
     return torch.minimum(places, 2 * length - 1 - places)
 
 
-def _taken(level: Tensor, weights: Tensor, places: Tensor) -> Tensor:
-    """Rows made of rows: (N, H, W) -> (N, smaller, W)."""
+def _resampled(level: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+    """Resample rows: (N, H, W) -> (N, smaller, W)."""
     total = weights[0, :, None] * level.index_select(1, places[0])
     for weight, place in zip(weights[1:], places[1:], strict=True):
         total.addcmul_(weight[:, None], level.index_select(1, place))
@@ -134,9 +134,9 @@ def _taken(level: Tensor, weights: Tensor, places: Tensor) -> Tensor:
 
 
 def _clipped(strength: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, H, W) cut at the 99th percentile, and how far that is from the least value (N,).
+    """Clip (N, H, W) at the 99th percentile; also return the percentile minus the minimum (N,).
 
-    Differences do not see what is taken from all, and are divided when they are summed.
+    The minimum is not subtracted, as differences do not depend on it; they are divided by the span after summation.
     """
     flat = strength.flatten(1)
     place = PERCENTILE * (flat.shape[1] - 1)
@@ -147,9 +147,9 @@ def _clipped(strength: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """The `count` highest of each row (N, D) of non-negative values, in falling order.
+    """Return the `count` largest values of each row (N, D), non-negative, in descending order.
 
-    They lie in the blocks that have the `count` highest maxima: most values are only compared within their block.
+    They lie in the blocks with the `count` largest maxima, so most values are only compared within their block.
     """
     blocks = F.pad(values, (0, -values.shape[1] % BLOCK)).view(len(values), BLOCK, -1)
     chosen = blocks.amax(1).topk(min(count, blocks.shape[2]), dim=1, sorted=False).indices

@@ -12,26 +12,26 @@ from stochx.engine.gradients import scores
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
-ROUNDING = 16  # steps of floating point within which two logits are one
+ROUNDING = 16  # floating-point steps within which two logits count as equal
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """How far the map's sum is off what the logit gains over a baseline, as a share (Sundararajan et al., 2017).
+    """Relative error of the map's sum as the gain of the logit over a baseline (Sundararajan et al., 2017).
 
         |sum a - (f(x) - f(b))| / |f(x) - f(b)|
 
-    It measures units, so it changes with the scale of the map; it is no subject for maps that promise no completeness
-    (a gradient, SmoothTaylor, Grad-CAM). Undefined for a map of zeros, and where f(x) = f(b) up to rounding.
+    It depends on the scale of the map, and does not apply to maps that claim no completeness (gradient, SmoothTaylor,
+    Grad-CAM). Undefined for a map of zeros, and where f(x) = f(b) up to rounding.
     """
 
-    baseline: Literal["black", "white", "mean", "blur"] = "black"  # image without evidence
+    baseline: Literal["black", "white", "mean", "blur"] = "black"  # baseline image, without evidence
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "sum of all signed values"
     axis: ClassVar[str] = ""
-    scaled: ClassVar[bool] = True  # changes with the scale of a map
+    scaled: ClassVar[bool] = True  # depends on the scale of the map
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.model is not None and evidence.x is not None and evidence.target is not None

@@ -14,7 +14,7 @@ from stochx.metrics._undefined import ZERO, is_zero, undefined
 
 @dataclass(frozen=True)
 class Complexity:
-    """The entropy of the map in nats: 0 for a single pixel, ln D for D equal ones (Bhatt et al., 2020).
+    """Entropy of the map in nats: 0 for a single pixel, ln D for D equal ones (Bhatt et al., 2020).
 
         -sum_i q_i ln q_i,   q = |channel sum| / its total
 

@@ -13,16 +13,16 @@ from stochx.metrics._removal import better, pixel_exchange
 class Deletion:
     """Mean probability while pixels are removed, the most relevant first (Petsiuk et al., 2018).
 
-    The area under p(x without the first k pixels) over the share removed, by trapezoids. Black pixels favour maps
-    whose own reference is black, and all removals leave the images that the network knows: read it for two
-    removals, and beside `order=random`.
+    The area under p(x without the first k pixels) over the share removed, by trapezoids. Black pixels favour maps whose
+    own baseline is black, and every removal leaves the distribution of training images: report it for two removals,
+    and beside `order=random`.
     """
 
-    steps: int = 50  # points of the curve after the first
-    removal: Literal["mean", "black", "white", "blur", "uniform"] = "mean"  # what replaces a removed pixel
-    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
-    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
-    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+    steps: int = 50  # steps of the curve
+    removal: Literal["mean", "black", "white", "blur", "uniform"] = "mean"  # replacement for removed pixels
+    order: Literal["most", "least", "random"] = "most"  # remove the most or the least relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
+    reduce: Literal["abs", "signed"] = "abs"  # rank pixels by the absolute or the signed channel sum
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels removed"
@@ -33,12 +33,12 @@ class Deletion:
 
     @property
     def reduction(self) -> str:
-        """What ranks the pixels."""
+        """Quantity that ranks the pixels."""
         return f"{self.reduce} channel sum"
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:

@@ -19,28 +19,29 @@ from stochx.metrics._undefined import ZERO, is_zero, undefined
 
 @dataclass(frozen=True)
 class Infidelity:
-    """The mean squared error of the map's forecast of what the logit loses when pixels change (Yeh et al., 2019).
+    """Mean squared error of the map's prediction of how much the logit drops when pixels change (Yeh et al., 2019).
 
         E_I (I^T a - (f(x) - f(x - I)))^2
 
-    I is Gaussian noise, or x - x' where x' is x with a random square taken from a reference image. A forecast in units
-    of the logit for a change in pixels: right for gradients, and changed by the scale of the map. A map without
-    channels is spread evenly over the image's. Pixels may leave [0, 1] under noise. Undefined for a map of zeros.
+    I is Gaussian noise, or x - x' where x' is x with a random square taken from a baseline image. The prediction is in
+    units of the logit per pixel value: appropriate for gradients, and dependent on the scale of the map. A map without
+    channels is spread evenly over the image's channels. Noise may take pixels outside [0, 1]. Undefined for a map of
+    zeros.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("draws=5",)  # settings that are tested
 
-    draws: int = 100  # perturbations of an image, a forward pass each
-    operator: Literal["noise", "square"] = "noise"  # what changes: every value by noise, or a random square
+    draws: int = 100  # perturbations per image, one forward pass each
+    operator: Literal["noise", "square"] = "noise"  # perturbation: noise on every value, or a random square
     sigma: float = 0.1  # standard deviation of the noise in pixels (operator=noise)
-    side: float = 0.25  # side of the square as a share of the image's short side (operator=square)
-    baseline: Literal["black", "white", "mean", "blur"] = "mean"  # reference that fills the square (operator=square)
+    side: float = 0.25  # side of the square as a share of the image's shorter side (operator=square)
+    baseline: Literal["black", "white", "mean", "blur"] = "mean"  # content of the square (operator=square)
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: signed values of single channels"
     axis: ClassVar[str] = ""
-    scaled: ClassVar[bool] = True  # changes with the scale of a map
+    scaled: ClassVar[bool] = True  # depends on the scale of the map
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -70,12 +71,12 @@ class Infidelity:
         after = altered(evidence.model, x, evidence.target, self.draws, build)
         loss = scores(evidence.model, x, evidence.target)[:, None] - after
         setting = f"squares of {side} px" if self.operator == "square" else ""
-        found = Score((forecast - loss).square().mean(1), setting=setting)
-        return undefined(found, {ZERO: is_zero(evidence.map)})
+        score = Score((forecast - loss).square().mean(1), setting=setting)
+        return undefined(score, {ZERO: is_zero(evidence.map)})
 
 
 def _noise(x: Tensor, chosen: Sequence[tuple[Key, int]]) -> Tensor:
-    """Standard normal values (B, C, H, W) for (key, draw) pairs, the same in float32 and float64."""
+    """Draw standard normal values (B, C, H, W) for (key, draw) pairs, the same in float32 and float64."""
     sources = [generator(key, "infidelity", draw, device=x.device) for key, draw in chosen]
     return torch.stack(
         [torch.randn(x.shape[1:], generator=g, device=x.device, dtype=torch.float32) for g in sources]
@@ -83,7 +84,7 @@ def _noise(x: Tensor, chosen: Sequence[tuple[Key, int]]) -> Tensor:
 
 
 def _square(x: Tensor, chosen: Sequence[tuple[Key, int]], side: int) -> Tensor:
-    """One random square for each (key, draw) pair as (B, 1, H, W) of true inside; every place is equally likely."""
+    """Return a mask (B, 1, H, W) of one random square per (key, draw) pair; all positions are equally likely."""
     height, width = x.shape[2:]
     places = []
     for key, draw in chosen:

@@ -11,16 +11,16 @@ from stochx.metrics._removal import better, pixel_exchange
 
 @dataclass(frozen=True)
 class Insertion:
-    """Mean probability while pixels come back into an empty image, the most relevant first (Petsiuk et al., 2018).
+    """Mean probability while pixels are inserted into a baseline image, most relevant first (Petsiuk et al., 2018).
 
-    The area under p(reference with the first k pixels of x) over the share inserted, by trapezoids.
+    The area under p(baseline with the first k pixels of x) over the share inserted, by trapezoids.
     """
 
-    steps: int = 50  # points of the curve after the first
-    removal: Literal["blur", "mean", "black", "white", "uniform"] = "blur"  # the image to start from
-    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
-    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
-    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+    steps: int = 50  # steps of the curve
+    removal: Literal["blur", "mean", "black", "white", "uniform"] = "blur"  # baseline image to start from
+    order: Literal["most", "least", "random"] = "most"  # insert the most or the least relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
+    reduce: Literal["abs", "signed"] = "abs"  # rank pixels by the absolute or the signed channel sum
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels inserted"
@@ -31,12 +31,12 @@ class Insertion:
 
     @property
     def reduction(self) -> str:
-        """What ranks the pixels."""
+        """Quantity that ranks the pixels."""
         return f"{self.reduce} channel sum"
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Higher with the most relevant first, lower with the least; a random order is for comparison."""
+        """Higher with the most relevant first, lower with the least; None for a random order."""
         return better(self.order, True)
 
     def __call__(self, evidence: Evidence) -> Score:

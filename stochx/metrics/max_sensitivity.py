@@ -15,20 +15,20 @@ from stochx.metrics._undefined import ZERO, is_zero, undefined
 
 @dataclass(frozen=True)
 class MaxSensitivity:
-    """How much the map changes at most when the pixels hardly do (Yeh et al., 2019).
+    """Largest change of the map under small changes of the pixels (Yeh et al., 2019).
 
         max_d ||Phi(x + d) - Phi(x)|| / ||Phi(x)||,   d uniform in [-radius, radius], for the target of x
 
-    The largest of a few draws is a lower bound of the maximum, and rises with their number. The random draws inside a
-    method are the same for x and x + d. Pixels may leave [0, 1], as in the paper: cut off, d would be smaller for dark
-    and bright images. A map that ignores the image scores a perfect 0. Undefined for a map of zeros.
+    The largest of a few draws is a lower bound of the maximum and grows with their number. The random draws inside a
+    method are the same for x and x + d. Pixels may leave [0, 1], as in the paper: clipping would shrink d for dark and
+    bright images. A map that ignores the image scores a perfect 0. Undefined for a map of zeros.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("draws=2",)  # settings that are tested
 
-    draws: int = 10  # perturbed copies of an image, a map each
+    draws: int = 10  # perturbed copies per image, one map each
     radius: float = 0.02  # largest change of a pixel
-    form: Literal["max", "mean"] = "max"  # the largest change of the map, or the mean one
+    form: Literal["max", "mean"] = "max"  # largest or mean change of the map
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "explain"})
@@ -46,10 +46,10 @@ class MaxSensitivity:
         assert evidence.explain is not None
         x, relevance = evidence.x, evidence.map
         changes = []
-        for draw in range(self.draws):  # all images at once: `explain` knows their keys by their places
+        for draw in range(self.draws):  # all images at once: `explain` finds their keys by index
             nearby = x + self.radius * torch.stack([_direction(x, key, draw) for key in evidence.keys])
-            changed = evidence.explain(evidence.model, nearby, evidence.target)
-            changes.append((changed - relevance).flatten(1).norm(dim=1))
+            nearby_map = evidence.explain(evidence.model, nearby, evidence.target)
+            changes.append((nearby_map - relevance).flatten(1).norm(dim=1))
         change = torch.stack(changes, 1) / relevance.flatten(1).norm(dim=1, keepdim=True)
         return undefined(Score(FORMS[self.form](change)), {ZERO: is_zero(relevance)})
 
@@ -58,6 +58,6 @@ FORMS = {"max": lambda change: change.amax(1), "mean": lambda change: change.mea
 
 
 def _direction(x: Tensor, key: Key, draw: int) -> Tensor:
-    """Uniform values (C, H, W) in [-1, 1], the same in float32 and float64."""
+    """Draw uniform values (C, H, W) in [-1, 1], the same in float32 and float64."""
     source = generator(key, "max-sensitivity", draw, device=x.device)
     return 2 * torch.rand(x.shape[1:], generator=source, device=x.device, dtype=torch.float32).to(x.dtype) - 1

@@ -17,14 +17,14 @@ from stochx.metrics._removal import better, exchange, replacement, with_unchange
 class PixelFlipping:
     """Mean score while single values are replaced, the most positive first (Bach et al., 2015).
 
-    The unit is one channel of one pixel, where the map has channels, in the order of its signed value: what the map
-    says speaks most for the class goes first. It is the finer and signed sister of `deletion`.
+    Each step replaces single channels of single pixels, where the map has channels, in the order of their signed
+    relevance: the strongest evidence for the class goes first. It is a finer, signed variant of `deletion`.
     """
 
-    steps: int = 28  # points of the curve after the first
-    removal: Literal["black", "mean", "white", "blur", "uniform"] = "black"  # what replaces a value
-    order: Literal["most", "least", "random"] = "most"  # relevant values first
-    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
+    steps: int = 28  # steps of the curve
+    removal: Literal["black", "mean", "white", "blur", "uniform"] = "black"  # replacement for removed values
+    order: Literal["most", "least", "random"] = "most"  # replace the most or the least relevant values first
+    read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: signed values of single channels"
@@ -36,7 +36,7 @@ class PixelFlipping:
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:

@@ -12,13 +12,13 @@ from stochx.metrics._undefined import CONSTANT, NO_OBJECT, is_constant, undefine
 
 @dataclass(frozen=True)
 class PointingGame:
-    """Whether the map's largest value lies on the object: 1 or 0 (Zhang et al., 2016).
+    """1 if the map's largest value lies on the object, else 0 (Zhang et al., 2016).
 
-    Among equal values a seeded lot decides. The mask is taken as it is, without the paper's margin of 15 pixels.
-    Undefined for an empty mask and for a constant map, which points nowhere.
+    Ties are broken at random, with a seed. The mask is used as it is, without the paper's margin of 15 pixels.
+    Undefined for an empty mask and for a constant map.
     """
 
-    reduce: Literal["abs", "signed"] = "abs"  # look for the largest absolute or signed channel sum
+    reduce: Literal["abs", "signed"] = "abs"  # use the largest absolute or signed channel sum
 
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
@@ -26,7 +26,7 @@ class PointingGame:
 
     @property
     def reduction(self) -> str:
-        """What is largest."""
+        """Quantity whose maximum counts."""
         return "abs of the channel sum" if self.reduce == "abs" else "channel sum"
 
     def __call__(self, evidence: Evidence) -> Score:

@@ -20,23 +20,23 @@ from stochx.metrics._undefined import CONSTANT, is_constant, undefined
 
 @dataclass(frozen=True)
 class Randomisation:
-    """How much of the map stays when the network's weights are re-drawn, layer after layer from the top.
+    """Similarity of the map before and after the network's weights are re-drawn, layer by layer from the top.
 
-    The cascade of the model-parameter randomisation test (Adebayo et al., 2018) in a copy of the network: the curve
-    has Spearman's rank correlation of |channel sum| before and after, the value is its mean. A map that explains the
-    network changes; one that shows the image scores 1. The weights are re-drawn as the layers themselves initialise
-    them, batch norms start anew, and what they leave alone gets normal draws with the mean and spread of its values.
-    A map that becomes constant keeps no order: it correlates by 0.
+    The cascading model-parameter randomisation test (Adebayo et al., 2018), on a copy of the network: the curve holds
+    Spearman's rank correlation of |channel sum| with the original map, the value is its mean. A map that explains the
+    network changes; one that only shows the image scores 1. Layers re-draw their weights as they initialise them and
+    reset batch norms; weights that no layer resets get normal draws with the mean and standard deviation of their
+    values. A map that becomes constant has no order: its correlation is 0.
 
-    The test can reject a method, not rank good ones (Binder et al., 2023): a re-drawn top leaves what the lower layers
-    pass on, so faithful maps keep some likeness, while noisy maps change most and score best for it.
-    Undefined for a constant map.
+    The test can reject a method but not rank good ones (Binder et al., 2023): features of the lower layers survive a
+    re-drawn top, so faithful maps stay similar, while noisy maps change most and score best. Undefined for a constant
+    map.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("stages=2",)  # settings that are tested
 
-    stages: int = 5  # evenly spaced stages of the cascade, a map each; 0 means one for every layer
-    seed: int = 0  # decides the new weights
+    stages: int = 5  # evenly spaced stages of the cascade, one map each; 0 means every layer
+    seed: int = 0  # seed of the new weights
 
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "explain"})
@@ -67,25 +67,25 @@ class Randomisation:
             curve.append(spearman(before, after))
         correlation = torch.stack(curve, 1)
         places = torch.tensor(stops, dtype=correlation.dtype) / len(layers)
-        found = Score(correlation.mean(1), correlation, places, setting=f"{len(layers)} layers")
-        return undefined(found, {CONSTANT: is_constant(before)})
+        score = Score(correlation.mean(1), correlation, places, setting=f"{len(layers)} layers")
+        return undefined(score, {CONSTANT: is_constant(before)})
 
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # a module may hold anything, and say anything when it is copied
+    except Exception as error:  # a module may hold anything and raise anything when it is copied
         raise InputError(f"the model cannot be copied: {error}", "leave `randomisation` out") from error
 
 
 def _from_the_top(model: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The modules with weights of their own, the last to run first; what never runs itself goes with its parent."""
+    """Return the modules with weights of their own, last executed first; those never called follow their parent."""
     modules = dict(model.named_modules())
     turn: dict[nn.Module, int] = {}
     clock = count()
 
     def note(module: nn.Module, _: object) -> None:
-        turn[module] = next(clock)  # of several runs the last
+        turn[module] = next(clock)  # the last of several calls
 
     with ExitStack() as hooks, torch.no_grad():
         for module in modules.values():
@@ -102,12 +102,12 @@ def _from_the_top(model: nn.Module, x: Tensor) -> list[nn.Module]:
 
 
 def _redraw(module: nn.Module) -> None:
-    """Give the module's own weights and statistics new values in place."""
+    """Re-draw the module's own weights and reset its statistics, in place."""
     untouched = {weight: weight._version for weight in module.parameters(recurse=False)}
     for name in ("reset_parameters", "_reset_parameters"):  # the second is that of `nn.MultiheadAttention`
         if callable(method := getattr(module, name, None)):
             method()
     with torch.no_grad():
         for weight, version in untouched.items():
-            if weight._version == version:  # for one, a token or a scale that the module reads but does not reset
+            if weight._version == version:  # such as a token or a scale that the module does not reset
                 weight.copy_(weight.mean() + weight.std(correction=0) * torch.randn_like(weight))

@@ -16,21 +16,21 @@ from stochx.metrics._removal import better, exchange, replacement, with_unchange
 
 @dataclass(frozen=True)
 class RegionPerturbation:
-    """AOPC: how much the score falls on average as regions of a grid are removed (Samek et al., 2017, eq. 12).
+    """AOPC: the mean drop of the score as regions of a grid are removed (Samek et al., 2017, eq. 12).
 
         1 / (L + 1) sum_k (f(x_0) - f(x_k)),  k = 0 .. L regions removed, the most relevant first
 
-    A region's relevance is the sum of its pixels'. `aupc` chooses its regions freely instead of on a grid.
+    The relevance of a region is the sum over its pixels. `aupc` places its regions freely, not on a grid.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("regions=9,side=4",)  # settings that are tested
 
-    side: int = 0  # side of a region in pixels; 0 means a twenty-fifth of the image's short side, 9 of 224
-    regions: int = 100  # regions removed, L
-    removal: Literal["uniform", "mean", "black", "white", "blur"] = "uniform"  # what replaces a region
-    order: Literal["most", "least", "random"] = "most"  # relevant regions first
-    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
-    reduce: Literal["abs", "signed"] = "abs"  # a region's relevance: of absolute or signed channel sums
+    side: int = 0  # side of a region in pixels; 0 means 1/25 of the image's shorter side (9 of 224)
+    regions: int = 100  # number L of regions to remove
+    removal: Literal["uniform", "mean", "black", "white", "blur"] = "uniform"  # replacement for removed regions
+    order: Literal["most", "least", "random"] = "most"  # remove the most or the least relevant regions first
+    read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
+    reduce: Literal["abs", "signed"] = "abs"  # relevance of a region: sum of absolute or of signed channel sums
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "regions removed"
@@ -43,12 +43,12 @@ class RegionPerturbation:
 
     @property
     def reduction(self) -> str:
-        """What ranks the regions."""
+        """Quantity that ranks the regions."""
         return f"sum over regions of {self.reduce} channel sums"
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Higher with the most relevant first, lower with the least; a random order is for comparison."""
+        """Higher with the most relevant first, lower with the least; None for a random order."""
         return better(self.order, True)
 
     def __call__(self, evidence: Evidence) -> Score:
@@ -66,7 +66,7 @@ class RegionPerturbation:
         grid = positions(total, evidence.keys, self.order).view(len(x), 1, rows, columns)
         place = grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
         beyond = (0, width - place.shape[3], 0, height - place.shape[2])
-        place = F.pad(place, beyond, value=rows * columns)  # what is left over at the border is never removed
+        place = F.pad(place, beyond, value=rows * columns)  # the remainder at the border is never removed
         other = replacement(self.removal, x, evidence.keys)
         counts = torch.arange(self.regions + 1, device=x.device)
         curve = exchange(evidence, place, counts, x, other, self.read)

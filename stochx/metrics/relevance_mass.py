@@ -12,12 +12,12 @@ from stochx.metrics._undefined import NO_OBJECT, ZERO, is_zero, undefined
 
 @dataclass(frozen=True)
 class RelevanceMass:
-    """The share of the relevance that lies on the object (Arras et al., 2022).
+    """Share of the relevance that lies on the object (Arras et al., 2022).
 
         sum_mask |a| / sum |a|,   a = the channel sum
 
-    A map without knowledge scores the object's share of the image: compare with it. Of the absolute value, because a
-    signed total may be near zero and its shares then mean nothing. Undefined for an empty mask and a map of zeros.
+    An uninformative map scores the object's share of the image, so compare with that. It uses absolute values because
+    a signed total may be close to zero. Undefined for an empty mask and a map of zeros.
     """
 
     higher_is_better: ClassVar[bool] = True

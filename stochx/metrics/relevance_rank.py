@@ -12,10 +12,10 @@ from stochx.metrics._undefined import CONSTANT, NO_OBJECT, is_constant, undefine
 
 @dataclass(frozen=True)
 class RelevanceRank:
-    """The share of the K most relevant pixels that lie on the object of K pixels (Arras et al., 2022).
+    """Share of the K most relevant pixels that lie on the object of K pixels (Arras et al., 2022).
 
-    Pixels are ranked by |channel sum|; among equal ones a seeded lot decides. A map without knowledge scores the
-    object's share of the image. Undefined for an empty mask and for a constant map, which ranks nothing.
+    Pixels are ranked by |channel sum|, with ties broken at random, with a seed. An uninformative map scores the
+    object's share of the image. Undefined for an empty mask and for a constant map.
     """
 
     higher_is_better: ClassVar[bool] = True

@@ -18,18 +18,17 @@ from stochx.metrics._removal import better
 
 @dataclass(frozen=True)
 class ROAD:
-    """Mean probability with a share of the pixels removed and debiased: filled in from their neighbours.
+    """Mean probability after remove-and-debias: removed pixels are imputed from their neighbours (Rong et al., 2022).
 
-    Remove-and-debias (Rong et al., 2022): a removed pixel becomes the weighted mean of its neighbours, which a linear
-    system couples, plus a little noise, so that the shape of what is gone does not give the class away. The mean is
-    over 10 % to 90 % removed.
+    A removed pixel becomes the weighted mean of its neighbours, obtained from a linear system, plus a little noise, so
+    that the shape of the removed area does not reveal the class. The mean is over 10 % to 90 % removed.
     """
 
-    shares: int = 9  # amounts removed, evenly spaced between none and all
-    noise: float = 0.01  # standard deviation of the noise on filled pixels
-    order: Literal["most", "least", "random"] = "most"  # relevant pixels first
-    read: Literal["logit", "probability", "margin"] = "probability"  # what the curve follows
-    reduce: Literal["abs", "signed"] = "abs"  # rank by the absolute or the signed channel sum
+    shares: int = 9  # number of shares to remove, evenly spaced between 0 and 1
+    noise: float = 0.01  # standard deviation of the noise on imputed pixels
+    order: Literal["most", "least", "random"] = "most"  # remove the most or the least relevant pixels first
+    read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
+    reduce: Literal["abs", "signed"] = "abs"  # rank pixels by the absolute or the signed channel sum
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels removed"
@@ -42,12 +41,12 @@ class ROAD:
 
     @property
     def reduction(self) -> str:
-        """What ranks the pixels."""
+        """Quantity that ranks the pixels."""
         return f"{self.reduce} channel sum"
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Lower with the most relevant first, higher with the least; a random order is for comparison."""
+        """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
 
     def __call__(self, evidence: Evidence) -> Score:
@@ -67,8 +66,8 @@ class ROAD:
             filled = impute(x[image], removed)
             if not self.noise:
                 return filled
-            drawn = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])
-            return torch.where(removed[:, None], filled + self.noise * drawn, filled)
+            noise = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])
+            return torch.where(removed[:, None], filled + self.noise * noise, filled)
 
         curve = altered(evidence.model, x, evidence.target, self.shares, build, self.read)
         return Score(curve.mean(1), curve, share.cpu())

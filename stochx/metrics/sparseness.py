@@ -14,11 +14,11 @@ from stochx.metrics._undefined import ZERO, is_zero, undefined
 
 @dataclass(frozen=True)
 class Sparseness:
-    """The map's Gini index: 0 where all pixels weigh the same, near 1 where few carry all (Chalasani et al., 2020).
+    """Gini index of the map: 0 if all pixels are equal, close to 1 if a few carry all (Chalasani et al., 2020).
 
-        sum_k (2 k - D - 1) s_k / (D sum_k s_k),   s = the D values of |channel sum| in rising order
+        sum_k (2 k - D - 1) s_k / (D sum_k s_k),   s = the D values of |channel sum| in ascending order
 
-    It says nothing of the network: a map may be sparse and wrong. Undefined for a map of zeros.
+    It does not depend on the network: a map may be sparse and wrong. Undefined for a map of zeros.
     """
 
     higher_is_better: ClassVar[bool] = True

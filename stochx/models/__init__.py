@@ -1,4 +1,4 @@
-"""Architectures: networks that are not in torchvision, each with the normalisation it is used with.
+"""Architectures: networks that are not in torchvision, each with its usual normalisation.
 
 Add one by writing `stochx/models/<name>.py` with one frozen dataclass that fits `Model`.
 """
@@ -18,15 +18,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Model(Protocol):
-    """classes: how many -> an untrained `Classifier` with random weights."""
+    """number of classes -> an untrained `Classifier` with random weights."""
 
     def __call__(self, classes: int) -> Classifier: ...
 
     @classmethod
     def fits(cls, shapes: Shapes) -> Iterator[Self]:
-        """The settings of this architecture that bare weights of these shapes may belong to.
+        """Yield settings of this architecture that may fit a state dict of these shapes.
 
-        A quick look is enough: the caller builds each one and compares all names and shapes.
+        A coarse check is enough: the caller builds each one and compares all names and shapes.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The normalisation and first weights that networks for 32-pixel images share."""
+"""Normalisation and initialisation of networks for 32-pixel images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def cifar_classifier(network: nn.Module, classes: int, arch: str) -> Classifier:
-    """`network` behind CIFAR-10's mean and standard deviation, for 32-pixel images."""
+    """Wrap `network` with CIFAR-10's mean and standard deviation, for 32-pixel images."""
     names = [str(i) for i in range(classes)]
     return Classifier(network, names, Preparation(32, 32), MEAN, STD, arch=arch)
 
 
 def start_weights(network: nn.Module) -> None:
-    """He's normal start for convolutions; norms and biases keep torch's."""
+    """Initialise convolutions with He's normal distribution; norms and biases keep torch's defaults."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Networks of the few-shot literature: residual blocks, a mean over positions, a linear layer."""
+"""Parts of few-shot backbones: residual blocks, a mean over positions, a linear layer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stochx.models._cifar import start_weights
 
 
 class Block(nn.Module):
-    """3x3 convolutions, each with its norm, beside a 1x1 shortcut where the width changes.
+    """3x3 convolutions, each with a norm, and a 1x1 shortcut where the width changes.
 
-    `stride` is that of the convolution number `at`.
+    The convolution of index `at` has the stride.
     """
 
     def __init__(self, inputs: int, outputs: int, convolutions: int, stride: int, at: int) -> None:
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Maps -> the mean over positions -> logits."""
+    """Feature maps -> mean over positions -> logits."""
 
     def __init__(self, maps: nn.Module, width: int, classes: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Pooled(nn.Module):
 
 
 def fewshot_classifier(maps: nn.Module, width: int, classes: int, size: int, arch: str) -> Classifier:
-    """`maps` with a linear layer, behind ImageNet's normalisation, for square images of `size` pixels."""
+    """Wrap `maps` with ImageNet's normalisation and a linear layer, for square images of `size` pixels."""
     names = [str(i) for i in range(classes)]
     network = Pooled(maps, width, classes)
     return Classifier(network, names, Preparation(size, size), IMAGENET_MEAN, IMAGENET_STD, arch=arch)

@@ -26,6 +26,6 @@ class PreActBlock(nn.Module):
 
 
 def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    """Blocks of one width, the first with the stride."""
+    """Return blocks of one width; the first has the stride."""
     rest = (PreActBlock(outputs, outputs, 1) for _ in range(blocks - 1))
     return nn.Sequential(PreActBlock(inputs, outputs, stride), *rest)

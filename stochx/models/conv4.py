@@ -15,14 +15,14 @@ from stochx.models._fewshot import fewshot_classifier
 
 @dataclass(frozen=True)
 class Conv4:
-    """Four blocks of convolution, norm, ReLU and 2x2 maximum (Vinyals et al., 2016): at 84 pixels maps of 64x5x5."""
+    """Four blocks of convolution, norm, ReLU and 2x2 max pooling (Vinyals et al., 2016); 64x5x5 maps at 84 pixels."""
 
     width: int = 64  # channels of every layer
-    size: int = 84  # side of the images in pixels, at least 16
+    size: int = 84  # image side in pixels, at least 16
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.size < 16:
-            raise ValueError("width is at least 1, size at least 16")
+            raise ValueError("width must be at least 1, and size at least 16")
 
     def __call__(self, classes: int) -> Classifier:
         layers: list[nn.Module] = []

@@ -15,9 +15,9 @@ from stochx.models._cifar import cifar_classifier, start_weights
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Four small convolutions with batch norms, for tests, demos and laptops; takes any image size."""
+    """Four small convolutions with batch norms, for tests, demos and laptops; accepts images of any size."""
 
-    width: int = 16  # channels of the first layer; they double twice
+    width: int = 16  # channels of the first layer, doubled twice
 
     def __post_init__(self) -> None:
         if self.width < 1:

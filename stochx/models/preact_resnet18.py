@@ -36,7 +36,7 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class PreActResNet18:
-    """Pre-activation ResNet of 18 layers for 32-pixel images (He et al., 2016b)."""
+    """Pre-activation ResNet-18 for 32-pixel images (He et al., 2016b)."""
 
     def __call__(self, classes: int) -> Classifier:
         return cifar_classifier(_Network(classes), classes, "preact-resnet18")

@@ -15,13 +15,13 @@ from stochx.models._fewshot import Block, fewshot_classifier
 
 @dataclass(frozen=True)
 class ResNet10:
-    """A ResNet with one block a stage (Chen et al., 2019; Tseng et al., 2020): at 224 pixels maps of 512x7x7."""
+    """ResNet with one block per stage (Chen et al., 2019; Tseng et al., 2020); 512x7x7 maps at 224 pixels."""
 
-    size: int = 224  # side of the images in pixels, at least 32
+    size: int = 224  # image side in pixels, at least 32
 
     def __post_init__(self) -> None:
         if self.size < 32:
-            raise ValueError(f"size is at least 32, got {self.size}")
+            raise ValueError(f"size must be at least 32, got {self.size}")
 
     def __call__(self, classes: int) -> Classifier:
         stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]

@@ -15,13 +15,13 @@ from stochx.models._fewshot import Block, fewshot_classifier
 
 @dataclass(frozen=True)
 class ResNet12:
-    """Four blocks of three convolutions (Hou et al., 2019): at 84 pixels maps of 512x6x6."""
+    """Four residual blocks of three convolutions (Hou et al., 2019); 512x6x6 maps at 84 pixels."""
 
-    size: int = 84  # side of the images in pixels, at least 16
+    size: int = 84  # image side in pixels, at least 16
 
     def __post_init__(self) -> None:
         if self.size < 16:
-            raise ValueError(f"size is at least 16, got {self.size}")
+            raise ValueError(f"size must be at least 16, got {self.size}")
 
     def __call__(self, classes: int) -> Classifier:
         stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]

@@ -16,7 +16,7 @@ from stochx.models._cifar import cifar_classifier, start_weights
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without weights: every second pixel, new channels zero (option A)."""
+    """Two 3x3 convolutions and a shortcut without weights: every second pixel, zeros in new channels (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Block(nn.Module):
 
 
 class _Network(nn.Module):
-    """3 stages of n blocks with 16, 32 and 64 channels: 6 n + 2 layers."""
+    """Three stages of n blocks with 16, 32 and 64 channels: 6 n + 2 layers."""
 
     def __init__(self, depth: int, classes: int) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class ResNetCIFAR:
-    """ResNet for 32-pixel images, with weightless shortcuts (He et al., 2016, section 4.2).
+    """ResNet for 32-pixel images, with parameter-free shortcuts (He et al., 2016, section 4.2).
 
-    The depths of the paper have names of their own, `resnet20` to `resnet110`.
+    The paper's depths also have the names `resnet20` to `resnet110`.
     """
 
     aliases: ClassVar[dict[str, str]] = {
@@ -75,7 +75,7 @@ class ResNetCIFAR:
     }
     examples: ClassVar[tuple[str, ...]] = ("", "depth=8", "depth=110")  # settings that are tested
 
-    depth: int = 20  # layers, 6 n + 2
+    depth: int = 20  # number of layers, 6 n + 2
 
     def __post_init__(self) -> None:
         if self.depth < 8 or (self.depth - 2) % 6:

@@ -19,7 +19,7 @@ SIDE = 32
 class RobustCNN:
     """Two 4x4 convolutions and two linear layers, as in certified training (Wong & Kolter, 2018).
 
-    Its strides leave no trace in the weights.
+    The strides cannot be inferred from the weights.
     """
 
     first: int = 2  # stride of the first convolution
@@ -27,7 +27,7 @@ class RobustCNN:
 
     def __post_init__(self) -> None:
         if self.first < 1 or self.second < 1 or self._side() < 1:
-            raise ValueError("strides must be positive and leave at least one pixel of 32")
+            raise ValueError("strides must be positive and leave at least one of 32 pixels")
 
     def _side(self) -> int:
         side = SIDE

@@ -45,7 +45,7 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class RobustResNet2B:
-    """A narrow residual network without norms, as verifiers use it (Wang et al., 2021)."""
+    """Narrow residual network without norms, used in verification (Wang et al., 2021)."""
 
     def __call__(self, classes: int) -> Classifier:
         return cifar_classifier(_Network(classes), classes, "robust-resnet2b")

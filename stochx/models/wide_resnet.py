@@ -40,8 +40,8 @@ class WideResNet:
 
     examples: ClassVar[tuple[str, ...]] = ("depth=10,width=1",)  # settings that are tested
 
-    depth: int = 28  # layers, 6 n + 4
-    width: int = 10  # how many times wider than a ResNet
+    depth: int = 28  # number of layers, 6 n + 4
+    width: int = 10  # width factor relative to a ResNet
 
     def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:

@@ -1,4 +1,4 @@
-"""Noises: what makes a network stochastic, layer by layer.
+"""Noises: layers that make a network stochastic.
 
 Add one by writing `stochx/noises/<name>.py` with one frozen dataclass that fits `Noise`.
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Noise(Protocol):
-    """place: where in a network -> a module that maps what is there, (N, *shape) or a weight, to what is added to it.
+    """place in a network -> a module that maps the value there, (N, *shape) or a weight, to the noise added to it.
 
-    The deviation has mean zero over draws from torch's global generator, is drawn in eval mode too, and anew for every
-    image where its `share` allows. `site` is a kind of place (see `engine.stochastic.sites`), `layers` a pattern of
-    module names. A module may have `penalty(layer)`, a term of the loss.
+    The noise has mean zero over draws from torch's global generator, is drawn in eval mode too, and independently for
+    every image unless `share` says otherwise. `site` is a kind of place (see `engine.network.stochastic.sites`),
+    `layers` a pattern of module names. A module may have `penalty(layer)`, a term of the loss.
     """
 
     @property

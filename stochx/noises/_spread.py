@@ -1,4 +1,4 @@
-"""How widely values spread: the statistic that noise strengths follow."""
+"""Spread of values: the statistic that scales the noise."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from stochx.errors import InputError
 
-FLOOR = 1e-5  # added to a variance, as batch norms do
-MOMENTUM = 0.1  # share of a new batch in the running statistics
+FLOOR = 1e-5  # added to a variance, as in batch norms
+MOMENTUM = 0.1  # weight of a new batch in the running statistics
 
 
 def sizes(shape: tuple[int, ...], of: str) -> list[int]:
-    """The shape of one number for a whole `layer`, each `channel` (the first axis), or each `unit` or `element`."""
+    """Return the shape of one number per `layer`, per `channel` (the first axis), or per `unit` or `element`."""
     if of in ("unit", "element"):
         return list(shape)
     return [1 if of == "layer" else shape[0], *[1] * (len(shape) - 1)]
@@ -21,9 +21,9 @@ def sizes(shape: tuple[int, ...], of: str) -> list[int]:
 class Spread(nn.Module):
     """s(z) for z (N, *shape): the standard deviation or mean absolute value of a layer, its channels or its units.
 
-    `source`: `batch` takes it from z itself; `running` from z in training, and in use the mean of what training met;
-    `teacher` keeps what was measured once; `instance` takes every image's own. `rate` is the share of a new batch in
-    what is remembered, 0 where it stays.
+    `source`: `batch` uses z itself; `running` uses z in training and the running mean in eval mode; `teacher` keeps the
+    statistics measured once; `instance` uses those of each image. `rate` is the weight of a new batch in the stored
+    statistics, 0 if they are fixed.
     """
 
     running: Tensor
@@ -39,10 +39,10 @@ class Spread(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if self.remembers and not (self.training and self.rate):
             return self.running.to(z.dtype)
-        found = self._measured(z)
+        spread = self._measured(z)
         if self.remembers:
-            self.running.lerp_(found.detach().to(self.running), self.rate)
-        return found
+            self.running.lerp_(spread.detach().to(self.running), self.rate)
+        return spread
 
     def _measured(self, z: Tensor) -> Tensor:
         alone = self.source == "instance"
@@ -50,9 +50,9 @@ class Spread(nn.Module):
         over = {"layer": inner, "channel": inner[1:] or (inner if alone else []), "unit": []}[self.stat]
         dims = over if alone else [0, *over]
         if dims == [0] and len(z) == 1:
-            raise InputError("the noise's statistics need more than one image in a batch", "use `source=running`")
+            raise InputError("statistics of the noise need more than one image per batch", "use `source=running`")
         if self.measure == "mean-abs":
-            found = z.abs().mean(dims, keepdim=True)
+            spread = z.abs().mean(dims, keepdim=True)
         else:
-            found = (z.var(dims, correction=0, keepdim=True) + FLOOR).sqrt()
-        return found if alone else found[0]
+            spread = (z.var(dims, correction=0, keepdim=True) + FLOOR).sqrt()
+        return spread if alone else spread[0]

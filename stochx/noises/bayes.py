@@ -1,4 +1,4 @@
-"""A Bayesian network's weights."""
+"""Weights of a Bayesian network."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from stochx.engine.network.stochastic import Site, normal
 
 @dataclass(frozen=True)
 class Bayes:
-    """Weights drawn from a learned normal distribution in every forward: Adv-BNN (Liu et al., 2019).
+    """Weights drawn from a learned normal distribution in every forward pass: Adv-BNN (Liu et al., 2019).
 
         w = mu + exp(rho) * eps,  eps ~ N(0, 1);  loss + alpha / images * KL(N(mu, exp(2 rho)) || N(0, sigma^2))
 
-    mu are the network's own weights; the divergence is that of all layers. It holds the weights near zero by itself:
-    train with `--decay 0`. One draw serves all images of a forward.
+    mu are the network's own weights; the divergence is summed over layers. It already regularises the weights, so train
+    with `--decay 0`. All images of a forward pass share one draw.
     """
 
-    init: float = 0.01  # standard deviation that weights start with; the paper, from random weights: 0.1
+    init: float = 0.01  # initial standard deviation of the weights; 0.1 in the paper, from random weights
     sigma: float = 0.1  # standard deviation of the prior
-    alpha: float = 0.02  # weight of the divergence
-    images: int = 50_000  # of the training set
-    layers: str = "*"  # pattern of layer names, several joined by +
+    alpha: float = 0.02  # weight of the KL divergence
+    images: int = 50_000  # number of training images
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
 
     def __post_init__(self) -> None:
         if self.init <= 0 or self.sigma <= 0 or self.alpha < 0 or self.images < 1:
-            raise ValueError("init and sigma must be positive, alpha not negative, images at least 1")
+            raise ValueError(
+                "init and sigma must be positive, alpha must not be negative, and images must be at least 1"
+            )
 
     @property
     def site(self) -> str:

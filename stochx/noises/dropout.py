@@ -1,4 +1,4 @@
-"""Dropout that stays on."""
+"""Dropout in eval mode."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stochx.engine.network.stochastic import Site, drawn
 
 @dataclass(frozen=True)
 class Dropout:
-    """Values set to zero at random, in use too: y = z m / (1 - p), m ~ Bernoulli(1 - p) (Gal & Ghahramani, 2016)."""
+    """Dropout, also in eval mode: y = z m / (1 - p), m ~ Bernoulli(1 - p) (Gal & Ghahramani, 2016)."""
 
     examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
         "site=before-bn",
         "channels=true,site=layer-input",
     )
 
-    p: float = 0.2  # share of the values that is dropped
-    channels: bool = False  # whether whole channels are dropped
-    site: Literal["block", "before-bn", "after-bn", "layer-input", "penultimate"] = "block"  # where the noise enters
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    p: float = 0.2  # probability of dropping a value
+    channels: bool = False  # drop whole channels
+    site: Literal["block", "before-bn", "after-bn", "layer-input", "penultimate"] = "block"  # where to add the noise
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:
@@ -41,5 +41,5 @@ class _Dropout(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         like = z[:, :, :1, :1] if self.channels and z.dim() == 4 else z
-        kept = (drawn(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
-        return z * (kept / (1 - self.p) - 1)
+        mask = (drawn(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
+        return z * (mask / (1 - self.p) - 1)

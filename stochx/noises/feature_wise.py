@@ -13,18 +13,18 @@ from stochx.engine.network.stochastic import Site, drawn
 
 @dataclass(frozen=True)
 class FeatureWise:
-    """Random scale and shift of every channel, feature-wise transformation (Tseng et al., 2020, without learning).
+    """Feature-wise transformation: random scale and shift per channel, not learned (Tseng et al., 2020).
 
         y = (1 + g eps_1) z + b eps_2,  eps ~ N(0, 1) for each channel
 
-    With `share=batch`, as in the paper, a draw stands for another domain, not for another image.
+    With `share=batch`, as in the paper, each draw simulates another domain rather than another image.
     """
 
-    scale: float = 0.3  # g, spread of the channels' factors
-    shift: float = 0.5  # b, spread of what is added to them
-    site: Literal["after-bn", "block", "before-bn"] = "after-bn"  # where
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    scale: float = 0.3  # standard deviation g of the factors
+    shift: float = 0.5  # standard deviation b of the shifts
+    site: Literal["after-bn", "block", "before-bn"] = "after-bn"  # where to add the noise
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if self.scale < 0 or self.shift < 0:

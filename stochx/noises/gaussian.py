@@ -16,16 +16,16 @@ class Gaussian:
 
         y = z + sigma * eps,  eps ~ N(0, 1)
 
-    RSE is trained on cross-entropy alone; known to fall to attacks that average over draws.
+    RSE is trained on cross-entropy alone; attacks that average over draws are known to break it.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "site=before-bn,share=batch")  # settings that are tested
 
-    sigma: float = 0.1  # standard deviation, in units of the values themselves
-    first: float = 0.2  # that before the first layer
-    site: Literal["conv-input", "layer-input", "before-bn", "after-bn", "block", "input"] = "conv-input"  # where
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    sigma: float = 0.1  # standard deviation, in units of the activations
+    first: float = 0.2  # standard deviation before the first layer
+    site: Literal["conv-input", "layer-input", "before-bn", "after-bn", "block", "input"] = "conv-input"  # place
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if self.sigma < 0 or self.first < 0:

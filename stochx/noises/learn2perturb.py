@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 from stochx.engine.network.stochastic import Site, normal
 
-LEAST = 0.01
+MINIMUM = 0.01
 
 
 @dataclass(frozen=True)
 class Learn2Perturb:
-    """A learned strength for every unit, which the loss asks to grow (Jeddi et al., 2020).
+    """A learned noise strength per unit, which the loss encourages to grow (Jeddi et al., 2020).
 
         y = z + theta * eps,  eps ~ N(0, 1),  theta >= 0.01;  loss - gamma * sum sqrt(theta)
 
-    after the first norm and at the ends of blocks. The paper's block ends lie before the last activation, ours after
-    it, since networks are not taken apart; its weight gamma falls as 1 / (1 + 1/2 + ... + 1/epoch), ours stays.
+    after the first norm and at the ends of blocks. The paper's block ends lie before the last activation, here after
+    it, since blocks are not taken apart; its gamma decays as 1 / (1 + 1/2 + ... + 1/epoch), here it is constant.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "site=after-bn")  # settings that are tested
 
-    init: float = 0.25  # where theta starts
-    gamma: float = 1e-4  # weight of the term that lets the noise grow
-    site: Literal["stem-and-blocks", "block", "after-bn", "before-bn"] = "stem-and-blocks"  # where the noise enters
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    init: float = 0.25  # initial value of theta
+    gamma: float = 1e-4  # weight of the term that encourages noise
+    site: Literal["stem-and-blocks", "block", "after-bn", "before-bn"] = "stem-and-blocks"  # where to add the noise
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
-        if self.init < LEAST or self.gamma < 0:
-            raise ValueError(f"init must be at least {LEAST}, gamma not negative")
+        if self.init < MINIMUM or self.gamma < 0:
+            raise ValueError(f"init must be at least {MINIMUM}, and gamma must not be negative")
 
     def __call__(self, place: Site) -> nn.Module:
         return _Learn2Perturb(torch.full(place.shape, self.init), self.gamma, self.share)
@@ -51,5 +51,5 @@ class _Learn2Perturb(nn.Module):
         return -self.gamma * self._strength().sqrt().sum()
 
     def _strength(self) -> Tensor:
-        self.theta.data.clamp_(min=LEAST)  # what a step brought lower gets no gradient from a clamp in the graph
+        self.theta.data.clamp_(min=MINIMUM)  # a clamp in the graph would give values below it no gradient
         return self.theta

@@ -1,4 +1,4 @@
-"""Coloured noise."""
+"""Low-rank noise."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from stochx.noises._spread import Spread
 
 @dataclass(frozen=True)
 class LowRank:
-    """Noise that is correlated between channels, with a learned covariance (after Zheltonozhskii et al., 2020).
+    """Noise with a learned covariance between channels (after Zheltonozhskii et al., 2020).
 
         y = z + s(z) * (d * eps + V eta),  eps ~ N(0, I) in every channel, eta ~ N(0, I) of `rank` numbers
 
-    at every place of an image; s is the layer's standard deviation. A reconstruction: the published noise is of low
-    rank plus a diagonal and scaled by the batch's spread; between which units it is correlated is our choice.
+    at every position of an image; s is the layer's standard deviation. This is a reconstruction: the published noise is
+    low-rank plus diagonal and scaled by the batch's spread; the choice of correlated units is ours.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "rank=2,site=penultimate")  # settings that are tested
 
-    rank: int = 5  # of the correlated part
-    init: float = 0.25  # where the diagonal starts; V starts ten times smaller, at random
-    source: Literal["running", "batch"] = "running"  # statistics in use: of training, or the batch's own
-    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it enters
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    rank: int = 5  # rank of the correlated part
+    init: float = 0.25  # initial value of the diagonal; V starts at random, ten times smaller
+    source: Literal["running", "batch"] = "running"  # source of the statistics in eval mode
+    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it is added
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.init < 0:
-            raise ValueError("rank must be at least 1, init not negative")
+            raise ValueError("rank must be at least 1, and init must not be negative")
 
     def __call__(self, place: Site) -> nn.Module:
         return _LowRank(self, place.shape)

@@ -12,12 +12,12 @@ from stochx.engine.network.stochastic import Site, normal
 
 @dataclass(frozen=True)
 class Multiplicative:
-    """Noise in proportion to every single value: y = z (1 + beta * eps), eps ~ N(0, 1)."""
+    """Noise proportional to each value: y = z (1 + beta * eps), eps ~ N(0, 1)."""
 
-    beta: float = 0.3  # degree of stochasticity
-    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it enters
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    beta: float = 0.3  # degree of stochasticity: noise relative to each value
+    site: Literal["before-bn", "after-bn", "block", "layer-input", "penultimate"] = "before-bn"  # where it is added
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if self.beta < 0:

@@ -16,12 +16,12 @@ SITES = {"weight": "weight", "activation": "before-bn", "input": "layer-input"}
 
 @dataclass(frozen=True)
 class PNI:
-    """Parametric noise injection: its strength is learned with the weights (He, Rakin & Fan, 2019, eq. 1 to 5).
+    """Parametric noise injection: noise whose strength is learned with the weights (He, Rakin & Fan, 2019, eq. 1-5).
 
         y = v + alpha * std(v) * eps,  eps ~ N(0, 1)
 
-    on weights (one draw a forward), activations or inputs of layers; std over all of v, for activations over a whole
-    mini-batch, and no gradient goes through it. It needs adversarial training: on clean images alone alpha tends to 0.
+    on weights (one draw per forward pass), activations or inputs of layers. std is over all of v, for activations over
+    the mini-batch, without gradients. It needs adversarial training: on clean images alone alpha tends to 0.
     """
 
     examples: ClassVar[tuple[str, ...]] = (  # settings that are tested
@@ -30,12 +30,12 @@ class PNI:
         "on=input,granularity=channel,source=batch",
     )
 
-    on: Literal["weight", "activation", "input"] = "weight"  # what gets the noise
-    granularity: Literal["layer", "channel", "element"] = "layer"  # what has an alpha of its own
-    alpha: float = 0.25  # where alpha starts
-    source: Literal["running", "batch"] = "running"  # statistics of activations in use: of training, or the batch's own
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether images share a draw of activations; of weights all do
+    on: Literal["weight", "activation", "input"] = "weight"  # where to add the noise
+    granularity: Literal["layer", "channel", "element"] = "layer"  # number of alphas: one per layer, channel or element
+    alpha: float = 0.25  # initial value of alpha
+    source: Literal["running", "batch"] = "running"  # source of the statistics of activations in eval mode
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw on activations (weights: always all)
 
     def __post_init__(self) -> None:
         if self.alpha < 0:

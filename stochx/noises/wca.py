@@ -14,22 +14,22 @@ from stochx.errors import InputError
 
 @dataclass(frozen=True)
 class WCA:
-    """Correlated noise on the last features, drawn towards the last layer's weights (Eustratiadis et al., 2021).
+    """Correlated noise on the last features, aligned with the last layer's weights (Eustratiadis et al., 2021).
 
         y = z + L eps,  eps ~ N(0, I);  loss - weight * ln sum_i w_i^T L L^T w_i
 
-    with a learned lower-triangular L and the rows w_i of the last layer. The released code shares one draw in a
-    batch; here every image has its own.
+    with a learned lower-triangular L and the rows w_i of the last layer. The released code shares one draw in a batch;
+    here each image has its own.
     """
 
-    init: float = 0.5  # L starts as so many times the identity
-    weight: float = 1.0  # of the term that aligns noise and weights
-    layers: str = "*"  # pattern of layer names, several joined by +
-    share: Literal["none", "batch"] = "none"  # whether the images of a batch share a draw
+    init: float = 0.5  # initial L, as a multiple of the identity
+    weight: float = 1.0  # weight of the alignment term
+    layers: str = "*"  # patterns of layer names to add noise to, joined by +
+    share: Literal["none", "batch"] = "none"  # images that share a draw: none, or the whole batch
 
     def __post_init__(self) -> None:
         if self.init <= 0 or self.weight < 0:
-            raise ValueError("init must be positive, weight not negative")
+            raise ValueError("init must be positive, and weight must not be negative")
 
     @property
     def site(self) -> str:
@@ -37,7 +37,7 @@ class WCA:
 
     def __call__(self, place: Site) -> nn.Module:
         if len(place.shape) != 1:
-            raise InputError(f"`wca` needs a linear last layer, `{place.name}` is none", "use another noise")
+            raise InputError(f"`wca` needs a linear last layer, and `{place.name}` is not linear", "use another noise")
         return _WCA(self.init * torch.eye(place.shape[0]), self.weight, self.share)
 
 

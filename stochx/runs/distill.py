@@ -22,7 +22,7 @@ from stochx.runs._results import machine_facts, make_document
 from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
 from stochx.settings import Distill
-from stochx.tasks.distill import calibrated, check_teacher, make_criterion, make_student, measure
+from stochx.tasks.distill import calibrate_student, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import objective
 from stochx.tasks.train import accuracy, split_for_training
 
@@ -71,7 +71,7 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     if settings.noise != "none":
         with seeded(settings.seed, "noise"):
             install_noise(student, settings.noise)
-        calibrated(student, pixels, settings.seed)
+        calibrate_student(student, pixels, settings.seed)
         side = student.input_size
         student.noise = measure_noise(student, torch.rand(1, 3, side, side, device=student.mean.device))
     file = Path(settings.teacher)

@@ -18,7 +18,7 @@ from stochx.runs._results import Record, machine_facts, make_document
 from stochx.runs._training import TrainingJob, make_plan, train_into
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
-from stochx.tasks.fewshot import apart, domains_of, episodic, validation
+from stochx.tasks.fewshot import are_disjoint, domains_of, episode_objective, validation
 
 FEATURE_WISE = "feature-wise:share=batch"  # the noise of `--fwt`
 
@@ -44,7 +44,7 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     job = TrainingJob(
         make_plan(settings, settings.episodes // settings.every, settings.batch_size, settings.lr),
         episodes,
-        episodic(model, GUIDES.make(settings.guide), episodes, settings.seed),
+        episode_objective(model, GUIDES.make(settings.guide), episodes, settings.seed),
         validation(model, held, task, settings.validation, settings.seed) if held else None,
         "validation" if held else None,
         lambda path: save_fewshot(path, model),
@@ -109,7 +109,7 @@ def _held_out(settings: FscTrain, domains: list[Domain], model: FewShotNetwork, 
     """Return the domains with validation classes of their own."""
     held = []
     for train, other in zip(domains, _domains(settings, model, "val"), strict=True):
-        if apart(train.pool, other.pool):
+        if are_disjoint(train.pool, other.pool):
             check_pool(other.pool, task)
             held.append(other)
         else:

@@ -1,1 +1,1 @@
-"""What commands do, as pure functions: live objects in, result rows out."""
+"""The work of the commands as pure functions: live objects in, result rows out."""

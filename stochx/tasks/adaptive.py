@@ -1,4 +1,4 @@
-"""Adaptive noising brings two families together: an attribution, and the metric that it makes small."""
+"""Adaptive noising: binds an attribution to the metric that it minimises."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stochx.metrics import Evidence, Metric
 
 
 def bind_objective(method: Attribution) -> Attribution:
-    """`method` as it is; or, where it needs a metric to make small, with that metric as its `measure`."""
-    wanted = getattr(method, "objective_metric", "")
-    if not wanted:
+    """Return `method`, with the metric that it minimises, if any, as its `measure`."""
+    name = getattr(method, "objective_metric", "")
+    if not name:
         return method
     tuned: Any = method
-    bound: Attribution = partial(tuned, measure=partial(_measured, METRICS.make(wanted)))
+    bound: Attribution = partial(tuned, measure=partial(_measured, METRICS.make(name)))
     return bound
 
 

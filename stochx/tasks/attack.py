@@ -1,4 +1,4 @@
-"""Attack images of a data set, and judge: on fresh draws where the network is stochastic, in full precision always."""
+"""Attacks on the images of a data set, judged in full precision, and on fresh draws of stochastic networks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from stochx.errors import RunError, StochxError
 from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.judging import Judge, Verdict
 
-ROWS = 128  # images attacked together; those that are fooled leave, so that a larger batch stays full for longer
+ROWS = 128  # images attacked together; misclassified ones are retired, so a larger batch stays full for longer
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one attack did to one image: `correct` is the share of judging draws that stay right, 0 or 1 without noise.
+    """The result of an attack on an image: `correct` is the share of fresh draws that are right, 0 or 1 without noise.
 
-    `hit` is the share that says the target class, 0 without one; `vote` is whether the mean probabilities are right,
-    `off` whether the network is with its noise off, None where it has no noise layers. `margin` is by how much the
-    label's logit is above the largest other one, a mean over draws: below 0 where they are wrong.
-    Distances are to the image; `step` and `restart` say where the point was found, `forwards` what it cost.
+    `hit` is the share that predicts the target class, 0 without one. `vote`: the mean probabilities are right; `off`:
+    the network is right with its noise off, None without noise layers. `margin` is the label's logit minus the largest
+    other one, a mean over draws; below 0 means wrong. Distances are to the clean image; `step` and `restart` locate the
+    point in the run, and `forwards` is its cost in forward passes.
     """
 
     correct: float
@@ -49,10 +49,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class AttackRecord:
-    """One image: its label, what the network says of it as it is, and what every attack did to it.
+    """An image: its label, the network's clean prediction, and the result of every attack.
 
-    `worst` is the share that stays right under `worst_attack`, the attack that is worst for this image; on a stochastic
-    network it is chosen on other draws than it is judged by.
+    `worst` is the share of draws that are right under `worst_attack`, the strongest attack on this image, which is
+    chosen on other draws than it is judged by.
     """
 
     index: int
@@ -71,7 +71,7 @@ class AttackRecord:
 
 @dataclass(frozen=True)
 class Attacked:
-    """The changed images of one batch: x and by attack x' (N, C, H, W), with their records."""
+    """The adversarial images of a batch: x, and x' (N, C, H, W) by attack, with their records."""
 
     x: Tensor
     adversarial: Mapping[str, Tensor]
@@ -94,10 +94,10 @@ def attack(
     keep: Callable[[Attacked], None] = lambda attacked: None,
     report: Callable[[list[AttackRecord | Failed], int], None] = lambda records, items: None,
 ) -> list[AttackRecord | Failed]:
-    """The records of all images, in order. Only images that the network gets right are attacked.
+    """Attack all images that the network classifies correctly, and return the records of all images, in order.
 
     On a stochastic network `draws` draws choose between restarts and attacks, and as many others judge; an image is
-    left alone only if none of its judging draws is right. Raises `RunError` for points outside the ball.
+    attacked if any of its judging draws is right. Raises `RunError` for points outside the ball.
     """
 
     def load(places: range) -> list[Item | StochxError]:
@@ -105,7 +105,7 @@ def attack(
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[AttackRecord | Failed]:
         pairs = list(zip(places, loaded, strict=True))
-        found: list[AttackRecord | Failed] = [
+        records: list[AttackRecord | Failed] = [
             Failed(i, sources[i].name, item) for i, item in pairs if isinstance(item, StochxError)
         ]
         items = [(i, item) for i, item in pairs if not isinstance(item, StochxError)]
@@ -113,13 +113,13 @@ def attack(
             y = torch.tensor([item.label for _, item in items], device=model.mean.device)
             goal = None if target is None else torch.full_like(y, target)
             judge = Judge(model, y, goal, draws, seed, "/".join(item.key for _, item in items))
-            made = _attack_batch(attacks, sources, ball, items, judge, source_model, judge_any)
-            keep(made)
-            found += made.records
-        return found
+            attacked = _attack_batch(attacks, sources, ball, items, judge, source_model, judge_any)
+            keep(attacked)
+            records += attacked.records
+        return records
 
-    found = sweep(len(sources), ROWS, load, work, world or World(), done, report)
-    return sorted(found, key=lambda record: record.index)
+    records = sweep(len(sources), ROWS, load, work, world or World(), done, report)
+    return sorted(records, key=lambda record: record.index)
 
 
 def _attack_batch(
@@ -136,12 +136,12 @@ def _attack_batch(
     places = (clean.right > 0).to(x.device)
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
     keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
-    some = judge[places]
+    chosen = judge[places]
     context = Context(
         keys=keys,
-        target=some.target,
-        wrong=None if judge.noisy else some.wrong,
-        pick=some.score if judge.noisy else None,
+        target=chosen.target,
+        wrong=None if judge.noisy else chosen.wrong,
+        pick=chosen.score if judge.noisy else None,
         source=source_model,
         judge_any=judge_any,
     )
@@ -149,7 +149,7 @@ def _attack_batch(
     for name, method in attacks.items():
         start = time.perf_counter()
         with seeded(judge.seed, "attack", name, judge.batch):
-            attempt = method(judge.model, x[places], some.y, ball, context) if len(places) else _nothing(x, some.y)
+            attempt = method(judge.model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)
@@ -159,20 +159,20 @@ def _attack_batch(
         choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
     records = []
     for n, (i, _) in enumerate(items):
-        worst = min(choices, key=lambda name: float(choices[name][n])) if choices else None  # used now
-        left = outcomes[worst][n].correct if worst is not None else float(clean.right[n])
+        worst = min(choices, key=lambda name: float(choices[name][n])) if choices else None  # called at once
+        correct = outcomes[worst][n].correct if worst is not None else float(clean.right[n])
         records.append(
             AttackRecord(
                 index=i,
                 image=sources[i].name,
                 label=int(judge.y[n]),
                 clean=float(clean.right[n]),
-                vote=bool(clean.said[n] == judge.y[n]),
+                vote=bool(clean.prediction[n] == judge.y[n]),
                 off=clean_off[n],
-                prediction=int(clean.said[n]),
+                prediction=int(clean.prediction[n]),
                 margin=float(clean.margin[n]),
-                attacks={name: found[n] for name, found in outcomes.items()},
-                worst=left,
+                attacks={name: results[n] for name, results in outcomes.items()},
+                worst=correct,
                 worst_attack=worst,
                 seconds=seconds,
             )
@@ -188,7 +188,7 @@ def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
     if not ball.holds(attempt.x, x).all():
         far = float(ball.length(attempt.x, x).max())
         raise RunError(
-            f"`{name}` left the ball: {far:.6g} of {ball.eps:.6g} in {ball.norm}", "this is a bug of the attack"
+            f"`{name}` left the ball: {far:.6g} of {ball.eps:.6g} in {ball.norm}", "this is a bug in the attack"
         )
 
 
@@ -201,7 +201,7 @@ def _outcomes(
     places: Tensor,
     attempt: Attempt,
 ) -> list[Outcome]:
-    """One for each image of the batch; what was not attacked stays what it was."""
+    """Return one outcome per image of the batch; images that were not attacked keep their clean values."""
     linf, l2 = (Ball(0, norm).length(adv, x) for norm in NORMS)
     cost = {
         key: torch.zeros_like(y).index_copy(0, places, getattr(attempt, key).to(y)).tolist()
@@ -211,9 +211,9 @@ def _outcomes(
         Outcome(
             correct=float(verdict.right[n]),
             hit=float(verdict.hit[n]),
-            vote=bool(verdict.said[n] == y[n]),
+            vote=bool(verdict.prediction[n] == y[n]),
             off=off[n],
-            prediction=int(verdict.said[n]),
+            prediction=int(verdict.prediction[n]),
             margin=float(verdict.margin[n]),
             linf=float(linf[n]),
             l2=float(l2[n]),

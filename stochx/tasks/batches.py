@@ -1,4 +1,4 @@
-"""Images through a classifier, batch by batch: what it says of them, and the maps of methods."""
+"""Batches of classified images, and the maps of methods for them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from stochx.errors import InputError, RunError, StochxError
 
 @dataclass(frozen=True)
 class Source:
-    """One image: its name in results, how to read it as the network will see it, and the class to explain.
+    """An image: its name in results, a function that reads it at the network's size, and the class to explain.
 
-    The item's `key` decides the random draws. Without a target it is that of the whole run.
+    The item's `key` seeds the random draws. Without a target of its own it gets the run's.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Failed:
-    """An image that could not be worked on."""
+    """An image that could not be processed."""
 
     index: int
     image: str
@@ -44,7 +44,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one size and what the network says of them.
+    """Images of one size, with the network's predictions.
 
     `images` (N, C, H, W) in [0, 1], `probabilities` and `logits` (N, K), `target` (N,); `keys` hold the seed.
     """
@@ -61,24 +61,24 @@ class ImageBatch:
 
     @property
     def key(self) -> str:
-        """What the noise inside a stochastic network is keyed by."""
+        """Key of the noise inside a stochastic network."""
         return "/".join(self.keys)
 
 
 def read_all(sources: Sequence[Source], batch: range) -> list[Item | StochxError]:
-    """The items of a batch, or why one cannot be read."""
+    """Read the items of a batch; an item that cannot be read becomes its error."""
 
-    def one(source: Source) -> Item | StochxError:
+    def read(source: Source) -> Item | StochxError:
         try:
             return source.read()
         except InputError as error:
             return error
 
-    return [one(sources[i]) for i in batch]
+    return [read(sources[i]) for i in batch]
 
 
 def rows_of(model: Classifier) -> int:
-    """How many images make a canonical batch."""
+    """Return the number of images in a canonical batch."""
     side = model.input_size
     return fused(model).rows(torch.zeros(1, 3, side, side, device=model.mean.device, dtype=model.mean.dtype))
 
@@ -92,7 +92,7 @@ def batches(
     seed: int,
     draws: int,
 ) -> Iterator[ImageBatch | Failed]:
-    """The images that could be read, in batches of one size, classified; the others, and what is not finite, failed.
+    """Yield classified batches of images of one size, and `Failed` for unreadable images and non-finite logits.
 
     The target is the class index `target`, or each image's top prediction. The logits of a stochastic network are
     means over `draws` of its noise.
@@ -127,7 +127,7 @@ def _classified(
     images, probabilities, out = images[finite], probabilities[finite], out[finite]
     own = [target if sources[i].target is None else sources[i].target for i, _ in pairs]
     top = probabilities.argmax(1)
-    chosen = torch.stack([top[n] if given is None else top.new_tensor(given) for n, given in enumerate(own)])
+    chosen = torch.stack([top[n] if label is None else top.new_tensor(label) for n, label in enumerate(own)])
     yield ImageBatch(
         indices=[i for i, _ in pairs],
         names=[sources[i].name for i, _ in pairs],
@@ -144,28 +144,28 @@ def _classified(
 def explanations(
     model: Classifier, methods: Mapping[str, Attribution], batch: ImageBatch
 ) -> dict[str, tuple[Explanation, float]]:
-    """Every method's maps of a batch, and the seconds an image took."""
-    found = {}
+    """Return every method's maps of a batch, and the seconds per image."""
+    results = {}
     for name, method in methods.items():
         start = time.perf_counter()
         explanation = mean_explanation(model, method, batch)
         if batch.images.is_cuda:
             torch.cuda.synchronize()
-        found[name] = explanation, (time.perf_counter() - start) / len(batch.images)
-    return found
+        results[name] = explanation, (time.perf_counter() - start) / len(batch.images)
+    return results
 
 
 def mean_explanation(model: Classifier, method: Attribution, batch: ImageBatch) -> Explanation:
-    """One method's maps: of a stochastic network the mean over draws of its noise, with the error that is left."""
+    """Return a method's maps; for a stochastic network the mean over draws of its noise, with its error."""
     if model.noise == "none":
         return method(model, batch.images, batch.target, batch.keys)
     sums, parts = torch.zeros(0), list[Explanation]()
     for d in range(batch.draws):
         with seeded(0, "draw", d, batch.key):
-            one = method(model, batch.images, batch.target, [f"{key}/{d}" for key in batch.keys])
-        sums = one.map.new_zeros(2, 1, *one.map.shape) if not parts else sums
-        sums[d % 2, 0] += one.map
-        parts.append(replace(one, map=sums))
+            explanation = method(model, batch.images, batch.target, [f"{key}/{d}" for key in batch.keys])
+        sums = explanation.map.new_zeros(2, 1, *explanation.map.shape) if not parts else sums
+        sums[d % 2, 0] += explanation.map
+        parts.append(replace(explanation, map=sums))
     return Explanation(
         map=sums.sum(0)[0] / batch.draws,
         error=split_half_error(sums, batch.draws),
@@ -176,8 +176,8 @@ def mean_explanation(model: Classifier, method: Attribution, batch: ImageBatch) 
 
 
 def _stacked(values: Sequence[Tensor | None], reduce: Callable[[Tensor, int], Tensor]) -> Tensor | None:
-    there = [value for value in values if value is not None]
-    return reduce(torch.stack(there), 0) if there else None
+    present = [value for value in values if value is not None]
+    return reduce(torch.stack(present), 0) if present else None
 
 
 def _mean_chosen(parts: Sequence[Chosen]) -> Chosen | None:
@@ -191,7 +191,7 @@ def _mean_chosen(parts: Sequence[Chosen]) -> Chosen | None:
 
 
 def not_finite(index: int, name: str, what: str) -> Failed:
-    """The failure of an image for which something came out as NaN or infinity."""
+    """Return the failure of an image with NaN or infinite results."""
     reason = RunError(
         f"`{name}`: {what} not finite",
         f"check the weights and the normalisation; precision is {current().precision}",
@@ -200,5 +200,5 @@ def not_finite(index: int, name: str, what: str) -> Failed:
 
 
 def number(values: Tensor | None, n: int) -> float | None:
-    """Value n, None where there is none or it is not finite."""
+    """Return value n; None if there is none or it is not finite."""
     return None if values is None or not values[n].isfinite() else float(values[n])

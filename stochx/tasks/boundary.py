@@ -1,4 +1,4 @@
-"""Decision boundaries on planes: what networks say of every point, and how their maps compare."""
+"""Decision boundaries on planes: predictions at every point, and comparisons between networks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from stochx.engine.plane import Plane, regions
 from stochx.engine.seeds import seeded
 from stochx.errors import RunError
 
-HALVINGS = 30  # of the step in which a label changes
-OUTSIDE = 1e-6  # how far rounding may carry a value out of [0, 1]
+HALVINGS = 30  # bisections of the step in which the label changes
+OUTSIDE = 1e-6  # tolerance for rounding outside of [0, 1]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of N places: the class of the mean probabilities (N,) and that mean (N,).
+    """Predictions at N points: the class of the mean probabilities (N,), and its mean probability (N,).
 
-    `disagreement` (N,) is the share of draws that do not say the most frequent class.
+    `disagreement` (N,) is the share of draws that do not predict the most frequent class.
     """
 
     labels: Tensor
@@ -38,10 +38,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class BoundaryRecord:
-    """One network on one plane: classes of the images, and how far along the first axis each label lasts.
+    """A network on a plane: predicted classes of the images, and the distances along the first axis to another class.
 
-    `distances` are in L2, `distances_eps` in units of eps in Linf (of a plane of one image); None where the label does
-    not change within the plane.
+    `distances` are in L2, `distances_eps` in units of eps in Linf (for planes of one image); None if the label does not
+    change within the plane.
     """
 
     index: int
@@ -55,12 +55,12 @@ class BoundaryRecord:
 
 @dataclass(frozen=True)
 class BoundaryRow:
-    """The numbers of one network on one plane, or (`all`) on all: means, the sum of regions, the median distance.
+    """The results of a network on a plane, or on all (`all`): means, the sum of regions, the median distance.
 
     `agreement` is the share of points with the label of the first network, `iou` the mean intersection over union of
-    the classes that either shows; `regions` are connected by four neighbours; `shares` are those of the classes that
-    appear. `distance` is the median over the images in L2, None where it ends beyond the plane; `changed` of `n` labels
-    change within it. `distance_eps` is the same in units of eps in Linf.
+    the classes that appear in either; `regions` are connected by four neighbours; `shares` are the areas of the classes
+    that appear. `distance` is the median L2 distance over images, None if it lies beyond the plane; `changed` of `n`
+    labels change within it. `distance_eps` is the same in units of eps in Linf.
     """
 
     plane: str
@@ -86,10 +86,10 @@ def predict_at(
     seed: int,
     report: Callable[[int], None] = lambda places: None,
 ) -> Predictions:
-    """What `model` says at coordinates `places` (N, 2), over `draws` if it is stochastic.
+    """Predict at coordinates `places` (N, 2), over `draws` draws if the model is stochastic.
 
-    Draw d of a network whose noise is shared in a batch is the same one at all places: a function of its own. Else each
-    place has its own, which depends on where it stands in `places`. Raises `RunError` for logits that are NaN.
+    If noise is shared in a batch, draw d is the same function at all places. Otherwise each place has its own draws,
+    which depend on its index in `places`. Raises `RunError` for logits that are not finite.
     """
     count, here = draws if model.noise != "none" else 1, plane.to(model.mean)
     parts = dict[int, tuple[Tensor, Tensor, Tensor]]()
@@ -120,27 +120,27 @@ def predict_grid(
     seed: int,
     report: Callable[[int], None] = lambda places: None,
 ) -> Predictions:
-    """What `model` says of every cell of the plane's grid, all (H, W)."""
+    """Predict at every cell of the plane's grid; all results are (H, W)."""
     a, b = plane.grid(resolution)
     places = torch.stack(torch.meshgrid(a, b, indexing="xy"), -1)
-    found = predict_at(model, plane, places.flatten(0, 1), draws, seed, report)
-    return Predictions(*(part.view(len(b), len(a)) for part in (found.labels, found.confidence, found.disagreement)))
+    flat = predict_at(model, plane, places.flatten(0, 1), draws, seed, report)
+    return Predictions(*(part.view(len(b), len(a)) for part in (flat.labels, flat.confidence, flat.disagreement)))
 
 
 def distances(
     model: Classifier, plane: Plane, resolution: int, draws: int, seed: int
 ) -> tuple[list[int], list[float | None]]:
-    """The classes of the marked images, and how far along the first axis, either way, each of them lasts.
+    """Return the predicted classes of the marked images, and the distance along the first axis to another class.
 
-    The axis is walked in `resolution` steps; the one in which the label changes is halved until nothing is left of it,
-    by asking the network. In coordinates of the plane; None where the label lasts to the plane's end.
+    The axis is searched in both directions in `resolution` steps; the step in which the label changes is bisected.
+    Distances are in coordinates of the plane; None if the label does not change within it.
     """
     count, low, high = len(plane.marks), float(plane.low[0]), float(plane.high[0])
     steps = torch.arange(resolution + 1, dtype=torch.float64) * ((high - low) / resolution)
     ways = torch.tensor([-1.0, 1.0], dtype=torch.float64)
 
     def same(distance: Tensor, of: Tensor | None) -> Tensor:
-        """(M, 2, S) distances of each mark both ways -> their labels, or whether these are `of` (M, 1, 1)."""
+        """Return the labels at distances (M, 2, S) from each mark, or a mask of those equal to `of` (M, 1, 1)."""
         a = (plane.marks[:, 0].view(-1, 1, 1) + ways.view(1, 2, 1) * distance).clamp(low, high)
         places = torch.stack([a, plane.marks[:, 1].view(-1, 1, 1).expand_as(a)], -1)
         labels = predict_at(model, plane, places.flatten(0, 2), draws, seed).labels.view(a.shape)
@@ -149,14 +149,14 @@ def distances(
     labels = same(steps.expand(count, 2, -1), None)
     own = labels[:, :1, :1]
     changes = labels != own
-    last = changes.int().argmax(2, keepdim=True)  # the first step with another label
+    last = changes.int().argmax(2, keepdim=True)  # first step with another label
     near, far = steps[(last - 1).clamp(min=0)], steps[last]
     for _ in range(HALVINGS):
         middle = (near + far) / 2
         stays = same(middle, own)
         near, far = torch.where(stays, middle, near), torch.where(stays, far, middle)
-    found = torch.where(changes.any(2), ((near + far) / 2).squeeze(2), torch.inf).amin(1)
-    return own.flatten().tolist(), [value if math.isfinite(value) else None for value in found.tolist()]
+    nearest = torch.where(changes.any(2), ((near + far) / 2).squeeze(2), torch.inf).amin(1)
+    return own.flatten().tolist(), [value if math.isfinite(value) else None for value in nearest.tolist()]
 
 
 def record(
@@ -170,20 +170,20 @@ def record(
     eps: float | None = None,
     report: Callable[[int], None] = lambda places: None,
 ) -> tuple[BoundaryRecord, Predictions]:
-    """All that the network is asked for on one plane; `names` are those of the plane and of the network.
+    """Evaluate the network on one plane; `names` are those of the plane and of the network.
 
-    `eps` is the unit of coordinates that are changes of a pixel.
+    `eps` is the unit of coordinates that are changes of a pixel value.
     """
     start = time.perf_counter()
-    found = predict_grid(model, plane, resolution, draws, seed, report)
-    said, far = distances(model, plane, resolution, draws, seed)
+    predictions = predict_grid(model, plane, resolution, draws, seed, report)
+    classes, far = distances(model, plane, resolution, draws, seed)
     in_l2 = [None if d is None else d * plane.length for d in far]
     in_eps = [None if d is None or not eps else d / eps for d in far]
-    return BoundaryRecord(index, *names, said, in_l2, in_eps, round(time.perf_counter() - start, 3)), found
+    return BoundaryRecord(index, *names, classes, in_l2, in_eps, round(time.perf_counter() - start, 3)), predictions
 
 
 def outside(plane: Plane, resolution: int) -> tuple[Tensor, Tensor]:
-    """Of every cell of the grid (H, W): the share of its values outside [0, 1], and its Linf distance to the origin."""
+    """Return, per cell of the grid (H, W), the share of values outside [0, 1] and the Linf distance to the origin."""
     a, b = plane.grid(resolution)
     parts = []
     for row in b:
@@ -194,40 +194,42 @@ def outside(plane: Plane, resolution: int) -> tuple[Tensor, Tensor]:
     return share, far
 
 
-def agreement(one: Tensor, two: Tensor, count: int) -> tuple[float, float]:
-    """The share of equal labels, and the mean intersection over union of the classes that one of the maps shows."""
-    both = torch.stack([F.one_hot(labels.flatten(), count) for labels in (one, two)]).bool()
+def agreement(labels_a: Tensor, labels_b: Tensor, count: int) -> tuple[float, float]:
+    """Return the share of equal labels, and the mean intersection over union of the classes in either map."""
+    both = torch.stack([F.one_hot(labels.flatten(), count) for labels in (labels_a, labels_b)]).bool()
     meet, join = both.all(0).sum(0), both.any(0).sum(0)
     shown = join > 0
-    return float((one == two).double().mean()), float((meet[shown] / join[shown].double()).mean())
+    return float((labels_a == labels_b).double().mean()), float((meet[shown] / join[shown].double()).mean())
 
 
 def measure(
-    found: BoundaryRecord, said: Predictions, first: Predictions, classes: Sequence[str], noisy: bool
+    record: BoundaryRecord, predictions: Predictions, first: Predictions, classes: Sequence[str], noisy: bool
 ) -> BoundaryRow:
-    """The numbers of one network on one plane, next to the `first` network's."""
-    count = said.labels.flatten().bincount(minlength=len(classes))
-    shares = {classes[k]: float(count[k]) / said.labels.numel() for k in count.argsort(descending=True, stable=True)}
-    share, iou = agreement(said.labels, first.labels, len(classes))
+    """Return the row of one network on one plane, compared with the `first` network."""
+    count = predictions.labels.flatten().bincount(minlength=len(classes))
+    shares = {
+        classes[k]: float(count[k]) / predictions.labels.numel() for k in count.argsort(descending=True, stable=True)
+    }
+    share, iou = agreement(predictions.labels, first.labels, len(classes))
     return BoundaryRow(
-        plane=found.plane,
-        model=found.model,
+        plane=record.plane,
+        model=record.model,
         agreement=share,
         iou=iou,
-        regions=int(regions(said.labels).max()) + 1,
+        regions=int(regions(predictions.labels).max()) + 1,
         shares={name: value for name, value in shares.items() if value},
-        confidence=float(said.confidence.double().mean()),
-        disagreement=float(said.disagreement.double().mean()) if noisy else None,
-        distance=_median(found.distances),
-        distance_eps=_median(found.distances_eps),
-        changed=sum(value is not None for value in found.distances),
-        n=len(found.distances),
-        seconds=found.seconds,
+        confidence=float(predictions.confidence.double().mean()),
+        disagreement=float(predictions.disagreement.double().mean()) if noisy else None,
+        distance=_median(record.distances),
+        distance_eps=_median(record.distances_eps),
+        changed=sum(value is not None for value in record.distances),
+        n=len(record.distances),
+        seconds=record.seconds,
     )
 
 
 def pooled_row(rows: Sequence[BoundaryRow], records: Sequence[BoundaryRecord]) -> BoundaryRow:
-    """One network's planes together, from its rows and records."""
+    """Return the row of one network over all planes, from its rows and records."""
     shown = dict.fromkeys(name for row in rows for name in row.shares)
     noise = [row.disagreement for row in rows if row.disagreement is not None]
     return BoundaryRow(
@@ -239,8 +241,8 @@ def pooled_row(rows: Sequence[BoundaryRow], records: Sequence[BoundaryRecord]) -
         shares={name: fmean(row.shares.get(name, 0.0) for row in rows) for name in shown},
         confidence=fmean(row.confidence for row in rows),
         disagreement=fmean(noise) if noise else None,
-        distance=_median([value for one in records for value in one.distances]),
-        distance_eps=_median([value for one in records for value in one.distances_eps]),
+        distance=_median([value for record in records for value in record.distances]),
+        distance_eps=_median([value for record in records for value in record.distances_eps]),
         changed=sum(row.changed for row in rows),
         n=sum(row.n for row in rows),
         seconds=sum(row.seconds for row in rows),
@@ -248,6 +250,6 @@ def pooled_row(rows: Sequence[BoundaryRow], records: Sequence[BoundaryRecord]) -
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    """The median, where None is farther than all others."""
+    """Return the median, with None as infinity."""
     middle = median(math.inf if value is None else value for value in values)
     return middle if math.isfinite(middle) else None

@@ -1,4 +1,4 @@
-"""Stochastic students: a network that starts as its teacher, gets noise layers, and learns from it."""
+"""Distillation of stochastic students: a copy of the teacher, or a new network, with noise layers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from stochx.lessons import Lesson
 from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
 from stochx.tasks.train import correct, stack
 
-CALIBRATION = 32  # batches that the statistics of noise layers and batch norms are measured on
+CALIBRATION = 32  # batches for the statistics of noise layers and batch norms
 BATCH = 128
 
 
 def check_teacher(teacher: Classifier, data: Data) -> Classifier:
-    """`teacher`, if it can teach on `data`; it takes the names of the classes from the data.
+    """Check that `teacher` fits `data`, and give it the data's class names.
 
-    Raises `InputError` for a network that is no classifier, has other classes, or is stochastic already.
+    Raises `InputError` for a network that is not a classifier, has other classes, or is stochastic.
     """
     side = teacher.input_size
     with torch.inference_mode():
@@ -35,19 +35,19 @@ def check_teacher(teacher: Classifier, data: Data) -> Classifier:
         raise InputError(f"the teacher returns {tuple(out.shape)} for one image", "it must return logits (N, K)")
     if out.shape[1] != len(data.classes):
         raise InputError(
-            f"the teacher knows {out.shape[1]} classes, the data set has {len(data.classes)}",
-            "teach on the data that it was trained on",
+            f"the teacher has {out.shape[1]} classes, but the data set has {len(data.classes)}",
+            "use the data set that it was trained on",
         )
     if teacher.noise != "none":
-        raise InputError("the teacher is stochastic already", "start from the network that it was made of")
+        raise InputError("the teacher is already stochastic", "start from the network without noise")
     teacher.classes = data.classes
     return teacher
 
 
 def make_student(teacher: Classifier, build: Callable[[], Classifier] | None, seed: int) -> Classifier:
-    """The student before its noise: a copy of the teacher, or a new network whose weights depend on `seed` alone.
+    """Return the student without noise: a copy of the teacher, or a new network whose weights depend on `seed` alone.
 
-    A new one sees images as the teacher does.
+    A new one uses the teacher's preparation of images.
     """
     if build is None:
         student = copy.deepcopy(teacher)
@@ -59,22 +59,22 @@ def make_student(teacher: Classifier, build: Callable[[], Classifier] | None, se
     return student.eval().requires_grad_(True)
 
 
-def calibrated(student: Classifier, pixels: Tensor, seed: int) -> Classifier:
-    """The student with statistics from some of the training images (N, 3, H, W) uint8, in an order of the seed's."""
+def calibrate_student(student: Classifier, pixels: Tensor, seed: int) -> Classifier:
+    """Calibrate the student's statistics on a random part, by seed, of the training images (N, 3, H, W) uint8."""
     order = torch.randperm(len(pixels), generator=generator(seed, "calibration"))[: CALIBRATION * BATCH]
-    batches = [pixels[some].to(student.mean.device).float() / 255 for some in torch.split(order, BATCH)]
+    batches = [pixels[indices].to(student.mean.device).float() / 255 for indices in torch.split(order, BATCH)]
     with seeded(seed, "calibration"):
         calibrate(student, batches)
     return student
 
 
 def make_criterion(teacher: Classifier, lesson: Lesson | None) -> Criterion:
-    """Return what the student learns: the lesson of its teacher, or cross-entropy alone."""
+    """Return the student's criterion: the lesson of its teacher, or cross-entropy alone."""
     return cross_entropy if lesson is None else Teaching(teacher, lesson)
 
 
 def measure(student: Classifier, data: Data, draws: int, seed: int, world: World) -> tuple[Estimate, Estimate]:
-    """Test accuracy of a random draw (the mean of `draws` for each image), and without noise; intervals over images.
+    """Return the test accuracy of a random draw (a mean over `draws` per image), and without noise.
 
     The ranks share the draws.
     """
@@ -88,4 +88,4 @@ def measure(student: Classifier, data: Data, draws: int, seed: int, world: World
     noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)
     with at_scale(student, 0.0):
         quiet = right(0)
-    return estimate(noisy.tolist()), estimate([float(one) for one in quiet])
+    return estimate(noisy.tolist()), estimate([float(right) for right in quiet])

@@ -1,4 +1,4 @@
-"""Explain images: every method's map of every image, with what is known of its quality."""
+"""Explanations of images: every method's map of every image, with estimates of its accuracy."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ from stochx.tasks.batches import (
 class ExplanationRow:
     """The result of one method on one image.
 
-    `error` is the relative Monte-Carlo error of the map, `gap` what a complete map's sum is off (logits), `used`
-    how many samples it took; `sigma` what adaptive noising chose (normalised units), after `evaluations` of its
-    objective, and `objective` that on fresh draws. Each is None where the method has none. `seconds` is the image's
-    share of its batch.
+    `error` is the relative Monte-Carlo error of the map, `gap` its completeness error (in logits), `used` its number of
+    samples. Adaptive noising chose `sigma` (in normalised units) in `evaluations` of its objective, whose value on
+    fresh draws is `objective`. Each is None if the method has none. `seconds` is the image's share of its batch.
     """
 
     index: int
@@ -55,7 +54,7 @@ class ExplanationRow:
 
 @dataclass(frozen=True)
 class Explained:
-    """All maps of one image, (C, H, W) each by method, and what the network saw and said."""
+    """The maps (C, H, W) of an image by method, with the network's input and probabilities."""
 
     index: int
     name: str
@@ -78,38 +77,38 @@ def explain(
     keep: Callable[[Explained], None] = lambda explained: None,
     report: Callable[[list[ExplanationRow | Failed], int], None] = lambda rows, items: None,
 ) -> list[ExplanationRow | Failed]:
-    """The rows of all images, in order; `keep` receives each image's maps when they are there.
+    """Return the rows of all images, in order; `keep` receives each image's maps once they are computed.
 
     The target is the class index `target`, or each image's top prediction. A map of a stochastic network is the
-    mean over `draws` of its noise. A bad image gives a `Failed` in its place; so do logits or maps that are not finite.
+    mean over `draws` of its noise. Unreadable images, and logits or maps that are not finite, become `Failed`.
     """
     methods = {name: bind_objective(method) for name, method in methods.items()}
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[ExplanationRow | Failed]:
-        found: list[ExplanationRow | Failed] = []
+        rows: list[ExplanationRow | Failed] = []
         for batch in batches(model, sources, places, loaded, target, seed, draws):
             for result in [batch] if isinstance(batch, Failed) else _explain_batch(model, methods, batch):
                 if isinstance(result, Failed):
-                    found.append(result)
+                    rows.append(result)
                 else:
                     keep(result)
-                    found += result.rows
-        return found
+                    rows += result.rows
+        return rows
 
     def load(places: range) -> list[Item | StochxError]:
         return read_all(sources, places)
 
-    found = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
+    rows = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
     order = {name: place for place, name in enumerate(methods)}
-    return sorted(found, key=lambda row: (row.index, order.get(getattr(row, "method", ""), 0)))
+    return sorted(rows, key=lambda row: (row.index, order.get(getattr(row, "method", ""), 0)))
 
 
 def _explain_batch(
     model: Classifier, methods: Mapping[str, Attribution], batch: ImageBatch
 ) -> Iterator[Explained | Failed]:
-    found = explanations(model, methods, batch)
+    results = explanations(model, methods, batch)
     for n, (i, name) in enumerate(zip(batch.indices, batch.names, strict=True)):
-        bad = [method for method, (e, _) in found.items() if not e.map[n].isfinite().all()]
+        bad = [method for method, (e, _) in results.items() if not e.map[n].isfinite().all()]
         if bad:
             yield not_finite(i, name, f"the map of `{bad[0]}` is")
             continue
@@ -131,7 +130,7 @@ def _explain_batch(
                 evaluations=None if e.chosen is None else int(e.chosen.evaluations[n]),
                 seconds=seconds,
             )
-            for method, (e, seconds) in found.items()
+            for method, (e, seconds) in results.items()
         ]
-        maps = {method: e.map[n].float().cpu() for method, (e, _) in found.items()}
+        maps = {method: e.map[n].float().cpu() for method, (e, _) in results.items()}
         yield Explained(i, name, batch.items[n].image, batch.probabilities[n].cpu(), maps, rows)

@@ -1,4 +1,4 @@
-"""Explain a few-shot network: which parts of a query, and of the support, speak for each class."""
+"""Explanations of few-shot networks: the evidence for each class in the query and in the support."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stochx.errors import RunError
 
 @dataclass(frozen=True)
 class Matched:
-    """One query among N classes of K support images: signed pixel maps (..., 3, H, W), class by class.
+    """Signed pixel maps (..., 3, H, W) of one query and N classes of K support images.
 
-    `query` (N, 3, H, W) holds what speaks for a class rather than for the mean of the others; `support` (N, K, 3, H, W)
-    what speaks for its class's own score, so that it sums to less than 0 where that score is negative. `evidence` (N,)
-    is what is explained, `probabilities` (N,).
+    `query` (N, 3, H, W) holds the evidence for a class minus the mean of the others; `support` (N, K, 3, H, W) the
+    evidence for its class's own score, whose sum is negative where the score is. `evidence` (N,) are the explained
+    values, `probabilities` (N,) those of the classes.
     """
 
     probabilities: Tensor
@@ -30,24 +30,23 @@ class Matched:
 
 
 def explain_match(model: FewShotNetwork, support: Tensor, query: Tensor, rules: Rules) -> Matched:
-    """LRP (Sun et al., 2020, section on heatmaps) from the head's evidence to the pixels of all images.
+    """Propagate the head's evidence to the pixels of all images by LRP (Sun et al., 2020, section on heatmaps).
 
-    support (N, K, 3, H, W), query (3, H, W) in [0, 1]. Relevance passes the head by its own rules, and the backbone by
-    `rules`. Raises `RunError` for scores or maps that are not finite, `InputError` for a backbone that cannot be
-    traced.
+    support (N, K, 3, H, W), query (3, H, W) in [0, 1]. The head uses its own rules, the backbone `rules`. Raises
+    `RunError` for scores or maps that are not finite, `InputError` for a backbone that cannot be traced.
     """
     ways, shots = support.shape[:2]
     images = torch.cat([support.flatten(0, 1), query[None]])
     with torch.no_grad():
         maps = model(images)
-        given, asked = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
-        scores, passage = model.head(given, asked)
+        examples, queries = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
+        scores, cache = model.head(examples, queries)
         if not scores.isfinite().all():
             raise RunError("the scores of the few-shot network are not finite", "train it again")
-        evidence = model.head.evidence(passage)
+        evidence = model.head.evidence(cache)
         of_support, of_query = [], []
         for k in range(ways):
-            on_support, on_query = model.head.map_relevance(passage, contrast(evidence, k))
+            on_support, on_query = model.head.map_relevance(cache, contrast(evidence, k))
             of_support.append(on_support[0, k])
             of_query.append(on_query[0, 0])
     start = torch.cat([torch.stack(of_support).flatten(0, 1), torch.stack(of_query)])
@@ -59,12 +58,12 @@ def explain_match(model: FewShotNetwork, support: Tensor, query: Tensor, rules: 
 
 
 def contrasts(evidence: Tensor) -> Tensor:
-    """Each of N numbers minus the mean of the others."""
+    """Return each of N numbers minus the mean of the others."""
     return (evidence * len(evidence) - evidence.sum()) / (len(evidence) - 1)
 
 
 def _to_pixels(model: FewShotNetwork, images: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
-    """Relevance of maps (n, C, h, w) -> of the pixels of their images (n, 3, H, W)."""
+    """Propagate relevance of maps (n, C, h, w) to the pixels of their images (n, 3, H, W)."""
     view, graph = model.backbone.model, maps_graph(model.backbone)
     low, high = view.normalise(torch.zeros_like(images[:1])), view.normalise(torch.ones_like(images[:1]))
     parts = zip(torch.split(images, 16), torch.split(relevance, 16), strict=True)

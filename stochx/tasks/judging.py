@@ -1,4 +1,4 @@
-"""The verdict on images: in full precision, and where the network is stochastic on draws that no attack has seen."""
+"""Verdicts on images, in full precision, and on draws of stochastic networks that no attack has used."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from stochx.errors import RunError
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a network says of N images: `right` (N,), the share of draws that give the label; `hit` (N,), the target.
+    """Predictions for N images: the shares of draws that predict the label, `right` (N,), and the target, `hit` (N,).
 
-    `said` (N,) is the class of the mean probabilities; `margin` (N,) by how much the label's logit is above the largest
-    other one, a mean over draws.
+    `prediction` (N,) is the class of the mean probabilities; `margin` (N,) is the label's logit minus the
+    largest other one, a mean over draws.
     """
 
     right: Tensor
     hit: Tensor
-    said: Tensor
+    prediction: Tensor
     margin: Tensor
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Asks a network about the images of one batch; the noise of each question depends on its name and the batch."""
+    """Judges the images of a batch by a network; the noise of each verdict depends on its name and the batch."""
 
     model: Classifier
     y: Tensor
@@ -43,16 +43,16 @@ class Judge:
 
     @property
     def noisy(self) -> bool:
-        """Whether two forwards may differ."""
+        """True if forward passes may differ."""
         return self.model.noise != "none"
 
     def __getitem__(self, places: Tensor) -> Judge:
-        """The judge of some of the images."""
+        """Return the judge of the selected images."""
         target = None if self.target is None else self.target[places]
         return Judge(self.model, self.y[places], target, self.draws, self.seed, self.batch)
 
     def verdict(self, x: Tensor, question: str) -> Verdict:
-        """The verdict on x (N, C, H, W), over all draws; raises `RunError` for logits that are not finite."""
+        """Return the verdict on x (N, C, H, W) over all draws; raises `RunError` for logits that are not finite."""
         right, hit, ahead = (torch.zeros(len(x), dtype=torch.float64) for _ in range(3))
         mean = torch.zeros(0)
         for d in range(self.draws if self.noisy else 1):
@@ -69,19 +69,19 @@ class Judge:
         return Verdict(right / draws, hit / draws, mean.argmax(1).cpu(), ahead / draws)
 
     def without_noise(self, x: Tensor) -> list[bool | None]:
-        """Whether the network with its noise off is right about x (N, C, H, W); None where it has no noise layers."""
+        """Return for each x (N, C, H, W) if the network is right with its noise off; None without noise layers."""
         if not (self.noisy and noise_layers(self.model)):
             return [None] * len(x)
         with at_scale(self.model, 0.0), full_precision():
             return (logits(self.model, x).argmax(1) == self.y).tolist()
 
     def wrong(self, x: Tensor, places: Tensor) -> Tensor:
-        """Whether a deterministic network is wrong about images `places` (B,) at x (B, C, H, W), or says the target."""
+        """Return a mask (B,) of the x (B, C, H, W), images `places` (B,), that are misclassified, or as the target."""
         with full_precision():
-            said = logits(self.model, x).argmax(1)
-        return said != self.y[places] if self.target is None else said == self.target[places]
+            predictions = logits(self.model, x).argmax(1)
+        return predictions != self.y[places] if self.target is None else predictions == self.target[places]
 
     def score(self, x: Tensor) -> Tensor:
-        """What choosing between candidates x of all images goes by, on draws kept for it: lower is more wrong."""
-        found = self.verdict(x, "choose")
-        return (found.right if self.target is None else -found.hit).to(x)
+        """Return the score of candidates x of all images, on draws reserved for this choice; lower is more wrong."""
+        verdict = self.verdict(x, "choose")
+        return (verdict.right if self.target is None else -verdict.hit).to(x)

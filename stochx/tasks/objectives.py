@@ -1,9 +1,9 @@
-"""What a training lowers: a criterion on logits, on clean images or on ones that an attack has changed.
+"""Training objectives: a criterion on logits of clean or adversarial images.
 
     objective(Teaching(teacher, SoftLabels()), Adversarial(PGD(steps=7), Ball(8 / 255)))   # ARD (Goldblum et al., 2020)
 
-A criterion is called with the network, its logits (N, K) for what it was shown, the clean images (N, 3, H, W) and the
-labels (N,), and returns a scalar. The teachers of criteria see the clean images, also where the student does not.
+A criterion is called with the network, its logits (N, K) for the images it was shown, the clean images (N, 3, H, W)
+and the labels (N,), and returns a scalar. Teachers always see the clean images.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ Recipe = Literal["madry", "mixed", "trades"]
 
 
 def cross_entropy(model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-    """Mean -log p(y)."""
+    """Return the mean -log p(y)."""
     return F.cross_entropy(logits, y)
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """A lesson of a teacher, as a criterion."""
+    """A teacher's lesson as a criterion."""
 
     teacher: Classifier
     lesson: Lesson
 
     def show(self, x: Tensor) -> Tensor:
-        """Return what the student is shown of images x."""
+        """Return the images that the student is shown for x."""
         show: Callable[[Tensor], Tensor] | None = getattr(self.lesson, "show", None)
         return x if show is None else show(x)
 
@@ -53,52 +53,54 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Adversarial:
-    """Training on what an attack makes of each batch; `delay` epochs of plain training come first.
+    """Adversarial training, after `delay` epochs of plain training.
 
     madry   criterion(x')                                    (Madry et al., 2018)
-    mixed   0.5 criterion(x) + 0.5 criterion(x'), x' crafted away from the clean prediction, which leaks no label
+    mixed   0.5 criterion(x) + 0.5 criterion(x'), x' crafted from the clean prediction to avoid label leaking
             (Kurakin et al., 2017; the recipe of PNI, He et al., 2019)
-    trades  criterion(x) + trades KL(p(x) || p(x')), x' crafted to raise that divergence  (Zhang et al., 2019)
+    trades  criterion(x) + trades KL(p(x) || p(x')), x' crafted to maximise that divergence  (Zhang et al., 2019)
 
-    Attacks see the network in eval mode, with frozen weights and its noise on. Random starts depend on the seed, the
-    epoch and the image. No image leaves the attack early.
+    Attacks run on the network in eval mode, with frozen weights and noise on. Random starts depend on the seed, the
+    epoch and the image. No image stops early.
     """
 
     attack: Attack
     ball: Ball
     recipe: Recipe = "madry"
     trades: float = 6.0  # weight of the divergence
-    delay: int = 0  # epochs
+    delay: int = 0  # epochs of plain training at the start
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
-            raise UsageError(f"there is no recipe `{self.recipe}`", "choose from: " + ", ".join(RECIPES))
+            raise UsageError(f"unknown recipe `{self.recipe}`", "choose from: " + ", ".join(RECIPES))
         if self.trades < 0 or self.delay < 0:
-            raise UsageError("neither the weight of `trades` nor the delay may be negative")
+            raise UsageError("the weight of `trades` and the delay must not be negative")
         if self.recipe == "trades":
             object.__setattr__(self, "attack", _raising_divergence(self.attack))
 
     def craft(self, model: nn.Module, batch: TrainingBatch, y: Tensor, seed: int) -> Tensor:
-        """X' (N, 3, H, W), in the ball around `batch.x` and in [0, 1], away from classes y (N,)."""
+        """Return x' (N, 3, H, W), in the ball around `batch.x` and in [0, 1], crafted away from classes y (N,)."""
         keys = [f"{seed}/{batch.epoch}/{image}" for image in batch.index.tolist()]
-        with at_rest(model):
+        with frozen(model):
             return self.attack(model, batch.x, y, self.ball, Context(keys)).x
 
 
 def _raising_divergence(attack: Any) -> Attack:
-    """The attack with the loss that TRADES wants."""
+    """Return the attack with the loss of TRADES."""
     if "kl" not in get_args(get_type_hints(type(attack)).get("loss")):
-        raise UsageError("`trades` raises a divergence, which this attack cannot", "use `--adversarial pgd`")
+        raise UsageError(
+            "`trades` maximises a divergence, which this attack does not support", "use `--adversarial pgd`"
+        )
     try:
-        made: Attack = dataclasses.replace(attack, loss="kl")
+        kl_attack: Attack = dataclasses.replace(attack, loss="kl")
     except ValueError as error:
         raise UsageError(f"`trades`: {error}") from None
-    return made
+    return kl_attack
 
 
 @contextlib.contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode and its weights are frozen; all modes and flags return after."""
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Put the network in eval mode and freeze its weights for the block; restore all modes and flags afterwards."""
     modes = {module: module.training for module in model.modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
     try:
@@ -122,10 +124,10 @@ class _Part:
     batch: TrainingBatch
 
     def on(self, x: Tensor) -> Step:
-        """Its value where the network is shown x, clean or not."""
+        """Return its value for the images x, clean or adversarial."""
         shown = self.criterion.show(x) if isinstance(self.criterion, Teaching) else x
-        found = forward(self.model, shown)
-        return Step(self.criterion(self.model, found, self.batch.x, self.batch.y), found)
+        logits = forward(self.model, shown)
+        return Step(self.criterion(self.model, logits, self.batch.x, self.batch.y), logits)
 
 
 def _madry(part: _Part, adversarial: Adversarial, seed: int) -> Step:
@@ -133,18 +135,18 @@ def _madry(part: _Part, adversarial: Adversarial, seed: int) -> Step:
 
 
 def _mixed(part: _Part, adversarial: Adversarial, seed: int) -> Step:
-    with at_rest(part.model):
-        said = logits_of(part.model, part.batch.x).argmax(1)
-    changed = adversarial.craft(part.model, part.batch, said, seed)
-    clean, adv = part.on(part.batch.x), part.on(changed)
+    with frozen(part.model):
+        predictions = logits_of(part.model, part.batch.x).argmax(1)
+    adversarial_x = adversarial.craft(part.model, part.batch, predictions, seed)
+    clean, adv = part.on(part.batch.x), part.on(adversarial_x)
     return Step(0.5 * (clean.loss + adv.loss), clean.logits)
 
 
 def _trades(part: _Part, adversarial: Adversarial, seed: int) -> Step:
     adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
     clean = part.on(part.batch.x)
-    apart = divergence(forward(part.model, adv), clean.logits)
-    return Step(clean.loss + adversarial.trades * apart, clean.logits)
+    distance = divergence(forward(part.model, adv), clean.logits)
+    return Step(clean.loss + adversarial.trades * distance, clean.logits)
 
 
 RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {"madry": _madry, "mixed": _mixed, "trades": _trades}
@@ -156,7 +158,7 @@ def objective(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     seed: int = 0,
 ) -> Objective:
-    """What `fit` lowers: the criterion, on attacked images if `adversarial`, plus what the network's noise asks for."""
+    """Return the objective of `fit`: the criterion, on adversarial images if set, plus the penalty of the noise."""
 
     def lowered(model: nn.Module, batch: TrainingBatch) -> Step:
         part = _Part(criterion, model, batch)

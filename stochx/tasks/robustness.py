@@ -1,4 +1,4 @@
-"""What attacks left: accuracies with intervals, the worst case of each image, and which of two networks is better."""
+"""Robust accuracies with intervals, the worst case of each image, and the comparison of two networks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WORST = "worst"
 
 @dataclass(frozen=True)
 class AttackRow:
-    """One attack over all images, or `worst`, the worst of all for each image.
+    """The results of an attack over all images, or of `worst`, the strongest attack on each image.
 
-    Accuracies with the ends of their 95 % intervals: Wilson's, or for a stochastic network Student's over images.
-    `success` is the share of the clean accuracy that is lost, or of the attacked images that come out as the target.
-    `vote` is the accuracy of the mean probabilities; `clean_off` and `robust_off` are those of the same images with the
-    noise layers off; None without noise. `correct` of `n` images stay right, a sum of shares; of `newly` images an
-    attack is the first of the table to leave no draw right. `forwards` is a mean over attacked images.
+    Accuracies have 95 % intervals: Wilson's, or for a stochastic network Student's over images. `success` is the share
+    of the clean accuracy that is lost, or of attacked images that are classified as the target. `vote` is the accuracy
+    of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers off;
+    None without noise. `correct` of `n` images stay correct, a sum of shares; `newly` counts the images for which this
+    attack is the first in the table to leave no draw right. `forwards` is a mean over attacked images.
     """
 
     attack: str
@@ -45,19 +45,20 @@ class AttackRow:
 def summarise(
     records: Sequence[Mapping[str, Any]], attacks: Sequence[str], noisy: bool, targeted: bool
 ) -> list[AttackRow]:
-    """The table, from records as they are stored (dictionaries); with several attacks the last row is their worst."""
+    """Return the table, from stored records (dictionaries); with several attacks the last row is the worst case."""
     clean = _interval([record["clean"] for record in records], noisy)
     if not clean.mean > 0:
         raise RunError(
-            "the network gets no image right: there is nothing to attack", "check the labels and the normalisation"
+            "the network classifies no image correctly, so there is nothing to attack",
+            "check the labels and the normalisation",
         )
     rows, standing = [], [record["clean"] > 0 for record in records]
     for name in attacks:
         outcomes = [record["attacks"][name] for record in records]
-        left = [stood and o["correct"] > 0 for stood, o in zip(standing, outcomes, strict=True)]
+        surviving = [stood and o["correct"] > 0 for stood, o in zip(standing, outcomes, strict=True)]
         row = _row(name, outcomes, records, clean, noisy, targeted)
-        rows.append(replace(row, newly=sum(standing) - sum(left)))
-        standing = left
+        rows.append(replace(row, newly=sum(standing) - sum(surviving)))
+        standing = surviving
     if len(attacks) > 1:
         worst = [r["attacks"][r["worst_attack"]] for r in records]
         rows.append(_row(WORST, worst, records, clean, noisy, targeted))
@@ -96,7 +97,7 @@ def _row(
 
 
 def _share(values: Sequence[bool | None]) -> float | None:
-    """The share of true values, None where any is unknown."""
+    """Return the share of true values; None if any is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
 
@@ -107,9 +108,9 @@ def _interval(values: Sequence[float], noisy: bool) -> Interval:
 
 @dataclass(frozen=True)
 class Versus:
-    """Two networks on the same images: the difference of their worst-case accuracies, first minus second.
+    """The difference of the worst-case accuracies of two networks on the same images, first minus second.
 
-    `p` is the sign-flip p-value over images: for networks without noise it is McNemar's exact test.
+    `p` is the sign-flip p-value over images, which without noise is McNemar's exact test.
     """
 
     difference: float
@@ -120,10 +121,10 @@ class Versus:
 
 
 def compare(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Versus:
-    """Which is more robust, over the images that both have."""
+    """Compare the robustness of two networks over their common images."""
     other = {record["index"]: record for record in second}
     gaps = [r["worst"] - other[r["index"]]["worst"] for r in first if r["index"] in other]
     if len(gaps) < 2:
-        raise InputError("the networks have fewer than two images in common", "raise `--limit`")
+        raise InputError("the networks have fewer than two images in common", "increase `--limit`")
     interval, p = clustered(gaps), paired_p(gaps)
     return Versus(interval.mean, interval.low, interval.high, p if math.isfinite(p) else 1.0, len(gaps))

@@ -1,4 +1,4 @@
-"""Score maps: every metric of every method's map of every image, and which method is better."""
+"""Scores of maps: every metric of every method's map of every image, and the comparison of methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one map: `value` is None where it is undefined, and `why` says so; the curve behind it."""
+    """A metric of a map: its `value`, None if undefined, for the reason `why`, and the curve behind it."""
 
     value: float | None
     why: str = ""
@@ -45,8 +45,8 @@ class Value:
 class ScoreRecord:
     """All metrics of one method's map of one image.
 
-    `disagreement` of an image is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods.
-    Facts of the network are None for maps that are scored without one. `seconds` is what the map took.
+    `disagreement` is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods. Fields about the
+    network are None for maps that are scored without one. `seconds` is the time of the map.
     """
 
     index: int
@@ -63,11 +63,11 @@ class ScoreRecord:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One method under one metric: the mean over the n images for which every method's value is defined.
+    """A method under a metric: the mean over the n images for which the values of all methods are defined.
 
-    `excluded` images were left out for all methods, `why` counts the reasons. `better` is lower, higher or none.
-    `p` is the paired sign-flip p-value of the difference to the method with the best mean, adjusted by Holm for their
-    number; `best` marks that method where all of these stay below 0.05. `setting` is what was scaled to the images.
+    `why` counts the reasons of `excluded` images. `better` is lower, higher or none. `p` is the Holm-corrected paired
+    sign-flip p-value against the method with the best mean; `best` marks that method if all are below 0.05. `setting`
+    describes sizes derived from the images' size.
     """
 
     method: str
@@ -86,7 +86,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Scored:
-    """The maps of one image, channel-summed (H, W) by method, and their records."""
+    """The maps of an image, summed over channels (H, W), by method, and their records."""
 
     index: int
     name: str
@@ -110,38 +110,37 @@ def score(
     keep: Callable[[Scored], None] = lambda scored: None,
     report: Callable[[list[ScoreRecord | Failed], int], None] = lambda records, items: None,
 ) -> list[ScoreRecord | Failed]:
-    """The records of all images, in order; `keep` receives each image's maps when they are scored.
+    """Return the records of all images, in order; `keep` receives each image's maps once they are scored.
 
-    With `stored` the maps of a batch are taken from there, and `methods` is empty.
-    All methods meet the same random draws of a metric. A map that is not finite or constant, or a constant image,
-    has no value, and says why.
+    With `stored`, maps come from there and `methods` is empty. Methods share a metric's random draws. Constant or
+    non-finite maps, and constant images, have a reason instead of a value.
     """
     methods = {name: bind_objective(method) for name, method in methods.items()}
     make = stored or partial(explanations, model, methods)
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[ScoreRecord | Failed]:
-        found: list[ScoreRecord | Failed] = []
+        records: list[ScoreRecord | Failed] = []
         for batch in batches(model, sources, places, loaded, target, seed, draws):
             if isinstance(batch, Failed):
-                found.append(batch)
+                records.append(batch)
                 continue
             for scored in _score_batch(model, methods, make(batch), metrics, batch):
                 keep(scored)
-                found += scored.records
-        return found
+                records += scored.records
+        return records
 
     def load(places: range) -> list[Item | StochxError]:
         return read_all(sources, places)
 
-    found = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
+    records = sweep(len(sources), rows_of(model), load, work, world or World(), done, report)
     order = {name: place for place, name in enumerate(methods)}
-    return sorted(found, key=lambda one: (one.index, order.get(getattr(one, "method", ""), 0)))
+    return sorted(records, key=lambda record: (record.index, order.get(getattr(record, "method", ""), 0)))
 
 
 def _score_batch(
     model: Classifier,
     methods: Mapping[str, Attribution],
-    found: Mapping[str, tuple[Explanation, float]],
+    results: Mapping[str, tuple[Explanation, float]],
     metrics: Mapping[str, Metric],
     batch: ImageBatch,
 ) -> list[Scored]:
@@ -155,11 +154,11 @@ def _score_batch(
         mask=torch.stack(masks).to(model.mean.device) if len(masks) == len(batch.items) else None,
     )
     values = {}
-    for name, (e, _) in found.items():
+    for name, (e, _) in results.items():
         again = partial(_again, methods[name], batch.keys) if name in methods else None
         values[name] = _values(metrics, replace(evidence, map=e.map, explain=again), batch)
-    sums = {name: e.map.sum(1) for name, (e, _) in found.items()}
-    apart = disagreement(list(sums.values()))
+    sums = {name: e.map.sum(1) for name, (e, _) in results.items()}
+    per_image = disagreement(list(sums.values()))
     scored = []
     for n, (i, image) in enumerate(zip(batch.indices, batch.names, strict=True)):
         chosen = int(batch.target[n])
@@ -172,11 +171,11 @@ def _score_batch(
                 class_name=model.classes[chosen],
                 probability=float(batch.probabilities[n, chosen]),
                 sigma=None if e.chosen is None else number(e.chosen.sigma, n),
-                disagreement=number(apart, n),
+                disagreement=number(per_image, n),
                 seconds=seconds,
                 scores=values[name][n],
             )
-            for name, (e, seconds) in found.items()
+            for name, (e, seconds) in results.items()
         ]
         maps = {name: total[n].float().cpu() for name, total in sums.items()}
         scored.append(Scored(i, image, batch.items[n].image, maps, records))
@@ -188,22 +187,22 @@ def _again(method: Attribution, keys: Sequence[str], model: nn.Module, x: Tensor
 
 
 def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: ImageBatch) -> list[dict[str, Value]]:
-    """For each image of the batch, each metric's value of one method's map."""
-    found: list[dict[str, Value]] = [{} for _ in evidence.map]
+    """Return each metric's value of one method's map, for each image of the batch."""
+    values: list[dict[str, Value]] = [{} for _ in evidence.map]
     unfit = unfit_maps(evidence.map, evidence.x)
     whole = replace(evidence, map=evidence.map.nan_to_num(0.0, 0.0, 0.0))
     for name, metric in metrics.items():
         start = time.perf_counter()
         with seeded(0, "score", batch.key):
             result = metric(whole)
-        seconds = (time.perf_counter() - start) / len(found)
+        seconds = (time.perf_counter() - start) / len(values)
         for n, value in enumerate(as_values(result, unfit, seconds)):
-            found[n][name] = value
-    return found
+            values[n][name] = value
+    return values
 
 
 def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
-    """Which images of a batch have no map worth a number, and why."""
+    """Return the images of a batch whose maps cannot be scored, with reasons."""
     flat = relevance.sum(1).flatten(1)
     why = dict.fromkeys((flat.amax(1) == flat.amin(1)).nonzero().flatten().tolist(), "the map is constant")
     why |= dict.fromkeys((~flat.isfinite().all(1)).nonzero().flatten().tolist(), "the map is not finite")
@@ -214,12 +213,12 @@ def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
 
 
 def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[Value]:
-    """A metric's result image by image; neither number nor curve stands where there is a reason against it."""
-    places, found = [] if result.places is None else result.places.tolist(), []
+    """Return a metric's result per image, without number and curve where there is a reason against it."""
+    places, values = [] if result.places is None else result.places.tolist(), []
     for n, value in enumerate(result.value.double().tolist()):
         why = unfit.get(n) or result.why.get(n) or ("" if math.isfinite(value) else "not finite")
         curve = [] if why or result.curve is None else [round(v, 6) for v in result.curve[n].tolist()]
-        found.append(
+        values.append(
             Value(
                 value=None if why else value,
                 why=why,
@@ -229,15 +228,15 @@ def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[V
                 seconds=seconds,
             )
         )
-    return found
+    return values
 
 
 def summarise(
     records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]
 ) -> list[ScoreRow]:
-    """The table: a row for each metric and method, from records as they are stored (dictionaries).
+    """Return the table, a row per metric and method, from stored records (dictionaries).
 
-    An image counts for a metric only if it is defined for all methods, so that all means are over the same images.
+    An image counts for a metric only if the values of all methods are defined, so that means are over the same images.
     """
     rows = []
     for name, metric in metrics.items():
@@ -279,7 +278,7 @@ def _reasons(row: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> se
 
 
 def _compare(values: Mapping[str, list[float]], higher: bool | None) -> tuple[str | None, dict[str, float | None]]:
-    """The winner, if there is one, and each other method's adjusted p-value against the best mean."""
+    """Return the significantly best method, if any, and the others' adjusted p-values against the best mean."""
     if higher is None or len(values) < 2 or not all(values.values()):
         return None, {}
     sign = 1 if higher else -1
@@ -294,9 +293,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def check_needs(metrics: Mapping[str, Metric], given: Collection[str], hints: Mapping[str, str]) -> None:
-    """Raise `InputError` for a metric that needs what is not `given`; `hints` say how to bring it."""
-    names = {"model": "images and a network", "explain": "to make maps again", "mask": "masks of the object"}
+def check_needs(metrics: Mapping[str, Metric], available: Collection[str], hints: Mapping[str, str]) -> None:
+    """Raise `InputError` for a metric with needs that are not `available`; `hints` say how to provide them."""
+    names = {"model": "images and a network", "explain": "to recompute maps", "mask": "masks of the object"}
     for name, metric in metrics.items():
-        for need in sorted(metric.needs - set(given)):
+        for need in sorted(metric.needs - set(available)):
             raise InputError(f"`{name}` needs {names[need]}", hints[need])

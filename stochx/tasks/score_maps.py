@@ -1,4 +1,4 @@
-"""Maps that were made elsewhere: alone, or in the place of a method beside the images they belong to."""
+"""Scores of stored maps: alone, or with their images in place of a method."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ ROWS = 64  # maps scored together
 
 @dataclass(frozen=True)
 class MapStore:
-    """Which file holds the map of an image by a method: `places[image][method]`; files are read when asked for."""
+    """The map files by image and method, `places[image][method]`, which are read on demand."""
 
     places: Mapping[str, Mapping[str, Callable[[], MapFile]]]
 
     @property
     def methods(self) -> list[str]:
-        """The methods of all images, sorted."""
-        return sorted({method for there in self.places.values() for method in there})
+        """Methods of all images, sorted."""
+        return sorted({method for maps in self.places.values() for method in maps})
 
     def of(self, image: str) -> Mapping[str, Callable[[], MapFile]]:
-        """The maps of an image by its name: the same path, or the same file name without its ending."""
+        """Return the maps of an image by name: the same path, or the same file name without its suffix."""
         stems = {image, PurePath(image).name, PurePath(image).stem}
-        for name, there in self.places.items():
+        for name, maps in self.places.items():
             if {name, PurePath(name).name, PurePath(name).stem} & stems:
-                return there
+                return maps
         return {}
 
     def explanations(self, batch: ImageBatch) -> dict[str, tuple[Explanation, float]]:
-        """The stored maps of a batch, as if a method had made them; NaN where an image has none.
+        """Return the stored maps of a batch as explanations; NaN if an image has none.
 
-        Raises `InputError` for a map that does not fit its image.
+        Raises `InputError` for a map that does not match its image's size.
         """
-        found = {}
+        results = {}
         height, width = batch.images.shape[2:]
         for method in self.methods:
             maps = []
@@ -56,11 +56,11 @@ class MapStore:
                     size = " x ".join(map(str, stored.map.shape[1:]))
                     raise InputError(
                         f"the map `{stored.path}` is {size}, but the network sees `{name}` as {height} x {width}",
-                        "make maps at the network's input size",
+                        "compute maps at the network's input size",
                     )
                 maps.append(torch.full((height, width), torch.nan) if stored is None else stored.map.sum(0))
-            found[method] = Explanation(torch.stack(maps)[:, None].to(batch.images)), 0.0
-        return found
+            results[method] = Explanation(torch.stack(maps)[:, None].to(batch.images)), 0.0
+        return results
 
 
 def score_maps(
@@ -72,21 +72,21 @@ def score_maps(
     done: Collection[int] = (),
     report: Callable[[list[ScoreRecord], int], None] = lambda records, items: None,
 ) -> list[ScoreRecord]:
-    """The records of maps without their images, in order, for metrics that look at nothing but the map."""
+    """Return the records of maps without their images, in order, for metrics that need the map alone."""
     images = list(shelf.places)
 
     def load(places: range) -> list[tuple[int, MapFile]]:
         return [(i, open_map()) for i in places for open_map in shelf.places[images[i]].values()]
 
     def work(places: range, loaded: list[tuple[int, MapFile]]) -> list[ScoreRecord]:
-        found: list[ScoreRecord] = []
+        records: list[ScoreRecord] = []
         loaded = sorted(loaded, key=lambda pair: pair[1].map.shape[1:])
         for _, same_size in groupby(loaded, key=lambda pair: pair[1].map.shape[1:]):
-            found += _score(list(same_size), images, metrics, seed)
-        return found
+            records += _score(list(same_size), images, metrics, seed)
+        return records
 
-    found = sweep(len(images), ROWS, load, work, world or World(), done, report)
-    return sorted(found, key=lambda record: (record.index, record.method))
+    records = sweep(len(images), ROWS, load, work, world or World(), done, report)
+    return sorted(records, key=lambda record: (record.index, record.method))
 
 
 def _score(

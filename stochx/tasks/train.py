@@ -1,4 +1,4 @@
-"""Train a network on a data set, validate it as it learns, and measure it on the test images."""
+"""Training of a network on a data set, with validation after each epoch and accuracy on test images."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
 from stochx.tasks.objectives import Adversarial
 
-QUICK = 512  # images of the quick robust accuracy, at most
-QUICK_STEPS = 10  # of its PGD
-READERS = 8  # images decoded at once
+QUICK = 512  # maximum number of images of the quick robust accuracy
+QUICK_STEPS = 10  # steps of its PGD
+READERS = 8  # images decoded in parallel
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the last epoch, and the accuracy on test images.
+    """A finished training run: the last epoch, and the accuracy on test images.
 
-    With validation also the epoch whose weights were kept, and what was found then: `clean` and quick `robust` accuracy
-    on `validation` images.
+    With validation also the epoch whose weights were kept, with its `clean` and quick `robust` accuracy on `validation`
+    images.
     """
 
     epochs: int
@@ -49,7 +49,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Images to learn from, (N, 3, H, W) uint8, with labels (N,), and others kept apart to validate on."""
+    """Training images (N, 3, H, W) uint8 with labels (N,), and held-out ones for validation."""
 
     pixels: Tensor
     labels: Tensor
@@ -58,32 +58,36 @@ class TrainingSplit:
 
 
 def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int) -> Classifier:
-    """An untrained classifier for these classes whose weights depend on `seed` alone."""
+    """Build an untrained classifier for these classes whose weights depend on `seed` alone."""
     with seeded(seed, "weights"):
         model = make(len(classes))
     model.classes = classes
     return model
 
 
-def split_for_training(data: Data, preparation: Preparation, limit: int | None = None, held: int = 0) -> TrainingSplit:
-    """The first `limit` images, `held` of which are kept apart: the last ones of each class, in turn.
+def split_for_training(
+    data: Data, preparation: Preparation, limit: int | None = None, validation_size: int = 0
+) -> TrainingSplit:
+    """Split the first `limit` images, holding out the last ones of each class in turn, `validation_size` in all.
 
-    Raises `InputError` where fewer than two classes, or no images, are left to learn.
+    Raises `InputError` if fewer than two classes, or no images, are left for training.
     """
     pixels, labels = stack(data, preparation, limit)
-    if held >= len(labels):
-        raise InputError(f"{held} images for validation leave none of {len(labels)} to learn", "keep fewer apart")
-    apart = torch.zeros(len(labels), dtype=torch.bool)
-    apart[_last_of_each_class(labels)[:held]] = True
-    learnt = sorted({*labels[~apart].tolist()})
-    if len(learnt) < 2:
-        name = data.classes[learnt[0]]
-        raise InputError(f"all images to learn from are of one class, `{name}`", "a classifier needs at least two")
-    return TrainingSplit(pixels[~apart], labels[~apart], pixels[apart], labels[apart])
+    if validation_size >= len(labels):
+        raise InputError(
+            f"{validation_size} images for validation leave none of {len(labels)} for training", "hold out fewer"
+        )
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[_last_of_each_class(labels)[:validation_size]] = True
+    classes = sorted({*labels[~held_out].tolist()})
+    if len(classes) < 2:
+        name = data.classes[classes[0]]
+        raise InputError(f"all training images have the same class, `{name}`", "a classifier needs at least two")
+    return TrainingSplit(pixels[~held_out], labels[~held_out], pixels[held_out], labels[held_out])
 
 
 def _last_of_each_class(labels: Tensor) -> Tensor:
-    """All places: the last one of each class, then the last but one of each, and so on; later places first."""
+    """Return all indices: the last of each class, then the second to last of each, and so on; larger ones first."""
     falling = labels.flip(0)
     by_class, sizes = falling.argsort(stable=True), falling.bincount()
     turn = torch.empty_like(falling)
@@ -92,42 +96,42 @@ def _last_of_each_class(labels: Tensor) -> Tensor:
 
 
 def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None = None, seed: int = 0) -> Validate:
-    """What is measured after an epoch: `clean` accuracy, and on up to 512 images `robust` accuracy under PGD-10.
+    """Return the validation after an epoch: `clean` accuracy, and `robust` accuracy under PGD-10 on up to 512 images.
 
-    The ball is that of training; verdicts are a single fresh draw of a stochastic network, in full precision.
+    The ball is that of training; predictions use a single fresh draw of a stochastic network, in full precision.
     """
 
     def measure(model: nn.Module) -> Mapping[str, float]:
-        found = {"clean": float(correct(model, pixels, labels).double().mean())}
+        measures = {"clean": float(correct(model, pixels, labels).double().mean())}
         if adversarial is not None:
             quick = Adversarial(PGD(QUICK_STEPS, eot=getattr(adversarial.attack, "eot", 1)), adversarial.ball)
             like, y = next(model.parameters()), labels[:QUICK]
             x = pixels[:QUICK].to(like.device).to(like.dtype) / 255
             batch = TrainingBatch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
             with full_precision():
-                said = logits(model, quick.craft(model, batch, batch.y, seed)).argmax(1)
-            found["robust"] = float((said == batch.y).double().mean())
-        return found
+                predictions = logits(model, quick.craft(model, batch, batch.y, seed)).argmax(1)
+            measures["robust"] = float((predictions == batch.y).double().mean())
+        return measures
 
     return measure
 
 
 def accuracy(model: Classifier, data: Data) -> Estimate:
-    """The share of images whose top prediction is their label, with its interval."""
+    """Return the share of images whose top prediction is their label, with its interval."""
     return estimate(correct(model, *stack(data, model.preparation)).double().tolist())
 
 
 def correct(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-    """Whether the top prediction for each image (N, 3, H, W) uint8 is its label: (N,) on the CPU."""
+    """Return a mask (N,), on the CPU, of images (N, 3, H, W) uint8 whose top prediction is their label."""
     like = next(model.parameters())
     parts = (part.to(like.device).to(like.dtype) / 255 for part in torch.split(pixels, 1024))
     with full_precision():
-        said = [logits(model, part).argmax(1).cpu() for part in parts]
-    return torch.cat(said) == labels.cpu()
+        predictions = [logits(model, part).argmax(1).cpu() for part in parts]
+    return torch.cat(predictions) == labels.cpu()
 
 
 def stack(data: Data, preparation: Preparation, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """The first `limit` images, (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
+    """Return the first `limit` images (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
     if data.labels is None:
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
     count = min(len(data), limit or len(data))
@@ -141,6 +145,6 @@ def stack(data: Data, preparation: Preparation, limit: int | None = None) -> tup
         pixels[i] = (data.item(i, preparation).image * 255).round().to(torch.uint8)
 
     with ThreadPoolExecutor(READERS) as readers:
-        for _ in readers.map(place, range(count)):  # an image that cannot be used raises its error here
+        for _ in readers.map(place, range(count)):  # an unusable image raises its error here
             pass
     return pixels, labels

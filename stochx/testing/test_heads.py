@@ -75,9 +75,9 @@ def test_a_head_refuses_maps_of_another_size(head: str) -> None:
     if made.takes((4, 5, 4)):
         assert made(*narrow)[0].shape == made(support, query)[0].shape, "`takes` says that maps of another size will do"
     else:
-        with pytest.raises(InputError, match="made for feature maps of 4x5x6, got 4x5x4"):
+        with pytest.raises(InputError, match="expects feature maps of 4x5x6, got 4x5x4"):
             made(*narrow)
-    with pytest.raises(InputError, match="made for feature maps of 4x5x6, got 3x5x6"):
+    with pytest.raises(InputError, match="expects feature maps of 4x5x6, got 3x5x6"):
         made(support, query[:, :, :3])
 
 

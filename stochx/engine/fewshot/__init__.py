@@ -1,1 +1,1 @@
-"""Few-shot learning: episodes, the heads' frame, their relevance, and the whole network."""
+"""Few-shot learning: episodes, the base of heads, LRP rules, and the whole network."""

@@ -1,7 +1,7 @@
-"""LRP rules of few-shot heads (Sun et al., 2020): biases take no relevance, and z is kept 0.01 from zero.
+"""LRP rules of few-shot heads (Sun et al., 2020): biases receive no relevance, and z is kept 0.01 away from zero.
 
-Beside `engine.relevance`, whose stabiliser is theirs. A layer's outputs share their relevance R among its inputs.
-Convolutions follow the runtime's precision, as what R is divided by there has terms of one sign; all else does not.
+They use `stabilise` of `engine.lrp.rules`. Each layer redistributes the relevance R of its outputs
+to its inputs. Convolutions use the runtime's precision, as their denominators sum terms of one sign; others do not.
 """
 
 from __future__ import annotations
@@ -18,83 +18,83 @@ from stochx.engine.fewshot.convolution import convolve_back
 from stochx.engine.lrp.rules import stabilise
 
 EPSILON = 0.01
-TINY = 1e-7  # the least sum that the relevance of a convolution's output is divided by
-STEADY = 0.01  # least over largest sum from which on R / z varies so little that a faster convolution is exact enough
+TINY = 1e-7  # smallest denominator of the relevance of a convolution
+STEADY = 0.01  # ratio of smallest to largest z above which the faster convolution is accurate enough for R / z
 
 
 def dense(x: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
-    """Epsilon rule of x w^T: x (..., M, I), w (..., O, I), R (..., M, O) -> x * (R / z) w, (..., M, I).
+    """Apply the epsilon rule to x w^T: x (..., M, I), w (..., O, I), R (..., M, O) -> x * (R / z) w, (..., M, I).
 
-    The reference puts -1e-6 in place of inputs that are 0, which moves z by as much and gives no relevance to speak of.
+    The reference replaces inputs of 0 by -1e-6, which changes z by as much and the relevance negligibly.
     """
     return x * (_over(relevance, x @ weight.mT) @ weight)
 
 
 def mixed(operator: Tensor, x: Tensor, relevance: Tensor) -> Tensor:
-    """Epsilon rule of A x: A (..., O, M) held constant, x (..., M, D), R (..., O, D) -> x * A^T (R / z)."""
+    """Apply the epsilon rule to A x: constant A (..., O, M), x (..., M, D), R (..., O, D) -> x * A^T (R / z)."""
     return x * (operator.mT @ _over(relevance, operator @ x))
 
 
 def summed(x: Tensor, relevance: Tensor) -> Tensor:
-    """Sum or mean over the last axis: R (...), of the result, goes by each value's part of the sum."""
+    """Redistribute R (...) of a sum or mean over the last axis in proportion to the summands."""
     return x * _over(relevance, x.sum(-1)).unsqueeze(-1)
 
 
 def to_shots(support: Tensor, relevance: Tensor) -> Tensor:
-    """Means over the shots of `support` (E, N, K, ...): R (E, N, ...) of the means -> (E, N, K, ...)."""
+    """Redistribute R (E, N, ...) of the means over shots to the shots of `support` (E, N, K, ...)."""
     return summed(support.movedim(2, -1), relevance).movedim(-1, 2)
 
 
 def winners(relevance: Tensor, output: Tensor, places: Tensor, size: torch.Size) -> Tensor:
-    """Max pooling and ReLU: all to the winner of each window, nothing where the `output` is 0.
+    """Pass R through max pooling and ReLU: to the maximum of each window, and nowhere if the `output` is 0.
 
-    R, `output` and `places`, as the pooling returned them, are (N, C, H', W'); the result is (N, C, H, W), `size`.
+    R, `output` and `places`, as returned by the pooling, are (N, C, H', W'); the result is (N, C, H, W), of `size`.
     """
-    kept = (relevance * (output > 0)).flatten(2)
-    return relevance.new_zeros(size).flatten(2).scatter_(2, places.flatten(2), kept).view(size)
+    relevance_of_maxima = (relevance * (output > 0)).flatten(2)
+    return relevance.new_zeros(size).flatten(2).scatter_(2, places.flatten(2), relevance_of_maxima).view(size)
 
 
 def convolved(x: Tensor, weight: Tensor, relevance: Tensor, padding: int) -> Tensor:
-    """Alpha1-beta0 rule of a convolution of stride 1, (N, C, H, W): a+ * conv^T(R / z, w+) + a- * conv^T(R / z, w-)."""
-    return _sent(x, weight, relevance, supporting(x, weight, padding), padding)
+    """Apply the alpha1-beta0 rule to a convolution of stride 1: a+ * conv^T(R / z, w+) + a- * conv^T(R / z, w-)."""
+    return _redistribute(x, weight, relevance, supporting(x, weight, padding), padding)
 
 
 def convolved_pairs(first: Tensor, second: Tensor, weight: Tensor, relevance: Tensor, padding: int) -> Tensor:
-    """The same for all pairs of `first` (E, N, C, H, W) and `second` (E, Q, C, H, W), joined in their channels.
+    """Apply it to all pairs of `first` (E, N, C, H, W) and `second` (E, Q, C, H, W), stacked along the channels.
 
-    R is (E, Q, N, O, H', W'), the result (E, Q, N, 2 C, H, W). The sum z of a pair is that of its parts.
+    R is (E, Q, N, O, H', W'), the result (E, Q, N, 2 C, H, W). z of a pair is the sum over its parts.
     """
     parts = zip((first, second), torch.split(weight, first.shape[2], 1), strict=True)
     z, z_second = (each(supporting, maps, part, padding) for maps, part in parts)
     sums = (z[:, None] + z_second[:, :, None]).flatten(0, 2)
     pairs = combined_weights(first, second)
-    return _sent(pairs.flatten(0, 2), weight, relevance.flatten(0, 2), sums, padding).view(pairs.shape)
+    return _redistribute(pairs.flatten(0, 2), weight, relevance.flatten(0, 2), sums, padding).view(pairs.shape)
 
 
 def combined_weights(first: Tensor, second: Tensor) -> Tensor:
-    """All pairs [first | second] of maps (E, N, C, H, W) and (E, Q, C, H, W): (E, Q, N, 2 C, H, W)."""
+    """Return all pairs [first | second] (E, Q, N, 2 C, H, W) of maps (E, N, C, H, W) and (E, Q, C, H, W)."""
     ways, queries = first.shape[1], second.shape[1]
-    one = first[:, None].expand(-1, queries, -1, -1, -1, -1)
-    return torch.cat([one, second[:, :, None].expand(-1, -1, ways, -1, -1, -1)], 3)
+    repeated = first[:, None].expand(-1, queries, -1, -1, -1, -1)
+    return torch.cat([repeated, second[:, :, None].expand(-1, -1, ways, -1, -1, -1)], 3)
 
 
 def each(operation: Callable[..., Tensor], maps: Tensor, *others: Any) -> Tensor:
-    """An operation on (B, C, H, W) for all maps (E, N, C, H, W) of all episodes."""
+    """Apply an operation on (B, C, H, W) to all maps (E, N, C, H, W) of all episodes."""
     return torch.unflatten(operation(maps.flatten(0, 1), *others), 0, maps.shape[:2])
 
 
 def supporting(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """conv(a+, w+) + conv(a-, w-): all that speaks for each output."""
+    """Return conv(a+, w+) + conv(a-, w-), the positive contributions to each output."""
     if x.amin() >= 0:
         return at_runtime_precision(F.conv2d, x, weight.clamp(min=0), None, 1, padding)
     positive = at_runtime_precision(F.conv2d, x.clamp(min=0), weight.clamp(min=0), None, 1, padding)
     return positive + at_runtime_precision(F.conv2d, x.clamp(max=0), weight.clamp(max=0), None, 1, padding)
 
 
-def _sent(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int) -> Tensor:
-    """Share R by a * conv^T(R / z, w), each sign of the inputs a with its own of w; z is changed.
+def _redistribute(x: Tensor, weight: Tensor, relevance: Tensor, z: Tensor, padding: int) -> Tensor:
+    """Return a * conv^T(R / z, w), with inputs a and weights w of equal sign; overwrites z.
 
-    One z that is small beside the others makes all take the exact sum.
+    A single z that is small relative to the others makes all use the exact convolution.
     """
     exact = bool(z.amin() < STEADY * z.amax())
     s = relevance / z.clamp_(min=TINY)

@@ -1,4 +1,4 @@
-"""What a data set gives: items with a key, an image in [0, 1], and what is known of it."""
+"""Items of a data set: a key, an image in [0, 1], its class, and its object mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stochx.errors import InputError, printable
 
 @dataclass(frozen=True)
 class Item:
-    """One image, (3, H, W) in [0, 1], its class index, and its object mask (H, W) where there is one."""
+    """An image (3, H, W) in [0, 1], its class index, and its object mask (H, W) if there is one."""
 
     key: str
     image: Tensor
@@ -27,10 +27,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Data:
-    """Images by index, read when asked for: `len(data)`, `data.item(7)`.
+    """Images by index, read on demand: `len(data)`, `data.item(7)`.
 
-    `read(i)` gives an 8-bit RGB image; `mask(i)` (H, W) booleans. `pixels`, (N, 3, H, W) uint8, is there
-    where all images lie in memory at one size: training reads it as a whole. Labels are class indices.
+    `read(i)` returns an 8-bit RGB image; `mask(i)` a mask (H, W). `pixels` (N, 3, H, W) uint8 is set if all images are
+    in memory at one size, for training to read at once. Labels are class indices.
     """
 
     classes: tuple[str, ...]
@@ -45,19 +45,19 @@ class Data:
         return len(self.keys)
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
-        """Item `index`, image and mask prepared alike; raises `InputError` for an image that cannot be used."""
+        """Return item `index`, with image and mask prepared alike; raises `InputError` for an unusable image."""
         key, image = self.keys[index], self.read(index)
-        drawn = None if self.mask is None else Image.fromarray(self.mask(index).astype(np.uint8) * 255)
+        mask = None if self.mask is None else Image.fromarray(self.mask(index).astype(np.uint8) * 255)
         try:
             if prepare is not None:
-                image, drawn = prepare(image), drawn and prepare(drawn)
+                image, mask = prepare(image), mask and prepare(mask)
         except InputError as error:
             raise InputError(f"`{printable(key)}`: {error}", error.hint) from None
         return Item(
             key=key,
             image=to_tensor(image),
             label=int(self.labels[index]) if self.labels is not None else None,
-            mask=None if drawn is None else torch.from_numpy(np.array(drawn) >= 128),
+            mask=None if mask is None else torch.from_numpy(np.array(mask) >= 128),
             domain=self.domains[index] if self.domains is not None else None,
         )
 

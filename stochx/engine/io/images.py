@@ -1,4 +1,4 @@
-"""Image files and tensors: read safely, prepare as a network wants them."""
+"""Image files and tensors: safe reading, and preparation for a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stochx.errors import InputError, printable
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs: EPS runs Ghostscript
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs: EPS runs Ghostscript
 
 Resampling = Literal["bilinear", "bicubic", "lanczos"]
 RESAMPLING: dict[str, Image.Resampling] = {
@@ -36,10 +36,10 @@ _header_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes an input: its short side to `resize`, then the centre `crop` (pixels).
+    """Preparation of an image: scale the shorter side to `resize` pixels, then take the centre `crop`.
 
-    With `whole` nothing is cut off: the short side goes to `crop` and the rest of the long side stays. `resampling` is
-    how pixels are interpolated: a network knows the one it was trained with.
+    With `whole` nothing is cropped: the shorter side becomes `crop`, and the longer one keeps its proportion.
+    `resampling` is the interpolation, which should be the one of the network's training.
     """
 
     resize: int
@@ -49,12 +49,15 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.resampling not in RESAMPLING:
-            raise InputError(f"no resampling is called `{self.resampling}`", "use " + ", ".join(RESAMPLING))
+            raise InputError(f"unknown resampling `{self.resampling}`", "use " + ", ".join(RESAMPLING))
         if not 0 < self.crop <= self.resize:
-            raise InputError(f"cannot crop {self.crop} pixels out of {self.resize}", "let the crop be the smaller one")
+            raise InputError(
+                f"cannot crop {self.crop} pixels out of {self.resize}",
+                "use a crop that is not larger than the resized image",
+            )
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The prepared image; the same pixels as torchvision's `resize` and `center_crop`."""
+        """Return the prepared image, with the same pixels as torchvision's `resize` and `center_crop`."""
         size = self.crop if self.whole else self.resize
         short, long = sorted(image.size)
         if short != size:
@@ -73,30 +76,30 @@ class Preparation:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file, opened for reading; raises `InputError` for one that is absent, a directory or locked."""
+    """Open a regular file for reading; raises `InputError` for one that is absent, a directory or not readable."""
     name = printable(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(f"`{name}` is a directory, not a file", f"use what is in it with `--data {name}`")
-        if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
+            raise InputError(f"`{name}` is a directory, not a file", f"use its images with `--data {name}`")
+        if not stat.S_ISREG(mode):  # a pipe would block, and a device may never end
             raise InputError(f"`{name}` is not a regular file", "save it to a file first")
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"no such file: `{name}`", "check the path") from None
     except PermissionError:
-        raise InputError(f"`{name}` may not be read", "check its permissions") from None
+        raise InputError(f"`{name}` cannot be read: permission denied", "check its permissions") from None
     except (OSError, ValueError) as error:
         raise InputError(f"`{name}` cannot be opened: {_reason(error)}", "check the path") from None
 
 
 def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
-    """An image file as upright 8-bit RGB; `name` stands for an open file in messages.
+    """Read an image file as upright 8-bit RGB; `name` denotes an open file in messages.
 
-    EXIF rotation is applied, CMYK and 16-bit images are converted, transparency is laid on white, and of an
-    animation the first frame is taken (each said in the log where it loses something).
+    EXIF rotation is applied, CMYK and 16-bit images are converted, transparency is blended onto white, and the first
+    frame of an animation is used (with a warning if information is lost).
 
-    Raises `InputError` for anything that is no image, is damaged, has a side under 8 or more than 100 million pixels.
+    Raises `InputError` for files that are not images, are damaged, have a side under 8 or over 100 million pixels.
     """
     if isinstance(source, Path | str):
         with open_file(Path(source)) as file:
@@ -108,7 +111,7 @@ def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
         with _open(source) as image:
             _check_size(name, image)
             if getattr(image, "is_animated", False) and image.format != "MPO":  # phones add previews as MPO frames
-                log.warning("`%s` has several frames: the first is used", name)
+                log.warning("`%s` has several frames; using the first", name)
             image.load()
             _turn_upright(name, image)
             return _rgb(name, image)
@@ -118,7 +121,7 @@ def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
         raise _too_large(name) from None
     except UnidentifiedImageError:
         raise InputError(f"`{name}` is not an image", "use a JPEG, PNG, WebP, TIFF, GIF or BMP file") from None
-    except Exception as error:  # hostile bytes make the decoders raise about anything: struct.error, IndexError, ...
+    except Exception as error:  # malicious bytes make decoders raise almost anything: struct.error, IndexError, ...
         raise InputError(f"`{name}` is damaged: {_reason(error)}", "export or download it again") from error
 
 
@@ -128,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """The image's header; Pillow's warnings stay quiet, as the size is checked here. They are global: hence a lock."""
+    """Open an image without decoding it; Pillow's size warnings, with global filters, are silenced under a lock."""
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Image.open(file, formats=FORMATS)
@@ -153,12 +156,12 @@ def _turn_upright(name: str, image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception as error:  # the pixels are sound: a note that cannot be parsed must not lose them
-        log.warning("`%s` has damaged EXIF data: its orientation is unknown (%s)", name, _reason(error))
+    except Exception as error:  # damaged metadata must not lose intact pixels
+        log.warning("`%s` has damaged EXIF data, so its orientation is unknown (%s)", name, _reason(error))
 
 
 def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    """round(v / 257), in 16-bit integers."""
+    """Return round(v / 257), in 16-bit integer arithmetic."""
     scaled = values // 257
     scaled += values % 257 > 128
     return scaled.astype(np.uint8)
@@ -166,13 +169,13 @@ def _from_16_bit(values: np.ndarray) -> np.ndarray:
 
 def _from_integers(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its values are not within 16 bits")
+        raise ValueError("its values do not fit 16 bits")
     return _from_16_bit(values.astype(np.uint16))
 
 
 def _from_floats(values: np.ndarray) -> np.ndarray:
     if not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
-        raise ValueError("its values are not within 0 and 1")
+        raise ValueError("its values are not in [0, 1]")
     return (values * 255).round().astype(np.uint8)
 
 
@@ -186,7 +189,7 @@ WIDE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _rgb(name: str, image: Image.Image) -> Image.Image:
-    """8-bit RGB; no copy is made of what is RGB already, so that a 90-megapixel photo is held once."""
+    """Convert to 8-bit RGB, without a copy if it already is, so that a 90-megapixel photo is in memory once."""
     if image.mode in WIDE:  # Pillow's own conversion clips at 255
         return Image.fromarray(WIDE[image.mode](np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
@@ -194,17 +197,17 @@ def _rgb(name: str, image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] == 255:
             return image.convert("RGB")
-        log.warning("`%s` has transparency: it is laid on white", name)
+        log.warning("`%s` has transparency; blending it onto white", name)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as (3, H, W) float32 in [0, 1]."""
+    """Convert an RGB image to (3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] as an 8-bit RGB image, rounded."""
+    """Convert (3, H, W) in [0, 1] to an 8-bit RGB image, rounded."""
     values = (pixels.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Maps in files: those that `stochx explain` writes, and arrays that others made."""
+"""Map files: those of `stochx explain`, and arrays from other tools."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stochx.engine.io.images import open_file
 from stochx.errors import InputError, printable
 
 SUFFIXES = (".npy", ".npz")
-HOW = "save one map a file with `numpy.savez(path, map=...)`, (C, H, W) or (H, W)"
+HOW = "save one map per file with `numpy.savez(path, map=...)`, (C, H, W) or (H, W)"
 
 
 @dataclass(frozen=True)
 class MapFile:
-    """One stored map: (C, H, W) float32, signed, and whose it is: the image, the method, the explained class."""
+    """A stored map (C, H, W), signed float32, with its image, method and target class."""
 
     path: Path
     map: Tensor
@@ -29,26 +29,26 @@ class MapFile:
 
 
 def find_maps(root: Path) -> list[Path]:
-    """The .npz and .npy files at any depth below `root`, sorted, or `root` itself."""
+    """Return the .npz and .npy files at any depth below `root`, sorted, or `root` itself."""
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise InputError(f"no such folder: `{printable(root)}`", "check the path of `--maps`")
-    found = sorted(
+    paths = sorted(
         path
         for path in root.rglob("*")
         if path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.relative_to(root).parts)
     )
-    if not found:
-        raise InputError(f"no map in `{printable(root)}`", "looked for .npz and .npy files")
-    return found
+    if not paths:
+        raise InputError(f"no maps in `{printable(root)}`", "expected .npz or .npy files")
+    return paths
 
 
 def read_map(path: Path, root: Path) -> MapFile:
-    """The map in a file; raises `InputError` for what is damaged or no map.
+    """Read a map; raises `InputError` for files that are damaged or do not hold a map.
 
-    An .npz may hold `map`, and `image`, `method`, `target`, as ours do; or one array. Where it does not say, the
-    file's stem is the image, and the folder below `root` the method. (H, W), (C, H, W) and (H, W, C) are understood.
+    An .npz holds `map`, and optionally `image`, `method` and `target`, as ours do; or a single array. By default the
+    image is the file's stem, and the method the folder below `root`. Accepts (H, W), (C, H, W) and (H, W, C).
     """
     shown = printable(path)
     with open_file(path) as file:
@@ -56,8 +56,8 @@ def read_map(path: Path, root: Path) -> MapFile:
             content = np.load(file, allow_pickle=False)
             arrays = {"map": content} if isinstance(content, np.ndarray) else {k: content[k] for k in content.files}
         except MemoryError:
-            raise InputError(f"`{shown}` is too large for the memory", "split it") from None
-        except Exception as error:  # hostile bytes: zipfile, zlib and the header's parser raise about anything
+            raise InputError(f"`{shown}` does not fit into memory", "split it") from None
+        except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"`{shown}` cannot be read: {reason}", "save it with `numpy.savez(path, map=...)`"
@@ -78,7 +78,7 @@ def read_map(path: Path, root: Path) -> MapFile:
 def _channels_first(values: np.ndarray, shown: str) -> Tensor:
     if values.dtype.kind not in "fiu" or values.size == 0:
         raise InputError(
-            f"`{shown}` holds {values.dtype} {values.shape}, no map", "save real numbers, (C, H, W) or (H, W)"
+            f"`{shown}` is not a map: {values.dtype} {values.shape}", "save real numbers, (C, H, W) or (H, W)"
         )
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
@@ -88,7 +88,7 @@ def _channels_first(values: np.ndarray, shown: str) -> Tensor:
         values = values.transpose(2, 0, 1)
     if values.ndim != 3 or values.shape[0] > 4:
         raise InputError(
-            f"`{shown}` has the shape {values.shape}, no map's", "save one map a file, (C, H, W) or (H, W)"
+            f"`{shown}` is not a map: its shape is {values.shape}", "save one map per file, (C, H, W) or (H, W)"
         )
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 

@@ -1,4 +1,4 @@
-"""Room for what is too large to be held twice."""
+"""Tensors that may be too large for memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ IN_MEMORY = 2 * 2**30  # bytes
 
 
 def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor to be filled, which lies in memory, or beyond 2 GiB in a mapped file that vanishes with it.
+    """Return an uninitialised tensor, in memory or, above 2 GiB, in a memory-mapped file that is deleted with it.
 
-    The file lies in the folder for temporary files (`TMPDIR`). Raises `InputError` where there is no room for it.
+    The file is in the folder for temporary files (`TMPDIR`). Raises `InputError` if there is no space for it.
     """
     count = math.prod(shape)
     size = count * torch.empty(0, dtype=dtype).element_size()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the run folder that can be resumed."""
+"""Atomic files, and run folders that can be resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stochx.errors import InputError, UsageError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed on an error."""
+    """Yield a temporary path beside `path` to write to; it is renamed to `path` at the end, and removed on an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix)
@@ -43,16 +43,16 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or absent."""
+    """Write a text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 class RunFolder:
-    """A run folder: `config.toml` (replayable), `records.jsonl` (a line for each result), `result.json`.
+    """A run folder: `config.toml` (replayable), `records.jsonl` (one line per result), `result.json`.
 
-    Each rank appends to records of its own; `finish` merges them in order. With `resume` the records that are
-    there count as done, and a config that differs in more than the `free` keys raises `UsageError`.
+    Each rank appends to its own records; `finish` merges them in order. With `resume` existing records count as done,
+    and a config that differs in other keys than the `free` ones raises `UsageError`.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class RunFolder:
             try:
                 before = tomllib.loads(path.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-                raise InputError(f"`{path}` is damaged", "leave out `--resume` to start again") from None
+                raise InputError(f"`{path}` is damaged", "leave out `--resume` to start over") from None
             for key in sorted({*before, *self.config} - self._free):
                 if before.get(key) != self.config.get(key):
                     raise UsageError(
                         f"`{path}` was run with `{key}` = {before.get(key)}, not {self.config.get(key)}",
-                        "repeat the settings of that run, or choose another `--output`",
+                        "use the settings of that run, or choose another `--output`",
                     )
         return [record for file in self._record_files() for record in _read_records(file)]
 
@@ -90,19 +90,19 @@ class RunFolder:
         return sorted(self.folder.glob("records*.jsonl"))
 
     def begin(self) -> None:
-        """Make the folder and note the config; a run that starts afresh drops the records of an older one."""
+        """Create the folder and write the config; a new run deletes the records of an older one."""
         if self._begun:
             return
         self._begun = True
         if self._leads:
             write_text(self.folder / "config.toml", to_toml(self.config))
-        else:  # the leading rank may not have come so far
+        else:  # the leading rank may not have created it yet
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._fresh:
             self._own.unlink(missing_ok=True)
 
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
-        """Add finished records; they are on disk when this returns."""
+        """Append records; they are on disk when this returns."""
         self.begin()
         with self._own.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -110,7 +110,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def finish(self, records: Iterable[Mapping[str, object]], result: Mapping[str, object]) -> None:
-        """Write all records in their order and the result; for the leading rank, after the others are done."""
+        """Write all records in order, and the result; called by the leading rank after the others are done."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_text(self.folder / "records.jsonl", lines)
         for part in self.folder.glob("records-*.jsonl"):
@@ -119,7 +119,7 @@ class RunFolder:
 
 
 def _read_records(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a records file; a line that a crash cut off is dropped."""
+    """Return the complete records of a file, without a last line that a crash truncated."""
     records = []
     for line in file.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -128,5 +128,5 @@ def _read_records(file: Path) -> list[dict[str, Any]]:
 
 
 def to_toml(values: Mapping[str, object]) -> str:
-    """A flat TOML document; JSON's strings, numbers, booleans and lists are TOML's."""
+    """Return a flat TOML document; strings, numbers, booleans and lists are the same in JSON."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

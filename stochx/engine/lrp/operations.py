@@ -1,4 +1,4 @@
-"""How relevance passes each kind of operation: the table that `propagate` walks a network with."""
+"""Propagation of relevance through each kind of operation: the table that `tape` uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Sent = Iterable[tuple[fx.Node, Tensor]]
 
 @dataclass(frozen=True)
 class Kind:
-    """What each input of an operation is sent, and whether that takes the inputs' values or only their shapes."""
+    """A kind of operation: `send` returns the relevance of its inputs, from their values or from their shapes alone."""
 
     send: Callable[[RelevanceTape, fx.Node, Tensor], Sent]
     needs_values: bool = False
@@ -39,7 +39,7 @@ def _layer(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
 
 
 def _weights(tape: RelevanceTape, node: fx.Node) -> tuple[fx.Node, Layer]:
-    """The input of a layer, and the layer."""
+    """Return the input of a layer, and the layer."""
     module = tape.modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Linear | nn.Conv2d):
         mode = getattr(module, "padding_mode", "zeros")
@@ -47,10 +47,10 @@ def _weights(tape: RelevanceTape, node: fx.Node) -> tuple[fx.Node, Layer]:
             _refuse(tape, node, f"{mode} padding")
         return tape.signals(node)[0], Layer.of(module)
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
-    source = given.pop("input")
-    nodes = [value for value in given.values() if isinstance(value, fx.Node)]
-    settings = {name: tape.values[value] if isinstance(value, fx.Node) else value for name, value in given.items()}
+    arguments: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+    source = arguments.pop("input")
+    nodes = [value for value in arguments.values() if isinstance(value, fx.Node)]
+    settings = {name: tape.values[value] if isinstance(value, fx.Node) else value for name, value in arguments.items()}
     dimensions = 4 if node.target in CONVOLUTIONS else 2
     if source not in tape.depends or not tape.depends.isdisjoint(nodes) or settings["weight"].dim() != dimensions:
         _refuse(tape, node, "weights that are not constant")
@@ -77,42 +77,42 @@ def _mean(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
 
 def _follow(tape: RelevanceTape, node: fx.Node, relevance: Tensor, normed: bool) -> Sent:
     path = [node]
-    if (source := tape.signals(node)[0]).target in PIECES:  # one of several pieces: past the operation that cut them
+    if (source := tape.signals(node)[0]).target in PIECES:  # one of several pieces: skip the operation that split them
         path, source = [source, node], tape.signals(source)[0]
 
     def operation(value: Tensor) -> Tensor:
-        known = {**tape.values, source: value}
+        values = {**tape.values, source: value}
         for step in path:
-            known[step] = tape.run(step, known)
-        out: Tensor = known[node]
+            values[step] = tape.run(step, values)
+        out: Tensor = values[node]
         return out
 
     return [(source, through(relevance, tape.like(source, relevance), operation, normed))]
 
 
 def _split(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
-    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
-    sizes = [tape.shapes[n][given.get("dim", 0)] for n in given["tensors"]]
-    return zip(given["tensors"], torch.split_with_sizes(relevance, sizes, given.get("dim", 0)), strict=True)
+    arguments: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    sizes = [tape.shapes[n][arguments.get("dim", 0)] for n in arguments["tensors"]]
+    return zip(arguments["tensors"], torch.split_with_sizes(relevance, sizes, arguments.get("dim", 0)), strict=True)
 
 
 def _sum(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
-    if node in tape.raw and len(tape.signals(node)) == 1:  # a shift of the image, as when it is normalised
+    if node in tape.raw and len(tape.signals(node)) == 1:  # a shift of the image, such as a normalisation
         return _gate(tape, node, relevance)
-    given: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | node.kwargs
+    arguments: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | node.kwargs
     sign = -1 if outside(node.target) in DIFFERENCES else 1
-    factors = {"input": 1, "other": sign * given.get("alpha", 1)}
-    parts = {name: (given[name], factor) for name, factor in factors.items()}
+    factors = {"input": 1, "other": sign * arguments.get("alpha", 1)}
+    parts = {name: (arguments[name], factor) for name, factor in factors.items()}
     summands = [(tape.values[n] if isinstance(n, fx.Node) else relevance.new_tensor(n)) * f for n, f in parts.values()]
     shares = share(relevance, summands, summands[0] + summands[1])
     return [(n, part) for (n, _), part in zip(parts.values(), shares, strict=True) if isinstance(n, fx.Node)]
 
 
 def _gate(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
-    """All to the signal, the input that has the result's shape, and nothing to a gate or a number."""
+    """Send all relevance to the signal, the input with the shape of the result, and none to gates or numbers."""
     signals = [n for n in tape.signals(node) if tape.shapes[n] == relevance.shape]
     if len(signals) != 1:
-        _refuse(tape, node, "no signal of its own shape, or two")
+        _refuse(tape, node, "no input of its own shape, or several")
     return [(signals[0], relevance)]
 
 
@@ -122,8 +122,8 @@ def _unknown(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> NoReturn:
 
 def _refuse(tape: RelevanceTape, node: fx.Node, why: str = "") -> NoReturn:
     target = type(tape.modules[str(node.target)]) if node.op == "call_module" else node.target
-    what = f"`{getattr(target, '__name__', target)}`" + (f" with {why}" if why else "")
-    raise InputError(f"lrp has no rule for {what}, at `{node.name}`", "use `ig`, `smoothgrad` or `smoothtaylor`")
+    operation = f"`{getattr(target, '__name__', target)}`" + (f" with {why}" if why else "")
+    raise InputError(f"lrp has no rule for {operation}, at `{node.name}`", "use `ig`, `smoothgrad` or `smoothtaylor`")
 
 
 LAYER = Kind(_layer, needs_values=True)
@@ -132,7 +132,7 @@ WIN, MEAN, SUM = Kind(_move, needs_values=True), Kind(_mean, needs_values=True),
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
 BOUNDED = (nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign)
-# Norms that no convolution could absorb, as before DenseNet's, are passed unchanged.
+# Relevance passes unchanged through norms that no convolution can absorb, such as those before convolutions.
 SILENT = (nn.Identity, nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 MODULES: list[tuple[tuple[type[nn.Module], ...], Kind]] = [
     ((nn.Linear, nn.Conv2d), LAYER),
@@ -145,7 +145,7 @@ MODULES: list[tuple[tuple[type[nn.Module], ...], Kind]] = [
 CONVOLUTIONS = {F.conv2d, torch.conv2d}
 DIFFERENCES = {operator.sub, torch.sub, "sub"}
 PIECES = {torch.chunk, torch.split, torch.unbind, torch.tensor_split, "chunk", "split", "unbind", "tensor_split"}
-# Functions and, as texts, methods.
+# Functions, and names of methods.
 CALLS: dict[object, Kind] = {
     **dict.fromkeys({F.linear, operator.matmul, torch.matmul, "matmul"} | CONVOLUTIONS, LAYER),
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, F.hardtanh, F.softplus), PASS),
@@ -172,19 +172,19 @@ OUTSIDE: dict[object, object] = {
 
 
 def outside(target: object) -> object:
-    """The operation that computes what `target` does, but not in place; methods are texts."""
+    """Return the operation equivalent to `target` that does not work in place; methods are names."""
     return target.rstrip("_") if isinstance(target, str) else OUTSIDE.get(target, target)
 
 
 def is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether `node` overwrites its first input."""
+    """Return True if `node` overwrites its first input."""
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     calls = node.op in ("call_function", "call_method")
     return bool(getattr(module, "inplace", node.kwargs.get("inplace", calls and outside(node.target) != node.target)))
 
 
 def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Kind:
-    """How relevance passes `node`."""
+    """Return the kind of operation of `node`."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return next((kind for types, kind in MODULES if isinstance(module, types)), UNKNOWN)

@@ -1,8 +1,8 @@
 """LRP rules as plain functions: relevance of a layer's output -> relevance of its input.
 
-Every rule has one form. A layer's pre-activation is a sum of parts layer(x_i; w_i, b_i); with s = R / z each part
-sends x_i * layer^T(s; w_i) back (Bach et al., 2015; Montavon et al., 2019). The rules differ in their parts alone.
-Nothing here is recorded by autograd but `through`, which needs it for itself.
+All rules have one form. A layer's pre-activation is a sum of parts layer(x_i; w_i, b_i); with s = R / z each part
+sends back x_i * layer^T(s; w_i) (Bach et al., 2015; Montavon et al., 2019). Rules differ in their parts only.
+None of them needs autograd, except `through` internally.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Layer:
 
     @staticmethod
     def of(module: nn.Linear | nn.Conv2d) -> Layer:
-        """The layer that a torch module computes."""
+        """Return the layer that a torch module computes."""
         bias = None if module.bias is None else module.bias.detach()
         if isinstance(module, nn.Linear):
             return Layer.dense(module.weight.detach(), bias)
@@ -40,7 +40,7 @@ class Layer:
 
     @staticmethod
     def dense(weight: Tensor, bias: Tensor | None = None) -> Layer:
-        """Inputs (..., I) -> x w^T + b (..., O), for weights (O, I)."""
+        """Return the layer x w^T + b of inputs (..., I) and weights (O, I)."""
         return Layer(weight, bias, F.linear, lambda s, w, like: s @ w)
 
     @staticmethod
@@ -52,13 +52,13 @@ class Layer:
         dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
     ) -> Layer:
-        """Inputs (N, I, H, W) -> (N, O, H', W'), for weights (O, I / groups, K, K); outside of the image is zero."""
+        """Return the convolution of inputs (N, I, H, W) with weights (O, I / groups, K, K) and zero padding."""
 
         def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
             return F.conv2d(x, w, b, stride, padding, dilation, groups)
 
         def back(s: Tensor, w: Tensor, like: Tensor) -> Tensor:
-            if isinstance(padding, str):  # "same" may pad one side more than the other
+            if isinstance(padding, str):  # "same" may pad the sides unequally
                 return through(s, torch.empty_like(like), lambda x: apply(x, w, None), normed=False)
             settings = stride, padding, dilation, groups
             slope: Tensor = conv2d_input(like.shape, w, s, *settings)  # type: ignore[no-untyped-call]
@@ -68,76 +68,76 @@ class Layer:
 
 
 def stabilise(z: Tensor, epsilon: float = STABILISER) -> Tensor:
-    """Z moved away from zero by epsilon: z + epsilon sign(z), with sign(0) = 1."""
+    """Return z + epsilon sign(z), with sign(0) = 1."""
     return z + z.new_tensor(epsilon).copysign(z)
 
 
 def epsilon(layer: Layer, x: Tensor, relevance: Tensor, stabiliser: float = STABILISER) -> Tensor:
-    """LRP-epsilon: x_j w_jk / (z_k + epsilon)."""
+    """Apply LRP-epsilon: x_j w_jk / (z_k + epsilon)."""
     return _send(layer, [(x, layer.weight, layer.bias)], relevance, stabiliser)
 
 
 def alpha_beta(layer: Layer, x: Tensor, relevance: Tensor, alpha: float, beta: float) -> Tensor:
-    """LRP-alpha-beta, alpha - beta = 1: what speaks for and what speaks against each output, apart."""
-    positive = _send(layer, _speaking(layer, x, up=True), relevance)
+    """Apply LRP-alpha-beta, alpha - beta = 1: positive and negative contributions are weighted separately."""
+    positive = _send(layer, _signed_parts(layer, x, up=True), relevance)
     if beta == 0:
         return alpha * positive
-    return alpha * positive - beta * _send(layer, _speaking(layer, x, up=False), relevance)
+    return alpha * positive - beta * _send(layer, _signed_parts(layer, x, up=False), relevance)
 
 
 def z_plus(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
-    """LRP-z+: alpha-beta with alpha 1, beta 0; only what speaks for an output receives its relevance."""
-    return _send(layer, _speaking(layer, x, up=True), relevance)
+    """Apply LRP-z+: alpha-beta with alpha 1 and beta 0, so only positive contributions receive relevance."""
+    return _send(layer, _signed_parts(layer, x, up=True), relevance)
 
 
 def gamma(layer: Layer, x: Tensor, relevance: Tensor, strength: float) -> Tensor:
-    """LRP-gamma for inputs of any sign (Andéol et al., 2021): what agrees with z's sign weighs 1 + gamma.
+    """Apply LRP-gamma for inputs of any sign (Andéol et al., 2021): parts with the sign of z have weight 1 + gamma.
 
-    With z = z+ + z-, the parts that speak for and against, the denominator is z + gamma z+ where z > 0 and
+    With z = z+ + z-, the positive and negative contributions, the denominator is z + gamma z+ where z > 0 and
     z + gamma z- where z < 0.
     """
-    agreeing, opposing = _speaking(layer, x, up=True), _speaking(layer, x, up=False)
+    agreeing, opposing = _signed_parts(layer, x, up=True), _signed_parts(layer, x, up=False)
     z, z_up = layer.apply(x, layer.weight, layer.bias), _total(layer, agreeing)
     s = relevance / stabilise(torch.where(z > 0, z + strength * z_up, z + strength * (z - z_up)))
     for_, against = s * (z > 0), s * (z < 0)
-    sent = _sent(layer, agreeing, for_ * (1 + strength) + against)
-    return sent + _sent(layer, opposing, for_ + against * (1 + strength))
+    received = _redistribute(layer, agreeing, for_ * (1 + strength) + against)
+    return received + _redistribute(layer, opposing, for_ + against * (1 + strength))
 
 
 def flat(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
-    """LRP-flat: each output's relevance spread evenly over its inputs (Lapuschkin et al., 2019).
+    """Apply LRP-flat: the relevance of each output is spread evenly over its inputs (Lapuschkin et al., 2019).
 
-    All channels of a group receive the same: one channel is computed for each group.
+    All channels of a group receive the same relevance, so only one channel per group is computed.
     """
     axis = 1 if layer.weight.dim() == 4 else x.dim() - 1
     width = layer.weight.shape[1]
     groups = x.shape[axis] // width
     ones, place = torch.ones_like(layer.weight[:groups, :1]), x.narrow(axis, 0, groups)
     reach = width * layer.apply(torch.ones_like(place[:1]), ones, None)
-    given = torch.unflatten(relevance, axis, (groups, -1)).sum(axis + 1)
-    return layer.back(given / stabilise(reach), ones, place).repeat_interleave(width, axis)
+    outputs = torch.unflatten(relevance, axis, (groups, -1)).sum(axis + 1)
+    return layer.back(outputs / stabilise(reach), ones, place).repeat_interleave(width, axis)
 
 
 def box(layer: Layer, x: Tensor, relevance: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """LRP-zB for inputs between `low` and `high` (Montavon et al., 2017): (x - low) w+ + (x - high) w-.
+    """Apply LRP-zB for inputs between `low` and `high` (Montavon et al., 2017): (x - low) w+ + (x - high) w-.
 
-    The bias stays out: those of the three terms x w - low w+ - high w- cancel.
+    The bias cancels in the three terms x w - low w+ - high w-.
     """
     above, below = (x - low, layer.weight.clamp(min=0), None), (x - high, layer.weight.clamp(max=0), None)
     return _send(layer, [above, below], relevance)
 
 
 def share(relevance: Tensor, summands: Sequence[Tensor], total: Tensor) -> list[Tensor]:
-    """The relevance of a sum to its summands, each by its part of the total."""
+    """Redistribute the relevance of a sum in proportion to its summands."""
     s = relevance / stabilise(total)
     return [(summand * s).sum_to_size(summand.shape) for summand in summands]
 
 
 def through(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor], normed: bool) -> Tensor:
-    """Relevance through an operation without weights.
+    """Propagate relevance through an operation without weights.
 
-    It follows the gradient where values only move (reshaping, padding, the winners of max pooling); with `normed`
-    it goes by each value's part of the output, as for means: x * d out / dx (R / out).
+    It follows the gradient where values only move (reshaping, padding, maxima of max pooling); with `normed` it is
+    proportional to each value's part of the output, as for means: x * d out / dx (R / out).
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -147,8 +147,8 @@ def through(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor],
     return x * slope if normed else slope
 
 
-def _speaking(layer: Layer, x: Tensor, up: bool) -> list[Part]:
-    """The parts that raise each output (`up`), or that lower it; one is enough where no input is negative."""
+def _signed_parts(layer: Layer, x: Tensor, up: bool) -> list[Part]:
+    """Return the parts that raise each output (`up`), or lower it; a single one if no input is negative."""
     same = _half(layer.weight, up)
     bias = None if layer.bias is None else _half(layer.bias, up)
     if not (x < 0).any():
@@ -161,14 +161,14 @@ def _half(values: Tensor, up: bool) -> Tensor:
 
 
 def _send(layer: Layer, parts: Sequence[Part], relevance: Tensor, epsilon: float = STABILISER) -> Tensor:
-    return _sent(layer, parts, relevance / stabilise(_total(layer, parts), epsilon))
+    return _redistribute(layer, parts, relevance / stabilise(_total(layer, parts), epsilon))
 
 
 def _total(layer: Layer, parts: Sequence[Part]) -> Tensor:
     return sum((layer.apply(*part) for part in parts[1:]), start=layer.apply(*parts[0]))
 
 
-def _sent(layer: Layer, parts: Sequence[Part], s: Tensor) -> Tensor:
-    """What all parts together receive: sum_i x_i * layer^T(s; w_i)."""
-    sent = [x * layer.back(s, w, x) for x, w, _ in parts]
-    return sum(sent[1:], start=sent[0])
+def _redistribute(layer: Layer, parts: Sequence[Part], s: Tensor) -> Tensor:
+    """Return sum_i x_i * layer^T(s; w_i) over all parts."""
+    terms = [x * layer.back(s, w, x) for x, w, _ in parts]
+    return sum(terms[1:], start=terms[0])

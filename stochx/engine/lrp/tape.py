@@ -1,4 +1,4 @@
-"""Relevance through a whole traced network, operation by operation, whatever its wiring."""
+"""Propagation of relevance through a traced network of any topology, operation by operation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from stochx.engine.lrp.rules import Layer
 from stochx.errors import InputError
 
 Rule = Callable[[Layer, Tensor, Tensor], Tensor]
-FirstRule = Callable[[Layer, Tensor, Tensor, Tensor, Tensor], Tensor]  # ... and the least and greatest input
+FirstRule = Callable[[Layer, Tensor, Tensor, Tensor, Tensor], Tensor]  # ... and the smallest and largest input
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rule for each kind of layer with weights; `first`, if any, is for those that see the image itself."""
+    """The rule for each type of layer; `first`, if any, is for layers that read the image itself."""
 
     dense: Rule
     convolution: Rule
@@ -31,9 +31,9 @@ class Rules:
 
 
 class RelevanceTape:
-    """The values of a network for one batch, as far as the way back needs them, and relevance sent back along it.
+    """A forward pass on one batch that records the values that the propagation of relevance needs.
 
-    `graph` comes from `graph.folded`; its modules are left as they are. `output` holds the logits.
+    `graph` comes from `graph.folded`; its modules are not changed. `output` holds the logits.
     """
 
     def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
@@ -44,8 +44,8 @@ class RelevanceTape:
         self.result = result
         self.modules = {name: _out_of_place(module) for name, module in graph.named_modules()}
         self.kinds = {node: kind_of(node, self.modules) for node in self.nodes}
-        self.depends: set[fx.Node] = set()  # on the image
-        self.raw: set[fx.Node] = set()  # of these, what comes before every layer with weights
+        self.depends: set[fx.Node] = set()  # nodes that depend on the image
+        self.raw: set[fx.Node] = set()  # those of them before every layer with weights
         for node in self.nodes:
             sources = self.signals(node)
             if sources or node.op == "placeholder":
@@ -59,9 +59,9 @@ class RelevanceTape:
         self.output: Tensor = self.values[result]
 
     def relevance(self, start: Tensor, rules: Rules, low: Tensor, high: Tensor) -> Tensor:
-        """The image's relevance for `start`, the output's; images lie between `low` and `high` (1, C, H, W).
+        """Propagate the output's relevance `start` to the image; images lie between `low` and `high` (1, C, H, W).
 
-        The values are given up on the way. Raises `InputError` where it meets an operation without a rule.
+        Recorded values are freed on the way. Raises `InputError` at an operation without a rule.
         """
         self.rules, self.bounds = rules, (low, high)
         waiting: dict[fx.Node, Tensor] = {self.result: start}
@@ -70,8 +70,8 @@ class RelevanceTape:
                 relevance = waiting.pop(node, None)
                 if relevance is not None and node.op == "placeholder":
                     return relevance
-                sent = [] if relevance is None else self.kinds[node].send(self, node, relevance)
-                for source, part in sent:
+                parts = [] if relevance is None else self.kinds[node].send(self, node, relevance)
+                for source, part in parts:
                     if source in self.depends:
                         waiting[source] = waiting[source] + part if source in waiting else part
                 if node in self.depends:
@@ -79,17 +79,17 @@ class RelevanceTape:
         raise InputError("the network's output does not depend on its input", "check the model")
 
     def signals(self, node: fx.Node) -> list[fx.Node]:
-        """The inputs of `node` that depend on the image."""
+        """Return the inputs of `node` that depend on the image."""
         return [n for n in node.all_input_nodes if n in self.depends]
 
     def like(self, node: fx.Node, relevance: Tensor) -> Tensor:
-        """The value of `node`, or, where none was kept, anything of its shape."""
+        """Return the value of `node`, or an arbitrary tensor of its shape if the value was not recorded."""
         return self.values[node] if node in self.values else relevance.new_empty(self.shapes[node])
 
-    def run(self, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
-        """What `node` computes from `known` values; never in place."""
-        args: Any = fx.node.map_arg(node.args, known.__getitem__)
-        kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, known.__getitem__)
+    def run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """Compute `node` from `values`, not in place."""
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.graph)
         if node.op == "call_module":
@@ -104,30 +104,30 @@ class RelevanceTape:
         return function(*args, **kwargs)
 
     def span(self, end: fx.Node) -> tuple[Tensor, Tensor]:
-        """The least and the greatest value that the raw node `end` can take, for one image."""
+        """Return the smallest and largest value that the raw node `end` can take, for one image."""
         ends: list[Tensor] = []
         for bound in self.bounds:
-            known = {n: value for n, value in self.values.items() if n not in self.depends}
+            values = {n: value for n, value in self.values.items() if n not in self.depends}
             for node in self.nodes[: self.nodes.index(end) + 1]:
                 if node in self.raw:
-                    known[node] = bound if node.op == "placeholder" else self.run(node, known)
-            ends.append(known[end])
+                    values[node] = bound if node.op == "placeholder" else self.run(node, values)
+            ends.append(values[end])
         return torch.minimum(*ends), torch.maximum(*ends)
 
     def _forward(self, x: Tensor) -> None:
-        kept = {n for node in self.nodes for n in (self.signals(node) if self.kinds[node].needs_values else [])}
+        needed = {n for node in self.nodes for n in (self.signals(node) if self.kinds[node].needs_values else [])}
         last = {n: node for node in self.nodes for n in node.all_input_nodes}
         for node in self.nodes[:-1]:
             value = self.values[node] = x if node.op == "placeholder" else self.run(node, self.values)
             if isinstance(value, Tensor):
                 self.shapes[node] = value.shape
             for n in node.all_input_nodes:
-                if last[n] is node and n in self.depends - kept and type(self.values[n]) in (Tensor, tuple, list):
+                if last[n] is node and n in self.depends - needed and type(self.values[n]) in (Tensor, tuple, list):
                     del self.values[n]
 
 
 def _nodes_out_of_place(graph: fx.GraphModule) -> list[fx.Node]:
-    """Copies of the nodes, where what comes after an operation in place uses its result and not what it overwrote."""
+    """Copy the nodes; users of a value that is overwritten in place become users of the result."""
     modules = dict(graph.named_modules())
     anew, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in graph.graph.nodes:
@@ -141,5 +141,5 @@ def _out_of_place(module: nn.Module) -> nn.Module:
     if not getattr(module, "inplace", False):
         return module
     other = copy.copy(module)
-    other.inplace = False  # type: ignore[assignment]  # a setting of activation modules, no tensor
+    other.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
     return other

@@ -1,1 +1,1 @@
-"""Networks: the classifier around them, tracing and fusing, noise layers, weights files."""
+"""Networks: the classifier that wraps them, tracing and fusing, noise layers, weights files."""

@@ -14,11 +14,11 @@ from stochx.errors import InputError
 
 
 class Backbone(nn.Module):
-    """(N, 3, H, W) in [0, 1] -> maps (N, C, h, w): what is there before positions are joined.
+    """(N, 3, H, W) in [0, 1] -> feature maps (N, C, h, w), before pooling over positions.
 
-    The last layer with weights is taken away. What counts is the last value of more than one position that a module
-    gives after the last layer but one; where there is none, the vector that the last layer saw, as 1x1 maps. `shape`
-    is (C, h, w) for images of the size that the network is made for.
+    The last layer with weights is removed. The maps are the last module output with more than one position after the
+    second-to-last layer; without one, the input of the last layer, as 1x1 maps. `shape` is (C, h, w) for images of the
+    network's input size.
     """
 
     shape: tuple[int, int, int]
@@ -27,34 +27,34 @@ class Backbone(nn.Module):
         super().__init__()
         layers = [name for name, m in model.network.named_modules() if isinstance(m, LAYERS)]
         if not layers or not layers[-1]:
-            raise InputError(f"`{model.arch}` is a single layer", "use a network with layers below its classifier")
+            raise InputError(f"`{model.arch}` is a single layer", "use a network with more layers")
         self.model = model
         side = model.input_size
         x = model.mean.new_zeros(1, 3, side, side)
         with evaluating(model), torch.inference_mode():
-            met = _maps_before(model, layers[-1], x)
-            self.cut = met[-1] if met else ""
+            names = _maps_before(model, layers[-1], x)
+            self.cut = names[-1] if names else ""
             parent, _, last = layers[-1].rpartition(".")
             setattr(model.network.get_submodule(parent), last, nn.Identity())
             channels, height, width = self(x).shape[1:]
         self.shape = channels, height, width
 
     def forward(self, x: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+        outputs: list[Tensor] = []
         source = self.model.network.get_submodule(self.cut)
-        handle = source.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        handle = source.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         try:
             self.model(x)
         finally:
             handle.remove()
-        found = kept[-1]
-        return found if found.dim() == 4 else found.flatten(1)[:, :, None, None]
+        maps = outputs[-1]
+        return maps if maps.dim() == 4 else maps.flatten(1)[:, :, None, None]
 
 
 def maps_graph(backbone: Backbone) -> fx.GraphModule:
-    """The operations from normalised images to maps, frozen, batch norms folded.
+    """Return the operations from normalised images to maps, frozen, with batch norms folded.
 
-    Raises `InputError` for what cannot be traced, and where no module gives the maps.
+    Raises `InputError` for networks that cannot be traced, and where no module returns the maps.
     """
     network, cut = backbone.model.network, backbone.cut
     traced = trace(network)
@@ -69,26 +69,26 @@ def maps_graph(backbone: Backbone) -> fx.GraphModule:
 
 
 def _modules_around(node: fx.Node) -> set[str]:
-    """The modules that an operation is part of, by name, with all above them."""
+    """Return the names of the modules that contain an operation, at all levels."""
     stack = node.meta.get("nn_module_stack") or {}
     parts = [str(name).split(".") for name in stack]
     return {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
 
 
 def _maps_before(model: Classifier, last: str, x: Tensor) -> list[str]:
-    """The modules that give maps (1, C, H, W) of more than one position between the last two layers with weights."""
-    met: list[str] = []
+    """Return the modules between the last two layers with weights that output maps (1, C, H, W) with positions."""
+    names: list[str] = []
     over = False
 
     def note(name: str, output: Any) -> None:
         if not over and isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] * output.shape[3] > 1:
-            met.append(name)
+            names.append(name)
 
     def enter(name: str) -> None:
         nonlocal over
         over = over or name == last
         if not over:
-            met.clear()
+            names.clear()
 
     handles = []
     for name, module in model.network.named_modules():
@@ -101,4 +101,4 @@ def _maps_before(model: Classifier, last: str, x: Tensor) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return met
+    return names

@@ -1,4 +1,4 @@
-"""A network that speaks pixels in [0, 1] and knows its classes."""
+"""A network that takes pixels in [0, 1] and has named classes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Noise = Literal["none", "sample", "forward"]
 
 
 class Classifier(nn.Module):
-    """A network behind its own normalisation: (N, 3, H, W) in [0, 1] -> (N, K) logits.
+    """A network with its normalisation: (N, 3, H, W) in [0, 1] -> (N, K) logits.
 
-    `network` sees (x - mean) / std. `noise` says whether two forwards differ: not at all (`none`), for every
-    sample on its own (`sample`), or by one draw shared in a batch (`forward`). `arch` is the text that builds the
-    network again, `noises` the one that puts its noise layers in; `origin` tells where it comes from.
+    `network` gets (x - mean) / std. `noise` says how forward passes differ: not at all (`none`), by an independent draw
+    per sample (`sample`), or by one draw per batch (`forward`). `arch` is the spec that rebuilds the network, `noises`
+    the spec of its noise layers; `origin` describes where it comes from.
     """
 
     mean: Tensor
@@ -47,39 +47,39 @@ class Classifier(nn.Module):
         self.noise: Noise = noise
         self.noises = noises
         self.origin = dict(origin or {})
-        for name, values in (("mean", mean), ("std", std)):  # on the CPU also under a `meta` device
+        for name, values in (("mean", mean), ("std", std)):  # on the CPU even under a `meta` device
             self.register_buffer(name, torch.tensor(tuple(values), device="cpu").view(1, -1, 1, 1))
         if not (self.std > 0).all():
-            raise InputError("a standard deviation is not positive", "check `--std`")
+            raise InputError("standard deviations must be positive", "check `--std`")
 
     @property
     def input_size(self) -> int:
-        """The side of the square that the network is made for, in pixels."""
+        """Side of the square input images in pixels."""
         return self.preparation.crop
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels to what the network was trained on."""
+        """Normalise pixels for `network`."""
         return (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of pixels in [0, 1]."""
+        """Return the logits of pixels in [0, 1]."""
         logits: Tensor = self.network(self.normalise(x))
         return logits
 
     def features(self, x: Tensor) -> Tensor:
-        """What the network's last layer with weights sees: (N, D), or (N, D, H, W) before a 1x1 classifier."""
-        kept: list[Tensor] = []
+        """Return the input of the last layer with weights: (N, D), or (N, D, H, W) before a 1x1 convolution."""
+        layer_inputs: list[Tensor] = []
         last = [m for m in self.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-        handle = last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        handle = last.register_forward_pre_hook(lambda _, inputs: layer_inputs.append(inputs[0]))
         try:
             self(x)
         finally:
             handle.remove()
-        return kept[-1]
+        return layer_inputs[-1]
 
 
 def measure_noise(model: nn.Module, x: Tensor) -> Noise:
-    """Whether `model` draws noise in its forward: compares twins in one batch, and two forwards of (1, C, H, W)."""
+    """Detect noise in the forward pass: compare equal images of one batch, and two passes of x (1, C, H, W)."""
     twins = x.repeat(2, 1, 1, 1)
     with torch.inference_mode(), torch.random.fork_rng():
         first, second = model(twins), model(twins)

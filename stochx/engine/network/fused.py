@@ -1,7 +1,7 @@
-"""The fast twin of a frozen network: the same function, folded, channels-last, with its affine stem apart.
+"""The fused form of a frozen network: the same function, folded, channels-last, with its affine stem split off.
 
-The twin shares what it can with the original and never changes it. It is made once per network and made anew
-when weights, modes or settings have changed.
+The fused network shares tensors with the original where possible and never changes it. It is cached per network and
+rebuilt when weights, modes or settings change.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from stochx.errors import UsageError
 class Stem(nn.Module):
     """The affine beginning of a network: pixels -> first convolution's output, and its transpose.
 
-    Along a path or over many noisy copies the stem need not run for every point: it commutes with sums.
+    As it commutes with sums, it need not run for every point of a path or every noisy copy.
     """
 
     def __init__(self, conv: nn.Conv2d, normalise: Callable[[Tensor], Tensor], slope: Tensor) -> None:
-        """`slope` is the derivative of `normalise`, which must be affine, in each channel: (1, C, 1, 1)."""
+        """Wrap `conv`; `slope` (1, C, 1, 1) is the derivative of `normalise`, which must be affine, per channel."""
         super().__init__()
         self.conv, self.normalise = conv, normalise
         self.kernel, self.reach = _phases(conv.weight.detach() * slope, conv.stride[0], int(conv.padding[0]))
 
     @staticmethod
     def suits(conv: nn.Conv2d) -> bool:
-        """Whether a first layer is a plain square convolution, the kind that `transpose` can undo."""
+        """Return True for a plain square convolution, which `transpose` supports."""
         return (
             conv.groups == 1
             and conv.padding_mode == "zeros"
@@ -46,15 +46,15 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) pixels -> (N, D, H', W')."""
+        """Return the stem's output (N, D, H', W') for pixels (N, C, H, W)."""
         hidden: Tensor = self.conv(self.normalise(x))
         return hidden
 
     def transpose(self, gradient: Tensor, like: Tensor) -> Tensor:
-        """The gradient for pixels, shaped as `like`, from the gradient for the stem's output.
+        """Return the gradient of the pixels, shaped as `like`, from that of the stem's output.
 
-        A strided transposed convolution is a dense one for each output phase, then a shuffle: the same sums,
-        some three times faster on a CPU than the general kernel.
+        A strided transposed convolution equals a dense one per output phase followed by a pixel shuffle, which is
+        about three times faster on a CPU than the general kernel.
         """
         height, width = like.shape[-2:]
         stride, (low, high) = self.conv.stride[0], self.reach
@@ -65,9 +65,9 @@ class Stem(nn.Module):
 
 
 def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
-    """Kernel (C * stride^2, D, K', K') of the transposed convolution by output phase, and its reach (low, high).
+    """Return the kernel (C * stride^2, D, K', K') of the transposed convolution by output phase, and its padding.
 
-    With (q, r) = divmod(phase + padding, stride), pixel stride * i + phase hears the output at i + q - m through
+    With (q, r) = divmod(phase + padding, stride), pixel stride * i + phase depends on the output at i + q - m through
     tap r + stride * m.
     """
     out_channels, in_channels, size, _ = weight.shape
@@ -86,7 +86,7 @@ def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, tuple[in
 
 @dataclass(frozen=True)
 class FusedNetwork:
-    """`whole`: pixels -> logits. Where the network begins with a convolution also `stem`, and `tail` after it."""
+    """The network as `whole`: pixels -> logits; if it begins with a convolution, also split into `stem` and `tail`."""
 
     whole: nn.Module
     stem: Stem | None = None
@@ -95,11 +95,11 @@ class FusedNetwork:
     _sizes: dict[object, int] = field(default_factory=dict, compare=False)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels to what the first operation of `graph` sees."""
+        """Normalise pixels for the first operation of `graph`."""
         return self.whole.normalise(x) if isinstance(self.whole, _Normalised) else x
 
     def rows(self, x: Tensor) -> int:
-        """How many images of x's shape (N, C, H, W) to differentiate at once."""
+        """Return the batch size for gradients of images of x's shape (N, C, H, W)."""
         key = (x.shape[1:], x.dtype, x.device)
         if key not in self._sizes:
             self._sizes[key] = saved_bytes(self.whole, x[:1])
@@ -107,7 +107,7 @@ class FusedNetwork:
 
 
 class _Normalised(nn.Module):
-    """A folded network behind its normalisation."""
+    """A folded network with its normalisation."""
 
     def __init__(self, network: nn.Module, standardise: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -133,11 +133,11 @@ def _as_it_is(x: Tensor) -> Tensor:
 PLAIN = (int, float, str)  # and bool, an int
 
 _untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
-_twins: weakref.WeakKeyDictionary[nn.Module, tuple[object, FusedNetwork]] = weakref.WeakKeyDictionary()
+_fused: weakref.WeakKeyDictionary[nn.Module, tuple[object, FusedNetwork]] = weakref.WeakKeyDictionary()
 
 
 def fused(model: Callable[[Tensor], Tensor]) -> FusedNetwork:
-    """The fast twin of `model`; for what cannot be traced, the model as it is.
+    """Return the fused form of `model`, or the model as it is if it cannot be traced.
 
     Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
     """
@@ -147,14 +147,14 @@ def fused(model: Callable[[Tensor], Tensor]) -> FusedNetwork:
     if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
     state = _fingerprint(modules)
-    known = _twins.get(model)
-    if known is not None and known[0] == state:
-        return known[1]
-    made = _make(model)
-    if made.graph is None:  # the untraced twin is the model itself, which a cache would keep alive
+    entry = _fused.get(model)
+    if entry is not None and entry[0] == state:
+        return entry[1]
+    network = _make(model)
+    if network.graph is None:  # it is the model itself, which a cache would keep alive
         return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
-    _twins[model] = (state, made)
-    return made
+    _fused[model] = (state, network)
+    return network
 
 
 class _Function(nn.Module):
@@ -166,9 +166,9 @@ class _Function(nn.Module):
 
 
 def _fingerprint(modules: Sequence[nn.Module]) -> object:
-    """What a twin depends on: every tensor's place and version, every module's plain settings.
+    """Return the state that a fused network depends on: address and version of tensors, and settings of modules.
 
-    It is taken at every step of an attack: one way through the modules.
+    It is computed at every step of an attack, so it visits each module once.
     """
     tensors, settings = list[object](), list[object]()
     for module in modules:
@@ -200,12 +200,12 @@ def _make(model: nn.Module) -> FusedNetwork:
 
 
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
-    """`tail` with its first activation out of place: the hidden values are a leaf that autograd guards."""
+    """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
     hidden = next(iter(tail.graph.nodes))
     for node in list(hidden.users):
         if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
             outside = copy.copy(module)
-            outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, no tensor
+            outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
             node.target = f"start_{node.name}"
             tail.add_submodule(node.target, outside)
         elif node.kwargs.get("inplace"):

@@ -1,7 +1,7 @@
-"""A network as a graph of operations: traced, folded, cut in two.
+"""A network as a graph of operations: traced, folded, split in two.
 
-Frozen networks gain from it twice: batch norms vanish into the convolutions before them, and the affine first
-convolution can be taken out of a loop over many points. What cannot be traced is used as it is.
+Frozen networks benefit twice: batch norms are folded into the convolutions before them, and the affine first
+convolution can be moved out of a loop over many points. Networks that cannot be traced are used as they are.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from stochx.engine.network.stochastic import Noisy
 
 
 def trace(network: nn.Module) -> fx.GraphModule | None:
-    """The operations of `network` in order, sharing its weights.
+    """Trace the operations of `network`, sharing its weights.
 
-    None where its control flow needs data, or where noise of a fixed shape would be drawn once and for all.
+    Returns None if its control flow depends on data, or if tracing would turn random draws into constants.
     """
     if any(_has_hooks(module) for module in network.modules()):
         return None
@@ -30,14 +30,14 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
         try:
             tracer = _Tracer()
             traced = fx.GraphModule(network, tracer.trace(network))
-        except Exception:  # tracing runs the user's forward on symbols, which can fail in any way
+        except Exception:  # tracing runs the user's forward on symbols, which can raise anything
             return None
-        drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
-    return None if drawn else traced  # a draw that depends on no symbol has become a constant
+        random = any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
+    return None if random else traced  # a draw that does not depend on the input has become a constant
 
 
 class _Tracer(fx.Tracer):
-    """Keeps noise layers whole: their draws and statistics are computed anew in every forward."""
+    """Treats noise layers as leaves, so that every forward pass computes new draws and statistics."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self._noises or super().is_leaf_module(m, module_qualified_name)
@@ -56,9 +56,9 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def folded(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy, in eval mode and without gradients for weights, where convolutions absorb the batch norms after them."""
+    """Return a copy in eval mode, without gradients of weights, with batch norms folded into convolutions."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in graph.parameters()}
-    graph = copy.deepcopy(graph, shared).eval()  # weights that no norm is folded into are not copied
+    graph = copy.deepcopy(graph, shared).eval()  # weights without a folded norm are not copied
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         conv_node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
@@ -73,7 +73,7 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
         node.replace_all_uses_with(conv_node)
         graph.graph.erase_node(node)
     for node in graph.graph.nodes:
-        if node.op == "call_method" and node.target == "view":  # channels-last values have no such view
+        if node.op == "call_method" and node.target == "view":  # channels-last tensors have no such view
             node.target = "reshape"
     graph.graph.lint()
     graph.recompile()
@@ -94,31 +94,31 @@ def _replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
 
 
 def lean(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same function with the modules of `graph`, differentiated faster; its operations are not for reading.
+    """Return the same function with the modules of `graph`, but with faster gradients.
 
-    torch gives the gradients of a global mean and of every n-th pixel back in another layout than channels-last, and
-    the sums and activations before them then run at a fraction of their speed. Activations of what nothing else
-    reads are done in place.
+    torch returns the gradients of a global mean and of strided slices in a layout other than channels-last, in which
+    the sums and activations before them run at a fraction of their speed. Activations whose input has no other reader
+    work in place.
     """
-    made = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    modules = dict(made.named_modules())
-    for node in list(made.graph.nodes):
-        found = _leaner(node, modules)
-        if found is None:
+    graph_module = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    modules = dict(graph_module.named_modules())
+    for node in list(graph_module.graph.nodes):
+        call = _faster_call(node, modules)
+        if call is None:
             continue
-        function, arguments, options = found
-        with made.graph.inserting_before(node):
-            node.replace_all_uses_with(made.graph.call_function(function, (node.args[0], *arguments), options))
-        made.graph.erase_node(node)
-    made.recompile()
-    return made
+        function, arguments, options = call
+        with graph_module.graph.inserting_before(node):
+            node.replace_all_uses_with(graph_module.graph.call_function(function, (node.args[0], *arguments), options))
+        graph_module.graph.erase_node(node)
+    graph_module.recompile()
+    return graph_module
 
 
 _Call = tuple[Callable[..., Tensor], tuple[int, ...], dict[str, Argument]]
 
 
-def _leaner(node: fx.Node, modules: dict[str, nn.Module]) -> _Call | None:
-    """What does the same as `node`, if there is something: a function, its arguments after the first, options."""
+def _faster_call(node: fx.Node, modules: dict[str, nn.Module]) -> _Call | None:
+    """Return a faster equivalent of `node`, if any: a function, its arguments after the first, and options."""
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     function = node.target if node.op == "call_function" else None
     if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
@@ -134,7 +134,7 @@ def _leaner(node: fx.Node, modules: dict[str, nn.Module]) -> _Call | None:
 
 
 def _step(index: object) -> int:
-    """The n of `[:, :, ::n, ::n]`, else 0."""
+    """Return the n of `[:, :, ::n, ::n]`, else 0."""
     if not isinstance(index, tuple) or len(index) != 4 or not isinstance(index[3], slice):
         return 0
     step = index[3].step
@@ -144,24 +144,24 @@ def _step(index: object) -> int:
 
 
 def _is_fresh(node: object, modules: dict[str, nn.Module]) -> bool:
-    """Whether a value is a convolution's or a sum's own, and has one reader: it may be written over."""
+    """Return True for outputs of convolutions and sums with a single reader, which may be overwritten."""
     if not isinstance(node, fx.Node) or len(node.users) > 1:
         return False
     return _calls(node, modules, nn.Conv2d) or (node.op == "call_function" and node.target in (operator.add, torch.add))
 
 
 def _global_mean(x: Tensor) -> Tensor:
-    """(..., H, W) -> (..., 1, 1)."""
+    """Return the mean over positions: (..., H, W) -> (..., 1, 1)."""
     return x.sum((-2, -1), keepdim=True) / (x.shape[-2] * x.shape[-1])
 
 
 def _every(x: Tensor, step: int) -> Tensor:
-    """`x[:, :, ::step, ::step]`: the means of single pixels."""
+    """Return `x[:, :, ::step, ::step]`, as average pooling of single pixels."""
     return nn.functional.avg_pool2d(x, 1, step) if x.dim() == 4 and x.is_floating_point() else x[:, :, ::step, ::step]
 
 
 def cut(graph: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """`graph` as two networks, input -> value of `at` -> output; None where a value gets past `at`.
+    """Split `graph` into input -> value of `at` and value of `at` -> output; None if another value bypasses `at`.
 
     Both share the modules of `graph`.
     """
@@ -189,7 +189,7 @@ def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
 
 
 def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
-    """The node that ends the last convolution's stage: after its norm, activation, residual sum, concatenation."""
+    """Return the node after the last convolution and its norm, activation, residual sum and concatenation."""
     modules = dict(graph.named_modules())
     convs = [n for n in graph.graph.nodes if _calls(n, modules, nn.Conv2d)]
     if not convs:
@@ -201,7 +201,7 @@ def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
 
 
 def node_of(graph: fx.GraphModule, module: str) -> fx.Node | None:
-    """The last node that belongs to the submodule `module` of the traced network."""
+    """Return the last node of the submodule `module` of the traced network."""
     inside = [n for n in graph.graph.nodes if _within(n, module)]
     return inside[-1] if inside else None
 

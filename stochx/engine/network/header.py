@@ -1,4 +1,4 @@
-"""The header of a weights file: JSON that is enough to build the network again."""
+"""The header of a weights file: JSON that suffices to rebuild the network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 VERSION = 1
 MAX_SIDE = 4096  # pixels; loading runs the network once on an image of this size
 MAX_WAY = 10_000
-MAX_VALUE = 1e6  # of a mean or standard deviation of pixels in [0, 1]
+MAX_VALUE = 1e6  # largest mean or standard deviation of pixels in [0, 1]
 
 
 @dataclass(frozen=True)
 class ClassifierHeader:
-    """Description of a classifier; an empty field or zero stands for a line that the file lacks."""
+    """Description of a classifier; an empty field or zero means that the file lacks the line."""
 
     arch: str = ""
     classes: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ HINT = "copy or download the file again"
 
 @dataclass(frozen=True)
 class _Reader:
-    """Typed access to the fields of a header; a field without a default must be there."""
+    """Typed access to the fields of a header; a field without a default is required."""
 
     values: Mapping[str, Any]
     path: Path
@@ -140,7 +140,7 @@ class _Reader:
     def numbers(
         self, name: str, default: tuple[float, ...] | None = None, *, positive: bool = False
     ) -> tuple[float, ...]:
-        """Return the value of all channels or of each of the three."""
+        """Return one number for all channels, or three."""
         low = 0.0 if positive else -MAX_VALUE
 
         def valid(value: object) -> bool:

@@ -1,7 +1,7 @@
-"""Noise inside a network: where it sits, how strong it is, and how its statistics are measured.
+"""Noise layers of a network: their places, their scale, and the calibration of their statistics.
 
-A noise layer is a module that returns what is added to a value, a deviation with mean zero: `z + scale * noise(z)`. So
-the degree of stochasticity means the same for all of them: 0 is the network without noise, 2 doubles every deviation.
+A noise layer is a module that returns a zero-mean deviation, which is added to a value: `z + scale * noise(z)`. So the
+degree of stochasticity has the same meaning for all: 0 is the network without noise, 2 doubles every deviation.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def normal(z: Tensor, share: str) -> Tensor:
-    """Standard normal noise shaped as z (N, ...), see `drawn`."""
+    """Draw standard normal noise of the shape of z (N, ...); see `drawn`."""
     return drawn(torch.randn, z, share)
 
 
 def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
-    """`source(shape)` shaped as z (N, ...): `none` shares no draw, `batch` gives all images of one the same.
+    """Draw from `source` in the shape of z (N, ...); with `share` = `batch` all images share one draw.
 
-    Images are drawn pixel by pixel, channels last, whatever layout z has: draws do not depend on it, and torch's
-    generator is eight times faster on a CPU where it fills memory in order.
+    Draws are channels-last whatever the layout of z: they do not depend on it, and torch's generator is eight times
+    faster on a CPU when it fills memory in order.
     """
     count = len(z) if share == "none" else 1
     last = z.dim() == 4
     shape = (count, *z.shape[2:], z.shape[1]) if last else (count, *z.shape[1:])
-    found = source(shape, dtype=z.dtype, device=z.device)
-    return (found.permute(0, 3, 1, 2) if last else found).expand_as(z)
+    noise = source(shape, dtype=z.dtype, device=z.device)
+    return (noise.permute(0, 3, 1, 2) if last else noise).expand_as(z)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place for a noise layer: a module, and whether its output, its input or its weight gets the noise.
+    """A place for a noise layer: the output, the input or the weight of a module.
 
-    `shape` is that of the value: (C, H, W) or (D,) of one image, or the weight's own. `index` counts the sites from 0.
+    `shape` is that of the value: (C, H, W) or (D,) per image, or the weight's shape. `index` counts sites from 0.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Site:
 
 
 class Noisy(nn.Module):
-    """A layer, with noise on what it gives, what it takes or its weight; `scale` is the degree of stochasticity."""
+    """A layer with noise on its output, its input or its weight; `scale` is the degree of stochasticity."""
 
     def __init__(self, layer: nn.Module, noise: nn.Module, place: Place) -> None:
         super().__init__()
@@ -73,24 +73,24 @@ class Noisy(nn.Module):
             out = layer._conv_forward(x, self._shaken(layer.weight), layer.bias)
         elif type(layer).forward is nn.Linear.forward:
             out = F.linear(x, self._shaken(layer.weight), layer.bias)
-        else:  # an own kind of layer, say one that standardises its weight; this call cannot be traced
+        else:  # a custom layer, such as one that standardises its weight; this call cannot be traced
             out = functional_call(layer, {"weight": self._shaken(layer.weight)}, (x,))
         return out
 
     def _shaken(self, z: Tensor) -> Tensor:
-        if self.scale == 0 and not self.training:  # in training the noise still measures what passes
+        if self.scale == 0 and not self.training:  # in training the noise still updates its statistics
             return z
         return torch.add(z, self.noise(z), alpha=self.scale)
 
 
 def noise_layers(model: nn.Module) -> list[Noisy]:
-    """The layers with noise, in order."""
+    """Return the noisy layers in order."""
     return [module for module in model.modules() if isinstance(module, Noisy)]
 
 
 @contextlib.contextmanager
 def at_scale(model: nn.Module, factor: float) -> Iterator[None]:
-    """Inside, the degree of stochasticity of every noise layer is multiplied by `factor`; at 0 there is no noise."""
+    """Multiply the degree of stochasticity of every noise layer by `factor` in the block; 0 turns noise off."""
     layers = noise_layers(model)
     before = [layer.scale for layer in layers]
     kinds = [(part, part.noise) for part in model.modules() if isinstance(part, Classifier)]
@@ -108,34 +108,34 @@ def at_scale(model: nn.Module, factor: float) -> Iterator[None]:
 
 
 def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn.Module]) -> Classifier:
-    """Put a noise layer at every `site` of the network whose name fits the pattern `layers`; changes `model`.
+    """Add a noise layer at every `site` whose module name matches the pattern `layers`; changes `model`.
 
-    `make` gives the layer of a site. Raises `InputError` for a network that has noise already, or no such place.
+    `make` returns the layer of a site. Raises `InputError` for a network that has noise already, or no such site.
     """
     if noise_layers(model):
-        raise InputError("the network is stochastic already", "start from the teacher that it was made of")
-    found = sites(model, site, layers)
-    if not found:
-        there = [name for name in SITES if sites(model, name)]
-        hint = f"the network has: {', '.join(there)}" if there else "it has no convolution and no linear layer"
-        raise InputError(f"no layer of `{model.arch}` fits site `{site}`, layers `{layers}`", hint)
+        raise InputError("the network is already stochastic", "start from the network without noise")
+    places = sites(model, site, layers)
+    if not places:
+        kinds = [name for name in SITES if sites(model, name)]
+        hint = f"the network has: {', '.join(kinds)}" if kinds else "it has no convolutions and no linear layers"
+        raise InputError(f"no layer of `{model.arch}` matches site `{site}`, layers `{layers}`", hint)
     with torch.random.fork_rng():
-        noises = [make(one) for one in found]
-    for one, noise in zip(found, noises, strict=True):
-        layer = model.network.get_submodule(one.name)
-        noisy = Noisy(layer, noise.train(model.training), one.place).to(model.mean.device)
+        noises = [make(place) for place in places]
+    for place, noise in zip(places, noises, strict=True):
+        layer = model.network.get_submodule(place.name)
+        noisy = Noisy(layer, noise.train(model.training), place.place).to(model.mean.device)
         noisy.training = model.training
-        parent, _, last = one.name.rpartition(".")
+        parent, _, last = place.name.rpartition(".")
         setattr(model.network.get_submodule(parent), last, noisy)
     return model
 
 
 def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
-    """The places of a kind in the order in which an image meets them, without those that `layers` leaves out.
+    """Return the sites of a kind that match `layers`, in the order of the forward pass.
 
-    `before-bn`: outputs of convolutions and linear layers but the last, the logits; `after-bn`: outputs of batch norms;
-    `block`: outputs of the smallest own modules with two convolutions or more; `stem-and-blocks`: of the first norm
-    too; `conv-input`: inputs of convolutions; `layer-input`: of linear layers too; `input`: of the first layer;
+    `before-bn`: outputs of convolutions and linear layers except the logits; `after-bn`: outputs of batch norms;
+    `block`: outputs of the smallest custom modules with two or more convolutions; `stem-and-blocks`: also of the first
+    norm; `conv-input`: inputs of convolutions; `layer-input`: also of linear layers; `input`: of the first layer;
     `penultimate`: of the last; `weight`: all weights.
     Patterns are shell-like and joined by `+`.
     """
@@ -144,27 +144,29 @@ def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
     place, choose = SITES[site]
     chosen = [
         (name, shape)
-        for name, shape in choose(model.network, _passage(model, place))
+        for name, shape in choose(model.network, _visited_modules(model, place))
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in layers.split("+"))
     ]
     return [Site(name, place, shape, index) for index, (name, shape) in enumerate(chosen)]
 
 
-Met = list[tuple[str, tuple[int, ...]]]  # modules by name, in the order of the forward, with a shape each
+Shapes = list[
+    tuple[str, tuple[int, ...]]
+]  # names of modules, in the order of the forward pass, with the shape of a value
 
 
-def _passage(model: Classifier, place: Place) -> Met:
-    """Every module that an image meets in eval mode, once, with the shape of one image's value at `place`."""
-    met: dict[str, tuple[int, ...]] = {}
+def _visited_modules(model: Classifier, place: Place) -> Shapes:
+    """Return the modules that run in eval mode, each once, with the shape of the value per image at `place`."""
+    shapes: dict[str, tuple[int, ...]] = {}
     handles = []
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
             value = {"output": output, "input": inputs[0] if inputs else None}.get(place)
             if place == "weight":
-                met.setdefault(name, tuple(getattr(module, "weight", torch.zeros(0)).shape))
+                shapes.setdefault(name, tuple(getattr(module, "weight", torch.zeros(0)).shape))
             elif isinstance(value, Tensor):
-                met.setdefault(name, tuple(value.shape[1:]))
+                shapes.setdefault(name, tuple(value.shape[1:]))
 
         return hook
 
@@ -175,12 +177,12 @@ def _passage(model: Classifier, place: Place) -> Met:
     finally:
         for handle in handles:
             handle.remove()
-    return list(met.items())
+    return list(shapes.items())
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode; every module's own mode returns after."""
+    """Put the model in eval mode for the block, and restore the mode of every module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -190,41 +192,44 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _layers(network: nn.Module, met: Met) -> Met:
-    return [(name, shape) for name, shape in met if isinstance(network.get_submodule(name), LAYERS)]
+def _layers(network: nn.Module, shapes: Shapes) -> Shapes:
+    return [(name, shape) for name, shape in shapes if isinstance(network.get_submodule(name), LAYERS)]
 
 
-def _of(kind: type[nn.Module]) -> Callable[[nn.Module, Met], Met]:
-    return lambda network, met: [one for one in met if isinstance(network.get_submodule(one[0]), kind)]
+def _of(kind: type[nn.Module]) -> Callable[[nn.Module, Shapes], Shapes]:
+    return lambda network, shapes: [item for item in shapes if isinstance(network.get_submodule(item[0]), kind)]
 
 
-def _blocks(network: nn.Module, met: Met) -> Met:
-    """The smallest modules that are no container of torch's and hold at least two convolutions."""
+def _blocks(network: nn.Module, shapes: Shapes) -> Shapes:
+    """Return the smallest modules other than torch's containers that hold at least two convolutions."""
 
     def is_block(name: str) -> bool:
         module = network.get_submodule(name)
         own = not type(module).__module__.startswith("torch.nn")
         return own and sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 1
 
-    found = [one for one in met if is_block(one[0])]
-    return [one for one in found if not any(other.startswith(f"{one[0]}.") for other, _ in found)]
+    blocks = [item for item in shapes if is_block(item[0])]
+    return [item for item in blocks if not any(other.startswith(f"{item[0]}.") for other, _ in blocks)]
 
 
-SITES: dict[str, tuple[Place, Callable[[nn.Module, Met], Met]]] = {
-    "before-bn": ("output", lambda network, met: _layers(network, met)[:-1]),
+SITES: dict[str, tuple[Place, Callable[[nn.Module, Shapes], Shapes]]] = {
+    "before-bn": ("output", lambda network, shapes: _layers(network, shapes)[:-1]),
     "after-bn": ("output", _of(nn.BatchNorm2d)),
     "block": ("output", _blocks),
-    "stem-and-blocks": ("output", lambda network, met: _of(nn.BatchNorm2d)(network, met)[:1] + _blocks(network, met)),
-    "input": ("input", lambda network, met: _layers(network, met)[:1]),
+    "stem-and-blocks": (
+        "output",
+        lambda network, shapes: _of(nn.BatchNorm2d)(network, shapes)[:1] + _blocks(network, shapes),
+    ),
+    "input": ("input", lambda network, shapes: _layers(network, shapes)[:1]),
     "conv-input": ("input", _of(nn.Conv2d)),
     "layer-input": ("input", _layers),
-    "penultimate": ("input", lambda network, met: _layers(network, met)[-1:]),
+    "penultimate": ("input", lambda network, shapes: _layers(network, shapes)[-1:]),
     "weight": ("weight", _layers),
 }
 
 
 def stored_names(network: nn.Module) -> dict[str, str]:
-    """Names of the state dict -> names in files, where a noisy layer's weights keep the plain network's names."""
+    """Map names of the state dict to names in files, where weights of noisy layers have the plain network's names."""
     prefixes = [name for name, module in network.named_modules() if isinstance(module, Noisy)]
     names = {}
     for name in network.state_dict():
@@ -234,25 +239,25 @@ def stored_names(network: nn.Module) -> dict[str, str]:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """What an optimizer is given: the weights, and the parameters of the noise, which never decay."""
+    """Return the optimizer's groups: the weights, and the parameters of the noise, without weight decay."""
     noise = [p for layer in noise_layers(model) for p in layer.noise.parameters() if p.requires_grad]
-    known = {id(p) for p in noise}
-    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    noise_ids = {id(p) for p in noise}
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in noise_ids]
     return [{"params": weights}, *([{"params": noise, "weight_decay": 0.0}] if noise else [])]
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """The term of the loss that noise layers ask for, a scalar: the sum of `noise.penalty(layer)`, where it exists."""
-    asked = [one.noise.penalty(one.layer) for one in noise_layers(model) if hasattr(one.noise, "penalty")]  # type: ignore[operator]
-    return sum(asked, torch.zeros(()))
+    """Return the noise layers' term of the loss, a scalar: the sum of `noise.penalty(layer)`, where it exists."""
+    terms = [noisy.noise.penalty(noisy.layer) for noisy in noise_layers(model) if hasattr(noisy.noise, "penalty")]  # type: ignore[operator]
+    return sum(terms, torch.zeros(()))
 
 
 def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
-    """Measure the noise layers' statistics without noise, then those of the batch norms and running ones with it.
+    """Measure the noise layers' statistics without noise, then those of batch norms, and running ones, with noise.
 
-    Noise widens what a batch norm sees: by 1 + beta^2 in variance, for adaptive noise. `batches` are clean images
-    (N, 3, H, W). Modules with `running` statistics have a `rate`, the share of a new batch in them, 0 where they stay.
-    Draws follow torch's global generator, which stays where it was.
+    Noise increases the variance at batch norms, by a factor of 1 + beta^2 for adaptive noise. `batches` are clean
+    images (N, 3, H, W). Modules with `running` statistics have a `rate`, the weight of a new batch, 0 if they are
+    fixed. Draws use torch's global generator, whose state is restored.
     """
     parts = [part for layer in noise_layers(model) for part in layer.noise.modules()]
     measuring = [(part, "rate") for part in parts if hasattr(part, "rate") and hasattr(part, "running")]
@@ -265,7 +270,7 @@ def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
 
 
 def _average(model: Classifier, batches: Sequence[Tensor], measuring: Sequence[tuple[nn.Module, str]]) -> None:
-    """One pass in which statistics become plain means over the batches; each comes with the name of its rate."""
+    """Run one pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]
     with evaluating(model), torch.no_grad():
         try:

@@ -1,4 +1,4 @@
-"""Weight files: read safely from what people have, written so that they describe themselves."""
+"""Weights files: safe reading of common formats, and a self-describing format for writing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
-NOISE = ".noise."  # in the name of every tensor of a noise layer
+NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in float32 or float64, the header of our format, and the file's other metadata."""
+    """Named tensors in float32 or float64, our header, and the file's other metadata."""
 
     tensors: dict[str, Tensor]
     header: Header = field(default_factory=ClassifierHeader)
@@ -39,10 +39,10 @@ class Weights:
 
 
 def save(path: Path, model: Classifier) -> None:
-    """Write `model.network`'s weights with a header that is enough to build it again.
+    """Write `model.network`'s weights with a header that suffices to rebuild it.
 
-    The weights of a stochastic network have the names of the plain one; what belongs to its noise has `.noise.` in
-    its name.
+    The weights of a stochastic network have the names of the plain one; tensors of its noise have `.noise.` in their
+    names.
     """
     header = ClassifierHeader(
         arch=model.arch,
@@ -61,34 +61,34 @@ def save(path: Path, model: Classifier) -> None:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Write named tensors and `header`, as the entry `stochx` of the file's metadata."""
+    """Write named tensors, with `header` as the entry `stochx` of the file's metadata."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
         save_file(stored, temporary, metadata={"stochx": serialise(header)})
 
 
 def load(path: Path) -> Weights:
-    """The weights in a file; raises `InputError` for what is damaged, no state dict, or would run code."""
+    """Load weights; raises `InputError` for files that are damaged, hold no state dict, or would run code."""
     try:
         if path.is_dir():
-            raise InputError(f"`{path}` is a directory, not a weights file", "name the file in it")
+            raise InputError(f"`{path}` is a directory, not a weights file", "name a file in it")
         if path.suffix == ".pt2":
             raise InputError(
-                f"`{path}` is an exported program, whose layers cannot be reached",
+                f"`{path}` is an exported program, whose layers are not accessible",
                 "save the network's `state_dict()` instead",
             )
-        found = _safetensors(path) if path.suffix == ".safetensors" else Weights(_pickle(path))
+        weights = _safetensors(path) if path.suffix == ".safetensors" else Weights(_pickle(path))
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
     except PermissionError:
-        raise InputError(f"`{path}` may not be read", "check its permissions") from None
-    tensors = _without_prefixes({name: _full(tensor) for name, tensor in found.tensors.items()})
+        raise InputError(f"`{path}` cannot be read: permission denied", "check its permissions") from None
+    tensors = _without_prefixes({name: _full(tensor) for name, tensor in weights.tensors.items()})
     if not tensors:
-        raise InputError(f"`{path}` holds no weights", "save the network's `state_dict()`")
+        raise InputError(f"`{path}` contains no weights", "save the network's `state_dict()`")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"`{path}`: the tensor `{name}` is not finite", "take an older checkpoint")
-    return Weights(tensors, found.header, found.metadata)
+            raise InputError(f"`{path}`: the tensor `{name}` is not finite", "use an older checkpoint")
+    return Weights(tensors, weights.header, weights.metadata)
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -109,13 +109,13 @@ def _safetensors(path: Path) -> Weights:
 def _pickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickle protocols, which either load or do not
+            warnings.simplefilter("ignore")  # about unusual pickle protocols, which either load or fail
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
-                f"`{path}` holds more than tensors and was not opened: a pickle can run code",
-                "save only `model.state_dict()`, best as .safetensors",
+                f"`{path}` contains more than tensors and was not loaded, since a pickle can run code",
+                "save only `model.state_dict()`, preferably as .safetensors",
             ) from None
         raise _damaged(path, error) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
@@ -124,7 +124,9 @@ def _pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"`{path}` is no weights file, or damaged: {_first_line(error)}", "copy or download it again")
+    return InputError(
+        f"`{path}` is not a weights file, or is damaged: {_first_line(error)}", "copy or download it again"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -132,7 +134,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict inside the usual wrappings: lists of one, `state_dict` and its like."""
+    """Return the state dict inside the usual wrappers: lists of one, `state_dict` and the like."""
     if isinstance(content, list | tuple) and content and isinstance(content[0], Mapping):
         return _unwrap(content[0], path)
     if isinstance(content, Mapping):
@@ -142,15 +144,15 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         for name in WRAPPERS:
             if isinstance(content.get(name), Mapping | list | tuple):
                 return _unwrap(content[name], path)
-    raise InputError(f"`{path}` holds no state dict", "save the network's `state_dict()`")
+    raise InputError(f"`{path}` contains no state dict", "save the network's `state_dict()`")
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers such as DataParallel and torch.compile put before all of them."""
+    """Remove the prefixes that wrappers such as DataParallel and torch.compile add to all names."""
     pattern = re.compile("|".join(map(re.escape, PREFIXES)))
     while tensors:
-        found = pattern.match(next(iter(tensors)))
-        if found is None or not all(name.startswith(found.group()) for name in tensors):
+        prefix = pattern.match(next(iter(tensors)))
+        if prefix is None or not all(name.startswith(prefix.group()) for name in tensors):
             return tensors
-        tensors = {name[found.end() :]: value for name, value in tensors.items()}
+        tensors = {name[prefix.end() :]: value for name, value in tensors.items()}
     return tensors

@@ -1,1 +1,1 @@
-"""Training: the one loop, its checkpoint, schedule, augmentation and moving average."""
+"""Training: the loop, its checkpoints, schedules, augmentation and moving average."""

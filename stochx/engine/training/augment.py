@@ -1,4 +1,4 @@
-"""Random shifts, crops, mirror images and colours."""
+"""Augmentation: random shifts, crops, flips and colours."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def augment(x: Tensor, places: slice, count: int, source: torch.Generator) -> Tensor:
-    """Each image (N, C, H, W) shifted by up to an eighth of its side, zeros coming in, and mirrored half of the time.
+    """Shift each image (N, C, H, W) by up to an eighth of its side, with zero padding, and flip half of them.
 
-    x is the part `places` of a batch of `count` images, all of which are drawn for: ranks that share a batch see what
-    one process sees.
+    x is the part `places` of a batch of `count` images. Random numbers are drawn for the whole batch, so that ranks
+    that share it get the same images as a single process.
     """
     height, width = x.shape[2:]
     reach = height // 8, width // 8
@@ -22,22 +22,22 @@ def augment(x: Tensor, places: slice, count: int, source: torch.Generator) -> Te
     columns = (torch.where(mirrored, across.flip(0), across) + dx).to(x.device)
     padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]))
     image = torch.arange(len(x), device=x.device)
-    found = padded.movedim(1, 3)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return found.movedim(3, 1)
+    shifted = padded.movedim(1, 3)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return shifted.movedim(3, 1)
 
 
-LEAST, ASPECT, COLOUR = 0.08, 4 / 3, 0.4  # of the area a crop keeps, of its sides' ratio, of a colour's change
+MIN_AREA, ASPECT, COLOUR = 0.08, 4 / 3, 0.4  # smallest area of a crop, largest aspect ratio, largest colour change
 LUMA = (0.299, 0.587, 0.114)
 
 
 def views(x: Tensor, places: slice, count: int, source: torch.Generator) -> Tensor:
-    """Every image of x (E, I, 3, H, W) in [0, 1] cropped, mirrored and recoloured, as in few-shot training.
+    """Crop, flip and recolour every image of x (E, I, 3, H, W) in [0, 1], as in few-shot training.
 
-    A crop keeps 8 to 100 % of the area at an aspect of 3/4 to 4/3 and is brought to the old size; brightness, contrast
-    and saturation change by up to 40 % (Chen et al., 2019). x is the part `places` of `count` that are drawn for.
+    Crops keep 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 and are resized back; brightness, contrast and
+    saturation change by up to 40 % (Chen et al., 2019). x is the part `places` of `count`, as in `augment`.
     """
     chance = torch.rand(count, x.shape[1], 8, generator=source)[places].flatten(0, 1).to(x.device, x.dtype)
-    area = LEAST + (1 - LEAST) * chance[:, 0]
+    area = MIN_AREA + (1 - MIN_AREA) * chance[:, 0]
     ratio = ASPECT ** (2 * chance[:, 1] - 1)
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     across, down = (1 - width) * (2 * chance[:, 2] - 1), (1 - height) * (2 * chance[:, 3] - 1)

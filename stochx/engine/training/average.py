@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, which often generalises better than the last ones."""
+"""Moving average of a network's weights, which often generalises better than the last weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Average:
     """a <- d a + (1 - d) w after every step, d = min(decay, (1 + t) / (10 + t)), over weights and running statistics.
 
-    (Polyak & Juditsky, 1992; Tarvainen & Valpola, 2017.) With a decay of 0 it is the network itself.
+    (Polyak & Juditsky, 1992; Tarvainen & Valpola, 2017.) With a decay of 0 the average is the network itself.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -19,7 +19,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step `step`, from 0."""
+        """Update the average with the weights after step `step`, from 0."""
         if not self.decay:
             return
         share = 1 - min(self.decay, (1 + step) / (10 + step))
@@ -30,23 +30,23 @@ class Average:
             self.values[name].copy_(now[name])
 
     def show(self) -> None:
-        """Give the network the averaged weights, until `hide`."""
+        """Put the averaged weights into the network, until `hide`."""
         self._raw = tensors_of(self.model) if self.decay else {}
         put(self.model, self.values)
 
     def hide(self) -> None:
-        """Give the network its own weights back, which the training goes on with."""
+        """Restore the network's own weights, with which training continues."""
         put(self.model, self._raw)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of a network's weights and buffers."""
+    """Copy a network's weights and buffers."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 @torch.no_grad()
 def put(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Write `values` over a network's tensors of these names, in place."""
+    """Overwrite a network's tensors of these names in place."""
     own = model.state_dict()
     for name, value in values.items():
         own[name].copy_(value)

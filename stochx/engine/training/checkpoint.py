@@ -1,4 +1,4 @@
-"""The state of a training in one file, from which it goes on with the same bytes."""
+"""The state of a training run in one file, from which it continues bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Group = Mapping[str, Tensor]
 
 @dataclass
 class Progress:
-    """How far a training is: the last epoch's facts, and the best epoch, its value and its weights."""
+    """The progress of a training run: the last epoch's facts, and the best epoch with its value and weights."""
 
     last: dict[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
@@ -30,7 +30,7 @@ class Progress:
 
 
 def write(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Group, progress: Progress) -> None:
-    """Everything that the next epoch depends on: tensors in the file's body, numbers in its header."""
+    """Write everything the next epoch depends on: tensors in the file's body, numbers in its header."""
     groups: dict[str, Group] = {
         "model": model.state_dict(),
         "average": average,
@@ -53,9 +53,9 @@ def write(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averag
 
 
 def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> Progress:
-    """Load what `write` stored into `model`, `optimizer` and `average`; nothing where there is no file.
+    """Load a checkpoint into `model`, `optimizer` and `average`; do nothing if there is no file.
 
-    Raises `InputError` for a file of another training.
+    Raises `InputError` for a file of another training run.
     """
     if not path.exists():
         return Progress()
@@ -71,7 +71,7 @@ def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average
         _fill(optimizer, tensors)
         progress = Progress(facts["last"], facts["best"]["epoch"], facts["best"]["value"])
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, IndexError):
-        raise InputError(f"`{path}` does not fit this training", "use `--overwrite` to start again") from None
+        raise InputError(f"`{path}` does not match this training run", "use `--overwrite` to start over") from None
     progress.best = {name: value.to(model.state_dict()[name]) for name, value in _group(tensors, "best").items()}
     return progress
 
@@ -81,7 +81,7 @@ def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
 
 
 def _fill(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The optimizer's state; what is shaped as its weight also lies in memory as it does, which keeps the bytes."""
+    """Load the optimizer's state, in the memory layout of its weights, which makes results bit-identical."""
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in _group(tensors, "optimizer").items():

@@ -1,4 +1,4 @@
-"""What a training learns from: items that it takes in batches."""
+"""Training items: images, or episodes, taken in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stochx.engine.training.augment import augment
 
 
 class Items(Protocol):
-    """Images, episodes, or whatever an epoch has `len(items)` of; a step has at least `minimum` of them."""
+    """Images, episodes or other items: `len(items)` per epoch, and at least `minimum` per step."""
 
     @property
     def minimum(self) -> int: ...
@@ -22,16 +22,16 @@ class Items(Protocol):
     def batch(
         self, whole: Tensor, mine: slice, epoch: int, like: Tensor, source: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """X and y of the part `mine` of the items `whole` (N,) of a step, on the device of `like` and of its kind.
+        """Return x and y of the part `mine` of the items `whole` (N,) of a step, with the type and device of `like`.
 
-        `source` is what random changes of x are drawn from, for all of `whole`; None: no changes.
+        `source` draws the augmentation for all of `whole`; None: no augmentation.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Images:
-    """(N, 3, H, W) uint8 with labels (N,): x in [0, 1], y. A batch norm needs two images at once."""
+    """Pixels (N, 3, H, W) uint8 with labels (N,). Batch norms need at least two images per step."""
 
     pixels: Tensor
     labels: Tensor
@@ -43,9 +43,9 @@ class Images:
     def batch(
         self, whole: Tensor, mine: slice, epoch: int, like: Tensor, source: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        some = whole[mine].to(self.pixels.device)
-        x = self.pixels[some].to(like.device, non_blocking=True).to(like.dtype) / 255
-        y = self.labels[some].to(like.device, non_blocking=True)
+        places = whole[mine].to(self.pixels.device)
+        x = self.pixels[places].to(like.device, non_blocking=True).to(like.dtype) / 255
+        y = self.labels[places].to(like.device, non_blocking=True)
         if source is not None:
             x = augment(x, mine, len(whole), source)
         return x.contiguous(memory_format=torch.channels_last), y

@@ -1,4 +1,4 @@
-"""Memory that a training frees is memory that it needs again."""
+"""Allocator settings: memory that training frees is soon needed again."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 import ctypes
 from functools import cache
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of glibc's mallopt
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 @cache
 def retain_freed_memory() -> None:
-    """From now on this process keeps what it frees, where its C library is glibc; elsewhere nothing happens.
+    """Make glibc keep freed memory in this process; with other C libraries nothing happens.
 
-    By itself glibc returns large blocks to the system at once and gets them back page by page: with tensors of some
-    hundred megabytes that took 60 % of a training step's CPU time. The price is some more memory.
+    By default glibc returns large blocks to the system at once and gets them back page by page: with tensors of some
+    hundred megabytes that took 60 % of the CPU time of a training step. The price is a little more memory.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

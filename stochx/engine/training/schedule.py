@@ -1,4 +1,4 @@
-"""How the learning rate moves: the share of its largest value at a point of the training."""
+"""Learning rate schedules: the rate as a share of its peak, at a step of the training."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ RISE = 0.2  # share of a one-cycle training in which the rate rises
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Linear up over a fifth of the steps, then a cosine down to zero (after Smith & Topin, 2018)."""
+    """Rise linearly over a fifth of the steps, then follow a cosine to zero (after Smith & Topin, 2018)."""
     rise = max(1, int(steps * RISE))
     return (step + 1) / rise if step < rise else cosine(step - rise, steps - rise)
 
 
 def cosine(step: int, steps: int) -> float:
-    """A cosine from the largest rate to zero (Loshchilov & Hutter, 2017, without restarts)."""
+    """Follow a cosine from the peak to zero (Loshchilov & Hutter, 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
 
 
 def stepped(step: int, steps: int) -> float:
-    """A tenth from half of the steps on, a hundredth from three quarters on (He et al., 2016)."""
+    """Drop to a tenth after half of the steps, and to a hundredth after three quarters (He et al., 2016)."""
     return 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
 
 
 def constant(step: int, steps: int) -> float:
-    """The largest rate, always."""
+    """Stay at the peak."""
     return 1.0
 
 
