@@ -47,7 +47,7 @@ from stochx.engine.seeds import generator, seeded
 from stochx.engine.training.fit import Objective, TrainingBatch
 from stochx.engine.training.malloc import retain_freed_memory
 from stochx.fewshot_networks import make_fewshot
-from stochx.tasks.fewshot import accuracies, compared, episodic
+from stochx.tasks.fewshot import accuracies, accuracy_per_episode, episode_objective
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import fewshot_literal
@@ -123,7 +123,7 @@ def whole_steps(args: argparse.Namespace) -> None:
         model.train().to(memory_format=torch.channels_last)
         work = {}
         for variant, guide in (("guided", "lrp"), ("plain", "none")):
-            loss_of = episodic(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
+            loss_of = episode_objective(model, GUIDES.make(guide), Episodes([source], task, 1, SEED), SEED)
             work[variant] = partial(_descend, model, loss_of, TrainingBatch(x, y, torch.tensor([0]), 0, 0))
         for precision in ("fp32", "bf16"):
             with select_runtime("cpu", precision).scope():
@@ -183,7 +183,7 @@ def test_episodes(args: argparse.Namespace) -> None:
     def ours_from_features() -> float:
         again = draw(source.pool, task, args.episodes, SEED, "test", "noise")
         images = torch.cat([again.support.flatten(1), again.query], 1)
-        return float(compared(model, maps, images, task, False).mean())
+        return float(accuracy_per_episode(model, maps, images, task, False).mean())
 
     few = max(1, args.episodes // 100)
     work: dict[str, Callable[[], float]] = {

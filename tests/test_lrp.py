@@ -90,7 +90,7 @@ CANONIZERS = {
 
 
 @cache
-def calibrated(name):
+def calibrate_student(name):
     """A network of torchvision whose norms have seen data; eps = 0, as zennit's merging leaves one in place."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -134,7 +134,7 @@ QUICK = {(name, "epsilon-plus-flat") for name in CANONIZERS} | {("squeezenet1_1"
     ],
 )
 def test_whole_networks_agree_with_zennit(name, composite):
-    net, x = calibrated(name), random_images(2, 3, 64, 64)
+    net, x = calibrate_student(name), random_images(2, 3, 64, 64)
     y = net(x).argmax(1)
     theirs = zennits(net, composite, CANONIZERS[name](), x, y)
     assert difference(LRP(composite)(net, x, y).map, theirs) < 1e-6
@@ -149,7 +149,7 @@ def test_trained_weights_agree_with_zennit():
 
 
 def test_the_box_of_a_classifier_is_its_normalised_pixels():
-    network, x, y = calibrated("squeezenet1_1"), random_images(1, 3, 64, 64), torch.tensor([3])
+    network, x, y = calibrate_student("squeezenet1_1"), random_images(1, 3, 64, 64), torch.tensor([3])
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     model = Classifier(network, [str(k) for k in range(10)], Preparation(64, 64), mean, std).double().eval()
     low, high = model.normalise(BOX["low"]), model.normalise(BOX["high"])
@@ -162,7 +162,7 @@ def test_the_box_of_a_classifier_is_its_normalised_pixels():
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"])
 @pytest.mark.slow
 def test_other_wirings_need_no_code_of_their_own(name):
-    net, x = calibrated(name), random_images(1, 3, 80, 80)
+    net, x = calibrate_student(name), random_images(1, 3, 80, 80)
     found = LRP()(net, x, net(x).argmax(1))
     assert found.map.isfinite().all() and found.map.abs().sum() > 0
 

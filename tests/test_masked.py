@@ -23,7 +23,7 @@ from stochx.loading import install_noise, load_model
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
 from stochx.tasks.checks import _accuracy, check_evaluation
-from stochx.tasks.distill import calibrated
+from stochx.tasks.distill import calibrate_student
 from stochx.tasks.robustness import summarise
 
 BALL = Ball(8 / 255, "linf")
@@ -186,7 +186,7 @@ def test_random_self_ensemble_without_adversarial_training_is_broken():
     )
     student.noise = "sample"
     x, _ = cifar_test_images(128)
-    calibrated(student, (x * 255).round().to(torch.uint8), seed=0)
+    calibrate_student(student, (x * 255).round().to(torch.uint8), seed=0)
     robust, clean, _ = evaluated(student, ["rand:steps=15,eot=5"])
     assert clean > 0.6 and robust["rand:steps=15,eot=5"] < 0.05
     with at_scale(student, 0.0):

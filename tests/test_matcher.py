@@ -19,7 +19,7 @@ from stochx.engine.training.fit import Plan, fit
 from stochx.errors import InputError, UsageError
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import install_noise, load_data, load_model
-from stochx.tasks.fewshot import accuracies, apart, domain_of, domains_of, episodic, validation
+from stochx.tasks.fewshot import accuracies, are_disjoint, domain_of, domains_of, episode_objective, validation
 
 TASK = Task(way=3, shot=2, queries=4)
 SMALL = "convnet:width=4"
@@ -198,7 +198,7 @@ def trained(head, guide, fwt=False, episodes=4, **plan):
     if fwt:
         install_noise(model.backbone.model, "feature-wise:share=batch")
     items = Episodes([source], TASK, episodes, 0)
-    lowered = episodic(model, GUIDES.make(guide), items, 0)
+    lowered = episode_objective(model, GUIDES.make(guide), items, 0)
     epochs = list(fit(model, items, Plan(**{"epochs": 1, "batch": 2, "rate": 1e-3, **plan}), 0, objective=lowered))
     return model, epochs
 
@@ -229,9 +229,9 @@ def test_feature_wise_noise_shakes_training_and_nothing_else(tmp_path):
 
 def test_classes_of_two_splits_are_apart_the_same_or_an_error():
     one = pool("mini", "abc", torch.arange(3))
-    assert apart(one, pool("mini", "xyz", torch.arange(3))) and not apart(one, one)
+    assert are_disjoint(one, pool("mini", "xyz", torch.arange(3))) and not are_disjoint(one, one)
     with pytest.raises(InputError, match=r"1 classes are in two splits, e\.g\. `c`"):
-        apart(one, pool("mini", "cde", torch.arange(3)))
+        are_disjoint(one, pool("mini", "cde", torch.arange(3)))
 
 
 def test_domains_number_their_classes_one_after_the_other():
@@ -262,7 +262,7 @@ def test_a_guided_relation_network_tells_shapes_of_an_unseen_domain():
     source = domain_of("photo", load_data("shapes:count=1000", "train"), preparation)
     unseen = domain_of("sketch", load_data("shapes:count=1000,domain=sketch", "test"), preparation)
     items, plan = Episodes([source], task, 300, 0), Plan(2, 1, 1e-3, "adamw", "constant", decay=0)
-    for _ in fit(model, items, plan, 0, objective=episodic(model, GUIDES.make("lrp"), items, 0)):
+    for _ in fit(model, items, plan, 0, objective=episode_objective(model, GUIDES.make("lrp"), items, 0)):
         pass
     assert float(accuracies(model, unseen, [task], 200, 0)[0].mean()) > 0.35
 

@@ -262,7 +262,7 @@ def test_dropout_of_nothing_changes_nothing():
     [
         ("adaptive:beta=-1", "beta must not be negative"),
         ("adaptive:beta=inf", "expects a number"),
-        ("adaptive:stat=pixel", "no choice `pixel`"),
+        ("adaptive:stat=pixel", "does not accept `pixel`"),
         ("adaptive:site=weight", "does not accept `weight`"),
         ("gaussian:first=-0.1", "must not be negative"),
         ("learn2perturb:init=0.001", "init must be at least 0.01"),
