@@ -277,7 +277,7 @@ def page(args: argparse.Namespace, work: Work, results: Mapping[str, Mapping[str
         " Linf ball of 8/255. `+ AT`: trained on PGD-7 images alone (Madry et al., 2018), crafted with the noise on."
         f" Numbers are percentages with 95 % intervals over images; stochastic students are judged by {work.draws}"
         f" fresh draws, and their accuracy is that of a random draw. Training in {args.precision}, verdicts in fp32;"
-        f" seed {args.seed}, {minutes:.0f} minutes in all, one process each, on a machine shared with other work."
+        f" seed {args.seed}, {minutes:.0f} minutes in all, on a machine shared with other work."
         " `worst` takes for each image the attack that is worst on other draws than those that judge it: as both are"
         " noisy, it can lie above a single attack.",
         "",
