@@ -139,13 +139,14 @@ def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+INCLUDE = next(setting.option for setting in settings_of(Settings) if setting.name == "include")
 Include = Annotated[
     list[str] | None,
     typer.Option(
         callback=_include,
         is_eager=True,
-        metavar="FILE.py",
-        help="Add the methods, attacks, ... that this Python file declares; repeatable.",
+        metavar=INCLUDE.metavar,
+        help=INCLUDE.help,
         rich_help_panel=RUN,
     ),
 ]

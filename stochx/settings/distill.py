@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from stochx.settings.base import METHOD, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, RUN, WHAT, Option, RunFiles
 from stochx.settings.choices import Init, Precision
-from stochx.settings.groups import Channels, Epochs
-from stochx.settings.values import channels
+from stochx.settings.groups import Epochs, Normalisation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Epochs, RunFiles):
+class Distill(Normalisation, Epochs, RunFiles):
     """Distill a trained network into a stochastic student: its weights, with noise in its layers, trained further.
 
     Examples:
@@ -31,8 +30,6 @@ class Distill(Epochs, RunFiles):
         "cifar10"
     )
     teacher_arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights of the teacher.")] = None
-    mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
-    std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
     noise: Annotated[str, Option(METHOD, "Noise in the student's layers.", family="noises", or_none=True)] = "adaptive"
     init: Annotated[Init, Option(METHOD, "Initial weights of the student.")] = "teacher"
     arch: Annotated[
@@ -54,7 +51,7 @@ class Distill(Epochs, RunFiles):
     ] = "pgd:steps=7"
     epochs: Annotated[int, Option(METHOD, "Passes over the data.", minimum=1, free=True)] = 10
     draws: Annotated[int, Option(METHOD, "Draws that judge the finished student.", minimum=1)] = 10
-    precision: Annotated[Precision, Option("Run", "Precision of convolutions and products; auto is fp32.")] = "auto"
+    precision: Annotated[Precision, Option(RUN, "Precision of convolutions and products; auto is fp32.")] = "auto"
 
     @property
     def starts(self) -> Init:
@@ -64,15 +61,6 @@ class Distill(Epochs, RunFiles):
     @property
     def pretrained(self) -> bool:
         return self.starts == "teacher"
-
-    @property
-    def normalisation(self) -> tuple[Channels | None, Channels | None]:
-        """Mean and standard deviation of the teacher's pixels, where they are given."""
-        return channels(self.mean, "--mean"), channels(self.std, "--std")
-
-    def check(self) -> None:
-        super().check()
-        _ = self.normalisation  # raises for texts that are not numbers
 
     def recorded(self) -> dict[str, object]:
         return super().recorded() | {"init": self.starts}

@@ -16,10 +16,9 @@ RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning ra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(Settings):
-    """Model, and how to read its file."""
+class Normalisation(Settings):
+    """Normalisation of pixels, where the network's file does not tell it."""
 
-    arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
 
@@ -31,6 +30,13 @@ class Network(Settings):
     def check(self) -> None:
         super().check()
         _ = self.normalisation  # raises for texts that are not numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Normalisation):
+    """Architecture and normalisation of a network whose file tells neither."""
+
+    arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
