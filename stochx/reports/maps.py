@@ -62,7 +62,7 @@ def draw_explanation(path: Path, explained: Explained, classes: Sequence[str]) -
     first = explained.rows[0]
     figure.suptitle(f"{shorten(first.class_name, 60)}  (p = {first.probability:.3f})", fontsize=13)
     axes[0, 0].imshow(image, interpolation="nearest")
-    axes[0, 0].set_title("what the network saw", fontsize=9)
+    axes[0, 0].set_title("network input", fontsize=9)
     _bars(axes[1, 0], explained, classes)
     for column, row in enumerate(explained.rows, start=1):
         values = explained.maps[row.method].sum(0).numpy()
