@@ -31,7 +31,7 @@ class GradCAM:
     relu: bool = True  # keep only positive relevance
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = fused(model)
+        fast = fused(model, x)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
         node = node_of(fast.graph, self.layer) if self.layer else last_convolution(fast.graph)

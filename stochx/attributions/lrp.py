@@ -52,7 +52,7 @@ class LRP:
             raise ValueError("gamma must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = fused(model)
+        fast = fused(model, x)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
         graph, rules = fast.graph, self.rules()

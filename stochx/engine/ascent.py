@@ -64,7 +64,7 @@ def loss_value(
 def _over_batches(
     model: nn.Module, points: Tensor, goal: Goal, loss: Loss, eot: int, estimand: Estimand, slopes: Tensor
 ) -> Evaluation:
-    fast = fused(model)
+    fast = fused(model, points)
     climbs = bool(slopes.numel())
     rows = fast.rows(points) * (1 if climbs else 2)
     together = min(eot, rows) if getattr(model, "noise", "none") != "forward" else 1

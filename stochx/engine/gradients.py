@@ -22,7 +22,7 @@ Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> summand, 
 
 def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the logits (N, K) of images (N, C, H, W), without gradients, in batches."""
-    fast = fused(model)
+    fast = fused(model, x)
     parts: list[Tensor] = []
 
     def work(start: int, stop: int) -> None:
@@ -40,7 +40,7 @@ def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tens
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
     """Return d logit[target] / d x (N, C, H, W) for images (N, C, H, W) and targets (N,)."""
-    fast = fused(model)
+    fast = fused(model, x)
     out = torch.empty_like(x)
 
     def work(start: int, stop: int) -> None:
@@ -58,7 +58,7 @@ def along(
     `nodes` and `weights` (S,) are the quadrature on [0, 1]. The network's stem runs at the two ends only: its outputs
     are interpolated, and its transpose is applied to the final sum.
     """
-    fast = fused(model)
+    fast = fused(model, x)
     stem, tail = (fast.stem, fast.tail) if fast.stem is not None and fast.tail is not None else (None, fast.whole)
     first, last = (start, x) if stem is None else (_hidden(stem, start), _hidden(stem, x))
     total = torch.zeros_like(first)
@@ -90,7 +90,7 @@ def around(
     `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the transpose
     of the network's stem is applied to the final sums.
     """
-    fast = fused(model)
+    fast = fused(model, x)
     sigma = sigma.expand(len(x), *sigma.shape[1:])
     late = fast.stem if not terms else None
     shape = x.shape[1:] if late is None else _hidden(late, x[:1]).shape[1:]

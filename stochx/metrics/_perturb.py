@@ -35,7 +35,7 @@ def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Bui
     `build(image, copy)` returns the pixels for these indices of images and copies; it must depend on nothing else, so
     that the batch size does not change results. `x` (N, C, H, W) gives the shape.
     """
-    fast, values = fused(model), x.new_empty(len(x) * copies)
+    fast, values = fused(model, x), x.new_empty(len(x) * copies)
 
     def work(start: int, stop: int) -> None:
         row = torch.arange(start, stop, device=x.device)

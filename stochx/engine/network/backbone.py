@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.graph import folded, trace
+from stochx.engine.network.graph import UntraceableError, folded, trace
 from stochx.engine.network.stochastic import LAYERS, evaluating
 from stochx.errors import InputError
 
@@ -57,8 +57,11 @@ def maps_graph(backbone: Backbone) -> fx.GraphModule:
     Raises `InputError` for networks that cannot be traced, and where no module returns the maps.
     """
     network, cut = backbone.model.network, backbone.cut
-    traced = trace(network)
-    if traced is None or not cut:
+    try:
+        traced = trace(network)
+    except UntraceableError as error:
+        raise InputError(f"`{backbone.model.arch}` cannot be traced: {error}", "use a convolutional backbone") from None
+    if not cut:
         raise InputError(f"`{backbone.model.arch}` cannot be traced to its maps", "use a convolutional backbone")
     inside = [node for node in traced.graph.nodes if cut in _modules_around(node)]
     output = next(node for node in traced.graph.nodes if node.op == "output")

@@ -1,12 +1,14 @@
 """The fused form of a frozen network: the same function, folded, channels-last, with its affine stem split off.
 
 The fused network shares tensors with the original where possible and never changes it. It is cached per network and
-rebuilt when weights, modes or settings change.
+rebuilt when weights, modes or settings change. On the first image that a network meets, values and gradients of both
+are compared; where they differ the network is used as it is, and the log tells the reason.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.graph import cut, folded, lean, trace
+from stochx.engine.network.graph import UntraceableError, cut, folded, lean, trace
+from stochx.engine.network.stochastic import at_scale
 from stochx.errors import UsageError
 
 
@@ -132,14 +135,22 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 PLAIN = (int, float, str)  # and bool, an int
 
+VALUE, GRADIENT = 1e-3, 5e-2  # largest relative differences between a network and its fused form, in float32
+COARSE = 0.1, 0.3  # the same in half precision
+
+log = logging.getLogger("stochx")
+
 _untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
+# For settings of a network: the reason why it is used as it is, or nothing where its fused form was compared.
+_reasons: weakref.WeakKeyDictionary[nn.Module, tuple[list[object], str]] = weakref.WeakKeyDictionary()
 _fused: weakref.WeakKeyDictionary[nn.Module, tuple[object, FusedNetwork]] = weakref.WeakKeyDictionary()
 
 
-def fused(model: Callable[[Tensor], Tensor]) -> FusedNetwork:
-    """Return the fused form of `model`, or the model as it is if it cannot be traced.
+def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNetwork:
+    """Return the fused form of `model`, or the model as it is if no fused form is the same function.
 
-    Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
+    Images `x` (N, C, H, W) in [0, 1] are what it is about to see: the first one of the first call compares values and
+    gradients. Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
     """
     if not isinstance(model, nn.Module):
         return FusedNetwork(_Function(model))
@@ -147,14 +158,52 @@ def fused(model: Callable[[Tensor], Tensor]) -> FusedNetwork:
     if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
     state = _fingerprint(modules)
+    settings, reason = _reasons.get(model, ([], None))
+    if settings != state[1]:
+        reason = None
+    if reason:
+        return _as_given(model, reason)
     entry = _fused.get(model)
-    if entry is not None and entry[0] == state:
-        return entry[1]
-    network = _make(model)
-    if network.graph is None:  # it is the model itself, which a cache would keep alive
-        return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
-    _fused[model] = (state, network)
+    try:
+        network = entry[1] if entry is not None and entry[0] == state else _make(model)
+        _fused[model] = (state, network)
+        if reason is None and x is not None and len(x):
+            _check_same(model, network.whole, x[:1])
+            _reasons[model] = (state[1], "")
+    except UntraceableError as error:
+        _reasons[model] = (state[1], str(error))
+        return _as_given(model, str(error))
     return network
+
+
+def _as_given(model: nn.Module, reason: str) -> FusedNetwork:
+    """Return the model itself, which the cache of fused networks would keep alive."""
+    log.info("%s is used as it is: %s", type(getattr(model, "network", model)).__name__, reason)
+    return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
+
+
+def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
+    """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both without noise."""
+    quiet = at_scale(model, 0), at_scale(network, 0)
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(), quiet[0], quiet[1]:
+        pairs = [_value_and_gradient(function, x.detach().clone()) for function in (model, network)]
+    limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
+    for name, limit, own, other in zip(("values", "gradients"), limits, *pairs, strict=True):
+        distance = float((own.double() - other.double()).norm() / own.double().norm().clamp_min(1e-30))
+        undefined = bool(own.isnan().all() and other.isnan().all())
+        if not undefined and not distance <= limit:
+            raise UntraceableError(f"the {name} of its trace differ by {distance:.2g}, relatively")
+
+
+def _value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output for x, and the gradient of a fixed random combination of it."""
+    torch.manual_seed(0)
+    out = function(x.requires_grad_())
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+    if not out.requires_grad:
+        return out.detach(), torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad((out * weights).sum(), x, allow_unused=True)
+    return out.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
 class _Function(nn.Module):
@@ -165,7 +214,7 @@ class _Function(nn.Module):
         self.forward = function
 
 
-def _fingerprint(modules: Sequence[nn.Module]) -> object:
+def _fingerprint(modules: Sequence[nn.Module]) -> tuple[list[object], list[object]]:
     """Return the state that a fused network depends on: address and version of tensors, and settings of modules.
 
     It is computed at every step of an attack, so it visits each module once.
@@ -181,10 +230,9 @@ def _fingerprint(modules: Sequence[nn.Module]) -> object:
 
 
 def _make(model: nn.Module) -> FusedNetwork:
-    traced = trace(model.network if isinstance(model, Classifier) else model)
-    if traced is None:
-        return FusedNetwork(model)
-    graph = folded(traced).to(memory_format=torch.channels_last)
+    graph = folded(trace(model.network if isinstance(model, Classifier) else model)).to(
+        memory_format=torch.channels_last
+    )
     fast = lean(graph)
     normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
     whole = _Normalised(fast, normalise)

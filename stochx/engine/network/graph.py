@@ -1,7 +1,9 @@
 """A network as a graph of operations: traced, folded, split in two.
 
 Frozen networks benefit twice: batch norms are folded into the convolutions before them, and the affine first
-convolution can be moved out of a loop over many points. Networks that cannot be traced are used as they are.
+convolution can be moved out of a loop over many points. Networks that cannot be traced are used as they are. So are
+those whose trace would be another function, or the same function with another gradient: `trace` refuses what is known
+to get lost, such as a backward of the user's own, and `fused` compares both on an image.
 """
 
 from __future__ import annotations
@@ -9,40 +11,71 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from stochx.engine.network.stochastic import Noisy
 
 
-def trace(network: nn.Module) -> fx.GraphModule | None:
+class UntraceableError(Exception):
+    """A network that has to be used as it is, and the reason."""
+
+
+def trace(network: nn.Module) -> fx.GraphModule:
     """Trace the operations of `network`, sharing its weights.
 
-    Returns None if its control flow depends on data, or if tracing would turn random draws into constants.
+    Raises `UntraceableError` for control flow that depends on data, and for everything that the trace would lose:
+    hooks, parametrised weights, a backward of the user's own, parts that run without gradients or under autocast, and
+    random draws that do not depend on the input.
     """
-    if any(_has_hooks(module) for module in network.modules()):
-        return None
+    if _global_hooks() or any(_has_hooks(module) for module in network.modules()):
+        raise UntraceableError("it has hooks")
+    if any(is_parametrized(module) for module in network.modules()):
+        raise UntraceableError("it has parametrised weights")
     with torch.random.fork_rng():
         before = _random_states()
         try:
-            tracer = _Tracer()
-            traced = fx.GraphModule(network, tracer.trace(network))
-        except Exception:  # tracing runs the user's forward on symbols, which can raise anything
-            return None
-        random = any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True))
-    return None if random else traced  # a draw that does not depend on the input has become a constant
+            traced = fx.GraphModule(network, _Tracer().trace(network))
+        except UntraceableError:
+            raise
+        except Exception as error:  # tracing runs the user's forward on symbols, which can raise anything
+            raise UntraceableError(f"its operations cannot be traced: {_first_line(error)}") from None
+        if any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True)):
+            raise UntraceableError("it draws random numbers, which a trace would turn into constants")
+    return traced
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _contexts() -> tuple[bool, ...]:
+    """Return the contexts that change how operations run, which a trace does not record.
+
+    The forward of a `torch.autograd.Function` runs without gradients too.
+    """
+    kinds = ("cpu", "cuda")
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *map(torch.is_autocast_enabled, kinds))
 
 
 class _Tracer(fx.Tracer):
-    """Treats noise layers as leaves, so that every forward pass computes new draws and statistics."""
+    """Refuses what a trace loses; noise layers are leaves: every forward pass computes new draws and statistics."""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _contexts() != self._outside:
+            raise UntraceableError("a part of it has a backward of its own, runs without gradients or under autocast")
+        return super().create_node(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self._noises or super().is_leaf_module(m, module_qualified_name)
 
     def trace(self, root: nn.Module, concrete_args: dict[str, object] | None = None) -> fx.Graph:  # type: ignore[override]
+        self._outside = _contexts()
         self._noises = {f"{name}.noise" for name, module in root.named_modules() if isinstance(module, Noisy)}
         return super().trace(root, concrete_args)
 
@@ -52,7 +85,19 @@ def _random_states() -> list[torch.Tensor]:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
+def _global_hooks() -> bool:
+    """Return True if hooks run for all modules of the process."""
+    kinds = (
+        "_global_forward_hooks",
+        "_global_forward_pre_hooks",
+        "_global_backward_hooks",
+        "_global_backward_pre_hooks",
+    )
+    return any(getattr(torch.nn.modules.module, kind) for kind in kinds)
 
 
 def folded(graph: fx.GraphModule) -> fx.GraphModule:
