@@ -198,6 +198,7 @@ def _describe(model: Classifier, header: ClassifierHeader, metadata: Mapping[str
         model.classes, named = CIFAR10, "guessed"
     else:
         named = "measured"
+    model.guessed_classes = named in ("known", "guessed")
     facts.append(Fact("classes", f"{count}: {', '.join(model.classes[:3])}, ...", named))
 
     mean = header.mean or _floats(metadata.get("mean", ""))

@@ -10,7 +10,7 @@ import pytest
 from conftest import shared
 from planted import encoded, grey, load, plant
 
-from stochx.datasets._wnids import WNIDS
+from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError
 from stochx.pretrained import imagenet_classes
 

@@ -18,6 +18,7 @@ LEVELS = {
     "reports": 5,
     "loading": 4,
     "architectures": 4,
+    "classes": 4,
     "facts": 4,
     "fewshot_networks": 4,
     "pretrained": 4,

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from stochx.datasets._wnids import WNIDS
 from stochx.engine.io.images import open_file
+from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError, printable
 
 MAX_BYTES = 2**20  # largest annotation file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stochx.engine.io.data import Item
+from stochx.engine.io.data import Data, Item
 from stochx.engine.io.images import read, to_tensor
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError, suggest
@@ -36,15 +36,14 @@ def image_sources(settings: Images, model: Classifier) -> list[Source]:
     """Return the image files, then the data set's images, `limit` of them at most."""
     sources = [Source(path, partial(_read_file, Path(path), model)) for path in settings.images]
     if settings.data is not None:
-        sources += data_sources(settings.data, settings.limit, model)
+        sources += data_sources(load_data(settings.data), settings.data, settings.limit, model)
     return sources[: settings.limit]
 
 
-def data_sources(text: str, limit: int | None, model: Classifier) -> list[Source]:
-    """Return the images of a data set, `limit` of them at most."""
-    data = load_data(text)
+def data_sources(data: Data, name: str, limit: int | None, model: Classifier) -> list[Source]:
+    """Return the images of the data set `name`, `limit` of them at most."""
     if not len(data):
-        raise InputError(f"`{text}` holds no images", "check the path")
+        raise InputError(f"`{name}` holds no images", "check the path")
     count = min(len(data), limit or len(data))
     return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(count)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stochx.classes import are_numbers, with_classes_of
 from stochx.engine.io.data import Data, Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
@@ -26,7 +27,10 @@ class View:
 
 def make_views(settings: Boundary, first: Classifier, data: Data) -> list[View]:
     """Return the planes, by directions of the `first` network."""
-    _check_classes(settings, data, first)
+    if settings.plane != "images" and data.labels is not None:  # a loss is followed
+        data = with_classes_of(first, data, settings.data)
+    elif are_numbers(first.classes) and len(data.classes) == len(first.classes):
+        first.classes = data.classes
     return [_view(settings, first, data, indices) for indices in _choose_images(settings, data)]
 
 
@@ -42,17 +46,6 @@ def check_alike(models: Mapping[str, Classifier]) -> None:
         numbered = any(label.isdecimal() for label in (model.classes[0], first.classes[0]))
         if len(model.classes) != len(first.classes) or not (numbered or model.classes == first.classes):
             raise InputError(f"`{other}` has other classes than `{name}`", "compare networks for the same data")
-
-
-def _check_classes(settings: Boundary, data: Data, first: Classifier) -> None:
-    """Check labels where a loss is followed; the data names the classes of a network that only numbers them."""
-    if len(data.classes) == len(first.classes):
-        first.classes = data.classes if first.classes[0].isdecimal() else first.classes
-    elif settings.plane != "images" and data.labels is not None:
-        raise InputError(
-            f"`{settings.data}` has {len(data.classes)} classes, the network has {len(first.classes)}",
-            "use the data set that it was trained on, or `--plane images`",
-        )
 
 
 def _choose_images(settings: Boundary, data: Data) -> list[list[int]]:

@@ -11,13 +11,14 @@ from typing import Any
 
 from stochx import attacks
 from stochx.catalog import ATTACKS
+from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import InputError, UsageError
+from stochx.errors import UsageError
 from stochx.loading import Loaded, load_data
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
@@ -179,17 +180,9 @@ def _parameters(method: Any) -> Document | None:
 
 
 def _labelled_sources(settings: Attack, model: Classifier) -> list[Source]:
-    """Return the images of the data set, whose labels must be classes of the network."""
-    data = load_data(settings.data)
-    if data.labels is None:
-        raise InputError(f"`{settings.data}` has no labels", "use class folders, or an npz with `labels`")
-    highest = max(int(label) for label in data.labels)
-    if highest >= len(model.classes):
-        raise InputError(
-            f"`{settings.data}` has label {highest}, but the network has {len(model.classes)} classes",
-            "use the data set that it was trained on",
-        )
-    return data_sources(settings.data, settings.limit, model)
+    """Return the images of the data set, labelled with classes of the network."""
+    data = with_classes_of(model, load_data(settings.data), settings.data)
+    return data_sources(data, settings.data, settings.limit, model)
 
 
 def _check(settings: Attack, methods: Attacks, model: Classifier, rows: Sequence[Record]) -> list[Check]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from stochx.catalog import LESSONS
+from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.stochastic import noise_layers, penalty
@@ -33,6 +34,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     runtime = select_runtime(settings.device, settings.precision)
     train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
     teacher = load_model(settings.teacher, arch=settings.teacher_arch, mean=mean, std=std, device=runtime.device)
+    train, test = (with_classes_of(teacher, data, settings.data) for data in (train, test))
     teacher = check_teacher(teacher, train)
     limit = min(len(train), settings.limit or len(train))
     split = split_for_training(train, teacher.preparation, limit, validation_size(settings, limit))

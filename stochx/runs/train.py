@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from stochx.catalog import MODELS
+from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.errors import InputError
 from stochx.loading import load_data, load_model
 from stochx.runs import Outcome
 from stochx.runs._results import machine_facts, make_document
@@ -26,7 +27,8 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     """Train, measure, and write `model.safetensors` beside the run's files."""
     runtime = select_runtime(settings.device, settings.precision)
     train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
-    model = _initial(settings, train.classes).to(runtime.device)
+    model, train, test = _initial(settings, train, test)
+    model = model.to(runtime.device)
     limit = min(len(train), settings.limit or len(train))
     split = split_for_training(train, model.preparation, limit, validation_size(settings, limit))
     loss = objective(
@@ -54,18 +56,13 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     return Outcome(document)
 
 
-def _initial(settings: Train, classes: tuple[str, ...]) -> Classifier:
-    """Return the network to train: a new one, or `init` with its weights."""
+def _initial(settings: Train, train: Data, test: Data) -> tuple[Classifier, Data, Data]:
+    """Return the network to train, a new one or `init` with its weights, and the data with its classes."""
     if settings.init is None:
-        return build(MODELS.make(settings.arch or "resnet20"), classes, settings.seed)
+        return build(MODELS.make(settings.arch or "resnet20"), train.classes, settings.seed), train, test
     model = load_model(settings.init, arch=settings.arch)
-    if len(model.classes) != len(classes):
-        raise InputError(
-            f"`{settings.init}` has {len(model.classes)} classes, the data set {len(classes)}",
-            "use the data set that it was trained on",
-        )
-    model.classes = classes
-    return model.requires_grad_(True)
+    train, test = (with_classes_of(model, data, settings.data) for data in (train, test))
+    return model.requires_grad_(True), train, test
 
 
 def _describe(settings: Train) -> str:

@@ -21,7 +21,8 @@ from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
-from stochx.tasks.batches import Source
+from stochx.errors import StochxError
+from stochx.tasks.batches import Source, read_all
 from stochx.tasks.judging import Judge
 
 IMAGES = 64  # images to check
@@ -62,7 +63,10 @@ def check_evaluation(
     full: bool,
 ) -> list[Check]:
     """Run all checks of a finished evaluation; `full` ones attack again. `rows` are the table's, as dictionaries."""
-    items = [source.read() for source in sources[:IMAGES]]
+    loaded = read_all(sources, range(min(IMAGES, len(sources))))
+    items = [item for item in loaded if not isinstance(item, StochxError)]
+    if not items:
+        return []
     x = torch.stack([item.image for item in items]).to(model.mean)
     y = torch.tensor([item.label for item in items], device=x.device)
     with seeded(seed, "checks"):

@@ -24,7 +24,7 @@ BATCH = 128
 
 
 def check_teacher(teacher: Classifier, data: Data) -> Classifier:
-    """Check that `teacher` fits `data`, and give it the data's class names.
+    """Check that `teacher` fits `data`, whose labels are its classes.
 
     Raises `InputError` for a network that is not a classifier, has other classes, or is stochastic.
     """
@@ -40,7 +40,6 @@ def check_teacher(teacher: Classifier, data: Data) -> Classifier:
         )
     if teacher.noise != "none":
         raise InputError("the teacher is already stochastic", "start from the network without noise")
-    teacher.classes = data.classes
     return teacher
 
 

@@ -21,7 +21,8 @@ class Classifier(nn.Module):
 
     `network` gets (x - mean) / std. `noise` says how forward passes differ: not at all (`none`), by an independent draw
     per sample (`sample`), or by one draw per batch (`forward`). `arch` is the spec that rebuilds the network, `noises`
-    the spec of its noise layers; `origin` describes where it comes from.
+    the spec of its noise layers; `origin` describes where it comes from. `guessed_classes` is true where the names of
+    `classes` were concluded from their number.
     """
 
     mean: Tensor
@@ -42,6 +43,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.classes = tuple(classes)
+        self.guessed_classes = False
         self.preparation = preparation
         self.arch = arch
         self.noise: Noise = noise

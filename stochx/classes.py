@@ -1,0 +1,129 @@
+"""Match the classes of a data set with those of a network: by name, and by place only where one side has no names."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+from stochx.engine.io.data import Data
+from stochx.engine.io.wnids import WNIDS
+from stochx.engine.network.classifier import Classifier
+from stochx.errors import InputError, printable
+from stochx.pretrained import imagenet_classes
+
+SHOWN = 3  # class names in a message
+SYNONYMS = {"airplane": "plane", "aeroplane": "plane", "automobile": "car"}  # names of CIFAR-10's classes in tutorials
+
+log = logging.getLogger("stochx")
+
+
+def with_classes_of(model: Classifier, data: Data, name: str) -> Data:
+    """Return `data` with the classes of the network, and labels that are indices of its outputs.
+
+    Classes without images need no counterpart. If the network only numbers its classes, or their names are a guess
+    that does not fit, and the data set has as many, it takes the data set's names. `name` is the data set's in
+    messages. Raises `InputError` for data without labels, and for classes that are unknown or ambiguous.
+    """
+    if data.labels is None:
+        raise InputError(f"`{name}` has no labels", "use class folders, or an npz with `labels`")
+    labels = [int(label) for label in data.labels]
+    used = sorted({*labels})
+    count = len(model.classes)
+    if are_numbers(model.classes) and len(data.classes) == count:
+        model.classes = data.classes
+    elif model.guessed_classes and len(data.classes) == count:
+        try:
+            match_classes(data.classes, model.classes, used, name)
+        except InputError:
+            log.warning("the network's class names are not in its file: it gets those of `%s`, in their order", name)
+            model.classes, model.guessed_classes = data.classes, False
+    outputs = match_classes(data.classes, model.classes, used, name)
+    return dataclasses.replace(data, labels=[outputs[label] for label in labels], classes=model.classes)
+
+
+def match_classes(classes: Sequence[str], outputs: Sequence[str], used: Sequence[int], name: str) -> dict[int, int]:
+    """Return the place among a network's `outputs` of every class in `used`, indices of the data set's `classes`.
+
+    Names match exactly, else without case, spaces, underscores and hyphens, else as ImageNet's classes, by name or
+    WordNet id. Numbers are places.
+    """
+    if tuple(classes) == tuple(outputs):
+        return {label: label for label in used}
+    if are_numbers(outputs) or are_numbers(classes):
+        return _by_place(classes, outputs, used, name)
+    places: dict[int, list[int]] = {}
+    for keys_of in KEYS:
+        known = defaultdict[Hashable, list[int]](list)
+        for place, key in enumerate(keys_of(outputs)):
+            known[key].append(place)
+        keys = keys_of(classes)
+        for label in used:
+            if not places.get(label) and keys[label] is not None:
+                places[label] = known[keys[label]]
+    unknown = [classes[label] for label in used if not places.get(label)]
+    if unknown:
+        raise InputError(
+            f"the network does not know {len(unknown)} of {len(used)} classes of `{name}`: {_listed(unknown)}",
+            f"its classes are {_listed(outputs)}: rename those of the data, or leave them out",
+        )
+    ambiguous = [classes[label] for label in used if len(places[label]) > 1]
+    if ambiguous:
+        raise InputError(
+            f"several classes of the network fit {_listed(ambiguous)} of `{name}`", "use WordNet ids, or unique names"
+        )
+    counts = Counter(places[label][0] for label in used)
+    same = [classes[label] for label in used if counts[places[label][0]] > 1]
+    if same:
+        raise InputError(f"{_listed(same)} of `{name}` are one class of the network", "merge them")
+    return {label: places[label][0] for label in used}
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Return true for classes without names, which are called 0, 1, 2, ..."""
+    return all(name == str(place) for place, name in enumerate(names))
+
+
+def _by_place(classes: Sequence[str], outputs: Sequence[str], used: Sequence[int], name: str) -> dict[int, int]:
+    """Take classes by their places: numbers that are among the outputs, or names where there are as many outputs."""
+    if not (are_numbers(classes) and max(used, default=0) < len(outputs)) and len(classes) != len(outputs):
+        raise InputError(
+            f"`{name}` has {len(classes)} classes, the network has {len(outputs)}, and not both have names",
+            "use the data set that it was trained on",
+        )
+    return {label: label for label in used}
+
+
+def _exact_keys(names: Sequence[str]) -> list[Hashable]:
+    return [*names]
+
+
+def _folded_keys(names: Sequence[str]) -> list[Hashable]:
+    return [_fold(name) for name in names]
+
+
+def _imagenet_keys(names: Sequence[str]) -> list[Hashable]:
+    """Return the indices in ILSVRC2012 of WordNet ids, and of names that belong to one of its classes alone."""
+    if tuple(names) == imagenet_classes():
+        return [*range(len(names))]
+    known = defaultdict[Hashable, list[int]](list)
+    for place, name in enumerate(imagenet_classes()):
+        known[_fold(name)].append(place)
+    ids = {wnid: place for place, wnid in enumerate(WNIDS)}
+    return [ids[n] if n in ids else known[_fold(n)][0] if len(known[_fold(n)]) == 1 else None for n in names]
+
+
+KEYS: tuple[Callable[[Sequence[str]], list[Hashable]], ...] = (_exact_keys, _folded_keys, _imagenet_keys)
+
+
+def _fold(name: str) -> Hashable:
+    """Return a name without case, spaces, underscores and hyphens; None if nothing else is left."""
+    letters = re.sub(r"[\W_]+", "", name.casefold())
+    return SYNONYMS.get(letters, letters) or None
+
+
+def _listed(names: Sequence[str]) -> str:
+    listed = ", ".join(f"`{printable(name)}`" for name in names[:SHOWN])
+    return listed if len(names) <= SHOWN else f"{listed}, ..."

@@ -1,0 +1,157 @@
+"""Classes of data meet those of a network by name; a robustness number of mixed-up labels would be wrong in silence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import stochx
+from torch import nn
+
+from stochx.catalog import MODELS
+from stochx.classes import match_classes, with_classes_of
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation
+from stochx.engine.io.wnids import WNIDS
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.weights import save
+from stochx.errors import InputError
+from stochx.loading import load_model
+from stochx.pretrained import imagenet_classes
+
+COLOURS = {"ant": (220, 40, 40), "bee": (40, 200, 40), "cat": (40, 40, 220), "dog": (220, 220, 40)}
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def nearest_colour(classes):
+    """A network that needs no training: the nearest of four colours."""
+    colours = torch.tensor(list(COLOURS.values())) / 255
+
+    class Nearest(nn.Module):
+        def forward(self, x):
+            return 20 * x.mean((2, 3)) @ colours.T - 10 * (colours**2).sum(1)
+
+    return Classifier(Nearest(), classes, Preparation(16, 16))
+
+
+def folders(place, names, colours=COLOURS):
+    """Three images of each name."""
+    for name in names:
+        (place / name).mkdir(parents=True)
+        for k in range(3):
+            pixels = np.full((16, 16, 3), colours[name.lower().strip("_ ")], np.uint8)
+            pixels[k, k] ^= 8
+            Image.fromarray(pixels).save(place / name / f"{k}.png")
+    return place
+
+
+def data(classes, labels):
+    return Data(classes, [str(i) for i in range(len(labels))], lambda i: None, labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs", "expected"),
+    [
+        (("ant", "bee", "dog"), ("ant", "bee", "cat", "dog"), {0: 0, 1: 1, 2: 3}),
+        (("a", "b"), ("b", "a"), {0: 1, 1: 0}),
+        (("Great_White Shark", "tabby-cat"), ("tabby cat", "great white shark"), {0: 1, 1: 0}),
+        (("cat", "Cat"), ("Cat", "cat"), {0: 1, 1: 0}),  # exact names first
+        (TUTORIAL, CIFAR, {i: i for i in range(10)}),
+        (("n01440764", "n01443537"), imagenet_classes(), {0: 0, 1: 1}),
+        (("goldfish", "tench"), WNIDS, {0: 1, 1: 0}),
+        (("n02012849", "n03126707"), imagenet_classes(), {0: 134, 1: 517}),  # crane bird, crane
+        (imagenet_classes(), WNIDS, {i: i for i in range(1000)}),
+        (("0", "1", "2"), ("0", "1", "2", "3"), {0: 0, 1: 1, 2: 2}),
+        (("0", "1", "2"), ("x", "y", "z", "w"), {0: 0, 1: 1, 2: 2}),
+        (("x", "y"), ("0", "1"), {0: 0, 1: 1}),
+    ],
+)
+def test_classes_are_matched(classes, outputs, expected):
+    assert match_classes(classes, outputs, range(len(classes)), "photos") == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs", "message"),
+    [
+        (("ant", "wolf"), ("ant", "bee"), "does not know 1 of 2 classes of `photos`: `wolf`"),
+        (("x", "y", "z", "w", "v"), ("a",), r"5 of 5 classes of `photos`: `x`, `y`, `z`, \.\.\."),
+        (("CARDIGAN",), imagenet_classes(), "several classes of the network fit `CARDIGAN`"),
+        (("big cat", "bigcat"), ("Big-Cat", "dog"), "`big cat`, `bigcat` of `photos` are one class"),
+        (("x", "y", "z"), ("0", "1"), "has 3 classes, the network has 2"),
+        (("0", "1", "2"), ("x", "y"), "has 3 classes, the network has 2"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_and_named(classes, outputs, message):
+    with pytest.raises(InputError, match=message):
+        match_classes(classes, outputs, range(len(classes)), "photos")
+
+
+def test_classes_without_images_need_no_counterpart():
+    assert match_classes(("ant", "wolf", "dog"), ("dog", "ant"), [0, 2], "photos") == {0: 1, 2: 0}
+
+
+def test_labels_become_outputs_and_names_are_given_to_a_network_without():
+    model = nearest_colour(("0", "1", "2", "3"))
+    named = with_classes_of(model, data(("ant", "bee", "cat", "dog"), [3, 0]), "photos")
+    assert named.labels == [3, 0] and model.classes == named.classes == ("ant", "bee", "cat", "dog")
+    moved = with_classes_of(model, data(("dog", "ant"), [0, 1, 1]), "photos")
+    assert moved.labels == [3, 0, 0] and moved.classes == model.classes
+
+
+def test_a_guess_of_the_names_gives_way(tmp_path, caplog):
+    model = MODELS.make("resnet20")(10)
+    torch.save(model.network.state_dict(), tmp_path / "bare.pt")
+    bare = load_model(str(tmp_path / "bare.pt"))
+    assert bare.classes == CIFAR and bare.guessed_classes
+    own = tuple("abcdefghij")
+    assert with_classes_of(bare, data(own, [9, 1]), "photos").labels == [9, 1]
+    assert bare.classes == own and "class names are not in its file" in caplog.text
+    save(tmp_path / "named.safetensors", bare)
+    with pytest.raises(InputError, match="does not know"):
+        with_classes_of(load_model(str(tmp_path / "named.safetensors")), data(CIFAR, [0]), "photos")
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    """A folder with a factory of the network, and folders of images."""
+    module = ModuleType("colour")
+    module.net = lambda: nearest_colour(tuple(COLOURS)).eval()
+    monkeypatch.setitem(sys.modules, "colour", module)
+    return tmp_path
+
+
+@pytest.mark.parametrize("names", [["ant", "bee", "cat", "dog"], ["ant", "bee", "dog"], ["dog"], ["_Cat ", "ANT"]])
+def test_a_folder_with_some_of_the_classes_is_attacked_by_name(names, colours):
+    folders(colours / "data", names)
+    done = stochx("attack", "colour:net", "--data", "data", "-a", "fgsm", "--eps", "0.001", "--json", cwd=colours)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["results"]
+    assert row["clean"] == 1 and row["n"] == 3 * len(names)
+
+
+def test_an_unknown_class_is_refused_by_attack_and_boundary(colours):
+    folders(colours / "data", ["ant", "wolf"], COLOURS | {"wolf": (9, 9, 9)})
+    for command in (("attack", "-a", "fgsm"), ("boundary", "--plane", "gradient", "--images", "0")):
+        done = stochx(command[0], "colour:net", "--data", "data", *command[1:], cwd=colours)
+        assert done.returncode == 2 and "does not know 1 of 2 classes of `data`: `wolf`" in done.stderr
+
+
+@pytest.mark.parametrize("broken", [["ant/0.png"], ["dog/2.png"], ["ant/0.png", "bee/1.png", "cat/2.png"]])
+@pytest.mark.parametrize("checks", ["quick", "full"])
+def test_broken_images_cost_no_more_than_themselves(broken, checks, colours):
+    folders(colours / "data", COLOURS)
+    for name in broken:
+        (colours / "data" / name).write_bytes(b"no image")
+    words = ("--data", "data", "-a", "fgsm", "--eps", "0.001", "--checks", checks, "-o", "run", "--json")
+    done = stochx("attack", "colour:net", *words, cwd=colours)
+    document = json.loads(done.stdout)
+    (row,) = document["results"]
+    assert done.returncode == 1 and row["n"] == 12 - len(broken) and row["clean"] == 1
+    assert document["checks"] and (colours / "run" / "result.json").exists()
+    assert len(document["failed"]) == len(broken)
