@@ -209,7 +209,7 @@ def test_saved_images_stay_in_the_ball_after_rounding(place):
         (("-a", "transfer"), "source", "--source"),
         (("--fail-under", "2"), "fail-under", ""),
         (("--sweep", "steps=1,2"), "names no points", "eps="),
-        (("--data", "shapes:size=32,classes=6,count=60"), "has 3 classes", ""),
+        (("--data", "shapes:size=32,classes=6,count=60"), "does not know 3 of 6 classes", "`disc`"),
     ],
 )
 def test_what_a_user_can_cause_is_one_error_and_one_hint(args, message, hint, place):
