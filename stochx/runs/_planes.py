@@ -80,7 +80,8 @@ def _index(text: str, data: Data, name: str) -> int:
     if text in data.keys:
         return list(data.keys).index(text)
     if not text.isdecimal():
-        raise UsageError(f"`{name}` has no image `{text}`", f"use 0 to {len(data) - 1}, or a key such as `{data.keys[0]}`")
+        hint = f"use 0 to {len(data) - 1}, or a key such as `{data.keys[0]}`"
+        raise UsageError(f"`{name}` has no image `{text}`", hint)
     if int(text) >= len(data):
         raise UsageError(f"there is no image {text}: `{name}` has {len(data)}", f"use 0 to {len(data) - 1}")
     return int(text)
