@@ -25,7 +25,7 @@ stubs: .venv/demo
 	$(BIN)/python -m stochx.stubs
 
 bench: .venv/dev
-	$(BIN)/python -m pip install -q -e ".[bench]"
+	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e ".[bench]"
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/attack.py
@@ -34,12 +34,12 @@ bench: .venv/dev
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e .
 	touch $@
 
 .venv/dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e ".[dev]"
 	touch .venv/demo $@
 
 clean:

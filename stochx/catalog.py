@@ -127,6 +127,11 @@ class Catalog(Generic[T]):
         """Return the names of the entries that declare a `ClassVar` as true."""
         return [name for name in self if self.declares(name, variable)]
 
+    def included_file(self, text: str) -> Path | None:
+        """Return the file from outside that declares the entry named by a spec; None for any other text."""
+        name = text.partition(":")[0]
+        return self._entry(name).file if name in self and self._entry(name).included else None
+
     def is_included(self, name: str) -> bool:
         """Return true for an entry that a file from outside declares."""
         return self._entry(name).included
@@ -189,6 +194,8 @@ def include(path: str | Path) -> None:
     and a name that is taken.
     """
     file = Path(path).expanduser().resolve()
+    if file.suffix != ".py":
+        raise InputError(f"`{path}` is not a Python file", "give it the suffix .py")
     entries = list(declared(file))
     for family, _, _ in entries:
         if family not in FAMILIES:

@@ -56,6 +56,10 @@ ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false
 
 def classes(file: Path) -> dict[str, ast.ClassDef]:
     """Return the public classes of a file, by name; raises `InputError` for a file that is not Python."""
+    return {name: cls for name, cls in _all_classes(file).items() if not name.startswith("_")}
+
+
+def _all_classes(file: Path) -> dict[str, ast.ClassDef]:
     try:
         return _classes(file, file.stat().st_mtime_ns)
     except OSError as error:
@@ -68,7 +72,7 @@ def classes(file: Path) -> dict[str, ast.ClassDef]:
 def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
     """Parse a file once, and again when it has changed."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {c.name: c for c in tree.body if isinstance(c, ast.ClassDef) and not c.name.startswith("_")}
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def fields(file: Path, declaration: ast.ClassDef) -> list[Field]:
@@ -113,10 +117,21 @@ def check_declaration(file: Path, declaration: ast.ClassDef) -> None:
     """Raise `InputError`, with the line to mend, for a class that cannot be an entry."""
     where = f"{file}:{declaration.lineno}"
     name = declaration.name
-    if "dataclass(frozen=True" not in " ".join(map(ast.unparse, declaration.decorator_list)):
+    if not any(map(_makes_frozen, declaration.decorator_list)):
         raise InputError(f"`{where}`: `{name}` is not a frozen dataclass", "write `@dataclass(frozen=True)` above it")
+    known = _all_classes(file)
+    for base in map(ast.unparse, declaration.bases):
+        if base in known and fields(file, known[base]):
+            raise InputError(f"`{where}`: `{name}` inherits fields from `{base}`", "write them out in the class itself")
     if any(field.name == "entry" for field in fields(file, declaration)):
         raise InputError(f"`{where}`: `{name}.entry` is a field", "annotate it as `ClassVar`")
+
+
+def _makes_frozen(decorator: ast.expr) -> bool:
+    """Return true for `@dataclass(..., frozen=True, ...)`."""
+    if not isinstance(decorator, ast.Call) or ast.unparse(decorator.func).split(".")[-1] != "dataclass":
+        return False
+    return any(keyword.arg == "frozen" and ast.unparse(keyword.value) == "True" for keyword in decorator.keywords)
 
 
 def _field(node: ast.AnnAssign, line: str, where: str) -> Field:
@@ -137,7 +152,9 @@ def _field(node: ast.AnnAssign, line: str, where: str) -> Field:
         except ValueError:
             raise InputError(f"`{where}`: the default of `{name}` is not a literal", "write its value out") from None
         default = str(value).lower() if isinstance(value, bool) else str(value)
-    return Field(name, kind, default, line.partition("#")[2].strip(), choices)
+    return Field(
+        name, kind, default, line.encode()[node.end_col_offset or 0 :].decode().partition("#")[2].strip(), choices
+    )
 
 
 def _choices(values: ast.expr) -> tuple[str, ...]:

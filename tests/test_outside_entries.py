@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from support import stochx
 
 from stochx.catalog import FAMILIES, Catalog, include
 from stochx.errors import InputError
@@ -145,3 +146,64 @@ def test_an_entry_point_without_source_is_left_out_and_says_so_when_it_is_named(
     assert "lost" not in list(installed)
     with pytest.raises(InputError, match="names `no_such_module:Lost`, which has no source"):
         installed.make("lost")
+
+
+ENTRY = """from dataclasses import dataclass
+from typing import ClassVar
+
+from stochx.attributions import Explanation
+
+
+{head}
+class Mine{base}:
+    \"\"\"A map.\"\"\"
+
+    entry: ClassVar[str] = "attributions:mine"
+
+    tone: str = "#fff"  # the tone
+
+    def __call__(self, model, x, target, keys=None):
+        return {result}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A function that includes an entry, which is forgotten after the test."""
+    file = (tmp_path / "mine.py").resolve()
+
+    def write(head="@dataclass(frozen=True)", base="", result="Explanation(x)"):
+        file.write_text(ENTRY.format(head=head, base=base, result=result))
+        include(file)
+        return FAMILIES["attributions"]
+
+    yield write
+    FAMILIES["attributions"].discard(file)
+
+
+@pytest.mark.parametrize("head", ["@dataclass(kw_only=True, frozen=True)", "@dataclass(frozen=True, slots=True)"])
+def test_a_frozen_dataclass_is_one_however_it_is_written(head, mine):
+    assert [(field.key, field.help) for field in mine(head).fields("mine")] == [("tone", "the tone")]
+
+
+def test_inherited_fields_are_refused(mine):
+    base = "@dataclass(frozen=True)\nclass _Base:\n    level: float = 0.5  # level\n\n\n@dataclass(frozen=True)"
+    with pytest.raises(InputError, match="`Mine` inherits fields from `_Base`"):
+        mine(base, "(_Base)")
+
+
+def test_a_file_without_the_suffix_is_refused(tmp_path):
+    (tmp_path / "mine").write_text(ENTRY.format(head="@dataclass(frozen=True)", base="", result="x"))
+    with pytest.raises(InputError, match="is not a Python file"):
+        include(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [("x", "`Mine` returns a Tensor"), ("None", "a NoneType"), ("Explanation(x[:, :, :3])", "`Mine` returns a map (")],
+)
+def test_what_is_no_map_is_refused_by_its_method(result, message, mine, place, tmp_path):
+    mine(result=result)
+    words = ("explain", "a.png", "--model", "net.safetensors", "-m", "mine", "-o", tmp_path / "out")
+    done = stochx(*words, cwd=place)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

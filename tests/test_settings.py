@@ -8,13 +8,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from support import stochx as command
 
 import stochx
 from stochx import settings
+from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import UsageError
 from stochx.settings.base import NONE, PANELS, settings_of
 
@@ -59,6 +62,15 @@ def answers(words: str, cwd=ROOT) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.fixture
+def flat(tmp_path):
+    """A file with an entry, forgotten after the test."""
+    file = (tmp_path / "flat.py").resolve()
+    file.write_text(ENTRY)
+    yield file
+    ATTRIBUTIONS.discard(file)
+
+
 @pytest.mark.parametrize(("cls", "setting"), SETTINGS, ids=NAMED)
 def test_every_setting_has_a_help_and_a_panel(cls, setting):
     option = setting.option
@@ -91,8 +103,7 @@ def test_each_closed_choice_completes_itself(cls, setting):
     assert [value for value, _ in complete(context, words[0])] == [w for w in words if w.startswith(words[0])]
 
 
-def test_an_included_entry_is_offered_listed_and_explained(tmp_path):
-    (tmp_path / "flat.py").write_text(ENTRY)
+def test_an_included_entry_is_offered_listed_and_explained(tmp_path, flat):
     assert answers("stochx explain --include flat.py -m fl", tmp_path) == ["flat"]
     assert answers("stochx explain --include flat.py -m flat:", tmp_path) == ["flat:level="]
     run = [sys.executable, "-m", "stochx"]
@@ -118,9 +129,8 @@ def test_python_gets_the_document_of_the_command_and_nothing_is_printed(place, m
     assert files[0] == files[1]
 
 
-def test_a_config_with_an_included_entry_replays(place, tmp_path):
-    (tmp_path / "flat.py").write_text(ENTRY)
-    words = ("explain", "a.png", "--include", tmp_path / "flat.py", "-m", "flat:level=2", "--model", "net.safetensors")
+def test_a_config_with_an_included_entry_replays(place, flat):
+    words = ("explain", "a.png", "--include", flat, "-m", "flat:level=2", "--model", "net.safetensors")
     first = json.loads(command(*words, "-o", "first", "--json", cwd=place).stdout)
     again = command("explain", "--config", "first/config.toml", "-o", "again", "--json", cwd=place)
     assert again.returncode == 0, again.stderr
@@ -137,7 +147,7 @@ def test_a_config_with_an_included_entry_replays(place, tmp_path):
         ({"draws": 0}, "`--draws 0` is too small"),
         ({"draws": 1.5}, "`--draws` expects a whole number"),
         ({"draws": True}, "`--draws` expects a whole number"),
-        ({"fail_under": float("nan")}, "is not a number"),
+        ({"fail_under": float("nan")}, "is not a finite number"),
         ({"fail_under": 1.5}, "too large"),
         ({"eps": -1}, "is not a radius"),
         ({"eps": float("nan")}, "is not a radius"),
@@ -172,3 +182,60 @@ def test_no_dictionary_carries_settings():
     pattern = re.compile(r"""args\[["']|args\.get\(""")
     files = [*(ROOT / "stochx").rglob("*.py")]
     assert files and not [f.name for f in files if pattern.search(f.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("method = 3", "`--method` takes several values"),
+        ('method = "ig"', "`--method` takes several values"),
+        ("method = []", "`--method` names nothing"),
+        ("include = 3", "`--include` takes several values"),
+        ("figure = 3", "`--figure` expects true or false"),
+        ("seed = 1.7", "`--seed` expects a whole number"),
+        ("seed = true", "`--seed` expects a whole number"),
+        ("draws = 0", "`--draws 0` is too small"),
+    ],
+)
+def test_a_wrong_value_in_a_config_is_refused_by_its_name(line, message, place, tmp_path):
+    (tmp_path / "c.toml").write_text(line)
+    done = command("explain", "a.png", "--model", "net.safetensors", "--config", tmp_path / "c.toml", cwd=place)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_entry_that_was_included_before_is_recorded(place, flat, monkeypatch):
+    monkeypatch.chdir(place)
+    stochx.include(flat)
+    explain = settings.Explain(images=("a.png",), method=("flat",), model="net.safetensors", output="before")
+    assert stochx.run(explain)["args"]["include"] == [str(flat)]
+    for words, env in (
+        (("--config", "before/config.toml"), {}),
+        ((), {"STOCHX_EXPLAIN_CONFIG": "before/config.toml"}),
+    ):
+        run = [sys.executable, "-m", "stochx", "explain", *words, "-o", f"after{len(words)}", "--json"]
+        done = subprocess.run(run, cwd=place, env=os.environ | env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [row["method"] for row in json.loads(done.stdout)["results"]] == ["flat"]
+
+
+def test_python_values_are_taken_as_the_command_line_takes_them():
+    attack = settings.Attack(model=Path("net.pt"), seed=np.int64(3), eps=np.float32(0.5), norm="l2", output="o")
+    assert attack == settings.Attack(model="net.pt", seed=3, eps="0.5", norm="l2", output=Path("o"))
+
+
+@pytest.mark.parametrize("values", [{"attack": ()}, {"attack": None}, {"include": (None,)}, {"draws": float("inf")}])
+def test_nothing_and_endless_numbers_are_refused(values):
+    with pytest.raises(UsageError):
+        settings.Attack(**{"model": "net.pt"} | values)
+
+
+def test_run_takes_settings_alone():
+    for wrong in ("attack", None, settings.Attack):
+        with pytest.raises(UsageError, match="`run` takes settings"):
+            stochx.run(wrong)
+
+
+def test_few_shot_help_and_completion_name_what_explains_a_few_shot_network():
+    text = command("fsc-explain", "--help", env={"COLUMNS": "200"}).stdout
+    assert "One of: lrp." in text
+    assert answers("stochx fsc-explain -m ") == ["lrp"]

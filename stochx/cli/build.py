@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from stochx import catalog
-from stochx.catalog import FAMILIES
+from stochx import catalog, settings
 from stochx.cli import output
 from stochx.cli.complete import completer
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings import module_of
-from stochx.settings.base import OUTPUT, RUN, Setting, Settings, settings_of
+from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, settings_of
 
 SPEC = "NAME[:KEY=VALUE,...]"
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
@@ -27,13 +26,13 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
     """Make the function behind a command, with the signature that typer reads: a parameter for each setting."""
 
     def command(json: bool, quiet: bool, verbose: bool, config: Path | None, **values: Any) -> None:
-        settings = cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
-        settings.prepare()
+        chosen = cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
+        chosen.prepare()
         output.notes(quiet, verbose)
         from stochx.cli.watch import TerminalWatch
         from stochx.runs import execute
 
-        outcome = execute(settings, TerminalWatch(quiet))
+        outcome = execute(chosen, TerminalWatch(quiet))
         for gate in outcome.missed:
             output.remark("gate missed:", gate, "yellow")
         if outcome.document is not None:
@@ -41,7 +40,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
             output.show(outcome.document, view, json, quiet)
         raise typer.Exit(outcome.code)
 
-    parameters = [*map(_parameter, settings_of(cls)), *COMMON]
+    parameters = [*COMMON, *map(_parameter, settings_of(cls))]  # --config first: it may include entries
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = cls.__doc__
@@ -52,7 +51,7 @@ def describe(setting: Setting) -> str:
     """Return the help of an option: as declared, with the entries that it can name."""
     if not setting.option.family:
         return setting.option.help
-    names = [*FAMILIES[setting.option.family], *(["none"] if setting.option.or_none else [])]
+    names = [*setting.entries, *([NONE] if setting.option.or_none else [])]
     return f"{setting.option.help} One of: {', '.join(names)}."
 
 
@@ -131,8 +130,24 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     for key in values:
         if key.replace("-", "_") not in known:
             raise UsageError(f"`{path}` has an unknown key `{key}`", suggest(key, known))
-    context.default_map = {**(context.default_map or {}), **{k.replace("-", "_"): v for k, v in values.items()}}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    declared = settings_of(getattr(settings, settings.COMMANDS[str(context.info_name)]))
+    for setting in sorted(declared, key=lambda setting: setting.name != "include"):  # entries before their names
+        if setting.name in values:
+            values[setting.name] = _configured(setting, values[setting.name])
+    context.default_map = {**(context.default_map or {}), **values}
     return path
+
+
+def _configured(setting: Setting, value: Any) -> Any:
+    """Check a value of a configuration file; a number may stand for a text, as it does in a shell."""
+    if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    value = setting.convert(value)
+    if setting.name == "include":
+        _include(value)
+    setting.check(value)
+    return list(value) if setting.repeated else value
 
 
 def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:

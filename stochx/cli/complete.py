@@ -23,7 +23,11 @@ def completer(setting: Setting) -> Callable[..., list[Any]] | None:
     def answers(context: typer.Context, incomplete: str) -> list[Any]:
         for file in context.params.get("include") or []:
             include(Path(file))
-        pairs = list(_entries(FAMILIES[setting.option.family], incomplete)) if setting.option.family else []
+        pairs = (
+            list(_entries(FAMILIES[setting.option.family], setting.entries, incomplete))
+            if setting.option.family
+            else []
+        )
         words = (NONE,) if setting.option.or_none else setting.choices
         pairs += [(word, "") for word in words if word.startswith(incomplete)]
         return [_line(*pair) for pair in pairs] if ASKED_BY_FISH else pairs
@@ -45,11 +49,11 @@ def _line(value: str, help: str) -> str:
     return f"{value}\t{' '.join(help.split())}" if help else value
 
 
-def _entries(family: Catalog[Any], incomplete: str) -> Iterable[tuple[str, str]]:
+def _entries(family: Catalog[Any], names: list[str], incomplete: str) -> Iterable[tuple[str, str]]:
     """Complete names, then keys, then the choices of a key, each with its help."""
     name, colon, rest = incomplete.partition(":")
     if not colon:
-        return [(n, family.summary(n)) for n in family if n.startswith(incomplete)]
+        return [(n, family.summary(n)) for n in names if n.startswith(incomplete)]
     if name not in family:
         return []
     *done, last = rest.split(",")

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from stochx.errors import UsageError
 from stochx.runs.document import Document
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
-
-if TYPE_CHECKING:
-    from stochx.settings import Settings
+from stochx.settings.base import Settings
 
 __all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
 
@@ -42,4 +40,6 @@ def run(settings: Settings) -> Document:
 
     Under `torchrun` every rank calls it, and all but the leading one get an empty document. Raises `StochxError`.
     """
+    if not isinstance(settings, Settings):
+        raise UsageError(f"`run` takes settings, got `{settings!r}`", "e.g. `stochx.settings.Attack(model=...)`")
     return execute(settings, Quiet()).document or {}

@@ -9,7 +9,7 @@ from stochx.classes import are_numbers, with_classes_of
 from stochx.engine.io.data import Data, Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import InputError, UsageError
 from stochx.reports.maps import file_names
 from stochx.settings import Boundary
 from stochx.tasks.planes import make_plane
@@ -76,7 +76,8 @@ def _index(text: str, data: Data, name: str) -> int:
     if text in data.keys:
         return list(data.keys).index(text)
     if not text.isdecimal():
-        raise UsageError(f"`{name}` has no image `{text}`", suggest(text, list(data.keys)[:1000]))
+        hint = f"use 0 to {len(data) - 1}, or a key such as `{data.keys[0]}`"
+        raise UsageError(f"`{name}` has no image `{text}`", hint)
     if int(text) >= len(data):
         raise UsageError(f"there is no image {text}: `{name}` has {len(data)}", f"use 0 to {len(data) - 1}")
     return int(text)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Number
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from stochx.catalog import FAMILIES, include
@@ -34,6 +36,7 @@ class Option:
     short: str = ""  # a second name, such as -a
     metavar: str = ""  # the placeholder of its value in the help
     family: str = ""  # the family whose entries it names, NAME[:KEY=VALUE,...]
+    declaring: str = ""  # only its entries that declare this `ClassVar`
     or_none: bool = False  # the word none is a value too
     or_path: bool = False  # so is the path of a file or folder
     positional: bool = False  # an argument of the command
@@ -62,16 +65,27 @@ class Setting:
         name = self.name.replace("_", "-")
         return name.upper() if self.option.positional else f"--{name}"
 
+    @property
+    def entries(self) -> list[str]:
+        """The names of the entries that it can name."""
+        family = FAMILIES[self.option.family]
+        return family.declaring(self.option.declaring) if self.option.declaring else list(family)
+
     def convert(self, value: Any) -> Any:
         """Return a value from Python as the command line gives it; raises `UsageError` for one that is not a tuple."""
-        if value is None:
-            return None
-        if self.repeated:
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise UsageError(f"`{self.flag}` takes several values", f"write `{self.name}=({value!r},)`")
-            return tuple(value)
+        if value is None or not self.repeated:
+            return self._convert_one(value)
+        if isinstance(value, str | PurePath) or not isinstance(value, Iterable):
+            raise UsageError(f"`{self.flag}` takes several values", f'write `{self.name}=("{value}",)`')
+        return tuple(map(self._convert_one, value))
+
+    def _convert_one(self, value: Any) -> Any:
+        if isinstance(value, Number) and hasattr(value, "item"):  # of NumPy
+            value = value.item()
         if self.type is Path and isinstance(value, str):
             return Path(value)
+        if self.type is str and isinstance(value, PurePath):
+            return str(value)
         if self.or_number and isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return value
@@ -80,6 +94,10 @@ class Setting:
         """Raise `UsageError` for a value of another type, an unknown choice, and a number out of range."""
         if value is None and self.optional:
             return
+        if self.repeated and value is None:
+            raise UsageError(f"`{self.flag}` takes several values, not None", "leave it out for its default")
+        if self.repeated and not value and self.default != ():
+            raise UsageError(f"`{self.flag}` names nothing", "name at least one, or leave it out for its default")
         values = value if self.repeated else (value,)
         for each in values:
             self._check_type(each)
@@ -109,8 +127,8 @@ class Setting:
 
     def _check_range(self, value: float) -> None:
         low, high = self.option.minimum, self.option.maximum
-        if value != value:
-            raise UsageError(f"`{self.flag} {value}` is not a number")
+        if not math.isfinite(value):
+            raise UsageError(f"`{self.flag} {value}` is not a finite number")
         if low is not None and value < low:
             raise UsageError(f"`{self.flag} {value}` is too small", f"use {low:g} or more")
         if high is not None and value > high:
@@ -138,11 +156,13 @@ class Settings:
     ] = ()
 
     def __post_init__(self) -> None:
-        for setting in settings_of(type(self)):
+        declared = {setting.name: setting for setting in settings_of(type(self))}
+        for setting in declared.values():
             object.__setattr__(self, setting.name, setting.convert(getattr(self, setting.name)))
+        declared["include"].check(self.include)  # first, as others name its entries
         for file in self.include:
             include(Path(file))
-        for setting in settings_of(type(self)):
+        for setting in declared.values():
             setting.check(getattr(self, setting.name))
         self.check()
 
@@ -155,7 +175,17 @@ class Settings:
     def recorded(self) -> dict[str, object]:
         """The settings that identify a result, as JSON values: the `args` of its document, and its config.toml."""
         values = {s.name: _json(getattr(self, s.name)) for s in settings_of(type(self)) if s.option.recorded}
+        values["include"] = list(dict.fromkeys([*self.include, *self._included()]))
         return {name: value for name, value in values.items() if name != "include" or value}
+
+    def _included(self) -> Iterator[str]:
+        """Yield the files of the entries that the settings name, also of those that were included before."""
+        for setting in settings_of(type(self)):
+            value = getattr(self, setting.name)
+            for text in (value if setting.repeated else (value,)) if setting.option.family and value else ():
+                file = FAMILIES[setting.option.family].included_file(text)
+                if file is not None and file not in {Path(each).expanduser().resolve() for each in self.include}:
+                    yield str(file)
 
     def free(self) -> frozenset[str]:
         """The names of settings that may differ from the run that is resumed."""

@@ -19,7 +19,7 @@ class FscExplain(Machine, Files):
     Examples:
       stochx fsc-explain query.jpg --model run/model.safetensors --support support/
 
-      stochx fsc-explain *.jpg --model run/model.safetensors --support support.zip -m lrp:rule=epsilon -o maps/
+      stochx fsc-explain *.jpg --model run/model.safetensors --support support.zip -m lrp:composite=epsilon -o maps/
     """
 
     command: ClassVar[str] = "fsc-explain"
@@ -28,7 +28,9 @@ class FscExplain(Machine, Files):
     model: Annotated[str, Option(WHAT, "Few-shot network, a file written by `fsc-train`.", metavar="FILE")]
     support: Annotated[str, Option(WHAT, "Class folders, or a zip of them, with a few labelled images.", metavar="DIR")]
     arch: Annotated[str | None, Option(WHAT, "Architecture of a backbone that is your own code.")] = None
-    method: Annotated[str, Option(METHOD, "Rules of the relevance.", short="-m", family="attributions")] = "lrp"
+    method: Annotated[
+        str, Option(METHOD, "Rules of the relevance.", short="-m", family="attributions", declaring="few_shot")
+    ] = "lrp"
     precision: Annotated[Precision, Option(RUN, "Floating-point precision; auto is fp32.")] = "auto"
     figure: Annotated[bool, Option(OUTPUT, "Draw a figure for every image.")] = True
 
