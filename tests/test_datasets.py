@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shared
+from PIL import Image
 from planted import encoded, grey, load, packed, plant
 
 from stochx.datasets import zip as zip_file
 from stochx.errors import InputError
+from stochx.loading import load_data
 
 # Class folders, on disk and in a zip ----------------------------------------------------------------------------------
 
@@ -221,3 +223,49 @@ def test_real_few_shot_zips_are_read(name: str, count: int, classes: int, first:
     assert np.bincount(data.labels).tolist() == [count // classes] * classes
     sizes = {data.read(i).size for i in range(0, count, 40)}
     assert sizes == ({(105, 105)} if "omniglot" in name else {(84, 84)})
+
+
+SPELLINGS = [
+    ("Train", None, "Test"),
+    ("training", "dev", "testing"),
+    ("training_set", None, "test_set"),
+    ("TRAIN", "valid", None),
+    ("train-images", "Validation", "eval"),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
+def test_split_folders_are_recognised_however_they_are_spelled(spelling, tmp_path):
+    for number, folder in enumerate(spelling):
+        for name in ("ant", "bee") if folder else ():
+            (tmp_path / folder / name).mkdir(parents=True)
+            for k in range(number + 1):
+                Image.new("RGB", (4, 4)).save(tmp_path / folder / name / f"{k}.png")
+    _, val, test = spelling
+    counts = {"train": 2, "val": 4 if val else 6, "test": 6 if test else 4}
+    for split, count in counts.items():
+        data = load_data(f"folder:root={tmp_path}", split)
+        assert data.classes == ("ant", "bee") and len(data) == count
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    for folder in ("train", "Training", "test"):
+        (tmp_path / folder / "ant").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "ant" / "0.png")
+    with pytest.raises(InputError, match="has `Training` and `train`"):
+        load_data(f"folder:root={tmp_path}", "train")
+
+
+def test_classes_that_are_called_as_splits_are_classes(tmp_path):
+    for name in ("dev", "val", "ops"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    assert load_data(f"folder:root={tmp_path}", "train").classes == ("dev", "ops", "val")
+
+
+def test_what_stands_beside_split_folders_is_named(tmp_path, caplog):
+    for folder in ("train/ant", "test/ant", "extra/ant"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "0.png")
+    assert len(load_data(f"folder:root={tmp_path}", "train")) == 1
+    assert "ignoring `extra` beside the split folders" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,10 +13,10 @@ from stochx.datasets import Split
 from stochx.engine.io.images import SUFFIXES
 from stochx.errors import InputError, printable
 
-SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "validation", "valid", "test"),
-    "test": ("test", "val"),
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
 log = logging.getLogger("stochx")
@@ -67,23 +68,25 @@ def walk(root: Path) -> list[str]:
 def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -> Tree:
     """Return the images of a split, with classes named by their folders, also nested, below the common root.
 
-    `train` beside `test` or `val` are splits, whose classes are numbered together; otherwise every split has all.
-    With a `rule` other than `auto` such folders are not splits: their names are ignored and all images count.
+    `train` beside `test` or `val` are splits, whose classes are numbered together; otherwise every split has all. So
+    are their usual spellings, such as `Training` and `test_set`; where there is no `val`, `test` stands for it, and the
+    other way round. With a `rule` other than `auto` such folders are not splits: their names are ignored and all
+    images count.
     Files beside the class folders are left out, with a warning; `where` names the source in messages.
     """
     parts = {name: PurePosixPath(name).parts for name in names}
     parents = [path[:-1] for path in parts.values()]
     shared = _common(min(parents), max(parents))  # everything in between shares the prefix of the two extremes
     tops = {parent[shared] for parent in parents if len(parent) > shared}
-    parted = "train" in tops and not tops.isdisjoint(SPLIT_FOLDERS["test"])
-    if parted and rule != "auto":
-        parted, folders = False, {*SPLIT_FOLDERS["train"], *SPLIT_FOLDERS["val"]}
-        parts = {name: path for name, path in parts.items() if path[shared] in folders}
+    folders = _split_folders(tops, where)
+    parted = bool(folders)
+    if parted:
+        ignored = sorted(tops - {*folders.values()})
+        if ignored:
+            log.warning("`%s`: ignoring `%s` beside the split folders", where, printable(ignored[0]))
+        parts = {name: path for name, path in parts.items() if len(path) > shared and path[shared] in folders.values()}
         shared += 1
-    elif parted:
-        chosen = {s: next(t for t in SPLIT_FOLDERS[s] if t in tops) for s in SPLIT_FOLDERS}
-        parts = {name: path for name, path in parts.items() if path[shared] in chosen.values()}
-        shared += 1
+        parted = rule == "auto"
     elif not tops:  # one class, or none
         shared = max(0, shared - 1)
     classed = {name: "/".join(path[shared:-1]) for name, path in parts.items()}
@@ -96,14 +99,30 @@ def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -
         )
     classes = tuple(sorted({title for title in classed.values() if title}))
     index = {title: i for i, title in enumerate(classes)}
-    selected = [
-        name for name, title in classed.items() if title and (not parted or parts[name][shared - 1] == chosen[split])
-    ]
+    folder = folders.get(split) or folders.get("val" if split == "test" else "test", "")
+    selected = [name for name, title in classed.items() if title and (not parted or parts[name][shared - 1] == folder)]
     if not selected:
-        raise InputError(
-            f"`{where}` has no class folders in `{chosen[split]}`", "put the images of each class into one"
-        )
+        raise InputError(f"`{where}` has no class folders in `{folder}`", "put the images of each class into one")
     return Tree(classes, tuple(selected), tuple(index[classed[name]] for name in selected))
+
+
+def _split_folders(tops: set[str], where: str) -> dict[Split, str]:
+    """Return the folders of training and other splits, by the usual spellings of their names; none without both.
+
+    Raises `InputError` for two folders of one split.
+    """
+    folders = dict[Split, list[str]]()
+    for top in sorted(tops):
+        letters = re.sub(r"[\W_]+", "", top.casefold())
+        split = SPLIT_NAMES.get(re.sub("(set|data|images)$", "", letters))
+        if split is not None:
+            folders.setdefault(split, []).append(top)
+    if "train" not in folders or len(folders) == 1:
+        return {}
+    for names in folders.values():
+        if len(names) > 1:
+            raise InputError(f"`{where}` has `{names[0]}` and `{names[1]}`", "leave one folder for each split")
+    return {split: names[0] for split, names in folders.items()}
 
 
 def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
