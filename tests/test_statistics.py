@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stochx.engine import statistics
-from stochx.engine.statistics import Estimate, estimate, holm, paired_p, student
+from stochx.engine.statistics import Estimate, estimate, holm, mean_share, paired_p, student
 
 
 def draws(*shape: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -114,3 +114,35 @@ def test_holm_keeps_the_order_and_never_lowers():
     p = np.random.default_rng(9).uniform(0, 0.2, 30)
     adjusted = np.array(holm(p.tolist()))
     assert (adjusted >= p).all() and (np.diff(adjusted[p.argsort()]) >= 0).all() and adjusted.max() <= 1
+
+
+SHARES = {  # distributions of an image's share of right draws, and their means
+    "few wrong": (lambda rng, size: (rng.random(size) < 0.98).astype(float), 0.98),
+    "tenth right": (lambda rng, size: (rng.random(size) < 0.1).astype(float), 0.1),
+    "half": (lambda rng, size: (rng.random(size) < 0.5).astype(float), 0.5),
+    "skewed": (lambda rng, size: rng.beta(0.05, 0.95, size), 0.05),
+    "long tail": (lambda rng, size: rng.beta(0.2, 3, size), 0.2 / 3.2),
+    "flat": (lambda rng, size: rng.beta(5, 5, size), 0.5),
+    "some images noisy": (
+        lambda rng, size: rng.binomial(32, np.where(rng.random(size) < 0.1, rng.beta(1, 3, size), 1)) / 32,
+        0.9 + 0.1 / 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [10, 50])
+@pytest.mark.parametrize("law", SHARES)
+def test_the_interval_of_a_mean_share_covers_it(law, n):
+    draw, mean = SHARES[law]
+    intervals = [mean_share(shares) for shares in draw(np.random.default_rng(0), (2000, n)).tolist()]
+    assert all(0 <= each.low <= each.mean <= each.high <= 1 for each in intervals)
+    covered = np.mean([each.low <= mean <= each.high for each in intervals])
+    assert covered >= 0.93
+
+
+def test_the_interval_of_a_mean_share_by_hand():
+    none, all_of_them = mean_share([0.0] * 10), mean_share([1.0] * 10)
+    assert none.mean == none.low == 0 and none.high == pytest.approx(0.34897, abs=1e-5)
+    assert all_of_them.high == 1 and all_of_them.low == pytest.approx(1 - none.high)
+    one = mean_share([0.5])
+    assert (one.low, one.high) == (0, 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stochx.engine.statistics import Interval, clustered, paired_p, wilson
+from stochx.engine.statistics import Interval, clustered, mean_share, paired_p, wilson
 from stochx.errors import InputError, RunError
 
 WORST = "worst"
@@ -17,9 +17,9 @@ WORST = "worst"
 class AttackRow:
     """The results of an attack over all images, or of `worst`, the strongest attack on each image.
 
-    Accuracies have 95 % intervals: Wilson's, or for a stochastic network Student's over images. `success` is the share
-    of the clean accuracy that is lost, or of attacked images that are classified as the target. `vote` is the accuracy
-    of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers off;
+    Accuracies have 95 % intervals over images: Wilson's, or for a stochastic network `mean_share`'s. `success` is the
+    share of the clean accuracy that is lost, or of attacked images that are classified as the target. `vote` is the
+    accuracy of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers off;
     None without noise. `correct` of `n` images stay correct, a sum of shares; `newly` counts the images for which this
     attack is the first in the table to leave no draw right. `forwards` is a mean over attacked images.
     """
@@ -103,7 +103,7 @@ def _share(values: Sequence[bool | None]) -> float | None:
 
 
 def _interval(values: Sequence[float], noisy: bool) -> Interval:
-    return clustered(values) if noisy else wilson(round(sum(values)), len(values))
+    return mean_share(values) if noisy else wilson(round(sum(values)), len(values))
 
 
 @dataclass(frozen=True)
