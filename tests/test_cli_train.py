@@ -129,7 +129,7 @@ def test_images_kept_apart_by_default_choose_the_epoch_unless_the_weights_may_ha
 
 def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
     data = load_data("shapes:size=32,classes=3,count=60", "train")
-    found = split_for_training(data, Preparation(32, 32), limit=30, validation_size=6)
+    found = split_for_training(data.limited(30), Preparation(32, 32), validation_size=6)
     labels = [int(label) for label in data.labels[:30]]
     wanted = sorted(i for k in range(3) for i in [i for i, label in enumerate(labels) if label == k][-2:])
     assert torch.equal(found.held_pixels, data.pixels[wanted])

@@ -269,3 +269,33 @@ def test_what_stands_beside_split_folders_is_named(tmp_path, caplog):
         Image.new("RGB", (4, 4)).save(tmp_path / folder / "0.png")
     assert len(load_data(f"folder:root={tmp_path}", "train")) == 1
     assert "ignoring `extra` beside the split folders" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12, 20])
+def test_a_limit_is_balanced_over_classes_where_images_are_sorted_by_class(count, tmp_path):
+    sizes = {"ant": 9, "bee": 6, "cat": 3, "dog": 2}
+    for name, size in sizes.items():
+        (tmp_path / name).mkdir()
+        for k in range(size):
+            Image.new("RGB", (16, 16), (k, 0, 0)).save(tmp_path / name / f"{k}.png")
+    whole = load_data(f"folder:root={tmp_path}")
+    part = whole.limited(count)
+    assert part.keys == whole.limited(count).keys and len(part) == count
+    assert {*part.keys} <= {*whole.limited(min(20, count + 1)).keys}
+    shares = [list(part.labels).count(label) for label in range(4)]
+    allowed = next(most for most in range(1, 10) if sum(min(most, size) for size in sizes.values()) >= count)
+    assert all(
+        min(allowed - 1, size) <= share <= min(allowed, size)
+        for share, size in zip(shares, sizes.values(), strict=True)
+    )
+    for i, key in enumerate(part.keys):
+        assert part.item(i).label == part.labels[i] == sorted(sizes).index(key.split("/")[0])
+        assert round(float(part.item(i).image[0, 0, 0]) * 255) == int(key.split("/")[1].split(".")[0])
+
+
+def test_a_limit_is_the_first_images_in_mixed_order():
+    data = load_data("shapes:size=16,classes=3,count=30")
+    part = data.limited(7)
+    assert part.keys == data.keys[:7] and list(part.labels) == [int(label) for label in data.labels[:7]]
+    assert part.pixels.equal(data.pixels[:7])
+    assert data.limited(None) is data and data.limited(30) is data

@@ -47,18 +47,9 @@ def with_classes(data: Data, order: Sequence[int]) -> Data:
     """Return the images of the classes `order`, numbered in that order."""
     assert data.labels is not None
     number = {old: new for new, old in enumerate(order)}
-    at = [i for i, label in enumerate(data.labels) if label in number]
-    labels, mask, domains = data.labels, data.mask, data.domains
-    return replace(
-        data,
-        classes=tuple(data.classes[i] for i in order),
-        keys=[data.keys[i] for i in at],
-        read=lambda i: data.read(at[i]),
-        labels=[number[labels[i]] for i in at],
-        mask=None if mask is None else lambda i: mask(at[i]),
-        domains=None if domains is None else [domains[i] for i in at],
-        pixels=None if data.pixels is None else data.pixels[at],
-    )
+    chosen = data.subset([i for i, label in enumerate(data.labels) if label in number])
+    labels = [number[label] for label in chosen.labels or ()]
+    return replace(chosen, classes=tuple(data.classes[i] for i in order), labels=labels)
 
 
 def _listed(classes: Sequence[str], where: Path, split: Split) -> list[int]:

@@ -44,8 +44,8 @@ def data_sources(data: Data, name: str, limit: int | None, model: Classifier) ->
     """Return the images of the data set `name`, `limit` of them at most."""
     if not len(data):
         raise InputError(f"`{name}` holds no images", "check the path")
-    count = min(len(data), limit or len(data))
-    return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(count)]
+    data = data.limited(limit)
+    return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(len(data))]
 
 
 def _read_file(path: Path, model: Classifier) -> Item:

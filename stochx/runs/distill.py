@@ -36,8 +36,8 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     teacher = load_model(settings.teacher, arch=settings.teacher_arch, mean=mean, std=std, device=runtime.device)
     train, test = (with_classes_of(teacher, data, settings.data) for data in (train, test))
     teacher = check_teacher(teacher, train)
-    limit = min(len(train), settings.limit or len(train))
-    split = split_for_training(train, teacher.preparation, limit, validation_size(settings, limit))
+    train = train.limited(settings.limit)
+    split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)))
     lesson = None if settings.kd == "none" else LESSONS.make(settings.kd)
     with runtime.scope():
         student = _make_student(settings, teacher, split.pixels)

@@ -29,8 +29,8 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
     model, train, test = _initial(settings, train, test)
     model = model.to(runtime.device)
-    limit = min(len(train), settings.limit or len(train))
-    split = split_for_training(train, model.preparation, limit, validation_size(settings, limit))
+    train = train.limited(settings.limit)
+    split = split_for_training(train, model.preparation, validation_size(settings, len(train)))
     loss = objective(
         adversarial=make_adversarial(settings),
         penalty=penalty if noise_layers(model) else None,

@@ -19,9 +19,9 @@ class AttackRow:
 
     Accuracies have 95 % intervals over images: Wilson's, or for a stochastic network `mean_share`'s. `success` is the
     share of the clean accuracy that is lost, or of attacked images that are classified as the target. `vote` is the
-    accuracy of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers off;
-    None without noise. `correct` of `n` images stay correct, a sum of shares; `newly` counts the images for which this
-    attack is the first in the table to leave no draw right. `forwards` is a mean over attacked images.
+    accuracy of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers
+    off; None without noise. `correct` of `n` images stay correct, a sum of shares; `newly` counts the images for which
+    this attack is the first in the table to leave no draw right. `forwards` is a mean over attacked images.
     """
 
     attack: str

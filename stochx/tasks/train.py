@@ -65,14 +65,12 @@ def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int
     return model
 
 
-def split_for_training(
-    data: Data, preparation: Preparation, limit: int | None = None, validation_size: int = 0
-) -> TrainingSplit:
-    """Split the first `limit` images, holding out the last ones of each class in turn, `validation_size` in all.
+def split_for_training(data: Data, preparation: Preparation, validation_size: int = 0) -> TrainingSplit:
+    """Split images, holding out the last ones of each class in turn, `validation_size` in all.
 
     Raises `InputError` if fewer than two classes, or no images, are left for training.
     """
-    pixels, labels = stack(data, preparation, limit)
+    pixels, labels = stack(data, preparation)
     if validation_size >= len(labels):
         raise InputError(
             f"{validation_size} images for validation leave none of {len(labels)} for training", "hold out fewer"
@@ -130,14 +128,14 @@ def correct(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(predictions) == labels.cpu()
 
 
-def stack(data: Data, preparation: Preparation, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the first `limit` images (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
+def stack(data: Data, preparation: Preparation) -> tuple[Tensor, Tensor]:
+    """Return the images (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
     if data.labels is None:
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
-    count = min(len(data), limit or len(data))
-    labels = torch.tensor([int(label) for label in data.labels[:count]])
+    count = len(data)
+    labels = torch.tensor([int(label) for label in data.labels])
     if data.pixels is not None and data.pixels.shape[-2:] == (preparation.crop, preparation.crop):
-        return data.pixels[:count], labels
+        return data.pixels, labels
     side = preparation.crop
     pixels = scratch((count, 3, side, side), torch.uint8)
 

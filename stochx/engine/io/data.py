@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from stochx.engine.io.images import Preparation, to_tensor
+from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable
+
+log = logging.getLogger("stochx")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,48 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def is_sorted_by_class(self) -> bool:
+        """Return true if the images of each class stand together, so that the first ones are of one class."""
+        labels = [] if self.labels is None else [int(label) for label in self.labels]
+        changes = sum(a != b for a, b in itertools.pairwise(labels))
+        return 0 < changes < len({*labels})
+
+    def limited(self, count: int | None) -> Data:
+        """Return `count` images: the first ones, or a sample balanced over classes if they come sorted by class.
+
+        The sample is the same for every command, and that of a smaller count is part of it: one image of each class, in
+        a random order of classes, then another one of each, and so on.
+        """
+        if count is None or count >= len(self):
+            return self
+        if not self.is_sorted_by_class:
+            return self.subset(range(count))
+        assert self.labels is not None
+        labels = torch.tensor([int(label) for label in self.labels])
+        rounds = torch.empty_like(labels)
+        for label in sorted({*labels.tolist()}):
+            places = (labels == label).nonzero().flatten()
+            rounds[places] = torch.randperm(len(places), generator=generator("sample", len(places)))
+        classes = int(labels.max()) + 1
+        turns = torch.randperm(classes, generator=generator("sample classes", classes))
+        taken = sorted((rounds * classes + turns[labels]).argsort(stable=True)[:count].tolist())
+        log.warning("images come sorted by class: %d of %d are used, balanced over classes", count, len(self))
+        return self.subset(taken)
+
+    def subset(self, indices: Sequence[int]) -> Data:
+        """Return the images `indices`, in this order."""
+        read, mask, labels, domains = self.read, self.mask, self.labels, self.domains
+        return replace(
+            self,
+            keys=[self.keys[i] for i in indices],
+            read=lambda i: read(indices[i]),
+            labels=None if labels is None else [int(labels[i]) for i in indices],
+            mask=None if mask is None else lambda i: mask(indices[i]),
+            domains=None if domains is None else [domains[i] for i in indices],
+            pixels=None if self.pixels is None else self.pixels[list(indices)],
+        )
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
         """Return item `index`, with image and mask prepared alike; raises `InputError` for an unusable image."""
