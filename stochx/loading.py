@@ -148,8 +148,9 @@ def architecture(text: str, classes: int) -> Candidate:
 
 
 def is_factory(text: str) -> bool:
-    """Return true for a name of the user's own code, `package.module:factory`."""
-    return ":" in text and text.partition(":")[0] not in (*MODELS, "timm")
+    """Return true for a name of the user's own code, `package.module:factory`, not for `robust_cnn:first=2`."""
+    name, colon, rest = text.partition(":")
+    return bool(colon) and name not in (*MODELS, "timm") and not (name in MODELS and "=" in rest)
 
 
 def _fill(candidate: Candidate, stored: weights.Weights, shapes: dict[str, tuple[int, ...]], path: Path) -> Classifier:

@@ -21,7 +21,7 @@ from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
-from stochx.loading import architecture, load_model, open_model
+from stochx.loading import architecture, is_factory, load_model, open_model
 
 
 @pytest.fixture
@@ -337,3 +337,12 @@ def test_a_file_does_not_decide_which_code_is_run(tmp_path, monkeypatch):
         load_model("net.safetensors")
     assert not (tmp_path / "ran").exists()
     assert load_model("net.safetensors", arch="mine:net").network[0].weight.shape[0] == 4
+
+
+@pytest.mark.parametrize("text", ["robust_cnn:first=2,second=2", "robust-cnn:first=2,second=2"])
+def test_an_architecture_may_be_written_with_underscores(text):
+    assert not is_factory(text) and architecture(text, 4).build().arch.startswith("robust-cnn")
+
+
+def test_ones_own_code_may_be_called_as_an_architecture():
+    assert is_factory("robust_cnn:net") and is_factory("mine:net") and not is_factory("timm:resnet18")

@@ -239,3 +239,17 @@ def test_few_shot_help_and_completion_name_what_explains_a_few_shot_network():
     text = command("fsc-explain", "--help", env={"COLUMNS": "200"}).stdout
     assert "One of: lrp." in text
     assert answers("stochx fsc-explain -m ") == ["lrp"]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "interval"), [(2000, 100), (20, 20), (1, 1), (100, 100), (150, 75), (1000, 100), (264, 88)]
+)
+def test_episodes_between_validations_divide_the_episodes(episodes, interval):
+    train = settings.FscTrain(data=("shapes",), episodes=episodes)
+    assert train.interval == train.recorded()["every"] == interval
+
+
+def test_episodes_that_nothing_usual_divides_need_an_interval():
+    with pytest.raises(UsageError, match="`--episodes 101` is not a multiple of `--every 100`"):
+        settings.FscTrain(data=("shapes",), episodes=101)
+    assert settings.FscTrain(data=("shapes",), episodes=101, every=101).interval == 101

@@ -40,9 +40,9 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     if settings.fwt:
         install_noise(model.backbone.model, FEATURE_WISE)
     model.to(runtime.device)
-    episodes = Episodes(domains, task, settings.every, settings.seed)
+    episodes = Episodes(domains, task, settings.interval, settings.seed)
     job = TrainingJob(
-        make_plan(settings, settings.episodes // settings.every, settings.batch_size, settings.lr),
+        make_plan(settings, settings.episodes // settings.interval, settings.batch_size, settings.lr),
         episodes,
         episode_objective(model, GUIDES.make(settings.guide), episodes, settings.seed),
         validation(model, held, task, settings.validation, settings.seed) if held else None,
@@ -71,11 +71,11 @@ def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], selected
         "way": settings.way,
         "shot": settings.shot,
         "queries": settings.queries,
-        "episodes": rows[-1]["epoch"] * settings.every,
+        "episodes": rows[-1]["epoch"] * settings.interval,
         "loss": rows[-1]["loss"],
         "train_accuracy": rows[-1]["accuracy"],
         "validation": selected.get("validation"),
-        "kept": selected["epoch"] * settings.every,
+        "kept": selected["epoch"] * settings.interval,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 

@@ -10,6 +10,8 @@ from stochx.settings.base import METHOD, RUN, WHAT, Option, RunFiles
 from stochx.settings.choices import Optimizer, Precision, Schedule
 from stochx.settings.groups import Episodes, Fitting, check_episodes
 
+USUAL_INTERVAL = 100  # episodes
+
 
 @dataclass(frozen=True, kw_only=True)
 class FscTrain(Episodes, Fitting, RunFiles):
@@ -46,7 +48,14 @@ class FscTrain(Episodes, Fitting, RunFiles):
     way: Annotated[int, Option(METHOD, "Classes per episode.")] = 5
     shot: Annotated[int, Option(METHOD, "Labelled images per class.")] = 5
     episodes: Annotated[int, Option(METHOD, "Training episodes.", minimum=1, free=True)] = 2000
-    every: Annotated[int, Option(METHOD, "Episodes between two validations and checkpoints.", minimum=1)] = 100
+    every: Annotated[
+        int | None,
+        Option(
+            METHOD,
+            "Episodes between two validations and checkpoints; default 100, or what divides the episodes.",
+            minimum=1,
+        ),
+    ] = None
     validation: Annotated[
         int,
         Option(METHOD, "Episodes per validation, on held-out classes, for model selection; 0 for none.", minimum=0),
@@ -68,15 +77,25 @@ class FscTrain(Episodes, Fitting, RunFiles):
         if self.init and (given := [option for option, value in brought.items() if value is not None]):
             raise UsageError(f"`--init` has its own {given[0]}", f"leave out `{given[0]}`")
         check_episodes(way=self.way, shot=self.shot, queries=self.queries)
-        if self.episodes % self.every:
+        if self.episodes % self.interval:
             raise UsageError(
-                f"`--episodes {self.episodes}` is not a multiple of `--every {self.every}`",
-                f"use `--episodes {-(-self.episodes // self.every) * self.every}`, or another `--every`",
+                f"`--episodes {self.episodes}` is not a multiple of `--every {self.interval}`",
+                f"use `--episodes {-(-self.episodes // self.interval) * self.interval}`, or another `--every`",
             )
         if self.patience and not self.validation:
             raise UsageError("`--patience` needs validation episodes", "give `--validation 200`")
 
+    @property
+    def interval(self) -> int:
+        """Episodes between two validations: by default the largest of 100, 99, ..., 50 that divides the episodes."""
+        if self.every is not None:
+            return self.every
+        most = min(USUAL_INTERVAL, self.episodes)
+        return next((n for n in range(most, USUAL_INTERVAL // 2 - 1, -1) if self.episodes % n == 0), most)
+
     def recorded(self) -> dict[str, object]:
         """Return the settings with the defaults that depend on others filled in."""
-        defaults = {} if self.init else {"backbone": self.backbone or "conv4", "head": self.head or "relation"}
-        return super().recorded() | defaults
+        defaults: dict[str, object] = (
+            {} if self.init else {"backbone": self.backbone or "conv4", "head": self.head or "relation"}
+        )
+        return super().recorded() | defaults | {"every": self.interval}
