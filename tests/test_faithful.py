@@ -240,3 +240,12 @@ def test_a_network_is_compared_once_for_all_weights(monkeypatch):
     net.norm.eps = 0.1
     module.fused(net, x)
     assert len(calls) == 2
+
+
+def test_a_hook_that_comes_later_is_honoured():
+    net, x = Wrapped().eval(), random_images(2, 3, 12, 12).float()
+    plain = Gradient()(net, x, TARGET).map
+    handle = net.conv.register_full_backward_pre_hook(lambda module, gradient: (2 * gradient[0],))
+    torch.testing.assert_close(Gradient()(net, x, TARGET).map, 2 * plain, rtol=1e-4, atol=1e-6)
+    handle.remove()
+    torch.testing.assert_close(Gradient()(net, x, TARGET).map, plain)

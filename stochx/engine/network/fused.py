@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.graph import UntraceableError, cut, folded, lean, trace
+from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
 from stochx.engine.network.stochastic import at_scale
 from stochx.errors import UsageError
 
@@ -225,7 +225,7 @@ def _fingerprint(modules: Sequence[nn.Module]) -> tuple[list[object], list[objec
             if tensor is not None:
                 tensors.append((tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device))
         settings += [item for item in vars(module).items() if isinstance(item[1], PLAIN)]
-        settings.append(len(module._forward_hooks) + len(module._forward_pre_hooks))
+        settings.append(sum(len(hooks) for hooks in hooks_of(module)))
     return tensors, settings
 
 

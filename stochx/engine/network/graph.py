@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
     hooks, parametrised weights, a backward of the user's own, parts that run without gradients or under autocast, and
     random draws that do not depend on the input.
     """
-    if _global_hooks() or any(_has_hooks(module) for module in network.modules()):
+    if _global_hooks() or any(any(hooks_of(module)) for module in network.modules()):
         raise UntraceableError("it has hooks")
     if any(is_parametrized(module) for module in network.modules()):
         raise UntraceableError("it has parametrised weights")
@@ -84,9 +84,9 @@ def _random_states() -> list[torch.Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+def hooks_of(module: nn.Module) -> tuple[Mapping[int, object], ...]:
+    """Return the hooks of a module that a trace loses, by kind."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 def _global_hooks() -> bool:
