@@ -138,6 +138,16 @@ def test_explain_tells_every_class_of_the_support(place):
     assert json.loads(again.stdout)["results"] == rows
 
 
+@pytest.mark.parametrize("order", [("query.png", "broken.png"), ("broken.png", "query.png")])
+def test_a_query_that_cannot_be_read_does_not_stop_the_others(order, place, tmp_path):
+    (place / "broken.png").write_bytes(b"no image")
+    done = explain(place, *order, "--support", "support", "-o", tmp_path, "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and len(document["results"]) == 3 and "`broken.png`" in done.stderr
+    assert [failure["image"] for failure in document["failed"]] == ["broken.png"]
+    assert json.loads((tmp_path / "result.json").read_text())["results"] == document["results"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -104,6 +104,8 @@ INTENDED: dict[str, object] = {
     # a batch size is a number
     "runs/explain/json/args/batch_size": 8,
     "runs/explain/files/config.toml/batch_size": 8,
+    # a query that cannot be read does not stop the others
+    "runs/fsc-explain/json/failed": [],
     # the interval between validations follows the number of episodes
     "help/fsc-train/--every/default": ABSENT,
 }

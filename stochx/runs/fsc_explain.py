@@ -21,9 +21,10 @@ from stochx.loading import load_data
 from stochx.reports.maps import file_names
 from stochx.reports.matches import draw_matches, save_matches
 from stochx.runs import Outcome
-from stochx.runs._results import Record, machine_facts, make_document, open_folder
+from stochx.runs._results import Record, exit_code, machine_facts, make_document, open_folder, raise_lone_failure
 from stochx.runs.watch import Watch
 from stochx.settings import FscExplain
+from stochx.tasks.batches import Failed
 from stochx.tasks.explain_fewshot import Matched, explain_match
 
 log = logging.getLogger("stochx")
@@ -39,11 +40,16 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     folder = open_folder(settings, world)
     done = {record["image"] for record in folder.records}
     rows = [record for record in folder.records if record["image"] in settings.images]
-    names = file_names(settings.images)
+    names, failed = file_names(settings.images), list[Failed]()
     with runtime.scope(), watch.progress("explaining", len(names)) as advance:
-        for path, name in zip(settings.images, names, strict=True):
+        for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):
+            advance(1)
             if path not in done:
-                query = to_tensor(preparation(read(Path(path))))
+                try:
+                    query = to_tensor(preparation(read(Path(path))))
+                except InputError as error:
+                    failed.append(Failed(index, path, error))
+                    continue
                 matched = explain_match(model, support.to(runtime.device), query.to(runtime.device), rules)
                 matched = Matched(*(part.cpu() for part in vars(matched).values()))
                 folder.begin()
@@ -53,11 +59,12 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
                 records = _rows(path, matched, classes)
                 folder.append(records)
                 rows += records
-            advance(1)
-        document = make_document(settings, watch, machine_facts(settings), rows)
-    folder.begin()
-    folder.finish(rows, document)
-    return Outcome(document)
+        raise_lone_failure(rows, failed)
+        document = make_document(settings, watch, machine_facts(settings), rows, failed)
+    if rows:
+        folder.begin()
+        folder.finish(rows, document)
+    return Outcome(document, exit_code(rows, failed))
 
 
 def _support(data: Data, where: str, preparation: Preparation) -> tuple[list[str], Tensor]:
