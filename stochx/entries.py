@@ -63,7 +63,7 @@ def _execute(file: Path, module: str) -> None:
     except Exception as error:
         del sys.modules[module]
         raise InputError(
-            f"`{file}` cannot be imported: {type(error).__name__}: {error}", "mend the file, or install what it imports"
+            f"`{file}` cannot be imported: {type(error).__name__}: {error}", "fix the file, or install what it imports"
         ) from error
 
 
@@ -85,24 +85,21 @@ def declared(file: Path) -> Iterator[tuple[str, str, Entry]]:
 
     Raises `InputError` where there is none, or one that is not understood.
     """
-    digest = hashlib.blake2b(str(file).encode(), digest_size=4)
-    found = False
-    for cls, declaration in classes(file).items():
-        text = class_variable(declaration, "entry")
-        if text is None:
-            continue
-        family, _, name = str(text).partition(":")
-        if not family or not name.replace("-", "").replace("_", "").isalnum():
-            raise InputError(f"`{file}`: `{cls}.entry` is `{text}`", 'write `entry: ClassVar = "attributions:mine"`')
-        check_declaration(file, declaration)
-        if not found:
-            digest.update(file.read_bytes())  # a file that was edited is another module
-            found = True
-        yield family, name, Entry(file, f"stochx_included_{digest.hexdigest()}_{file.stem}", cls, included=True)
-    if not found:
+    known = classes(file)
+    entries = {cls: class_variable(declaration, "entry") for cls, declaration in known.items()}
+    entries = {cls: text for cls, text in entries.items() if text is not None}
+    if not entries:
         raise InputError(
             f"`{file}` declares no entry", 'write `entry: ClassVar = "attributions:mine"` in a frozen dataclass'
         )
+    content = str(file).encode() + file.read_bytes()  # a file that was edited is another module
+    module = f"stochx_included_{hashlib.blake2b(content, digest_size=4).hexdigest()}_{file.stem}"
+    for cls, text in entries.items():
+        family, _, name = str(text).partition(":")
+        if not family or not name.replace("-", "").replace("_", "").isalnum():
+            raise InputError(f"`{file}`: `{cls}.entry` is `{text}`", 'write `entry: ClassVar = "attributions:mine"`')
+        check_declaration(file, known[cls])
+        yield family, name, Entry(file, module, cls, included=True)
 
 
 def installed(package: str) -> Iterator[tuple[str, Entry | InputError]]:
@@ -135,7 +132,7 @@ def _locate(point: EntryPoint) -> Entry:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise InputError(
-            f"entry point `{point.name}` names `{point.value}`, which has no source", f"mend or remove {owner}"
+            f"entry point `{point.name}` names `{point.value}`, which has no source", f"repair or remove {owner}"
         )
     entry = Entry(file, point.module, point.attr)
     check_declaration(file, entry.declaration)

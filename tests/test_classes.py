@@ -21,7 +21,7 @@ from stochx.engine.io.wnids import WNIDS
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.weights import save
 from stochx.errors import InputError
-from stochx.loading import load_model
+from stochx.loading import load_data, load_model
 from stochx.pretrained import imagenet_classes
 
 COLOURS = {"ant": (220, 40, 40), "bee": (40, 200, 40), "cat": (40, 40, 220), "dog": (220, 220, 40)}
@@ -31,7 +31,10 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
 
 def nearest_colour(classes):
     """A network that needs no training: the nearest of four colours."""
-    colours = torch.tensor(list(COLOURS.values())) / 255
+    colours = torch.tensor(
+        [COLOURS.get(name, default) for name, default in zip(classes, COLOURS.values(), strict=True)]
+    )
+    colours = colours / 255
 
     class Nearest(nn.Module):
         def forward(self, x):
@@ -155,3 +158,55 @@ def test_broken_images_cost_no_more_than_themselves(broken, checks, colours):
     assert done.returncode == 1 and row["n"] == 12 - len(broken) and row["clean"] == 1
     assert document["checks"] and (colours / "run" / "result.json").exists()
     assert len(document["failed"]) == len(broken)
+
+
+def test_a_larger_limit_resumes_with_the_images_that_are_done(colours):
+    folders(colours / "data", COLOURS)
+
+    def attack(limit, *more):
+        words = ("--data", "data", "-a", "fgsm", "--eps", "0.001", "--checks", "none", "-o", "run", "--json", *more)
+        done = stochx("attack", "colour:net", *words, *(("--limit", limit) if limit else ()), cwd=colours)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), {line["image"] for line in lines()}
+
+    def lines():
+        return [json.loads(line) for line in (colours / "run" / "records.jsonl").read_text().splitlines()]
+
+    first, few = attack(5)
+    assert first["results"][0]["n"] == 5 and {name.split("/")[0] for name in few} == {*COLOURS}
+    more, all_of_them = attack(None, "--resume")
+    assert more["results"][0]["n"] == 12 and more["results"][0]["clean"] == 1
+    assert len(all_of_them) == 12 and few < all_of_them
+    assert [line["image"] for line in lines()] == sorted(all_of_them)  # each at its place
+
+
+def test_every_command_takes_the_same_images_for_every_network(colours, monkeypatch):
+    folders(colours / "data", COLOURS)
+    backwards = ModuleType("backwards")
+    backwards.net = lambda: nearest_colour(tuple(reversed(COLOURS))).eval()
+    monkeypatch.setitem(sys.modules, "backwards", backwards)
+    attack = ("-a", "fgsm", "--eps", "0.001", "--checks", "none")
+    for number, words in enumerate(
+        (
+            ("attack", "colour:net", *attack),
+            ("attack", "backwards:net", *attack),
+            ("explain", "--model", "backwards:net", "-m", "gradient"),
+        )
+    ):
+        more = ("--data", "data", "--limit", 3, "-o", f"run{number}", "--no-figure")
+        assert stochx(*words, *more, cwd=colours).returncode == 0
+        lines = (colours / f"run{number}" / "records.jsonl").read_text().splitlines()
+        expected = load_data(f"folder:root={colours / 'data'}").limited(3)
+        assert [json.loads(line)["image"] for line in lines] == list(expected.keys)
+
+
+def test_the_checks_see_all_classes_of_a_sorted_folder(colours, monkeypatch):
+    folders(colours / "data", COLOURS)
+    monkeypatch.setattr("stochx.runs.attack.CHECKED", 4)
+    seen = []
+    monkeypatch.setattr(
+        "stochx.runs.attack.check_evaluation", lambda model, methods, sources, *rest, **more: seen.extend(sources) or []
+    )
+    words = ("--data", "data", "-a", "fgsm", "--eps", "0.001", "--json")
+    assert stochx("attack", "colour:net", *words, cwd=colours).returncode == 0
+    assert {source.name.split("/")[0] for source in seen} == {*COLOURS}

@@ -192,6 +192,8 @@ def test_no_dictionary_carries_settings():
         ("method = []", "`--method` names nothing"),
         ("include = 3", "`--include` takes several values"),
         ("figure = 3", "`--figure` expects true or false"),
+        ("quiet = 1", "`--quiet` expects true or false"),
+        ("include = [3]", "`--include` expects text"),
         ("seed = 1.7", "`--seed` expects a whole number"),
         ("seed = true", "`--seed` expects a whole number"),
         ("draws = 0", "`--draws 0` is too small"),

@@ -140,6 +140,13 @@ def test_the_interval_of_a_mean_share_covers_it(law, n):
     assert covered >= 0.93
 
 
+@pytest.mark.parametrize("law", ["few wrong", "tenth right", "skewed", "some images noisy"])
+def test_students_interval_would_miss_a_skewed_mean_share(law):
+    draw, mean = SHARES[law]
+    students = [estimate(shares) for shares in draw(np.random.default_rng(0), (2000, 10)).tolist()]
+    assert np.mean([abs(each.mean - mean) <= each.ci95 for each in students]) < 0.8
+
+
 def test_the_interval_of_a_mean_share_by_hand():
     none, all_of_them = mean_share([0.0] * 10), mean_share([1.0] * 10)
     assert none.mean == none.low == 0 and none.high == pytest.approx(0.34897, abs=1e-5)

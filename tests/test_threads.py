@@ -137,7 +137,7 @@ def test_torch_chooses_where_all_cpus_are_usable(tmp_path, eight):
     [
         pytest.param(
             "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
-            marks=pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity"),
+            marks=pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system"),
         ),
         "from stochx.engine import threads; threads.usable_cpus = lambda proc: 1",
     ],

@@ -132,6 +132,9 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
             raise UsageError(f"`{path}` has an unknown key `{key}`", suggest(key, known))
     values = {key.replace("-", "_"): value for key, value in values.items()}
     declared = settings_of(getattr(settings, settings.COMMANDS[str(context.info_name)]))
+    for key in values.keys() & {"json", "quiet", "verbose"}:
+        if not isinstance(values[key], bool):
+            raise UsageError(f"`--{key}` expects true or false, got `{values[key]!r}`")
     for setting in sorted(declared, key=lambda setting: setting.name != "include"):  # entries before their names
         if setting.name in values:
             values[setting.name] = _configured(setting, values[setting.name])
@@ -144,9 +147,9 @@ def _configured(setting: Setting, value: Any) -> Any:
     if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     value = setting.convert(value)
+    setting.check(value)
     if setting.name == "include":
         _include(value)
-    setting.check(value)
     return list(value) if setting.repeated else value
 
 

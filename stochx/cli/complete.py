@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from stochx.catalog import FAMILIES, Catalog, include
+from stochx.catalog import FAMILIES, include
 from stochx.settings.base import NONE, Setting
 
 ASKED_BY_FISH = os.environ.get("_STOCHX_COMPLETE") == "complete_fish"  # zsh asks as fish does
@@ -23,11 +23,7 @@ def completer(setting: Setting) -> Callable[..., list[Any]] | None:
     def answers(context: typer.Context, incomplete: str) -> list[Any]:
         for file in context.params.get("include") or []:
             include(Path(file))
-        pairs = (
-            list(_entries(FAMILIES[setting.option.family], setting.entries, incomplete))
-            if setting.option.family
-            else []
-        )
+        pairs = list(_entries(setting, incomplete)) if setting.option.family else []
         words = (NONE,) if setting.option.or_none else setting.choices
         pairs += [(word, "") for word in words if word.startswith(incomplete)]
         return [_line(*pair) for pair in pairs] if ASKED_BY_FISH else pairs
@@ -49,11 +45,12 @@ def _line(value: str, help: str) -> str:
     return f"{value}\t{' '.join(help.split())}" if help else value
 
 
-def _entries(family: Catalog[Any], names: list[str], incomplete: str) -> Iterable[tuple[str, str]]:
+def _entries(setting: Setting, incomplete: str) -> Iterable[tuple[str, str]]:
     """Complete names, then keys, then the choices of a key, each with its help."""
+    family = FAMILIES[setting.option.family]
     name, colon, rest = incomplete.partition(":")
     if not colon:
-        return [(n, family.summary(n)) for n in names if n.startswith(incomplete)]
+        return [(n, family.summary(n)) for n in setting.entries if n.startswith(incomplete)]
     if name not in family:
         return []
     *done, last = rest.split(",")

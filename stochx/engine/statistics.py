@@ -122,9 +122,8 @@ def mean_share(values: Sequence[float]) -> Interval:
         s~^2 = (sum (v - m~)^2 + z^2 / 2 (m~^2 + (1 - m~)^2)) / n~,  m~ +- t_{n-1} s~ / sqrt(n~), cut at 0 and 1
 
     For shares of 0 and 1 it is the interval of Agresti and Coull (1998) with Student's quantile. Student's own interval
-    has no width where all images agree: in a simulation of 21 distributions of shares it covers the mean in 18 % (at
-    n = 10) to 90 % (n = 200) of samples at worst, this one in 94 to 98 % at n = 10 to 200. The price is width for
-    shares that hardly vary.
+    has no width where all images agree, and misses the mean far too often for skewed shares; this one covers it in at
+    least 93 % of samples of ten images or more. The price is width for shares that hardly vary.
     """
     n, z2 = len(values), 1.959964**2
     size = n + z2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from stochx.errors import InputError, UsageError, suggest
 from stochx.loading import Loaded, load_data, open_model
 from stochx.settings.groups import Images, Network
 from stochx.tasks.batches import Source
+
+log = logging.getLogger("stochx")
 
 
 def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
@@ -36,15 +39,24 @@ def image_sources(settings: Images, model: Classifier) -> list[Source]:
     """Return the image files, then the data set's images, `limit` of them at most."""
     sources = [Source(path, partial(_read_file, Path(path), model)) for path in settings.images]
     if settings.data is not None:
-        sources += data_sources(load_data(settings.data), settings.data, settings.limit, model)
+        sources += data_sources(limited(load_data(settings.data), settings.limit), settings.data, model)
     return sources[: settings.limit]
 
 
-def data_sources(data: Data, name: str, limit: int | None, model: Classifier) -> list[Source]:
-    """Return the images of the data set `name`, `limit` of them at most."""
+def limited(data: Data, limit: int | None) -> Data:
+    """Return `limit` images at most, see `Data.limited`, and say so where they are not the first ones.
+
+    The sample is the same for every command, if it is taken before labels are matched with a network.
+    """
+    if limit is not None and limit < len(data) and data.is_sorted_by_class:
+        log.warning("images come sorted by class: %d of %d are used, balanced over classes", limit, len(data))
+    return data.limited(limit)
+
+
+def data_sources(data: Data, name: str, model: Classifier) -> list[Source]:
+    """Return the images of the data set `name`."""
     if not len(data):
         raise InputError(f"`{name}` holds no images", "check the path")
-    data = data.limited(limit)
     return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(len(data))]
 
 

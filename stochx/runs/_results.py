@@ -26,6 +26,22 @@ def open_folder(settings: Files, world: World) -> RunFolder:
     return RunFolder(settings.folder, settings.recorded(), settings.free(), world.rank, settings.resume)
 
 
+def earlier_records(folder: RunFolder, names: Sequence[str]) -> list[Record]:
+    """Return the records of an earlier run at the places of their images among `names`, without those of other images.
+
+    With another `--limit` an image may have another place.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    records = []
+    for record in folder.records:
+        index, image = record["index"], record["image"]
+        if not (index < len(names) and names[index] == image):  # an image may be named twice
+            index = places.get(image)
+        if index is not None:
+            records.append(record | {"index": index})
+    return records
+
+
 def merge_records(before: Sequence[Record], new: Sequence[Record], methods: Sequence[str] = ()) -> list[Record]:
     """Merge records of an earlier run with this one's, in the order of images, then of methods."""
     again = {record["index"] for record in new}

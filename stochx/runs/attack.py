@@ -13,6 +13,7 @@ from stochx import attacks
 from stochx.catalog import ATTACKS
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.io.data import Data
 from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
@@ -23,9 +24,10 @@ from stochx.loading import Loaded, load_data
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
-from stochx.runs._networks import class_index, data_sources, open_network
+from stochx.runs._networks import class_index, data_sources, limited, open_network
 from stochx.runs._results import (
     Record,
+    earlier_records,
     exit_code,
     inference_facts,
     make_document,
@@ -38,7 +40,7 @@ from stochx.settings import Attack
 from stochx.settings.attack import Point
 from stochx.tasks.attack import Attacked, attack
 from stochx.tasks.batches import Failed, Source
-from stochx.tasks.checks import Check, check_evaluation
+from stochx.tasks.checks import CHECKED, Check, check_evaluation
 from stochx.tasks.robustness import compare, summarise
 
 Attacks = Mapping[str, attacks.Attack]
@@ -51,6 +53,7 @@ class Case:
     settings: Attack
     point: Point
     model: Classifier
+    data: Data
     source: Classifier | None
     methods: Attacks
 
@@ -79,9 +82,12 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             f"`{settings.model}` has no noise layers whose degree could be swept",
             "make a student with `stochx distill`, or use `--sweep eps=...`",
         )
+    data = limited(load_data(settings.data), settings.limit)
     with runtime.scope():
         parts = [
-            _attack(Case(_at(settings, name, file, point), point, networks[name].model, source, methods), world, watch)
+            _attack(
+                Case(_at(settings, name, file, point), point, networks[name].model, data, source, methods), world, watch
+            )
             for name, file in zip(names, file_names(names), strict=True)
             for point in settings.points
         ]
@@ -90,7 +96,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         if not world.leads:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
-        verdicts = _check(settings, methods, first, rows)
+        verdicts = _check(settings, methods, first, data, rows)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     document |= _details(settings, networks, parts, verdicts)
     _write(settings, parts, document)
@@ -116,11 +122,12 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     """Attack one network at one point."""
     settings, model = case.settings, case.model
     ball = Ball(case.point.eps, settings.norm)
-    sources = _labelled_sources(settings, model)
+    sources = _labelled_sources(settings, model, case.data)
+    names = [source.name for source in sources]
     folder = open_folder(settings, world)
-    before = [record for record in folder.records if record["index"] < len(sources)]
+    before = earlier_records(folder, names)
     saved = [Saved()]
-    keep = _keeper(case, folder, ball, file_names([source.name for source in sources]), saved)
+    keep = _keeper(case, folder, ball, file_names(names), saved)
     degree = 1.0 if case.point.noise is None else case.point.noise
     with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
 
@@ -179,18 +186,17 @@ def _parameters(method: Any) -> Document | None:
     return None if method is None else dataclasses.asdict(method)
 
 
-def _labelled_sources(settings: Attack, model: Classifier) -> list[Source]:
-    """Return the images of the data set, labelled with classes of the network."""
-    data = with_classes_of(model, load_data(settings.data), settings.data)
-    return data_sources(data, settings.data, settings.limit, model)
+def _labelled_sources(settings: Attack, model: Classifier, data: Data) -> list[Source]:
+    """Return the images, labelled with classes of the network."""
+    return data_sources(with_classes_of(model, data, settings.data), settings.data, model)
 
 
-def _check(settings: Attack, methods: Attacks, model: Classifier, rows: Sequence[Record]) -> list[Check]:
+def _check(settings: Attack, methods: Attacks, model: Classifier, data: Data, rows: Sequence[Record]) -> list[Check]:
     """Check the evaluation of the first network at the largest radius."""
     if settings.checks == "none" or not rows:
         return []
     ball = Ball(max(point.eps for point in settings.points), settings.norm)
-    sources = _labelled_sources(settings, model)
+    sources = _labelled_sources(settings, model, data.limited(CHECKED))
     return check_evaluation(model, methods, sources, ball, rows, settings.seed, full=settings.checks == "full")
 
 

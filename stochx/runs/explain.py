@@ -18,6 +18,7 @@ from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
     Record,
+    earlier_records,
     exit_code,
     inference_facts,
     make_document,
@@ -41,7 +42,7 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     sources = image_sources(settings, model)
     names = file_names([source.name for source in sources])
     folder = open_folder(settings, world)
-    before = [record for record in folder.records if record["index"] < len(sources)]
+    before = earlier_records(folder, [source.name for source in sources])
     with runtime.scope(), watch.progress("explaining", -(-len(sources) // world.size)) as advance:
 
         def report(results: list[ExplanationRow | Failed], count: int) -> None:

@@ -43,22 +43,22 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     names, failed = file_names(settings.images), list[Failed]()
     with runtime.scope(), watch.progress("explaining", len(names)) as advance:
         for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):
-            advance(1)
             if path not in done:
                 try:
                     query = to_tensor(preparation(read(Path(path))))
                 except InputError as error:
                     failed.append(Failed(index, path, error))
-                    continue
-                matched = explain_match(model, support.to(runtime.device), query.to(runtime.device), rules)
-                matched = Matched(*(part.cpu() for part in vars(matched).values()))
-                folder.begin()
-                save_matches(folder.folder / f"{name}.matched.npz", matched, classes)
-                if settings.figure:
-                    draw_matches(folder.folder / f"{name}.matched.png", matched, query, support, classes)
-                records = _rows(path, matched, classes)
-                folder.append(records)
-                rows += records
+                else:
+                    matched = explain_match(model, support.to(runtime.device), query.to(runtime.device), rules)
+                    matched = Matched(*(part.cpu() for part in vars(matched).values()))
+                    folder.begin()
+                    save_matches(folder.folder / f"{name}.matched.npz", matched, classes)
+                    if settings.figure:
+                        draw_matches(folder.folder / f"{name}.matched.png", matched, query, support, classes)
+                    records = _rows(path, matched, classes)
+                    folder.append(records)
+                    rows += records
+            advance(1)
         raise_lone_failure(rows, failed)
         document = make_document(settings, watch, machine_facts(settings), rows, failed)
     if rows:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
+from stochx.engine.io.data import Item
 from stochx.engine.io.mapfile import MapFile, find_maps, read_map
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
@@ -24,6 +25,7 @@ from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
     Record,
+    earlier_records,
     exit_code,
     inference_facts,
     make_document,
@@ -34,7 +36,7 @@ from stochx.runs._results import (
 from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
-from stochx.tasks.batches import Failed, Source
+from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.score import Scored, check_needs, score, summarise
 from stochx.tasks.score_maps import MapStore, score_maps
 
@@ -82,7 +84,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world)
-        before = [record for record in folder.records if record["index"] < len(case.names)]
+        before = earlier_records(folder, case.names)
         done = {record["index"] for record in before}
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
             results = _score(case, folder, done, world, advance)
@@ -145,8 +147,12 @@ def _records(results: Sequence[Any]) -> list[Record]:
 
 def _check_masks(metrics: Mapping[str, Metric], sources: Sequence[Source]) -> None:
     """Raise `UsageError` for a metric that needs masks where the images have none."""
-    if sources and any("mask" in metric.needs for metric in metrics.values()):
-        masked = sources[0].read().mask is not None
+    if any("mask" in metric.needs for metric in metrics.values()):
+        items = (item for i in range(len(sources)) for item in read_all(sources, range(i, i + 1)))
+        first = next((item for item in items if isinstance(item, Item)), None)
+        if first is None:
+            return
+        masked = first.mask is not None
         check_needs(metrics, {"model", "explain"} | ({"mask"} if masked else set()), HINTS)
 
 

@@ -15,6 +15,7 @@ from stochx.engine.seeds import seeded
 from stochx.engine.world import World
 from stochx.loading import load_data, load_model
 from stochx.runs import Outcome
+from stochx.runs._networks import limited
 from stochx.runs._results import machine_facts, make_document
 from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
@@ -26,10 +27,9 @@ from stochx.tasks.train import accuracy, build, split_for_training
 def run(settings: Train, world: World, watch: Watch) -> Outcome:
     """Train, measure, and write `model.safetensors` beside the run's files."""
     runtime = select_runtime(settings.device, settings.precision)
-    train, test = load_data(settings.data, "train"), load_data(settings.data, "test")
+    train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
     model, train, test = _initial(settings, train, test)
     model = model.to(runtime.device)
-    train = train.limited(settings.limit)
     split = split_for_training(train, model.preparation, validation_size(settings, len(train)))
     loss = objective(
         adversarial=make_adversarial(settings),

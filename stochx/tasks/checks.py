@@ -25,7 +25,7 @@ from stochx.errors import StochxError
 from stochx.tasks.batches import Source, read_all
 from stochx.tasks.judging import Judge
 
-IMAGES = 64  # images to check
+CHECKED = 64  # images to check
 DRAWS = 8  # draws of a stochastic network
 ZERO = 0.05  # tolerated share of images without a gradient
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
@@ -63,7 +63,7 @@ def check_evaluation(
     full: bool,
 ) -> list[Check]:
     """Run all checks of a finished evaluation; `full` ones attack again. `rows` are the table's, as dictionaries."""
-    loaded = read_all(sources, range(min(IMAGES, len(sources))))
+    loaded = read_all(sources, range(min(CHECKED, len(sources))))
     items = [item for item in loaded if not isinstance(item, StochxError)]
     if not items:
         return []

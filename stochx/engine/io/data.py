@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +14,6 @@ from torch import Tensor
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable
-
-log = logging.getLogger("stochx")
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Data:
     def limited(self, count: int | None) -> Data:
         """Return `count` images: the first ones, or a sample balanced over classes if they come sorted by class.
 
-        The sample is the same for every command, and that of a smaller count is part of it: one image of each class, in
-        a random order of classes, then another one of each, and so on.
+        The sample depends on the sizes of the classes alone, and that of a smaller count is part of it: one image of
+        each class, in a random order of classes, then another one of each, and so on.
         """
         if count is None or count >= len(self):
             return self
@@ -75,7 +72,6 @@ class Data:
         classes = int(labels.max()) + 1
         turns = torch.randperm(classes, generator=generator("sample classes", classes))
         taken = sorted((rounds * classes + turns[labels]).argsort(stable=True)[:count].tolist())
-        log.warning("images come sorted by class: %d of %d are used, balanced over classes", count, len(self))
         return self.subset(taken)
 
     def subset(self, indices: Sequence[int]) -> Data:

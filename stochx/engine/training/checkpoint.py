@@ -53,7 +53,7 @@ def write(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averag
 
 
 def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> Progress:
-    """Load a checkpoint into `model`, `optimizer` and `average`; do nothing if there is no file.
+    """Restore `model`, `optimizer` and `average` from a checkpoint, if the file exists.
 
     Raises `InputError` for a file of another training run.
     """
