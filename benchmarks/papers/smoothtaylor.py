@@ -189,7 +189,7 @@ def cell(values: Sequence[float], digits: int) -> str:
     """Format a mean with the half-width of its interval, where it has one."""
     mean = estimate(values)
     text = f"{mean.mean:.{digits}f}"
-    return f"{text} ± {mean.ci95:.{digits}f}" if math.isfinite(mean.ci95) else text
+    return f"{text} ± {mean.half:.{digits}f}" if math.isfinite(mean.half) else text
 
 
 def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], draws: int) -> list[str]:
