@@ -59,8 +59,8 @@ class Adversarial:
     mixed   0.5 criterion(x) + 0.5 criterion(x'), x' crafted from the clean prediction to avoid label leaking
             (Kurakin et al., 2017; the recipe of PNI, He et al., 2019)
     trades  criterion(x) + trades KL(p(x) || p(x')), x' crafted to maximise that divergence  (Zhang et al., 2019)
-    ard     (1 - w) CE(x) + w lesson(x'), for the lesson of a teacher and its weight w: the labels are learnt on the clean
-            image, the teacher's answer to it on the adversarial one  (Goldblum et al., 2020; `madry` learns both on x')
+    ard     (1 - w) CE(x) + w lesson(x'), for the lesson of a teacher and its weight w: labels are learnt on the clean
+            image, the teacher's answer to it on x'  (Goldblum et al., 2020); `madry` learns both on x'
 
     Attacks run on the network in eval mode, with frozen weights and noise on. Random starts depend on the seed, the
     epoch and the image. No image stops early.
