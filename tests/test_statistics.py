@@ -201,6 +201,10 @@ def test_an_interval_stays_within_the_bounds():
     assert above.low <= above.mean <= above.high
 
 
+def test_the_score_of_one_image_has_no_interval():
+    assert math.isnan(interval([0.3], (0.0, 1.0)).low) and math.isnan(interval([1.0], (-1.0, 1.0)).high)
+
+
 def test_values_of_0_and_1_alone_are_counts():
     hits = [1.0, 0.0, 1.0, 1.0]
     assert interval(hits, (0.0, 1.0)) == wilson(3, 4) != mean_share(hits)

@@ -42,11 +42,13 @@ UNSEEN = 1.25  # images that `mean_share` adds at either end
 def interval(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Estimate:
     """Return the mean with its 95 % interval: that of a share for values in [0, 1], else Student's within `bounds`.
 
-    Values of 0 and 1 alone are counts.
+    Values of 0 and 1 alone are counts. A single value has no interval: its ends are NaN.
     """
+    if len(values) < 2:
+        return estimate(values)
     if bounds != SHARE:
         return estimate(values, bounds)
-    return share(values, counts=bool(values) and all(value in SHARE for value in values))
+    return share(values, counts=all(value in SHARE for value in values))
 
 
 def share(values: Sequence[float], counts: bool) -> Estimate:
