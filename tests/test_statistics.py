@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from stochx.catalog import METRICS
 from stochx.engine import statistics
 from stochx.engine.statistics import (
     Estimate,
@@ -24,6 +25,7 @@ from stochx.engine.statistics import (
     student,
     wilson,
 )
+from stochx.tasks import robustness, score
 
 
 def draws(*shape: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -236,3 +238,19 @@ def test_tests_made_together_are_those_made_alone():
     sets = [*draws(3, 40, seed=1, shift=0.2).tolist(), [math.nan] * 40]
     together = paired_ps(sets)
     assert together[:3] == [paired_p(d) for d in sets[:3]] and math.isnan(together[3])
+
+
+def test_the_row_of_a_pointing_game_of_ten_hits_is_wilsons():
+    value = {"value": 1.0, "setting": "", "why": ""}
+    records = [{"index": n, "method": "ig", "scores": {"pointing-game": value}} for n in range(10)]
+    (row,) = score.summarise(records, ["ig"], {"pointing-game": METRICS.make("pointing-game")})
+    assert (row.mean, row.high) == (1, 1) and row.low == pytest.approx(0.7225, abs=1e-4)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_row_of_an_attack_that_leaves_none_of_ten_right_is_wilsons(noisy):
+    outcome = {"correct": 0.0, "hit": 0.0, "vote": False, "off": None, "forwards": 3}
+    records = [{"clean": 1.0, "off": None, "attacks": {"pgd": outcome}, "seconds": {"pgd": 0.1}} for _ in range(10)]
+    (row,) = robustness.summarise(records, ["pgd"], noisy, targeted=False)
+    assert (row.robust, row.low) == (0, 0) and row.high == pytest.approx(0.2775, abs=1e-4)
+    assert row.clean_low == pytest.approx(0.7225, abs=1e-4)

@@ -28,8 +28,8 @@ class SmoothTaylor:
 
     With `noise=adaptive` (algorithm 1) each image gets the sigma that minimises `objective`, searched around the mean
     absolute input with the same roots for every sigma; the returned map uses fresh roots. The search for the best AUPC
-    tries the same few `patches` for every sigma, which finds as good ones: the roots decide more than the patches do
-    (docs/results/smoothtaylor-search.md). The value that is reported is that of the full metric.
+    tries the same few `patches` for every sigma, at a third of the cost: the roots decide more than the patches do
+    (benchmarks/adaptive.py compares). The value that is reported is that of the full metric.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("roots=6",)  # settings that are tested
