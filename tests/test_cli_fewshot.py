@@ -85,7 +85,7 @@ def test_a_network_is_no_better_than_itself(run):
     done = test(place, model, *DATA, "--versus", model, "--shot", 2, "-o", "v", "-q")
     assert done.returncode == 0, done.stderr
     head, values = (line.split("\t") for line in done.stdout.splitlines())
-    assert head[-3:] == ["versus %", "difference", "p"] and values[-2:] == ["+0.00 ± 0.00", "1"]
+    assert head[-3:] == ["versus %", "difference", "p"] and values[-2:] == ["+0.00 [+0.00, +0.00]", "1"]
 
 
 def test_another_run_of_the_same_command_gives_the_same_bytes(run):
