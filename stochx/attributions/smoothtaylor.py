@@ -26,11 +26,11 @@ class SmoothTaylor:
 
     By Stein's lemma its expectation is -sigma^2 d^2f/dx_i^2 where f is smooth: the sign reflects curvature, not
     evidence, so maps are ranked by their absolute value. Each root costs one gradient. The paper's code takes 150 roots
-    of sigma 0.5, whose maps are mostly noise: the relative error on photos is 0.6 to 1.2, and 0.3 to 0.6 by default here.
+    of sigma 0.5: on photos the error of such maps is often as large as the maps.
 
     With `noise=adaptive` (algorithm 1) each image gets the sigma that minimises `objective`, searched around the mean
-    absolute input with the same roots for every sigma, 150 at most; the returned map uses fresh roots. The search for the best AUPC
-    tries the same few `patches` for every sigma, at a third of the cost: the roots decide more than the patches do
+    absolute input with the same roots for every sigma, 150 at most; the returned map uses fresh roots. The search for
+    the best AUPC tries the same few `patches` for every sigma, since the roots decide more than the patches do
     (benchmarks/adaptive.py compares). The value that is reported is that of the full metric.
     """
 
