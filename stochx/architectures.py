@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models as torchvision_models
 
 from stochx.catalog import MODELS
-from stochx.engine.io.images import Preparation
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.contents import is_stray
 from stochx.errors import InputError, UsageError
+from stochx.factory import from_factory, is_named
+from stochx.presets import AUXILIARY, Declared, TorchvisionNetwork, names
+from stochx.pretrained import timm_classifier, timm_declared, timm_name
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -29,28 +33,28 @@ SIGNS: dict[str, tuple[str, ...]] = {
     "features.1.conv.0.0.weight": ("mobilenet_v2",),
     "classifier.6.weight": ("vgg", "alexnet"),
     "inception3a.branch1.conv.weight": ("googlenet",),
+    "Mixed_5b.branch1x1.conv.weight": ("inception",),
+    "encoder.pos_embedding": ("vit",),
     "trunk_output.block1.block1-0.proj.0.weight": ("regnet",),
 }
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture that may fit: its text for `--arch`, and how to build it, weights undefined."""
+    """An architecture that may fit: its text for `--arch`, and how to build it, weights undefined.
+
+    `declared` returns the preprocessing of weights in a file, by its path, hash and number of classes; None for
+    architectures that have their own. Tensors whose names begin with `unused` are left out.
+    """
 
     arch: str
     build: Callable[[], Classifier]
+    declared: Callable[[Path, str, int], Declared] | None = None
+    unused: tuple[str, ...] = ()
 
 
-def names() -> list[str]:
-    """Torchvision's classification builders."""
-    return [str(name) for name in torchvision_models.list_models(module=torchvision_models)]
-
-
-def torchvision_network(name: str, classes: int) -> nn.Module:
-    """An untrained network of torchvision."""
-    more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    network: nn.Module = torchvision_models.get_model(name, weights=None, num_classes=classes, **more)
-    return network.eval()
+class AmbiguousError(InputError):
+    """Several architectures fit the weights."""
 
 
 def class_count(shapes: Shapes) -> int:
@@ -73,56 +77,111 @@ def _last(shapes: Shapes) -> int:
     return shapes[max(weights, key=place)][0]
 
 
-def from_text(arch: str, classes: int) -> Candidate:
-    """The architecture that `--arch` names; raises `UsageError` for an unknown one."""
+def is_factory(text: str) -> bool:
+    """Return true for a name of the user's own code, `package.module:factory`, not for `robust_cnn:first=2`."""
+    name, _, rest = text.partition(":")
+    known = name in (*MODELS, "timm") or (name in names() and "=" in rest)
+    return not known and is_named(text)
+
+
+def architecture(arch: str, classes: int) -> Candidate:
+    """Return the architecture that `--arch` or a header names: of `models/`, torchvision, timm or the user's own.
+
+    Raises `UsageError` for an unknown one.
+    """
+    if is_factory(arch):
+        return Candidate(arch, lambda: from_factory(arch)[0])
     name = arch.partition(":")[0]
     if name in MODELS:
         entry = MODELS.make(arch)
         return Candidate(entry(classes).arch, lambda: entry(classes))
-    if arch in names():
-        return Candidate(arch, lambda: torchvision_classifier(arch, classes))
+    if name == "timm":
+        return _timm(arch.removeprefix("timm:"), classes)
+    network = TorchvisionNetwork.parse(arch)
+    if network is not None:
+        return _torchvision(network, classes)
     close = difflib.get_close_matches(arch, [*names(), *MODELS], n=1)
-    hint = f"did you mean `{close[0]}`?" if close else "use a torchvision name or one of: " + ", ".join(MODELS)
+    hint = (
+        f"did you mean `{close[0]}`?" if close else "use a torchvision name, timm:NAME or one of: " + ", ".join(MODELS)
+    )
     raise UsageError(f"unknown architecture `{arch}`", hint)
 
 
-def torchvision_classifier(name: str, classes: int) -> Classifier:
-    """An untrained torchvision network behind ImageNet's normalisation, at its usual input size."""
-    crop = 299 if name == "inception_v3" else 224
-    labels = [str(i) for i in range(classes)]
-    resize = 342 if name == "inception_v3" else 256
-    network = torchvision_network(name, classes)
-    return Classifier(network, labels, Preparation(resize, crop), IMAGENET_MEAN, IMAGENET_STD, arch=name)
+def _torchvision(network: TorchvisionNetwork, classes: int) -> Candidate:
+    unused = AUXILIARY.get(network.name, ())
+    return Candidate(network.text, lambda: network(classes), network.declared, unused)
+
+
+def _timm(name: str, classes: int) -> Candidate:
+    return Candidate(
+        f"timm:{name}", lambda: timm_classifier(name, classes), lambda *known: timm_declared(name, known[2])
+    )
 
 
 def recognise(shapes: Shapes, path: str) -> Candidate:
-    """Return the only architecture with exactly these names and shapes.
+    """Return the only architecture with exactly these names and shapes, but for what training leaves beside them.
 
     Raises `InputError`: with the candidates where several fit, with the closest and what differs where none does.
     """
     classes = class_count(shapes)
     closest: tuple[float, str, Shapes] = (0.0, "", {})
-    for candidates in (_own(shapes, classes), _likely(shapes, classes), _others(shapes, classes)):
+    for candidates in (
+        _own(shapes, classes),
+        _likely(shapes, classes),
+        _others(shapes, classes),
+        _named(path, classes),
+    ):
         fitting = []
         for candidate in candidates:
             expected = expected_shapes(candidate)
-            if expected == _counted(shapes):
+            given = needed(shapes, expected, candidate.unused)
+            if given == expected:
                 fitting.append(candidate)
-            closest = max(closest, (_overlap(expected, shapes), candidate.arch, expected), key=lambda c: c[0])
+            elif (moved := _with_another_head(candidate, expected, given, classes)) is not None:
+                fitting.append(moved)
+            closest = max(closest, (_overlap(expected, given), candidate.arch, expected), key=lambda c: c[0])
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             options = " or ".join(f"`--arch {c.arch}`" for c in fitting)
-            raise InputError(f"several architectures fit `{path}`: strides leave no trace in weights", options)
+            raise AmbiguousError(f"several architectures fit `{path}`: strides leave no trace in weights", options)
     score, arch, expected = closest
+    hint = "give `--arch timm:NAME` for a network of timm, or your own code as `--arch package.module:factory`"
     if score < 0.3:
-        raise InputError(
-            f"the network in `{path}` is unknown", "give `--arch`, or your own code as package.module:factory"
-        )
+        raise InputError(f"the network in `{path}` is unknown", hint)
     raise InputError(
-        f"`{path}` is no network that is known; closest is `{arch}`: {differences(expected, shapes)}",
-        "give `--arch`, or your own code as package.module:factory",
+        f"`{path}` is no network that is known; closest is `{arch}`: {differences(expected, shapes)}", hint
     )
+
+
+def needed(shapes: Shapes, expected: Shapes, unused: tuple[str, ...] = ()) -> Shapes:
+    """Return the tensors that a network must have: without counters, auxiliary heads and what training leaves."""
+    return {
+        name: shape
+        for name, shape in counted(shapes).items()
+        if name in expected or not (is_stray(name) or (unused and name.startswith(unused)))
+    }
+
+
+def _with_another_head(candidate: Candidate, expected: Shapes, given: Shapes, classes: int) -> Candidate | None:
+    """Return the architecture with the given last layer in another place, such as behind a dropout (`fc.1`), if any."""
+    network = TorchvisionNetwork.parse(candidate.arch)
+    if network is None:
+        return None
+    own = [name for name, shape in expected.items() if len(shape) in (2, 4) and name.endswith(".weight")][-1]
+    head = own.removesuffix(".weight")
+    body = {name: shape for name, shape in expected.items() if not name.startswith(f"{head}.")}
+    rest = {name: shape for name, shape in given.items() if name not in body}
+    places = [name.removesuffix(".weight") for name, shape in rest.items() if shape == expected[own]]
+    if len(places) != 1 or body != {name: shape for name, shape in given.items() if name in body}:
+        return None
+    if rest.keys() != {f"{places[0]}.weight", f"{places[0]}.bias"}:
+        return None
+    try:
+        moved = _torchvision(replace(network, head=places[0]), classes)
+        return moved if expected_shapes(moved) == given else None
+    except UsageError:  # no place that the last layer can have
+        return None
 
 
 def _own(shapes: Shapes, classes: int) -> Iterator[Candidate]:
@@ -135,7 +194,7 @@ def _likely(shapes: Shapes, classes: int) -> Iterator[Candidate]:
     families = tuple(f for sign, prefixes in SIGNS.items() if sign in shapes for f in prefixes)
     for name in names():
         if families and name.startswith(families):
-            yield Candidate(name, lambda name=name: torchvision_classifier(name, classes))  # type: ignore[misc]
+            yield _torchvision(TorchvisionNetwork(name, image_size=_positions(shapes)), classes)
 
 
 def _others(shapes: Shapes, classes: int) -> Iterator[Candidate]:
@@ -144,7 +203,23 @@ def _others(shapes: Shapes, classes: int) -> Iterator[Candidate]:
     signed = tuple(f for prefixes in SIGNS.values() for f in prefixes)
     for name in names():
         if not name.startswith(signed):
-            yield Candidate(name, lambda name=name: torchvision_classifier(name, classes))  # type: ignore[misc]
+            yield _torchvision(TorchvisionNetwork(name), classes)
+
+
+def _named(path: str, classes: int) -> Iterator[Candidate]:
+    """Yield the network of timm after which the file is named."""
+    name = timm_name(Path(path).stem)
+    if name is not None:
+        yield _timm(name, classes)
+
+
+def _positions(shapes: Shapes) -> int:
+    """Return the side of images that a vision transformer's positions were made for, 0 for the usual one."""
+    places, patch = shapes.get("encoder.pos_embedding", ()), shapes.get("conv_proj.weight", ())
+    if len(places) != 3 or len(patch) != 4:
+        return 0
+    side = math.isqrt(max(0, places[1] - 1)) * patch[-1]
+    return 0 if side == 224 else side
 
 
 def expected_shapes(candidate: Candidate) -> Shapes:
@@ -155,7 +230,12 @@ def expected_shapes(candidate: Candidate) -> Shapes:
     except NotImplementedError:  # RegNet computes its widths with tensors
         with _Undrawn():
             network = candidate.build().network
-    return _counted({name: tuple(value.shape) for name, value in network.state_dict().items()})
+    return shapes_of(network)
+
+
+def shapes_of(network: nn.Module) -> Shapes:
+    """The names and shapes of a network's tensors, without batch counters."""
+    return counted({name: tuple(value.shape) for name, value in network.state_dict().items()})
 
 
 class _Undrawn(TorchFunctionMode):
@@ -172,19 +252,19 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
-def _counted(shapes: Shapes) -> Shapes:
+def counted(shapes: Shapes) -> Shapes:
     """Without the batch counters, which older files lack."""
     return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
 
 
 def _overlap(expected: Shapes, shapes: Shapes) -> float:
     same = sum(expected.get(name) == shape for name, shape in shapes.items())
-    return same / max(len(_counted(shapes)), len(expected), 1)
+    return same / max(len(counted(shapes)), len(expected), 1)
 
 
 def differences(expected: Shapes, shapes: Shapes) -> str:
     """The first few tensors that are missing, mis-shaped or not expected."""
-    stored = _counted(shapes)
+    stored = counted(shapes)
     wrong = [
         f"`{n}` is {_size(stored[n])}, not {_size(s)}" for n, s in expected.items() if n in stored and stored[n] != s
     ]

@@ -12,7 +12,7 @@ from stochx.engine.io.data import Data
 from stochx.engine.io.wnids import WNIDS
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, printable
-from stochx.pretrained import imagenet_classes
+from stochx.presets import imagenet_classes
 
 SHOWN = 3  # class names in a message
 SYNONYMS = {"airplane": "plane", "aeroplane": "plane", "automobile": "car"}  # names of CIFAR-10's classes in tutorials

@@ -23,3 +23,16 @@ def normalisation_fact(model: Classifier, source: Source) -> Fact:
     """The mean and standard deviation that a network's pixels are normalised by."""
     mean, std = ([round(float(v), 4) for v in values.flatten()] for values in (model.mean, model.std))
     return Fact("normalisation", f"mean {mean}, std {std}", source)
+
+
+def input_fact(model: Classifier, source: Source) -> Fact:
+    """The side of a network's images, and how they are resized."""
+    side, preparation = model.input_size, model.preparation
+    text = f"{side} x {side}, short side resized to {preparation.resize}, {preparation.resampling}"
+    return Fact("input", text, source)
+
+
+def classes_fact(model: Classifier, source: Source) -> Fact:
+    """The number of classes, and the first names."""
+    shown = ", ".join(model.classes[:3]) + (", ..." if len(model.classes) > 3 else "")
+    return Fact("classes", f"{len(model.classes)}: {shown}", source)

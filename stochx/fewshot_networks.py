@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from stochx.architectures import names
 from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.io.images import Preparation
@@ -22,6 +21,7 @@ from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact
 from stochx.loading import architecture, load_model, trusted
+from stochx.presets import names
 
 
 def make_fewshot(

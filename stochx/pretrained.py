@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.util
+import re
 import socket
 import sys
 import urllib.error
@@ -15,19 +17,14 @@ from typing import Any
 import torch
 from torchvision import models as torchvision_models
 
-from stochx.architectures import names
 from stochx.catalog import MODELS
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError, suggest
-from stochx.facts import Fact, normalisation_fact
+from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
+from stochx.presets import Declared, TorchvisionNetwork, View, agreed, imagenet_classes, names, view_of
 
 SECONDS_FOR_A_CONNECTION = 5
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """The 1000 class names in torchvision's order."""
-    return tuple(torchvision_models.get_model_weights("resnet18").DEFAULT.meta["categories"])
 
 
 def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
@@ -53,14 +50,16 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
         ) from None
     finally:
         socket.setdefaulttimeout(patience)
-    view = preset.transforms()
-    preparation = Preparation(view.resize_size[0], view.crop_size[0], resampling=view.interpolation.value)
-    model = Classifier(network, preset.meta["categories"], preparation, view.mean, view.std, arch=name)
+    view, crop = view_of(preset), preset.transforms().crop_size[0]
+    size = crop if name.startswith("vit") and crop != 224 else 0
+    arch = TorchvisionNetwork(name, image_size=size).text
+    model = Classifier(network, preset.meta["categories"], view.preparation, view.mean, view.std, arch=arch)
     return model, [
         Fact("architecture", name, "given"),
         Fact("weights", f"{preset}, {cached.name}", "known"),
-        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known"),
+        classes_fact(model, "known"),
         normalisation_fact(model, "known"),
+        input_fact(model, "known"),
     ]
 
 
@@ -74,11 +73,41 @@ def timm_classifier(name: str, classes: int) -> Classifier:
 
 def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
     """A timm network with its normalisation and preparation."""
-    view = timm.data.resolve_model_data_config(network)
-    crop, count = int(view["input_size"][-1]), network.num_classes
+    view, count = _view(timm.data.resolve_model_data_config(network)), network.num_classes
     classes = imagenet_classes() if count == 1000 else [str(i) for i in range(count)]
-    preparation = Preparation(round(crop / view["crop_pct"]), crop, resampling=view["interpolation"])
-    return Classifier(network, classes, preparation, view["mean"], view["std"], arch=f"timm:{name}")
+    return Classifier(network, classes, view.preparation, view.mean, view.std, arch=f"timm:{name}")
+
+
+def _view(config: Any) -> View:
+    """What timm's configuration of data declares."""
+    crop = int(config["input_size"][-1])
+    preparation = Preparation(round(crop / config["crop_pct"]), crop, resampling=config["interpolation"])
+    return View(preparation, tuple(config["mean"]), tuple(config["std"]))
+
+
+def timm_declared(name: str, classes: int) -> Declared:
+    """The preprocessing that timm's weights of an architecture declare."""
+    timm = _timm()
+    tags = [name] if "." in name else timm.list_models(f"{name}.*", pretrained=True)
+    configs = [timm.get_pretrained_cfg(tag) for tag in (name, *tags)]
+    views = [
+        _view(timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
+        for config in configs
+        if config is not None and config.num_classes == classes
+    ]
+    if views:
+        return agreed(views, usual=True)
+    network = timm.create_model(name, pretrained=False, num_classes=classes)
+    return agreed([_view(timm.data.resolve_model_data_config(network))], usual=False)
+
+
+def timm_name(stem: str) -> str | None:
+    """The longest name of a timm network with which a file's name begins; None without one, or without timm."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    known = {*_timm().list_models()}
+    parts = re.split(r"(?=[-_.])", stem)
+    return next((name for i in range(len(parts), 0, -1) if (name := "".join(parts[:i])) in known), None)
 
 
 def _timm() -> Any:
@@ -104,8 +133,9 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
     known = len(model.classes) == 1000
     return model, [
         Fact("architecture", model.arch, "given"),
-        Fact("classes", f"{len(model.classes)}: {', '.join(model.classes[:3])}, ...", "known" if known else "measured"),
+        classes_fact(model, "known" if known else "measured"),
         normalisation_fact(model, "known"),
+        input_fact(model, "known"),
     ]
 
 

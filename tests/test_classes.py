@@ -22,7 +22,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.weights import save
 from stochx.errors import InputError
 from stochx.loading import load_data, load_model
-from stochx.pretrained import imagenet_classes
+from stochx.presets import imagenet_classes
 
 COLOURS = {"ant": (220, 40, 40), "bee": (40, 200, 40), "cat": (40, 40, 220), "dog": (220, 220, 40)}
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

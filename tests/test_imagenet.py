@@ -12,7 +12,7 @@ from planted import encoded, grey, load, plant
 
 from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError
-from stochx.pretrained import imagenet_classes
+from stochx.presets import imagenet_classes
 
 TENCH, SNAKE, CLIFF = "n01440764", "n01751748", "n09193705"
 NAMES = [f"ILSVRC2012_val_{k:08d}.JPEG" for k in (1, 2, 3)]

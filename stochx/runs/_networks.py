@@ -14,8 +14,8 @@ from stochx.engine.io.data import Data, Item
 from stochx.engine.io.images import read, to_tensor
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError, suggest
-from stochx.loading import Loaded, load_data, open_model
-from stochx.settings.groups import Images, Network
+from stochx.loading import Given, Loaded, load_data, open_model
+from stochx.settings.groups import Description, Images, Network
 from stochx.tasks.batches import Source
 
 log = logging.getLogger("stochx")
@@ -23,8 +23,13 @@ log = logging.getLogger("stochx")
 
 def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
     """Load a network, and what is known of it."""
+    return open_model(text, given(settings, settings.arch), device)
+
+
+def given(settings: Description, arch: str | None) -> Given:
+    """What the settings tell about a network."""
     mean, std = settings.normalisation
-    return open_model(text, arch=settings.arch, mean=mean, std=std, device=device)
+    return Given(arch, mean, std, settings.sides, settings.class_names)
 
 
 def explained_network(settings: Images, device: torch.device) -> Classifier:

@@ -17,9 +17,9 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import architecture, install_noise, load_data, load_model
+from stochx.loading import architecture, install_noise, load_data, open_model
 from stochx.runs import Outcome
-from stochx.runs._networks import limited
+from stochx.runs._networks import given, limited
 from stochx.runs._results import machine_facts, make_document
 from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
@@ -31,10 +31,9 @@ from stochx.tasks.train import accuracy, split_for_training
 
 def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     """Train the student, measure it with its noise on and off, and write `student.safetensors`."""
-    mean, std = settings.normalisation
     runtime = select_runtime(settings.device, settings.precision)
     train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
-    teacher = load_model(settings.teacher, arch=settings.teacher_arch, mean=mean, std=std, device=runtime.device)
+    teacher = open_model(settings.teacher, given(settings, settings.teacher_arch), runtime.device).model
     train, test = (with_classes_of(teacher, data, settings.data) for data in (train, test))
     teacher = check_teacher(teacher, train)
     split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)))

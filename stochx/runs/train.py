@@ -13,9 +13,9 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import load_data, load_model
+from stochx.loading import load_data, open_model
 from stochx.runs import Outcome
-from stochx.runs._networks import limited
+from stochx.runs._networks import given, limited
 from stochx.runs._results import machine_facts, make_document
 from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
@@ -60,7 +60,7 @@ def _initial(settings: Train, train: Data, test: Data) -> tuple[Classifier, Data
     """Return the network to train, a new one or `init` with its weights, and the data with its classes."""
     if settings.init is None:
         return build(MODELS.make(settings.arch or "resnet20"), train.classes, settings.seed), train, test
-    model = load_model(settings.init, arch=settings.arch)
+    model = open_model(settings.init, given(settings, settings.arch)).model
     train, test = (with_classes_of(model, data, settings.data) for data in (train, test))
     return model.requires_grad_(True), train, test
 

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar
 
 from stochx.settings.base import METHOD, RUN, WHAT, Option, RunFiles
 from stochx.settings.choices import Init, Precision
-from stochx.settings.groups import Epochs, Normalisation
+from stochx.settings.groups import Description, Epochs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Normalisation, Epochs, RunFiles):
+class Distill(Description, Epochs, RunFiles):
     """Distill a trained network into a stochastic student: its weights, with noise in its layers, trained further.
 
     Examples:

@@ -9,32 +9,49 @@ from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, Settings
 from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Schedule
-from stochx.settings.values import USUAL, Number, channels, radius
+from stochx.settings.values import USUAL, Number, channels, class_names, radius, sides
 
 Channels = tuple[float, float, float]
 RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalisation(Settings):
-    """Normalisation of pixels, where the network's file does not tell it."""
+class Description(Settings):
+    """What a network's file may not tell: normalisation, size of the input, names of classes."""
 
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
+    size: Annotated[
+        str | None, Option(WHAT, "Side of the network's input in pixels; N/M crops it from M.", metavar="N[/M]")
+    ] = None
+    classes: Annotated[
+        str | None,
+        Option(WHAT, "Names of the network's classes, in order, or a file with one a line.", metavar="A,B,C|FILE"),
+    ] = None
 
     @property
     def normalisation(self) -> tuple[Channels | None, Channels | None]:
         """Mean and standard deviation, where they are given."""
         return channels(self.mean, "--mean"), channels(self.std, "--std")
 
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Sides of the input and of the image before the crop, where they are given."""
+        return sides(self.size)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, where they are given."""
+        return class_names(self.classes)
+
     def check(self) -> None:
         super().check()
-        _ = self.normalisation  # raises for texts that are not numbers
+        _ = self.normalisation, self.sides, self.class_names  # raise for texts that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(Normalisation):
-    """Architecture and normalisation of a network whose file tells neither."""
+class Network(Description):
+    """What a network's file may not tell, its architecture too."""
 
     arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from stochx.errors import UsageError
 from stochx.settings.base import WHAT, Option, RunFiles
-from stochx.settings.groups import Epochs
+from stochx.settings.groups import Description, Epochs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Epochs, RunFiles):
+class Train(Description, Epochs, RunFiles):
     """Train a classifier, plainly or adversarially: a teacher, or a network to explain.
 
     Examples:
@@ -30,6 +31,12 @@ class Train(Epochs, RunFiles):
     @property
     def pretrained(self) -> bool:
         return self.init is not None
+
+    def check(self) -> None:
+        super().check()
+        for key in ("mean", "std", "size", "classes"):
+            if getattr(self, key) is not None and self.init is None:
+                raise UsageError(f"`--{key}` describes the network of `--init`", "add `--init MODEL`, or leave it out")
 
     def recorded(self) -> dict[str, object]:
         return super().recorded() | {"arch": self.arch or (None if self.init else "resnet20")}

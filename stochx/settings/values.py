@@ -1,8 +1,11 @@
-"""Texts that stand for numbers: radii such as 8/255, channels such as 0.485,0.456,0.406."""
+"""Texts that stand for values: radii such as 8/255, channels such as 0.485,0.456,0.406, sides, names of classes."""
 
 from __future__ import annotations
 
-from stochx.errors import UsageError
+import json
+from pathlib import Path
+
+from stochx.errors import InputError, UsageError
 from stochx.settings.choices import Norm
 
 USUAL: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}  # radii
@@ -44,3 +47,63 @@ def channels(text: str | None, option: str) -> tuple[float, float, float] | None
         raise UsageError(f"`{option} {text}` is neither one number nor three", f"write `{option} 0.485,0.456,0.406`")
     first, second, third = values * 3 if len(values) == 1 else values
     return first, second, third
+
+
+MAX_SIDE = 4096  # pixels
+
+
+def sides(text: str | None) -> tuple[int, int] | None:
+    """Read `240`, the side of the input in pixels, or `240/255`, with the side of the image that it is cropped from."""
+    if text is None:
+        return None
+    crop, _, resize = text.partition("/")
+    try:
+        values = int(crop), int(resize or crop)
+    except ValueError:
+        values = 0, 0
+    if not 8 <= values[0] <= values[1] <= MAX_SIDE:
+        raise UsageError(
+            f"`--size {text}` is no size in pixels", "write `--size 224`, or `--size 224/256` for a crop of 256 pixels"
+        )
+    return values
+
+
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """Read `ant,bee,cat`, or a file: text with a name in each line; JSON, a list or a mapping of indices to names."""
+    if text is None:
+        return None
+    file = Path(text).expanduser()
+    typed = "," in text and not file.exists()
+    names = [name.strip() for name in text.split(",")] if typed else _names_in(file)
+    if not names or not all(names):
+        raise UsageError(f"`--classes {text}` has empty names", "write `--classes ant,bee,cat`, or a file of names")
+    doubled = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
+    if doubled is not None and len(names) != IMAGENET:  # which has two cranes and two maillots
+        raise UsageError(f"`--classes {text}` names `{doubled}` twice", "give each class a name of its own")
+    return tuple(names)
+
+
+IMAGENET = 1000
+
+
+def _names_in(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"no such file: `{file}`", "write `--classes ant,bee,cat`, or a file of names") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"`{file}` cannot be read: {reason}", "use a text file with a name in each line") from None
+    if file.suffix != ".json":
+        lines = [line.strip() for line in text.splitlines()]
+        return lines[: max((i + 1 for i, line in enumerate(lines) if line), default=0)]
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            content = [content[str(i)] for i in range(len(content))]
+        names = [entry[-1] if isinstance(entry, list) else entry for entry in content]  # ["n01440764", "tench"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        names = [None]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"`{file}` holds no names of classes", 'use ["ant", "bee"] or {"0": "ant", "1": "bee"}')
+    return names

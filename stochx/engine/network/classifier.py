@@ -49,15 +49,23 @@ class Classifier(nn.Module):
         self.noise: Noise = noise
         self.noises = noises
         self.origin = dict(origin or {})
-        for name, values in (("mean", mean), ("std", std)):  # on the CPU even under a `meta` device
-            self.register_buffer(name, torch.tensor(tuple(values), device="cpu").view(1, -1, 1, 1))
-        if not (self.std > 0).all():
-            raise InputError("standard deviations must be positive", "check `--std`")
+        for name in ("mean", "std"):  # on the CPU even under a `meta` device
+            self.register_buffer(name, torch.zeros(1, device="cpu"))
+        self.normalise_by(mean, std)
 
     @property
     def input_size(self) -> int:
         """Side of the square input images in pixels."""
         return self.preparation.crop
+
+    def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0."""
+        self.mean, self.std = (
+            torch.tensor(tuple(map(float, values)), dtype=torch.float32, device=self.mean.device).view(1, -1, 1, 1)
+            for values in (mean, std)
+        )
+        if not (self.std > 0).all():
+            raise InputError("standard deviations must be positive", "check `--std`")
 
     def normalise(self, x: Tensor) -> Tensor:
         """Normalise pixels for `network`."""

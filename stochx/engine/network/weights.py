@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,24 +16,28 @@ from torch import Tensor
 
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in float32 or float64, our header, and the file's other metadata."""
+    """What may be the network's weights, the likeliest first, our header, and the file's other metadata."""
 
-    tensors: dict[str, Tensor]
+    parts: Sequence[Part]
     header: Header = field(default_factory=ClassifierHeader)
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The likeliest weights by name, in float32 or float64."""
+        return {name: full(tensor) for name, tensor in self.parts[0].tensors.items()}
 
 
 def save(path: Path, model: Classifier) -> None:
@@ -77,21 +79,26 @@ def load(path: Path) -> Weights:
                 f"`{path}` is an exported program, whose layers are not accessible",
                 "save the network's `state_dict()` instead",
             )
-        weights = _safetensors(path) if path.suffix == ".safetensors" else Weights(_pickle(path))
+        weights = _safetensors(path) if path.suffix == ".safetensors" else Weights(parts(_pickle(path)))
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
     except PermissionError:
         raise InputError(f"`{path}` cannot be read: permission denied", "check its permissions") from None
-    tensors = _without_prefixes({name: _full(tensor) for name, tensor in weights.tensors.items()})
-    if not tensors:
-        raise InputError(f"`{path}` contains no weights", "save the network's `state_dict()`")
+    if not weights.parts:
+        raise InputError(f"`{path}` contains no state dict", "save the network's `state_dict()`")
+    check_finite(weights.parts[0].tensors, path)
+    return weights
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `InputError` for NaN and infinite weights."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"`{path}`: the tensor `{name}` is not finite", "use an older checkpoint")
-    return Weights(tensors, weights.header, weights.metadata)
 
 
-def _full(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
+    """Return a tensor in single precision at least."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -102,15 +109,43 @@ def _safetensors(path: Path) -> Weights:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
+    own = "stochx" in metadata
     header = parse(metadata.pop("stochx", "{}"), path)
-    return Weights(tensors, header, metadata)
+    return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata)
 
 
-def _pickle(path: Path) -> dict[str, Tensor]:
+class _Inert:
+    """What stands for an object of a checkpoint that is no tensor; nothing of the object's own code runs."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# Numbers of NumPy, and settings, which training scripts store beside the weights.
+INERT = (
+    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Float16", "Float32", "Float64", "Int32", "Int64", "Bool")),
+    "numpy.dtype",
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "pathlib.WindowsPath",
+    "datetime.datetime",
+    "_codecs.encode",
+)
+
+
+def _pickle(path: Path) -> object:
+    """Return the content of a pickle of tensors and plain values, and of numbers and settings as inert stand-ins."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickle protocols, which either load or fail
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_Inert, name) for name in INERT]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
@@ -120,7 +155,6 @@ def _pickle(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
-    return _unwrap(content, path)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -131,28 +165,3 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict inside the usual wrappers: lists of one, `state_dict` and the like."""
-    if isinstance(content, list | tuple) and content and isinstance(content[0], Mapping):
-        return _unwrap(content[0], path)
-    if isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-        for name in WRAPPERS:
-            if isinstance(content.get(name), Mapping | list | tuple):
-                return _unwrap(content[name], path)
-    raise InputError(f"`{path}` contains no state dict", "save the network's `state_dict()`")
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that wrappers such as DataParallel and torch.compile add to all names."""
-    pattern = re.compile("|".join(map(re.escape, PREFIXES)))
-    while tensors:
-        prefix = pattern.match(next(iter(tensors)))
-        if prefix is None or not all(name.startswith(prefix.group()) for name in tensors):
-            return tensors
-        tensors = {name[prefix.end() :]: value for name, value in tensors.items()}
-    return tensors

@@ -1,0 +1,265 @@
+"""Reading a network as a classifier: RGB images in, logits (N, K) out, whatever it takes and returns itself.
+
+A network that takes gray images gets the luma of RGB. Of several outputs the logits are taken, probabilities are turned
+back into logits, and a single logit z becomes [0, z], whose softmax is its sigmoid. What cannot be read is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
+
+from stochx.errors import InputError
+
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
+LOGITS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "scores", "cls")  # names
+PROBES = 3  # black, white and noise; unlike the usual number of outputs, a batch of three is no batch of classes
+SHAPING = frozenset({"squeeze", "view", "reshape", "flatten", "__getitem__", "unsqueeze", "contiguous"})
+
+Step = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network is read: what is done with its input and its output, and what to say about it."""
+
+    gray: bool = False
+    after: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel, torch.compile and averages, in single precision."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)  # of torch.compile, whose class is expensive to import
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    if any(t.is_floating_point() and t.dtype != torch.float32 for t in (*network.parameters(), *network.buffers())):
+        network = network.float()
+    return network
+
+
+def probes(side: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return images (3, 3, side, side) in [0, 1]: black, white, and fixed noise."""
+    noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.cat([torch.zeros_like(noise), torch.ones_like(noise), noise]).to(device)
+
+
+def read_as_classifier(network: nn.Module, x: Tensor, name: str) -> tuple[nn.Module, Reading]:
+    """Make `network` take RGB images like x (3, 3, H, W) and return logits (3, K); its layers keep their names.
+
+    Raises `InputError`, with `name`, for a network that fails on images, or whose output is none of a classifier.
+    """
+    notes, is_gray = list[str](), False
+    out, calls = _run(network, x)
+    if isinstance(out, Exception):
+        other, calls = _run(network, _gray(x, x.new_tensor(LUMA)))
+        if isinstance(other, Exception):
+            raise failure(out, name, x.shape[-1])
+        out, is_gray = other, True
+        notes.append("takes gray images: it gets the luma of RGB")
+    after, value, said = _pick(out, len(x), name)
+    steps, more = _to_logits(value, calls.kind(value), name)
+    if calls.module and any(step in UNDO.values() for step in steps):
+        parent, _, last = calls.module.rpartition(".")
+        setattr(network.get_submodule(parent), last, nn.Identity())
+        steps = [step for step in steps if step not in UNDO.values()]
+    reading = Reading(is_gray, (*after, *steps), (*notes, *said, *more))
+    return _with_steps(network, reading), reading
+
+
+def _gray(x: Tensor, luma: Tensor) -> Tensor:
+    """RGB (N, 3, H, W) -> gray (N, 1, H, W), as a convolution, which methods know how to handle."""
+    return F.conv2d(x, luma.view(1, 3, 1, 1))
+
+
+def _with_steps(network: nn.Module, reading: Reading) -> nn.Module:
+    """Put the steps of a reading around the network's forward.
+
+    The network's class is replaced by a child of it, since any wrapper would change the names of layers and weights.
+    """
+    if not (reading.gray or reading.after):
+        return network
+    kind = type(network)
+
+    class Read(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> Any:
+            if reading.gray:
+                x = _gray(x, self.luma_of_rgb)
+            return reduce(lambda value, step: step(value), reading.after, super().forward(x))
+
+    Read.__name__ = Read.__qualname__ = kind.__name__
+    network.__class__ = Read
+    if reading.gray:
+        network.register_buffer("luma_of_rgb", torch.tensor(LUMA), persistent=False)
+    return network
+
+
+class _Calls(TorchFunctionMode):
+    """Notes results of sigmoid and softmax, and reshaped forms of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[tuple[Tensor, str]] = []  # kept, so that no other tensor takes over an identity
+        self.module = ""  # the module that returned the network's output, if it is a sigmoid or softmax
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if isinstance(out, Tensor) and name.rstrip("_") in ("sigmoid", "softmax", "log_softmax"):
+            self.results.append((out, name.rstrip("_")))
+        elif isinstance(out, Tensor) and name in SHAPING and args and self.kind(args[0]):
+            self.results.append((out, self.kind(args[0])))
+        return out
+
+    def kind(self, value: object) -> str:
+        """Return the function that made `value`, if it is one of those noted."""
+        return next((kind for result, kind in self.results if result is value), "")
+
+
+def _run(network: nn.Module, x: Tensor) -> tuple[Any, _Calls]:
+    """Return the output of the network, or the exception that it raises, and what was noted on the way."""
+    noted = _Calls()
+    calls: dict[str, list[object]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: calls.setdefault(name, []).append(output)
+
+    ends = [(n, m) for n, m in network.named_modules() if n and isinstance(m, nn.Sigmoid | nn.Softmax)]
+    handles = [module.register_forward_hook(note(name)) for name, module in ends]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), noted:  # cached tensors of inference mode would stay
+            out = network(x)
+    except Exception as error:  # the user's forward can raise anything
+        return error, noted
+    finally:
+        for handle in handles:
+            handle.remove()
+    noted.module = next((n for n, values in calls.items() if len(values) == 1 and values[0] is out), "")
+    return out, noted
+
+
+def failure(error: Exception, name: str, side: int) -> InputError:
+    """Return the error of a network that fails on images (N, 3, side, side)."""
+    reason = (str(error).splitlines() or [""])[0]
+    if isinstance(error, TypeError) and "positional argument" in reason:
+        return InputError(f"`{name}` takes more than an image: {reason}", "wrap it in a module that takes images alone")
+    return InputError(
+        f"`{name}` cannot take an image of {side} x {side}: {type(error).__name__}: {reason}",
+        "give its input size with `--size`; images have three channels, or one",
+    )
+
+
+def _pick(out: Any, count: int, name: str) -> tuple[tuple[Step, ...], Tensor, list[str]]:
+    """Return how to get at the logits among the outputs, the logits, and what to say about it."""
+    if isinstance(out, Tensor):
+        return (), out, []
+    if isinstance(getattr(out, "logits", None), Tensor) and not isinstance(out, Mapping):
+        return (_Attribute("logits"),), out.logits, ["returns several values: its `logits` are taken"]
+    entries: list[tuple[Any, Any]]
+    if isinstance(out, Mapping):
+        entries = list(out.items())
+    elif isinstance(out, Sequence) and not isinstance(out, str):
+        entries = list(enumerate(out))
+    else:
+        raise InputError(f"`{name}` returns a {type(out).__name__} instead of logits", "return a tensor (N, K)")
+    tables = [(k, v) for k, v in entries if isinstance(v, Tensor) and v.dim() == 2 and len(v) == count]
+    named = [(k, v) for k, v in tables if k in LOGITS]
+    chosen = named[:1] or tables
+    if not chosen or len({v.shape for _, v in chosen}) > 1:
+        shapes = ", ".join(_shape(v) if isinstance(v, Tensor) else type(v).__name__ for _, v in entries[:5])
+        raise InputError(
+            f"`{name}` returns several values ({shapes}), and which one is the logits is not clear",
+            "wrap it in a module that returns the logits (N, K) alone",
+        )
+    key, value = chosen[0]
+    place = f"`{key}`" if isinstance(key, str) else f"number {key + 1}, {_shape(value)},"
+    return (_Item(key),), value, [f"returns several values: {place} is taken for the logits"]
+
+
+def _shape(value: Tensor) -> str:
+    return "(" + ", ".join(["N", *map(str, value.shape[1:])]) + ")" if value.dim() else "a number"
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Take an entry of a mapping or sequence."""
+
+    key: Any
+
+    def __call__(self, out: Any) -> Any:
+        return out[self.key]
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """Take an attribute."""
+
+    name: str
+
+    def __call__(self, out: Any) -> Any:
+        return getattr(out, self.name)
+
+
+def _flat(z: Tensor) -> Tensor:
+    return z.flatten(1)
+
+
+def _two(z: Tensor) -> Tensor:
+    """The logit (N,) or (N, 1) of the positive class -> logits of both."""
+    z = z.reshape(-1, 1)
+    return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def _log(p: Tensor) -> Tensor:
+    return p.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _logit(p: Tensor) -> Tensor:
+    return torch.logit(p, 1e-7)
+
+
+UNDO: dict[str, Step] = {"softmax": _log, "sigmoid": _logit}
+
+
+def _to_logits(value: Tensor, kind: str, name: str) -> tuple[list[Step], list[str]]:
+    """Return the steps from an output to logits (N, K), and what to say about them."""
+    if not value.is_floating_point():
+        raise InputError(f"`{name}` returns {value.dtype} instead of logits", "return scores of classes, not classes")
+    if not value.dim() or len(value) != PROBES:
+        raise InputError(
+            f"`{name}` returns {tuple(value.shape)} for {PROBES} images", "return logits (N, K), one row for each image"
+        )
+    steps, notes = list[Step](), list[str]()
+    if value.dim() == 4 and value.shape[2:] == (1, 1):
+        steps, value = [_flat], value.flatten(1)
+    if value.dim() > 2:
+        what = "maps, as for segmentation" if value.dim() == 4 else "several rows for each image"
+        raise InputError(f"`{name}` returns {_shape(value)}: {what}", "wrap it in a module that returns logits (N, K)")
+    if value.dim() == 2 and not value.shape[1]:
+        raise InputError(f"`{name}` returns no classes", "return logits (N, K)")
+    single = value.dim() == 1 or value.shape[1] == 1
+    probable = not single and bool(((value.sum(1) - 1).abs() < 1e-4).all() and (value >= 0).all())
+    kind = "softmax" if probable else kind if kind == "sigmoid" else ""
+    if kind:
+        steps.append(UNDO[kind])
+        notes.append(f"ends with a {kind}, which is undone: methods work on logits")
+    if single:
+        steps.append(_two)
+        notes.append("returns one logit: its sigmoid is the probability of class 1")
+    elif kind == "sigmoid":
+        notes.append("scores each class by itself; here the classes exclude each other")
+    return steps, notes

@@ -1,0 +1,235 @@
+"""A function of the user's that makes a network, `package.module:function` or `FILE.py:function`, run and validated."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from stochx.engine.network.reading import probes, read_as_classifier, unwrapped
+from stochx.errors import InputError, UsageError
+from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
+from stochx.presets import imagenet_classes
+
+USUAL = 224
+SIDES = (USUAL, 32, 64, 28, 96, 128, 160, 192, 256, 299, 384, 512, 84)  # pixels, tried in this order
+GIVEN: Source = "given"
+DECLARING = ("image_size", "img_size", "input_size")  # attributes in which networks keep their input size
+
+
+def made_by(text: str) -> nn.Module:
+    """Return what the function returns: a network, or a `Classifier`.
+
+    Raises `UsageError` for what cannot be imported or called, `InputError` where it fails or returns no network.
+    """
+    where, _, what = text.rpartition(":")
+    with _errors_of(text):
+        module = _module(where, text)
+    function = _attribute(module, what, where, text)
+    _check_callable(function, text)
+    with _errors_of(text):
+        made: object = function()
+    if isinstance(made, Classifier):
+        return made
+    if not isinstance(made, nn.Module):
+        kind = "None" if made is None else f"a {type(made).__name__}"
+        raise InputError(f"`{text}` returns {kind}, not a network", "return a torch.nn.Module")
+    return unwrapped(made).eval()
+
+
+def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classifier, list[Fact]]:
+    """Return the network that a function makes, read as a classifier, and what is known of it.
+
+    Its input size (crop, resize) is the given one, else what it declares, else the first usual one that it takes.
+    """
+    made = made_by(text)
+    if isinstance(made, Classifier):
+        model, seen, source = made, GIVEN, GIVEN
+    else:
+        preparation, seen = _preparation(made, size)
+        model = Classifier(made, (), preparation, IMAGENET_MEAN, IMAGENET_STD, arch=text)
+        source = "guessed"
+    facts = [Fact("architecture", text, "given"), *read_outputs(model, text)]
+    named = source if source == GIVEN else "measured"
+    if len(model.classes) == 1000 and named == "measured":
+        model.classes, named = imagenet_classes(), "guessed"
+        model.guessed_classes = True
+    return model, [*facts, classes_fact(model, named), normalisation_fact(model, source), input_fact(model, seen)]
+
+
+def read_outputs(model: Classifier, text: str) -> list[Fact]:
+    """Read a network as a classifier, see `read_as_classifier`, and number its classes if they have no names.
+
+    Raises `InputError` for a network that is none, and where names and outputs differ in number.
+    """
+    x = model.normalise(probes(model.input_size))
+    model.network, reading = read_as_classifier(model.network, x, text)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        count = model.network(x[:2]).shape[1]
+    if len(model.classes) > 1 and len(model.classes) != count:
+        raise InputError(f"`{text}` names {len(model.classes)} classes for {count} outputs", "name each output")
+    if len(model.classes) != count:
+        model.classes = tuple(map(str, range(count)))
+    return [Fact("output", note, "measured") for note in reading.notes]
+
+
+def _preparation(network: nn.Module, size: tuple[int, int] | None) -> tuple[Preparation, Source]:
+    if size is not None:
+        return Preparation(size[1], size[0]), "given"
+    declared = _declared(network)
+    side = next((side for side in (declared, *SIDES) if side and _takes(network, side)), USUAL)
+    preparation = Preparation(256 if side == USUAL else side, side)
+    if side == declared:
+        return preparation, "known"
+    return preparation, "guessed" if any(_takes(network, other) for other in (side + 32, 2 * side)) else "measured"
+
+
+def _declared(network: nn.Module) -> int | None:
+    """Return the side that the network's attributes or timm's configuration declare."""
+    for holder in (network, *network.children()):
+        values = [getattr(holder, name, None) for name in DECLARING]
+        for name in ("pretrained_cfg", "default_cfg", "config"):
+            config = getattr(holder, name, None)
+            read = config.get if isinstance(config, dict) else lambda key, config=config: getattr(config, key, None)
+            values += [read(key) for key in ("input_size", "image_size")]
+        for value in values:
+            side = value[-1] if isinstance(value, tuple | list) and value else value
+            if type(side) is int and 8 <= side <= 1024:
+                return side
+    return None
+
+
+def _takes(network: nn.Module, side: int) -> bool:
+    """Return true if the network takes images of this side, in color or gray."""
+    x = probes(side)[:2]
+    for images in (x, x[:, :1]):
+        with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):  # any error of theirs
+            network(images)
+            return True
+    return False
+
+
+def _module(where: str, text: str) -> ModuleType:
+    """Import a module by its name, from where one is too, or by its file."""
+    if where.endswith(".py") or "/" in where:
+        file = Path(where).expanduser().resolve()
+        if not file.is_file():
+            raise UsageError(f"no such file: `{where}`", "name the function as FILE.py:function")
+        name = str(file)  # other modules may have the same stem
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"`{where}` is no Python file", "name the function as FILE.py:function")
+        module = importlib.util.module_from_spec(spec)
+        with _importable(file.parent):
+            sys.modules[name] = module  # for classes that look themselves up
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return module
+    with _importable(Path.cwd()):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if error.name and (where == error.name or where.startswith(f"{error.name}.")):
+                raise UsageError(
+                    f"`{text}`: {error}",
+                    "name it as package.module:function, from where you are, or as FILE.py:function",
+                ) from None
+            raise
+        except (ValueError, TypeError):
+            raise UsageError(f"`{text}` names no module", "name it as package.module:function") from None
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's code may have changed the path
+            sys.path.remove(str(folder))
+
+
+def _attribute(module: ModuleType, what: str, where: str, text: str) -> Any:
+    value: Any = module
+    for part in what.split("."):
+        if not part or not hasattr(value, part):
+            functions = [
+                n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
+            ]
+            known = ", ".join(f"`{name}`" for name in functions[:5])
+            raise UsageError(
+                f"`{where}` has no `{what}`", f"it has {known}" if known else "name a function that returns a network"
+            )
+        value = getattr(value, part)
+    return value
+
+
+def _check_callable(function: object, text: str) -> None:
+    name = text.rpartition(":")[2]
+    if isinstance(function, nn.Module):
+        raise UsageError(
+            f"`{text}` is a network, not a function that makes one",
+            f"write `def make(): return {name}`, and name `make`",
+        )
+    if not callable(function):
+        raise UsageError(
+            f"`{text}` is a {type(function).__name__}, not a function", "name a function without arguments"
+        )
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return  # built in: a call will tell
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+    if needed:
+        listed = ", ".join(f"`{each}`" for each in needed)
+        raise UsageError(
+            f"`{text}` needs arguments: {listed}", f"write a function without any: `def make(): return {name}(...)`"
+        )
+
+
+@contextlib.contextmanager
+def _errors_of(text: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into an `InputError` with its last line, `sys.exit` too."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            yield
+    except (UsageError, InputError):
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_theirs(f.filename)]
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "its call"
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{Path(error.filename).name}:{error.lineno}"
+        what = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        first = (what.splitlines() or [""])[0][:200]
+        raise InputError(
+            f"`{text}` fails at {place}: {first}", "mend its code; it must run without arguments"
+        ) from None
+
+
+def _is_theirs(file: str) -> bool:
+    return not file.startswith("<") and "site-packages" not in file and Path(file) != Path(__file__)
+
+
+def is_named(text: str) -> bool:
+    """Return true for texts of the form `package.module:function` or `FILE.py:function`."""
+    where, colon, what = text.rpartition(":")
+    return bool(colon and where) and all(part.isidentifier() for part in what.split("."))

@@ -1,0 +1,258 @@
+"""Weights files -> `Classifier`: which architecture they belong to, which of their tensors, and what they tell."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from stochx.architectures import (
+    AmbiguousError,
+    Candidate,
+    Shapes,
+    architecture,
+    class_count,
+    differences,
+    is_factory,
+    needed,
+    recognise,
+    shapes_of,
+)
+from stochx.catalog import MODELS, NOISES
+from stochx.engine.io.images import Preparation
+from stochx.engine.network import weights
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.contents import Part, plain, views
+from stochx.engine.network.header import ClassifierHeader, FewShotHeader
+from stochx.engine.network.stochastic import install, stored_names
+from stochx.errors import InputError, UsageError
+from stochx.factory import read_outputs
+from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
+from stochx.presets import imagenet_classes
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def file_and_part(text: str) -> tuple[Path, str]:
+    """Return the file that `FILE#PART` names, and the part; `#` may also belong to the file's name."""
+    file, sign, part = text.rpartition("#")
+    return (Path(file), part) if sign and file and not Path(text).exists() else (Path(text), "")
+
+
+def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, list[Fact]]:
+    """Return the network in a file, without its given settings, and what is known of it.
+
+    `chosen` is the part of the file that holds the weights, `arch` the architecture, where they are given.
+    """
+    stored = weights.load(path)
+    header = stored.header
+    if isinstance(header, FewShotHeader):
+        raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    parts = _chosen(list(stored.parts), chosen, path)
+    if header.noises:
+        parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
+    source: Source
+    if arch or header.arch:
+        source = "given" if arch is not None else "header"
+        candidate, part, model = _fill(arch or trusted(header.arch, path), parts, path)
+    else:
+        source = "recognised"
+        candidate, part, model = _recognise(parts, path)
+    if part.unknown and not chosen:
+        names = ", ".join(f"`{name}`" for name in part.unknown[:3])
+        raise InputError(
+            f"`{path}` holds {names} beside a whole `{model.arch}`, as part of a larger network",
+            f"give its code as `--arch package.module:factory`, or `{path}#{part.place}` to leave them out",
+        )
+    facts = [
+        Fact("file", str(path), "file"),
+        Fact("format", path.suffix.lstrip(".") or "pickle", "file"),
+        Fact("sha256", sha256, "measured"),
+        Fact("architecture", model.arch, source),
+        *_place_fact(path, part, chosen),
+    ]
+    if len(model.classes) == 1:
+        facts += read_outputs(model, str(path))
+    facts += _name(model, header)
+    facts += _see(model, header, _told(header, stored.metadata, part), candidate, path, sha256)
+    if header.noises:
+        install_noise(model, header.noises)
+        _fill_noise(model, stored, path)
+        facts.append(Fact("noise layers", header.noises, "header"))
+    model.origin = dict(header.origin)
+    facts += [Fact(key, value, "header") for key, value in model.origin.items()]
+    facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in ("mean", "std")]
+    return model, facts
+
+
+def trusted(arch: str, path: Path) -> str:
+    """Return the architecture that the file `path` names; raises `InputError` if it is code outside this package."""
+    if is_factory(arch):
+        raise InputError(f"`{path}` was made with the code `{arch}`", f"if you trust it, give `--arch {arch}`")
+    return arch
+
+
+def _chosen(parts: Sequence[Part], chosen: str, path: Path) -> list[Part]:
+    """Return the parts whose place ends with the chosen one."""
+    if not chosen:
+        return list(parts)
+    fitting = [view for part in parts for view in views(part) if f".{view.place}".endswith(f".{chosen}")]
+    if not fitting:
+        places = [part.place for part in parts if part.place]
+        raise UsageError(
+            f"`{path}` has no part `{chosen}`", "it holds " + (", ".join(f"`{p}`" for p in places) or "one network")
+        )
+    return fitting
+
+
+def _readings(parts: Sequence[Part]) -> Iterator[Part]:
+    """Yield all that the tensors of the parts may be: without prefixes, and with normed weights made plain."""
+    for part in parts:
+        for view in views(part):
+            yield view
+            bare = plain(view.tensors)
+            if bare.keys() != view.tensors.keys():
+                yield replace(view, tensors=bare)
+
+
+def _shapes(part: Part) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
+
+
+def _recognise(parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier]:
+    first: InputError | None = None
+    for part in _readings(parts):
+        try:
+            candidate = recognise(_shapes(part), str(path))
+        except AmbiguousError:
+            raise
+        except InputError as error:
+            first = first or error
+        else:
+            return candidate, part, _loaded(candidate.build(), part, path)
+    assert first is not None, "a file without parts is refused"
+    raise first
+
+
+def _fill(arch: str, parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier]:
+    """Build an architecture, and load the first part that fits it."""
+    readings = list(_readings(parts))
+    candidate = architecture(arch, class_count(_shapes(readings[0])))
+    model = candidate.build()
+    for part in readings:
+        expected = shapes_of(model.network)
+        if needed(_shapes(part), expected, candidate.unused) == expected:
+            return candidate, part, _loaded(model, part, path)
+    lack = differences(shapes_of(model.network), _shapes(readings[0]))
+    raise InputError(f"`{path}` does not fit `{candidate.arch}`: {lack}", "check `--arch`")
+
+
+def _loaded(model: Classifier, part: Part, path: Path) -> Classifier:
+    """Load tensors whose names were compared; batch counters may be absent."""
+    weights.check_finite(part.tensors, path)
+    model.network.load_state_dict({n: weights.full(t) for n, t in part.tensors.items()}, strict=False)
+    return model
+
+
+def _place_fact(path: Path, part: Part, chosen: str) -> list[Fact]:
+    """Say which of several weights in the file are used, and how the others are chosen."""
+    if not part.place:
+        return []
+    if chosen or not part.rivals:
+        return [Fact("weights", part.place, "given" if chosen else "file")]
+    others = ", ".join(f"`{path.name}#{rival}`" for rival in part.rivals)
+    return [Fact("weights", f"{part.place}; the file also holds {others}", "guessed")]
+
+
+def _without_noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if weights.NOISE not in name}
+
+
+def install_noise(model: Classifier, text: str) -> Classifier:
+    """Put the noise layers that `text` describes (`adaptive:beta=0.3`) into `model`, untrained; changes it."""
+    noise = NOISES.make(text)
+    install(model, noise.site, noise.layers, noise)
+    model.noises = text
+    return model
+
+
+def _fill_noise(model: Classifier, stored: weights.Weights, path: Path) -> None:
+    """Load what belongs to the noise layers of a stochastic network."""
+    tensors = stored.tensors
+    keys = {name: key for name, key in _noise_names(model).items() if key in tensors}
+    found = {name: tensors[key] for name, key in keys.items()}
+    expected = {name: model.network.state_dict()[name].shape for name in _noise_names(model)}
+    if {name: tensor.shape for name, tensor in found.items()} != expected:
+        raise InputError(f"the noise layers in `{path}` are not those of `{model.noises}`", "distill the student again")
+    model.network.load_state_dict(found, strict=False)
+
+
+def _noise_names(model: Classifier) -> dict[str, str]:
+    return {name: stored for name, stored in stored_names(model.network).items() if weights.NOISE in stored}
+
+
+def _is_own(model: Classifier) -> bool:
+    return model.arch.partition(":")[0] in MODELS
+
+
+def _name(model: Classifier, header: ClassifierHeader) -> list[Fact]:
+    """Name the classes by the best source."""
+    count = len(model.classes)
+    named: Source = "header"
+    if len(header.classes) == count:
+        model.classes = header.classes
+    elif count == 1000 and not _is_own(model):
+        model.classes, named = imagenet_classes(), "known"
+    elif count == 10 and _is_own(model):
+        model.classes, named = CIFAR10, "guessed"
+    else:
+        named = "measured"
+    model.guessed_classes = named in ("known", "guessed")
+    return [classes_fact(model, named)]
+
+
+def _told(
+    header: ClassifierHeader, metadata: Mapping[str, str], part: Part
+) -> tuple[Sequence[float], Sequence[float], Source] | None:
+    """Return mean and standard deviation as the file tells them."""
+    mean, std = header.mean or _floats(metadata.get("mean", "")), header.std or _floats(metadata.get("std", ""))
+    if mean and std:
+        return mean, std, "header"
+    return None if part.normalisation is None else (*part.normalisation, "file")
+
+
+def _see(
+    model: Classifier,
+    header: ClassifierHeader,
+    told: tuple[Sequence[float], Sequence[float], Source] | None,
+    candidate: Candidate,
+    path: Path,
+    sha256: str,
+) -> list[Fact]:
+    """Set normalisation and preparation by the best source: the file, published weights, a guess."""
+    own = _is_own(model)
+    normalised: Source = "guessed"
+    prepared: Source = "known" if own else "guessed"
+    if candidate.declared is not None:
+        declared = candidate.declared(path, sha256, len(model.classes))
+        model.preparation = declared.view.preparation
+        model.normalise_by(declared.view.mean, declared.view.std)
+        normalised, prepared = declared.normalisation, declared.preparation
+    if told is not None:
+        mean, std, normalised = told
+        model.normalise_by(mean, std)
+    if header.crop and header.resize:
+        model.preparation, prepared = Preparation(header.resize, header.crop, resampling=header.resampling), "header"
+    return [normalisation_fact(model, normalised), input_fact(model, prepared)]
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return values if len(values) == 3 else ()
