@@ -107,6 +107,14 @@ def architecture(arch: str, classes: int) -> Candidate:
     raise UsageError(f"unknown architecture `{arch}`", hint)
 
 
+def untrained(arch: str, classes: int) -> Classifier:
+    """Build an architecture with new weights; raises `UsageError` for own code with another number of outputs."""
+    model = architecture(arch, classes).build()
+    if len(model.classes) != classes:
+        raise UsageError(f"`{arch}` has {len(model.classes)} outputs for {classes} classes", "change its last layer")
+    return model
+
+
 def _torchvision(network: TorchvisionNetwork, classes: int) -> Candidate:
     unused = AUXILIARY.get(network.name, ())
     return Candidate(network.text, lambda: network(classes), network.declared, unused)
@@ -192,8 +200,9 @@ def _own(shapes: Shapes, classes: int) -> Iterator[Candidate]:
 
 def _likely(shapes: Shapes, classes: int) -> Iterator[Candidate]:
     families = tuple(f for sign, prefixes in SIGNS.items() if sign in shapes for f in prefixes)
+    patch = shapes.get("conv_proj.weight", ())
     for name in names():
-        if families and name.startswith(families):
+        if families and name.startswith(families) and (not patch or name.endswith(f"_{patch[-1]}")):
             yield _torchvision(TorchvisionNetwork(name, image_size=_positions(shapes)), classes)
 
 

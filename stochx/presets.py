@@ -105,7 +105,7 @@ class TorchvisionNetwork:
             options |= {"init_weights": False, "aux_logits": False, "transform_input": self.transform_input}
         try:
             network: nn.Module = torchvision_models.get_model(self.name, weights=None, **options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AssertionError) as error:
             raise UsageError(f"`{self.text}` cannot be built: {error}", f"use `{self.name}` alone") from None
         if self.head:
             _move_head(network, self.head)

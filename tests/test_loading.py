@@ -21,7 +21,7 @@ from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
-from stochx.loading import architecture, is_factory, load_model, open_model
+from stochx.loading import Given, architecture, is_factory, load_model, open_model
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_weights_that_are_not_cached_fail_quickly_with_a_way_out(tmp_path, monke
 
 def test_given_normalisation_wins(convnet, tmp_path):
     save(tmp_path / "w.safetensors", convnet)
-    loaded = open_model(str(tmp_path / "w.safetensors"), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+    loaded = open_model(str(tmp_path / "w.safetensors"), Given(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
     torch.testing.assert_close(loaded.model.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     assert sources(loaded)["normalisation"] == "given"
 

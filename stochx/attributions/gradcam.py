@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,17 +15,22 @@ from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
 from stochx.engine.network.fused import fused
 from stochx.engine.network.graph import last_convolution, node_of
+from stochx.engine.network.positions import Recorder, late_layer, maps_or_error, name_of
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
+
+log = logging.getLogger("stochx")
 
 
 @dataclass(frozen=True)
 class GradCAM:
-    """The last convolution's channels, weighted by their mean gradient (Selvaraju et al., 2017).
+    """The channels of a late layer, weighted by their mean gradient (Selvaraju et al., 2017).
 
         relu(sum_k a_k mean_ij d logit / d a_k,ij), resized to the image
 
-    The last convolution includes the norm, activation, residual sum or concatenation that follows it.
+    The layer is the last convolution with the norm, activation, residual sum or concatenation that follows it; in
+    networks of tokens or channels-last maps, the last residual sum or norm whose positions the logit depends on.
+    Tokens without a position are left out.
     """
 
     layer: str = ""  # module to use instead of the last convolution, e.g. layer3.1
@@ -34,39 +40,40 @@ class GradCAM:
         fast = fused(model, x)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
-        node = node_of(fast.graph, self.layer) if self.layer else last_convolution(fast.graph)
+        graph, maps = fast.graph, list[Tensor]()
+        node = node_of(graph, self.layer) if self.layer else _usual_layer(graph, fast.normalise(x[:1]), target)
         if node is None:
             problem = f"no layer `{self.layer}` in the model" if self.layer else "the model has no convolution"
             raise InputError(problem, "list its layers with `stochx info`, or use a gradient method")
-        graph, maps = fast.graph, list[Tensor]()
 
         def work(start: int, stop: int) -> None:
-            recorder = _Recorder(graph, node)
+            recorder = Recorder(graph, node)
             with torch.enable_grad(), current().autocast():
                 logits = recorder.run(fast.normalise(x[start:stop]))
-            activations = recorder.value
-            if activations.dim() != 4:
-                raise InputError(
-                    f"`{node.name}` does not return maps (N, C, H, W)", "choose a convolution with `layer=`"
-                )
+            activations = recorder.values[node]
+            if not isinstance(activations, Tensor):
+                raise InputError(f"`{self.layer}` returns several values", "choose another layer with `layer=`")
             (slope,) = torch.autograd.grad(logits.gather(1, target[start:stop, None]).sum(), activations)
-            cam = (slope.mean((2, 3), keepdim=True) * activations.detach()).sum(1, keepdim=True)
+            slope, values = (
+                maps_or_error(graph, node, value, recorder.values) for value in (slope, activations.detach())
+            )
+            cam = (slope.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True)
             maps.append(F.interpolate((cam.relu() if self.relu else cam).to(x.dtype), x.shape[2:], mode="bilinear"))
 
         in_batches(len(x), fast.rows(x), work)
         return Explanation(torch.cat(maps))
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a traced network and records the value of one operation, as a leaf of the gradient."""
+_layers: WeakKeyDictionary[fx.GraphModule, fx.Node] = WeakKeyDictionary()
 
-    def __init__(self, graph: fx.GraphModule, node: fx.Node) -> None:
-        super().__init__(graph)
-        self.node = node
 
-    def run_node(self, n: fx.Node) -> Any:
-        out = super().run_node(n)
-        if n is not self.node:
-            return out
-        self.value: Tensor = out.detach().requires_grad_()
-        return self.value.clone()  # the next operation may work in place
+def _usual_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> fx.Node | None:
+    """Return the late layer of a network, which is chosen on the first image, and named where it is no convolution."""
+    if graph not in _layers:
+        node = late_layer(graph, x, target)
+        if node is None:
+            return None
+        _layers[graph] = node
+        if node is not last_convolution(graph):
+            log.warning("gradcam explains the layer `%s`; `gradcam:layer=NAME` takes another", name_of(node))
+    return _layers[graph]

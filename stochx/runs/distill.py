@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from stochx.architectures import architecture, untrained
 from stochx.catalog import LESSONS
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
@@ -17,7 +18,7 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import architecture, install_noise, load_data, open_model
+from stochx.loading import install_noise, load_data, open_model
 from stochx.runs import Outcome
 from stochx.runs._networks import given, limited
 from stochx.runs._results import machine_facts, make_document
@@ -31,6 +32,8 @@ from stochx.tasks.train import accuracy, split_for_training
 
 def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     """Train the student, measure it with its noise on and off, and write `student.safetensors`."""
+    if settings.arch is not None:
+        architecture(settings.arch, 2)  # raises for an unknown one, before data and teacher are read
     runtime = select_runtime(settings.device, settings.precision)
     train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
     teacher = open_model(settings.teacher, given(settings, settings.teacher_arch), runtime.device).model
@@ -67,7 +70,7 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     """Return the student with its noise, calibrated on training images, and the facts of its origin."""
     build = None
     if settings.starts == "random":
-        build = partial(_build, settings.arch or teacher.arch, len(teacher.classes))
+        build = partial(untrained, settings.arch or teacher.arch, len(teacher.classes))
     student = make_student(teacher, build, settings.seed)
     if settings.noise != "none":
         with seeded(settings.seed, "noise"):
@@ -80,7 +83,3 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     if file.is_file():
         student.origin["teacher sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return student
-
-
-def _build(arch: str, classes: int) -> Classifier:
-    return architecture(arch, classes).build()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
-from stochx.catalog import MODELS
+from stochx.architectures import architecture, untrained
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
@@ -26,6 +27,8 @@ from stochx.tasks.train import accuracy, build, split_for_training
 
 def run(settings: Train, world: World, watch: Watch) -> Outcome:
     """Train, measure, and write `model.safetensors` beside the run's files."""
+    if settings.arch is not None:
+        architecture(settings.arch, 2)  # raises for an unknown one, before the data is read
     runtime = select_runtime(settings.device, settings.precision)
     train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
     model, train, test = _initial(settings, train, test)
@@ -59,7 +62,7 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
 def _initial(settings: Train, train: Data, test: Data) -> tuple[Classifier, Data, Data]:
     """Return the network to train, a new one or `init` with its weights, and the data with its classes."""
     if settings.init is None:
-        return build(MODELS.make(settings.arch or "resnet20"), train.classes, settings.seed), train, test
+        return build(partial(untrained, settings.arch or "resnet20"), train.classes, settings.seed), train, test
     model = open_model(settings.init, given(settings, settings.arch)).model
     train, test = (with_classes_of(model, data, settings.data) for data in (train, test))
     return model.requires_grad_(True), train, test

@@ -39,6 +39,7 @@ class Option:
     declaring: str = ""  # only its entries that declare this `ClassVar`
     or_none: bool = False  # the word none is a value too
     or_path: bool = False  # so is the path of a file or folder
+    or_other: bool = False  # so is any other name, which is checked when it is used
     positional: bool = False  # an argument of the command
     minimum: float | None = None
     maximum: float | None = None
@@ -114,7 +115,8 @@ class Setting:
         family = FAMILIES[self.option.family]
         if self.option.or_none and text == NONE:
             return
-        if self.option.or_path and text.partition(":")[0] not in family and Path(text).exists():
+        known = text.partition(":")[0].replace("_", "-") in family
+        if not known and (self.option.or_other or (self.option.or_path and Path(text).exists())):
             return
         family.parse(text)
 

@@ -34,7 +34,12 @@ class Distill(Description, Epochs, RunFiles):
     init: Annotated[Init, Option(METHOD, "Initial weights of the student.")] = "teacher"
     arch: Annotated[
         str | None,
-        Option(METHOD, "Another architecture for the student, which then starts at random.", family="models"),
+        Option(
+            METHOD,
+            "Another architecture for the student, which then starts at random; torchvision's and timm:NAME too.",
+            family="models",
+            or_other=True,
+        ),
     ] = None
     kd: Annotated[
         str,

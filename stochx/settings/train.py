@@ -23,7 +23,15 @@ class Train(Description, Epochs, RunFiles):
     command: ClassVar[str] = "train"
 
     data: Annotated[str, Option(WHAT, "Data set to train on.", family="datasets", or_path=True)] = "shapes"
-    arch: Annotated[str | None, Option(WHAT, "Architecture; default resnet20.", family="models")] = None
+    arch: Annotated[
+        str | None,
+        Option(
+            WHAT,
+            "Architecture; default resnet20. A torchvision name, timm:NAME or package.module:factory too.",
+            family="models",
+            or_other=True,
+        ),
+    ] = None
     init: Annotated[str | None, Option(WHAT, "Start from these weights instead of random ones.", metavar="MODEL")] = (
         None
     )

@@ -241,9 +241,10 @@ def _fingerprint(modules: Sequence[nn.Module]) -> tuple[list[object], list[objec
 
 
 def _make(model: nn.Module) -> FusedNetwork:
-    graph = folded(trace(model.network if isinstance(model, Classifier) else model)).to(
-        memory_format=torch.channels_last
-    )
+    graph = folded(trace(model.network if isinstance(model, Classifier) else model))
+    for tensor in (*graph.parameters(), *graph.buffers()):
+        if tensor.dim() == 4:  # `Module.to` would convert attention masks of five axes too, and fail
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     fast = lean(graph)
     normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
     whole = _Normalised(fast, normalise)

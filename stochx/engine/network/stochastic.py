@@ -77,6 +77,15 @@ class Noisy(nn.Module):
             out = functional_call(layer, {"weight": self._shaken(layer.weight)}, (x,))
         return out
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer, such as `weight`, which networks may read."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer":  # while a copy is made
+                raise
+            return getattr(self.layer, name)
+
     def _shaken(self, z: Tensor) -> Tensor:
         if self.scale == 0 and not self.training:  # in training the noise still updates its statistics
             return z

@@ -64,7 +64,13 @@ def save(path: Path, model: Classifier) -> None:
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write named tensors, with `header` as the entry `stochx` of the file's metadata."""
-    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    stored: dict[str, Tensor] = {}
+    seen = set[int]()
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        copied = value.detach().clone() if place in seen else value.detach()  # tied weights: files hold no aliases
+        stored[name] = copied.cpu().contiguous()
+        seen.add(place)
     with atomic(path) as temporary:
         save_file(stored, temporary, metadata={"stochx": serialise(header)})
 
