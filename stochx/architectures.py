@@ -27,15 +27,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 # A tensor that only these torchvision builders have: saves building all of them. Others are tried one by one.
 SIGNS: dict[str, tuple[str, ...]] = {
     "layer1.0.conv1.weight": ("resnet", "resnext", "wide_resnet"),
-    "features.3.squeeze.weight": ("squeezenet",),
-    "features.4.squeeze.weight": ("squeezenet",),
+    "features.0.weight": ("alexnet", "squeezenet", "vgg"),
     "features.denseblock1.denselayer1.norm1.weight": ("densenet",),
     "features.1.conv.0.0.weight": ("mobilenet_v2",),
-    "classifier.6.weight": ("vgg", "alexnet"),
+    "features.1.block.0.0.weight": ("mobilenet_v3",),
+    "features.1.0.block.0.0.weight": ("efficientnet",),
+    "features.1.0.layer_scale": ("convnext",),
+    "features.1.0.norm1.weight": ("swin",),
+    "layers.0.weight": ("mnasnet",),
+    "stage2.0.branch1.0.weight": ("shufflenet",),
+    "stem.0.0.weight": ("maxvit", "regnet"),
+    "trunk_output.block1.block1-0.proj.0.weight": ("regnet",),
     "inception3a.branch1.conv.weight": ("googlenet",),
     "Mixed_5b.branch1x1.conv.weight": ("inception",),
     "encoder.pos_embedding": ("vit",),
-    "trunk_output.block1.block1-0.proj.0.weight": ("regnet",),
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stochx.attributions import Explanation
 from stochx.engine.device import in_batches
 from stochx.engine.lrp import rules
+from stochx.engine.lrp.branches import merged
 from stochx.engine.lrp.tape import FirstRule, RelevanceTape, Rule, Rules
 from stochx.engine.network.fused import fused
 from stochx.engine.seeds import Key
@@ -55,7 +56,7 @@ class LRP:
         fast = fused(model, x)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
-        graph, rules = fast.graph, self.rules()
+        graph, rules = merged(fast.graph), self.rules()
         low, high = fast.normalise(torch.zeros_like(x[:1])), fast.normalise(torch.ones_like(x[:1]))
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 

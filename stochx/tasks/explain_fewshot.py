@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stochx.engine.fewshot.head import contrast
 from stochx.engine.fewshot.network import FewShotNetwork
+from stochx.engine.lrp.branches import merged
 from stochx.engine.lrp.tape import RelevanceTape, Rules
 from stochx.engine.network.backbone import maps_graph
 from stochx.errors import RunError
@@ -64,7 +65,7 @@ def contrasts(evidence: Tensor) -> Tensor:
 
 def _to_pixels(model: FewShotNetwork, images: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
     """Propagate relevance of maps (n, C, h, w) to the pixels of their images (n, 3, H, W)."""
-    view, graph = model.backbone.model, maps_graph(model.backbone)
+    view, graph = model.backbone.model, merged(maps_graph(model.backbone))
     low, high = view.normalise(torch.zeros_like(images[:1])), view.normalise(torch.ones_like(images[:1]))
     parts = zip(torch.split(images, 16), torch.split(relevance, 16), strict=True)
     return torch.cat([RelevanceTape(graph, view.normalise(x)).relevance(r, rules, low, high) for x, r in parts])

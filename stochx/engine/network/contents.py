@@ -80,12 +80,12 @@ def _may_replace(other: Part, part: Part) -> bool:
 
 
 def views(part: Part) -> Iterator[Part]:
-    """Yield a part without the prefixes of wrappers, then with more and more of them, then without any other prefix."""
+    """Yield a part without any prefix that all its tensors share, then without those of wrappers, and with them."""
     steps = _stripped(part, WRAPPERS)
-    yield from reversed(steps)
     bare = _stripped(part, None)[-1]
     if bare.place not in [step.place for step in steps]:
         yield bare
+    yield from reversed(steps)
 
 
 def _tables(content: object, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -104,6 +104,7 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     """Return a copy in eval mode, without gradients of weights, with batch norms folded into convolutions."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in graph.parameters()}
     graph = copy.deepcopy(graph, shared).eval()  # weights without a folded norm are not copied
+    _norms_as_modules(graph)
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         conv_node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
@@ -123,6 +124,54 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _norms_as_modules(graph: fx.GraphModule) -> None:
+    """Make modules of calls of `batch_norm` with constant statistics, as subclasses of `BatchNorm2d` trace to.
+
+    Assertions about shapes, which hold by now, go: they read the values of convolutions too.
+    """
+    for node in reversed(list(graph.graph.nodes)):
+        if node.target is torch._assert:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    for node in list(graph.graph.nodes):
+        if node.target is not nn.functional.batch_norm:
+            continue
+        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        tensors = {name: _constant(graph, given.get(name)) for name in names[1:5]}
+        mean, var = tensors["running_mean"], tensors["running_var"]
+        if (
+            given.get("training")
+            or mean is None
+            or var is None
+            or (tensors["weight"] is None) != (tensors["bias"] is None)
+        ):
+            continue
+        norm = nn.BatchNorm2d(
+            len(mean), eps=given.get("eps", 1e-5), affine=tensors["weight"] is not None, device="meta"
+        )
+        norm.running_mean, norm.running_var = mean, var
+        if (weight := tensors["weight"]) is not None and (bias := tensors["bias"]) is not None:
+            norm.weight = nn.Parameter(weight, requires_grad=False)
+            norm.bias = nn.Parameter(bias, requires_grad=False)
+        name = f"norm_of_{node.name}"
+        graph.add_submodule(name, norm.eval())
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_module(name, (given["input"],))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+
+
+def _constant(graph: fx.GraphModule, node: object) -> torch.Tensor | None:
+    """Return the tensor that a node reads from the network; None for other values."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value = operator.attrgetter(str(node.target))(graph)
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def _calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:
