@@ -112,11 +112,13 @@ def architecture(arch: str, classes: int) -> Candidate:
     raise UsageError(f"unknown architecture `{arch}`", hint)
 
 
-def untrained(arch: str, classes: int) -> Classifier:
+def untrained(candidate: Candidate, classes: int) -> Classifier:
     """Build an architecture with new weights; raises `UsageError` for own code with another number of outputs."""
-    model = architecture(arch, classes).build()
+    model = candidate.build()
     if len(model.classes) != classes:
-        raise UsageError(f"`{arch}` has {len(model.classes)} outputs for {classes} classes", "change its last layer")
+        raise UsageError(
+            f"`{candidate.arch}` has {len(model.classes)} outputs for {classes} classes", "change its last layer"
+        )
     return model
 
 

@@ -190,7 +190,7 @@ def _check_callable(function: object, text: str) -> None:
         )
     if not callable(function):
         raise UsageError(
-            f"`{text}` is a {type(function).__name__}, not a function", "name a function without arguments"
+            f"`{text}` is no function, but of type {type(function).__name__}", "name a function without arguments"
         )
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -106,6 +106,7 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
     except Exception as error:  # the user's forward can raise anything
         raise failure(error, text, side) from None
     count = sum(p.numel() for p in model.parameters())
+    facts.sort(key=lambda fact: fact.name == "input")  # beside what is measured
     facts += [Fact("parameters", f"{count:,}", "measured"), Fact("noise", model.noise, "measured")]
     return Loaded(model, tuple(facts))
 

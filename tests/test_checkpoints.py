@@ -254,7 +254,7 @@ def test_every_published_file_is_known_by_its_name(name, tmp_path):
 
 
 def test_given_size_and_classes_win_and_classes_are_stored(tmp_path):
-    stored(resnet(nn.Linear(512, 3)), tmp_path / "w.safetensors")
+    save_file(MODELS.make("resnet20")(3).network.state_dict(), tmp_path / "w.safetensors")
     loaded = open_model(str(tmp_path / "w.safetensors"), Given(size=(64, 72), classes=("ant", "bee", "cat")))
     assert (loaded.model.preparation.crop, loaded.model.preparation.resize) == (64, 72)
     assert facts_of(loaded)["input"] == ("64 x 64, short side resized to 72, bilinear", "given")

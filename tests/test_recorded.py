@@ -69,6 +69,19 @@ INTENDED: dict[str, object] = {
     },
     "help/*/--config": {"flags": ["--config"], "value": "FILE.toml", "variable": "CONFIG", "panel": "Run"},
     "help/*/--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
+    # what is guessed of a network can be given; `info` says where the size of the input is known from
+    **{
+        f"help/{command}/--{name}": {"flags": [f"--{name}"], "value": value, "variable": name.upper(), "panel": "What"}
+        for command in ("explain", "score", "attack", "train", "distill", "boundary", "info")
+        for name, value in {"size": "N[/M]", "classes": "A,B,C|FILE"}.items()
+    },
+    **{
+        f"help/train/--{name}": {"flags": [f"--{name}"], "value": "R,G,B", "variable": name.upper(), "panel": "What"}
+        for name in ("mean", "std")
+    },
+    "runs/info*/*/4/value": "3: disc, square, triangle",
+    "runs/info/*/8/source": "header",
+    "runs/info-noisy/*/9/source": "header",
     # a pipeline's own STOCHX_VERSION is not ours
     "help/stochx/--version/variable": ABSENT,
     "help/stochx/--completion/variable": ABSENT,

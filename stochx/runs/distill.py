@@ -70,7 +70,7 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     """Return the student with its noise, calibrated on training images, and the facts of its origin."""
     build = None
     if settings.starts == "random":
-        build = partial(untrained, settings.arch or teacher.arch, len(teacher.classes))
+        build = partial(_build, settings.arch or teacher.arch, len(teacher.classes))
     student = make_student(teacher, build, settings.seed)
     if settings.noise != "none":
         with seeded(settings.seed, "noise"):
@@ -83,3 +83,7 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     if file.is_file():
         student.origin["teacher sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return student
+
+
+def _build(arch: str, classes: int) -> Classifier:
+    return untrained(architecture(arch, classes), classes)

@@ -62,7 +62,8 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
 def _initial(settings: Train, train: Data, test: Data) -> tuple[Classifier, Data, Data]:
     """Return the network to train, a new one or `init` with its weights, and the data with its classes."""
     if settings.init is None:
-        return build(partial(untrained, settings.arch or "resnet20"), train.classes, settings.seed), train, test
+        chosen = architecture(settings.arch or "resnet20", len(train.classes))  # draws, so not within `build`
+        return build(partial(untrained, chosen), train.classes, settings.seed), train, test
     model = open_model(settings.init, given(settings, settings.arch)).model
     train, test = (with_classes_of(model, data, settings.data) for data in (train, test))
     return model.requires_grad_(True), train, test

@@ -1,0 +1,165 @@
+"""Grad-CAM on tokens and channels-last maps, and LRP through parallel branches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import SwinTransformer, VisionTransformer
+
+from stochx.attributions.gradcam import GradCAM
+from stochx.attributions.lrp import LRP
+from stochx.engine.lrp.branches import merged
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.fused import fused
+from stochx.engine.network.stochastic import Noisy
+from stochx.errors import InputError
+
+
+def vit():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4).eval()
+        nn.init.normal_(net.heads.head.weight)  # torchvision's is zero
+    return net
+
+
+def swin():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=4).eval()
+
+
+def channels_last(value):
+    return value.permute(0, 3, 1, 2)
+
+
+def tokens(value):
+    return value[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+
+def formula(net, layer, x, target, maps):
+    """Grad-CAM by hooks."""
+    kept = []
+    handle = net.get_submodule(layer).register_forward_hook(lambda module, inputs, out: kept.append(out))
+    score = net(x).gather(1, target[:, None]).sum()
+    handle.remove()
+    (slope,) = torch.autograd.grad(score, kept[0])
+    cam = (maps(slope).mean((2, 3), keepdim=True) * maps(kept[0].detach())).sum(1, keepdim=True).relu()
+    return F.interpolate(cam, x.shape[2:], mode="bilinear")
+
+
+X, TARGET = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([1, 2])
+
+
+@pytest.mark.parametrize("layer", ["features.1", "features.2", "features.3"])
+def test_gradcam_reads_channels_last_maps(layer):
+    cam = GradCAM(layer=layer)(swin(), X, TARGET).map
+    torch.testing.assert_close(cam, formula(swin(), layer, X, TARGET, channels_last))
+
+
+@pytest.mark.parametrize("layer", ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1"])
+def test_gradcam_reads_tokens_without_the_class_token(layer):
+    cam = GradCAM(layer=layer)(vit(), X, TARGET).map
+    torch.testing.assert_close(cam, formula(vit(), layer, X, TARGET, tokens))
+
+
+def test_the_default_layer_is_a_late_one_and_named(caplog):
+    cam = GradCAM()(vit(), X, TARGET).map
+    late = "encoder.layers.encoder_layer_1.ln_1"  # the last patches that the class token sees
+    torch.testing.assert_close(cam, formula(vit(), late, X, TARGET, tokens))
+    assert late in caplog.text
+    torch.testing.assert_close(
+        GradCAM()(swin(), X, TARGET).map, formula(swin(), "features.3", X, TARGET, channels_last)
+    )
+
+
+def test_a_layer_without_positions_is_refused():
+    with pytest.raises(InputError, match="returns no maps and no tokens"):
+        GradCAM(layer="heads")(vit(), X, TARGET)
+
+
+class Branches(nn.Module):
+    """Two blocks of a convolution, a narrow one and a batch norm alone, with statistics that cancel."""
+
+    def __init__(self, groups):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        for k in range(3):
+            self.add_module(f"wide{k}", nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=groups), nn.BatchNorm2d(8)))
+            self.add_module(f"narrow{k}", nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)))
+            self.add_module(f"alone{k}", nn.BatchNorm2d(8))
+        self.idle, self.head = nn.Dropout(), nn.Linear(8, 4)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.uniform_(-1, 1)
+                norm.weight.data.uniform_(-3, 3)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        for k in range(3):
+            out = 0
+            for name in ("wide", "narrow", "alone"):
+                out += self.idle(self.get_submodule(f"{name}{k}")(x))
+            x = F.relu(out)
+        return self.head(x.mean((2, 3)))
+
+
+def branches(groups):
+    with torch.random.fork_rng():
+        return Branches(groups).eval()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_parallel_branches_become_one_convolution(groups):
+    net = branches(groups)
+    graph = fused(net, X).graph
+    one = merged(graph)
+    torch.testing.assert_close(one(X), net(X), rtol=1e-4, atol=1e-4)
+    convolutions = [n for n in one.graph.nodes if n.op == "call_module" and "norm" not in str(n.target)]
+    assert len(convolutions) == 5 and torch.equal(graph(X), fused(net, X).graph(X))
+
+
+def test_lrp_conserves_through_parallel_branches():
+    net = branches(1)
+    logits = net(X)[[0, 1], TARGET]
+    explanation = LRP(composite="epsilon")(net, X, TARGET)
+    reference = explanation.map.abs().sum((1, 2, 3))
+    assert explanation.map.isfinite().all() and (reference < 100 * logits.abs()).all()
+
+
+@pytest.mark.parametrize("name", [pytest.param("mobileone_s0", marks=pytest.mark.slow), "repvgg_a0"])
+def test_lrp_of_a_network_of_timm_is_finite_and_conserves(name):
+    timm = pytest.importorskip("timm", reason="needs timm: pip install -e '.[timm]'")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model(name, num_classes=4).eval()
+    x = X[:1].repeat(1, 1, 2, 2)
+    explanation, logit = LRP()(net, x, TARGET[:1]), net(x)[0, 1]
+    assert explanation.map.isfinite().all() and explanation.gap.abs() <= 1.01 * logit.abs()
+    assert not [n for n in merged(fused(net, x).graph).graph.nodes if "norm" in str(n.target)]
+
+
+def test_attention_masks_of_five_axes_are_traced():
+    timm = pytest.importorskip("timm", reason="needs timm: pip install -e '.[timm]'")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model("swin_tiny_patch4_window7_224", num_classes=4, depths=(2, 2), num_heads=(1, 2)).eval()
+    assert fused(net, torch.rand(1, 3, 224, 224)).graph is not None
+
+
+def test_a_network_may_read_the_weight_of_a_noisy_layer():
+    layer = nn.Linear(3, 4)
+    noisy = Noisy(layer, nn.Identity(), "output")
+    assert noisy.weight is layer.weight and noisy.in_features == 3
+    with pytest.raises(AttributeError):
+        _ = noisy.nothing
+
+
+def test_a_classifier_of_tokens_is_explained():
+    from stochx.engine.io.images import Preparation
+
+    model = Classifier(vit(), "abcd", Preparation(32, 32), (0.5,) * 3, (0.5,) * 3)
+    assert GradCAM()(model, X, TARGET).map.max() > 0
