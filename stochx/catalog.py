@@ -39,15 +39,19 @@ log = logging.getLogger("stochx")
 
 
 class Catalog(Generic[T]):
-    """All entries of one family: `Catalog("method", "stochx.attributions")`.
+    """All entries of one family: `Catalog("method", "stochx.attributions", checked=True)`.
 
-    Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one.
+    Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one. The entries of a
+    `checked` family, also those from outside, are called through the `CheckedCall` of its module `_call`, which makes
+    what a user gives into what the formula in the entry's file takes.
     """
 
-    def __init__(self, kind: str, package: str, usual: str = "") -> None:
+    def __init__(self, kind: str, package: str, usual: str = "", checked: bool = False) -> None:
         self.kind = kind
         self.package = package
         self.usual = usual
+        self.checked = checked
+        self._classes: dict[type, type] = {}  # classes with checked calls, by those of the files
         self._broken: dict[str, InputError] = {}  # entry points that cannot be used
 
     @cached_property
@@ -176,7 +180,14 @@ class Catalog(Generic[T]):
 
     def load(self, name: str) -> type[T]:
         """Return the entry's class; imports its file (and with it torch) now."""
-        return cast(type[T], self._entry(name).load())
+        entry = self._entry(name)
+        own: type[T] = entry.load()
+        if self.checked and own not in self._classes:
+            before = importlib.import_module(f"{self.package}._call").CheckedCall
+            # Pickle looks the class up where `lazy_entries` finds it.
+            body = {"__module__": own.__module__ if entry.included else self.package, "__doc__": own.__doc__}
+            self._classes[own] = type(own.__name__, (before, own), body)
+        return cast(type[T], self._classes.get(own, own))
 
     def make(self, text: str) -> T:
         """Return the entry that `text` describes, with its values checked."""
@@ -233,9 +244,9 @@ def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[
     return find, names
 
 
-ATTACKS: Catalog[Attack] = Catalog("attack", "stochx.attacks")
-ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions")
-METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
+ATTACKS: Catalog[Attack] = Catalog("attack", "stochx.attacks", checked=True)
+ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions", checked=True)
+METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics", checked=True)
 MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
 DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
 NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises")
