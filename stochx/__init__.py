@@ -19,14 +19,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises, settings
     from stochx.catalog import include
-    from stochx.engine.gradients import gradient, logits
+    from stochx.engine.calls import gradient, logits
     from stochx.errors import InputError, RunError, StochxError, UsageError
     from stochx.fewshot_networks import load_fewshot
-    from stochx.loading import load_data, load_model
+    from stochx.loading import load_data, load_model, read_image
     from stochx.runs import run
 
 __all__ = ["InputError", "RunError", "StochxError", "UsageError"]
-__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "run"]
+__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "read_image", "run"]
 __all__ += [
     "attacks",
     "attributions",
@@ -42,10 +42,10 @@ __all__ += [
 
 _HOMES = {
     "stochx.catalog": ("include",),
-    "stochx.engine.gradients": ("gradient", "logits"),
+    "stochx.engine.calls": ("gradient", "logits"),
     "stochx.errors": ("InputError", "RunError", "StochxError", "UsageError"),
     "stochx.fewshot_networks": ("load_fewshot",),
-    "stochx.loading": ("load_data", "load_model"),
+    "stochx.loading": ("load_data", "load_model", "read_image"),
     "stochx.runs": ("run",),
 }
 

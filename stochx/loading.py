@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import importlib
 import logging
@@ -12,17 +14,20 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stochx.architectures import Candidate, class_count, differences, expected_shapes, from_text, recognise
 from stochx.catalog import DATASETS, MODELS, NOISES
+from stochx.classes import with_classes_of
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
-from stochx.engine.io.images import SUFFIXES, Preparation
+from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
+from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, measure_noise
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
+from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, Source, normalisation_fact
 from stochx.pretrained import from_timm, from_torchvision, imagenet_classes, timm_classifier
@@ -55,6 +60,7 @@ def load_model(
     return open_model(text, arch=arch, mean=mean, std=std, device=device).model
 
 
+@plain_modes()
 def open_model(
     text: str,
     *,
@@ -233,6 +239,7 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
         raise UsageError(f"`{where}` has no `{what}`", "name a function without arguments") from None
     finally:
         sys.path.remove(str(Path.cwd()))
+    made = unwrapped(made)
     if isinstance(made, Classifier):
         return made, [Fact("architecture", text, "given"), normalisation_fact(made, "given")]
     if not isinstance(made, nn.Module):
@@ -252,9 +259,38 @@ def _from_factory(text: str) -> tuple[Classifier, list[Fact]]:
     return model, [Fact("architecture", text, "given"), normalisation_fact(model, "guessed")]
 
 
-def load_data(text: str, split: Split = "test") -> Data:
-    """`shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz."""
-    return DATASETS.make(_data_spec(text))(split)
+@plain_modes()
+def load_data(text: str, split: Split = "test", *, model: Classifier | None = None) -> Data:
+    """Return the images of `shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz, a torch `Dataset`.
+
+    With `model` they are prepared for it, and their labels are indices of its classes. Raises `StochxError` for what
+    cannot be read, and for classes that the model does not know.
+    """
+    data = dataclasses.replace(DATASETS.make(_data_spec(text))(split), reopen=_Opens(text, split))
+    if model is None:
+        return data
+    named = data if data.labels is None else with_classes_of(copy.copy(model), data, text)
+    return dataclasses.replace(named, preparation=model.preparation)
+
+
+@dataclass(frozen=True)
+class _Opens:
+    """Opens a data set, also in another process."""
+
+    text: str
+    split: Split
+
+    def __call__(self) -> Data:
+        return load_data(self.text, self.split)
+
+
+def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:
+    """Return an image file as every command reads it: upright RGB, (3, H, W) float32 in [0, 1].
+
+    With `model` it is prepared for it and on its device. Raises `InputError` for a file that is no usable image.
+    """
+    image = read(Path(path).expanduser())
+    return to_tensor(image) if model is None else to_tensor(model.preparation(image)).to(model.mean.device)
 
 
 def _data_spec(text: str) -> str:
