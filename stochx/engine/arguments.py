@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +21,6 @@ from stochx.errors import InputError, UsageError
 Classes = int | Sequence[int] | Tensor  # of each image, or one for all
 Keys = Key | Sequence[Key]
 
-
-class HasMap(Protocol):
-    """An explanation."""
-
-    @property
-    def map(self) -> Tensor: ...
-
-
-Maps = Tensor | np.ndarray | HasMap
-Explained = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, or a function that returns maps
 
 DRAWS = 16  # of a stochastic network, which its predictions are the mean of
 ROUNDING = 1e-5  # by which pixels may leave [0, 1]
@@ -103,8 +93,7 @@ def check_arguments(model: object, x: object, keys: Keys | None = None, *, pixel
     With `pixels` values have to lie in [0, 1] for any network, else only for a `Classifier`, which normalises them.
     """
     network = check_model(model)
-    images, alone = _batch_of(network, x)
-    _check_range(images, pixels or isinstance(network, Classifier), isinstance(network, Classifier))
+    images, alone = check_images(network, x, pixels=pixels or isinstance(network, Classifier))
     return Arguments(network, images, _class_count(network, images[:1]), check_keys(keys, len(images), alone), alone)
 
 
@@ -133,7 +122,7 @@ def like_of(model: object) -> Tensor | None:
     return next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
 
 
-def _batch_of(model: nn.Module, x: object) -> tuple[Tensor, bool]:
+def check_images(model: nn.Module, x: object, *, pixels: bool) -> tuple[Tensor, bool]:
     """Return images (N, C, H, W) in the type of the network, and whether a single one was given."""
     if not isinstance(x, Tensor):
         raise UsageError(
@@ -141,7 +130,9 @@ def _batch_of(model: nn.Module, x: object) -> tuple[Tensor, bool]:
             "`stochx.read_image` reads an image file, `torch.as_tensor` arrays",
         )
     if not x.is_floating_point():
-        raise InputError(f"`x` holds whole numbers ({_short(x.dtype)})", "divide by 255, so that it lies in [0, 1]")
+        raise InputError(
+            f"`x` is {_short(x.dtype)}, not floats in [0, 1]: divide by 255", "`x / 255` is of the right type, too"
+        )
     if x.dim() not in (3, 4):
         raise InputError(f"`x` is {tuple(x.shape)}", "give images (N, C, H, W), or one image (C, H, W)")
     if not x.numel():
@@ -152,6 +143,7 @@ def _batch_of(model: nn.Module, x: object) -> tuple[Tensor, bool]:
     plain = x.detach()
     plain = plain.clone() if plain.is_inference() else plain
     plain = plain if like is None else plain.to(like.dtype)
+    _check_range(plain, pixels, isinstance(model, Classifier))
     return (plain[None], True) if x.dim() == 3 else (plain, False)
 
 
@@ -165,7 +157,7 @@ def _check_range(x: Tensor, strict: bool, normalises: bool) -> None:
         return
     spans = f"`x` spans {low:.4g} to {high:.4g}"
     if high > NORMALISED and low >= -ROUNDING:
-        raise InputError(f"{spans}, not 0 to 1", "divide by 255")
+        raise InputError(f"{spans}, not 0 to 1: divide by 255", "`stochx.read_image` reads files as pixels in [0, 1]")
     if normalises:
         raise InputError(f"{spans}, not 0 to 1", "give pixels as they are: the model normalises them itself")
     raise InputError(
@@ -199,6 +191,8 @@ def _whole_numbers(given: Classes, name: str, classes: int) -> Tensor:
         numbers = torch.as_tensor(given if isinstance(given, Tensor | np.ndarray) else _listed(given))
     except (TypeError, ValueError, RuntimeError):
         raise UsageError(f"`{name}` is `{given!r:.60}`", "give a class index, or one for each image") from None
+    if not numbers.numel():
+        raise InputError(f"`{name}` is empty", "give a class index, or one for each image")
     if numbers.dim() == 2 and numbers.shape[1] == classes and classes > 1:
         raise InputError(f"`{name}` is {tuple(numbers.shape)}, one-hot", f"give class indices: `{name}.argmax(1)`")
     if numbers.dim() > 1:

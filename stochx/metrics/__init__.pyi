@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from torch import Tensor, nn
-from stochx.engine.arguments import Explained as Explained
-from stochx.engine.arguments import Maps as Maps
+from stochx.engine.maps import Explained as Explained
+from stochx.engine.maps import Maps as Maps
 from stochx.engine.seeds import Key as Key
 Need = Literal['model', 'explain', 'mask']
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from stochx.engine.arguments import Arguments, Classes, Keys, check_arguments, check_keys, first_of
+from stochx.engine.arguments import Classes, Keys, check_arguments, check_keys, first_of
+from stochx.engine.maps import Explained, Maps, maps_of, masks_of
 from stochx.engine.modes import plain_modes
 from stochx.errors import InputError, UsageError
-from stochx.metrics import Evidence, Explained, Maps, Need, Score
+from stochx.metrics import Evidence, Need, Score
 
 if TYPE_CHECKING:
     from stochx.engine.seeds import Key
@@ -108,16 +108,16 @@ def _evidence(
         raise UsageError(f"`{name}` needs maps", "give `map`, or the method that makes them: `explain=method`")
     if model is None or x is None:
         assert map is not None
-        maps, alone = _maps(map, None)
-        return Evidence(maps, check_keys(keys, len(maps), alone), mask=_mask(mask, maps)), alone
+        maps, alone = maps_of(map)
+        return Evidence(maps, check_keys(keys, len(maps), alone), mask=masks_of(mask, maps)), alone
     of = check_arguments(model, x, keys, pixels=True)
     classes = of.chosen(target)
     again = None if explain is None else _again(explain, of.keys)
     if map is None:
         assert again is not None
         map = again(of.model, of.x, classes)
-    maps, _ = _maps(map, of)
-    return Evidence(maps, of.keys, of.x, classes, of.model, again, _mask(mask, maps)), of.alone
+    maps, _ = maps_of(map, of.x, of.alone)
+    return Evidence(maps, of.keys, of.x, classes, of.model, again, masks_of(mask, maps)), of.alone
 
 
 def _again(explain: Explained, keys: Sequence[Key]) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
@@ -130,47 +130,6 @@ def _again(explain: Explained, keys: Sequence[Key]) -> Callable[[nn.Module, Tens
         return found
 
     return again
-
-
-def _maps(given: Maps, of: Arguments | None) -> tuple[Tensor, bool]:
-    """Return maps (N, C, H, W), as many and as large as the images, and whether there is a single one without them."""
-    values = getattr(given, "map", given)
-    if not isinstance(values, Tensor | np.ndarray):
-        raise UsageError(f"`map` is a {type(values).__name__}", "give an explanation, a tensor or an array")
-    maps = torch.as_tensor(values).detach()
-    shape, single = tuple(maps.shape), of is not None and of.alone
-    alone = maps.dim() == 2 or (maps.dim() == 3 and (single or (of is None and values is not given)))
-    if maps.dim() == 3:
-        maps = maps[None] if alone else maps[:, None]
-    elif maps.dim() == 2:
-        maps = maps[None, None]
-    if maps.dim() != 4 or not maps.numel():
-        raise InputError(f"`map` is {shape}", "give (N, C, H, W), (N, H, W) or (H, W)")
-    if of is None:
-        maps = maps if maps.is_floating_point() else maps.float()
-    else:
-        count, channels, *sides = of.x.shape
-        if tuple(maps.shape) not in {(count, channels, *sides), (count, 1, *sides)}:
-            raise InputError(
-                f"`map` is {shape} for images {tuple(of.x.shape)}", "give one map for each image, of its size"
-            )
-        maps = maps.to(of.x)
-    if not bool(maps.isfinite().all()):
-        raise InputError("`map` holds NaN or infinity", "leave these images out")
-    return (maps.clone() if maps.is_inference() else maps), alone
-
-
-def _mask(given: Tensor | np.ndarray | None, maps: Tensor) -> Tensor | None:
-    """Return masks (N, H, W) of the maps' objects."""
-    if given is None:
-        return None
-    mask = torch.as_tensor(given)
-    wide = mask[None] if mask.dim() == 2 else mask
-    if wide.shape != maps[:, 0].shape:
-        raise InputError(
-            f"`mask` is {tuple(mask.shape)} for maps {tuple(maps.shape)}", "give (N, H, W), true on the object"
-        )
-    return wide.to(maps.device) > 0.5 if wide.is_floating_point() else wide.to(maps.device).bool()
 
 
 def _checked(metric: object, score: object, count: int) -> Score:
