@@ -39,7 +39,7 @@ log = logging.getLogger("stochx")
 
 
 class Catalog(Generic[T]):
-    """All entries of one family: `Catalog("method", "stochx.attributions", call="stochx.attributions._call:CheckedCall")`.
+    """All entries of one family: `Catalog("method", "stochx.attributions")`.
 
     Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one. Every entry, also one
     from outside, is called through the class `call`, `module:Class`: it makes what a user gives into what the formula

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from conftest import random_images
 from support import refused
-from PIL import Image
-from torch import nn
-from torch.nn.utils import parametrizations, parametrize
 
-import stochx
-from stochx.attacks import FGSM, PGD, Transfer
-from stochx.attributions import LRP, BlurredIG, GradCAM, Gradient, IntegratedGradients, SmoothTaylor
+from stochx.attacks import PGD
+from stochx.attributions import BlurredIG
 from stochx.catalog import ATTRIBUTIONS, FAMILIES, METRICS, include
-from stochx.metrics import AUPC, MaxSensitivity, PointingGame, Sparseness
-from stochx.models import Classifier, Preparation
-from stochx.testing.samples import tiny_network
+from stochx.metrics import AUPC
 
 PLUGIN = """from dataclasses import dataclass
 from typing import ClassVar
@@ -33,13 +25,13 @@ class Mine:
 {body}
 """
 CALL = "    def __call__(self, *args, **keys):\n        return 3\n"
-METRIC = (
-    CALL
-    + '    axis: ClassVar[str] = ""
-    reduction: ClassVar[str] = "sum"
-'
-    + "    higher_is_better: ClassVar[bool] = True
-"
+METRIC = CALL + "".join(
+    f"    {line}\n"
+    for line in (
+        'axis: ClassVar[str] = ""',
+        'reduction: ClassVar[str] = "sum"',
+        "higher_is_better: ClassVar[bool] = True",
+    )
 )
 
 
