@@ -49,7 +49,7 @@ def show(map: Maps, image: Tensor | None = None, *, titles: Sequence[str] | str 
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
         if names:
-            axes[n, 0].set_title(shorten(names[n], 40), fontsize=9, loc="left")
+            axes[n, 0].set_title(shorten(names[n], 40), fontsize=9, loc="left", parse_math=False)
     return figure
 
 
