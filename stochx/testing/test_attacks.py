@@ -107,7 +107,8 @@ def test_an_attack_works_in_every_context(attack: str, context: str, tiny: TinyN
 def test_an_attack_needs_no_more_than_a_network_images_and_labels(attack: str, tiny: TinyNet, images: Tensor) -> None:
     if not searches(attack, "linf"):
         pytest.skip("it searches no balls in linf")
-    made, y = ATTACKS.make(attack), tiny(images).argmax(1)
+    made: Any = ATTACKS.make(attack)
+    y = tiny(images).argmax(1)
     expected = made(tiny, images, y, source=tiny)
     far = float(Ball(0).length(expected.x, images).max())
     assert far <= 8 / 255 + 1e-12, f"x' is {far} away, eps is 8 / 255"
@@ -121,7 +122,8 @@ def test_an_attack_needs_no_more_than_a_network_images_and_labels(attack: str, t
 def test_an_attack_does_not_depend_on_the_modes_of_torch(attack: str, mode: str, tiny: TinyNet, images: Tensor) -> None:
     if not searches(attack, "linf"):
         pytest.skip("it searches no balls in linf")
-    model, x, made = tiny.float(), images[:2].float(), ATTACKS.make(attack)
+    model, x = tiny.float(), images[:2].float()
+    made: Any = ATTACKS.make(attack)
     expected = made(model, x, 1, source=model).x
     with MODES[mode]():
         found = made(model, x.clone(), 1, source=model).x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_random_maps_follow_their_keys(attribution: str, tiny: TinyNet, images: 
 
 
 def test_a_target_may_be_a_number_a_list_or_a_tensor(attribution: str, tiny: TinyNet, images: Tensor) -> None:
-    method, two = ATTRIBUTIONS.make(attribution), images[:2]
+    method: Any = ATTRIBUTIONS.make(attribution)
+    two = images[:2]
     expected = method(tiny, two, torch.tensor([1, 1])).map
     for target in (1, [1, 1], torch.tensor(1), torch.tensor([1], dtype=torch.uint8)):
         assert torch.equal(method(tiny, two, target).map, expected), f"for the target `{target!r}` the map is another"
@@ -73,7 +75,7 @@ def test_a_target_may_be_a_number_a_list_or_a_tensor(attribution: str, tiny: Tin
 
 
 def test_a_single_image_has_a_single_map(attribution: str, tiny: TinyNet, images: Tensor) -> None:
-    method = ATTRIBUTIONS.make(attribution)
+    method: Any = ATTRIBUTIONS.make(attribution)
     alone, batch = method(tiny, images[0], 1), method(tiny, images[:1], 1)
     assert torch.equal(alone.map, batch.map[0]), "the map of an image (C, H, W) is not that of a batch of one"
 
@@ -82,7 +84,8 @@ def test_a_single_image_has_a_single_map(attribution: str, tiny: TinyNet, images
 def test_a_map_does_not_depend_on_the_modes_of_torch(
     attribution: str, mode: str, tiny: TinyNet, images: Tensor
 ) -> None:
-    model, x, method = tiny.float(), images[:2].float(), ATTRIBUTIONS.make(attribution)
+    model, x = tiny.float(), images[:2].float()
+    method: Any = ATTRIBUTIONS.make(attribution)
     expected = method(model, x, [1, 2]).map
     with MODES[mode]():
         found = method(model, x.clone(), [1, 2]).map

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -89,11 +90,12 @@ def test_a_metric_leaves_the_model_and_the_global_generator_alone(metric: str, t
 
 
 def test_a_metric_may_be_called_on_maps(metric: str, tiny: TinyNet, images: Tensor) -> None:
-    made, given = METRICS.make(metric), evidence(tiny, images, range(5))
+    made: Any = METRICS.make(metric)
+    given = evidence(tiny, images, range(5))
     more = {"explain": given.explain, "mask": given.mask, "keys": given.keys}
     expected, called = made(given).value, made(tiny, images, given.map, given.target, **more).value
     assert torch.equal(called, expected), f"called on maps it gives {called}, with `Evidence` {expected}"
-    assert given.mask is not None
+    assert given.mask is not None and given.target is not None
     one = {"explain": given.explain, "mask": given.mask[0], "keys": "key 0"}
     alone, batch = made(tiny, images[0], given.map[0], given.target[:1], **one).value, made(first(given)).value
     assert torch.equal(alone, batch[0]), "the score of an image (C, H, W) is not that of a batch of one"
@@ -109,8 +111,9 @@ def first(given: Evidence) -> Evidence:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_score_does_not_depend_on_the_modes_of_torch(metric: str, mode: str, tiny: TinyNet, images: Tensor) -> None:
-    model, x, made = tiny.float(), images[:2].float(), METRICS.make(metric)
-    method = ATTRIBUTIONS.make("gradient")
+    model, x = tiny.float(), images[:2].float()
+    made: Any = METRICS.make(metric)
+    method: Any = ATTRIBUTIONS.make("gradient")
     mask = torch.zeros(2, 16, 16, dtype=torch.bool)
     mask[:, 3:9, 4:12] = True
     maps = method(model, x, 1).map
