@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from stochx.attacks import PGD, Context
 from stochx.engine.device import select_runtime
+from stochx.engine.judging import Judge
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
 from stochx.loading import load_data, load_model
-from stochx.tasks.judging import Judge
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
 EPS, STEP, STEPS, DRAWS = 8 / 255, 2 / 255, 20, 10
@@ -91,7 +91,7 @@ def load(name: str, count: int, noisy: bool) -> tuple[Classifier, Tensor, Tensor
 
 
 def ours(variant: str, model: Classifier, x: Tensor, y: Tensor, settings: Settings) -> tuple[Tensor, float]:
-    judge = Judge(model, y, None, 1, 0, "bench")
+    judge = Judge(model, y, None, 1, 0, "bench", False)
     context = Context(
         keys=range(len(x)),
         wrong=None if model.noise != "none" else judge.wrong,

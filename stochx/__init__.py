@@ -3,7 +3,8 @@
     import stochx
 
     model = stochx.load_model("resnet50")
-    explanation = stochx.attributions.SmoothTaylor(sigma=0.5, roots=150)(model, x, target)
+    x = stochx.read_image("img.jpg", model)
+    explanation = stochx.attributions.SmoothTaylor(sigma=0.5, roots=150)(model, x)
     document = stochx.run(stochx.settings.Attack(model="net.pt", data="cifar10", attack=("pgd:steps=20",)))
 
 Importing this package imports no torch; the names below are resolved on first use.
@@ -19,14 +20,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises, settings
     from stochx.catalog import include
-    from stochx.engine.gradients import gradient, logits
+    from stochx.engine.calls import gradient, logits
     from stochx.errors import InputError, RunError, StochxError, UsageError
     from stochx.fewshot_networks import load_fewshot
-    from stochx.loading import load_data, load_model
+    from stochx.loading import load_data, load_model, read_image
+    from stochx.reports.show import show
     from stochx.runs import run
 
 __all__ = ["InputError", "RunError", "StochxError", "UsageError"]
-__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "run"]
+__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "read_image", "run", "show"]
 __all__ += [
     "attacks",
     "attributions",
@@ -42,10 +44,11 @@ __all__ += [
 
 _HOMES = {
     "stochx.catalog": ("include",),
-    "stochx.engine.gradients": ("gradient", "logits"),
+    "stochx.engine.calls": ("gradient", "logits"),
     "stochx.errors": ("InputError", "RunError", "StochxError", "UsageError"),
     "stochx.fewshot_networks": ("load_fewshot",),
-    "stochx.loading": ("load_data", "load_model"),
+    "stochx.loading": ("load_data", "load_model", "read_image"),
+    "stochx.reports.show": ("show",),
     "stochx.runs": ("run",),
 }
 

@@ -14,7 +14,7 @@ import ast
 import importlib
 import logging
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -41,13 +41,18 @@ log = logging.getLogger("stochx")
 class Catalog(Generic[T]):
     """All entries of one family: `Catalog("method", "stochx.attributions")`.
 
-    Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one.
+    Keys without a name, such as `tau=4`, are those of the entry `usual`, where a family has one. Every entry, also one
+    from outside, is called through the class `call`, `module:Class`: it makes what a user gives into what the formula
+    in the entry's file takes. In a family without one the results have to be a `returns`, `module:Class`.
     """
 
-    def __init__(self, kind: str, package: str, usual: str = "") -> None:
+    def __init__(self, kind: str, package: str, usual: str = "", call: str = "", returns: str = "") -> None:
         self.kind = kind
         self.package = package
         self.usual = usual
+        self.call = call
+        self.returns = returns
+        self._classes: dict[type, type] = {}  # classes with checked calls, by those of the files
         self._broken: dict[str, InputError] = {}  # entry points that cannot be used
 
     @cached_property
@@ -176,7 +181,16 @@ class Catalog(Generic[T]):
 
     def load(self, name: str) -> type[T]:
         """Return the entry's class; imports its file (and with it torch) now."""
-        return cast(type[T], self._entry(name).load())
+        entry = self._entry(name)
+        own: type[T] = entry.load()
+        if not any("__call__" in vars(base) for base in own.__mro__):
+            raise InputError(f"`{own.__name__}` has no `__call__`", f"write one, as the {self.kind}s of stochx have")
+        if own not in self._classes and (self.call or self.returns):
+            before = _imported(self.call) if self.call else _returning(_imported(self.returns))
+            # Pickle looks the class up where `lazy_entries` finds it.
+            body = {"__module__": own.__module__ if entry.included else self.package, "__doc__": own.__doc__}
+            self._classes[own] = type(own.__name__, (before, own), body)
+        return cast(type[T], self._classes.get(own, own))
 
     def make(self, text: str) -> T:
         """Return the entry that `text` describes, with its values checked."""
@@ -185,6 +199,28 @@ class Catalog(Generic[T]):
             return self.load(name)(**values)
         except ValueError as error:
             raise UsageError(f"`{text}`: {error}") from None
+
+
+def _imported(text: str) -> type:
+    module, _, name = text.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+@cache
+def _returning(kind: type) -> type:
+    """Return a first base for entries, whose calls raise `InputError` for a result that is no `kind`."""
+
+    class Call:
+        def __call__(self, *args: Any, **keywords: Any) -> Any:
+            result = super().__call__(*args, **keywords)  # type: ignore[misc]  # that of the entry
+            if not isinstance(result, kind):
+                raise InputError(
+                    f"`{type(self).__name__}` returns a {type(result).__name__}", f"return a `{kind.__name__}`"
+                )
+            return result
+
+    return Call
 
 
 def include(path: str | Path) -> None:
@@ -233,15 +269,17 @@ def lazy_entries(catalog: Catalog[Any]) -> tuple[Callable[[str], Any], Callable[
     return find, names
 
 
-ATTACKS: Catalog[Attack] = Catalog("attack", "stochx.attacks")
-ATTRIBUTIONS: Catalog[Attribution] = Catalog("method", "stochx.attributions")
-METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics")
-MODELS: Catalog[Model] = Catalog("architecture", "stochx.models")
-DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets")
-NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises")
-HEADS: Catalog[Head] = Catalog("head", "stochx.heads")
-GUIDES: Catalog[Guide] = Catalog("guide", "stochx.guides")
-LESSONS: Catalog[Lesson] = Catalog("lesson", "stochx.lessons", usual="soft-labels")
+ATTACKS: Catalog[Attack] = Catalog("attack", "stochx.attacks", call="stochx.attacks._call:CheckedCall")
+ATTRIBUTIONS: Catalog[Attribution] = Catalog(
+    "method", "stochx.attributions", call="stochx.attributions._call:CheckedCall"
+)
+METRICS: Catalog[Metric] = Catalog("metric", "stochx.metrics", call="stochx.metrics._call:CheckedCall")
+MODELS: Catalog[Model] = Catalog("architecture", "stochx.models", returns="stochx.engine.network.classifier:Classifier")
+DATASETS: Catalog[Dataset] = Catalog("data set", "stochx.datasets", returns="stochx.engine.io.data:Data")
+NOISES: Catalog[Noise] = Catalog("noise", "stochx.noises", returns="torch.nn:Module")
+HEADS: Catalog[Head] = Catalog("head", "stochx.heads", returns="stochx.engine.fewshot.head:FewShotHead")
+GUIDES: Catalog[Guide] = Catalog("guide", "stochx.guides", returns="builtins:tuple")
+LESSONS: Catalog[Lesson] = Catalog("lesson", "stochx.lessons", usual="soft-labels", returns="torch:Tensor")
 
 FAMILIES: dict[str, Catalog[Any]] = {
     "attacks": ATTACKS,

@@ -33,6 +33,8 @@ class StochxError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(printable(message))
         self.hint = printable(hint)
+        if hint:
+            self.add_note(f"hint: {self.hint}")  # below the message where Python prints it
 
 
 class UsageError(StochxError):

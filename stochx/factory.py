@@ -18,7 +18,8 @@ from torch import nn
 
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from stochx.engine.network.reading import probes, read_as_classifier, unwrapped
+from stochx.engine.network.reading import in_single_precision, probes, read_as_classifier
+from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.presets import imagenet_classes
@@ -46,7 +47,7 @@ def made_by(text: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         kind = "None" if made is None else f"a {type(made).__name__}"
         raise InputError(f"`{text}` returns {kind}, not a network", "return a torch.nn.Module")
-    return unwrapped(made).eval()
+    return in_single_precision(unwrapped(made)).eval()
 
 
 def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classifier, list[Fact]]:

@@ -12,6 +12,7 @@ import torch
 from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.io.images import Preparation
+from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.classifier import Classifier
@@ -24,6 +25,7 @@ from stochx.loading import architecture, load_model, trusted
 from stochx.presets import names
 
 
+@plain_modes()
 def make_fewshot(
     backbone: str, head: str, way: int, size: int | None, seed: int, facts: Mapping[str, Any], arch: str | None = None
 ) -> FewShotNetwork:
@@ -105,6 +107,7 @@ def fewshot_facts(path: Path) -> tuple[Fact, ...] | None:
     )
 
 
+@plain_modes()
 def load_fewshot(text: str, *, arch: str | None = None, device: torch.device | str = "cpu") -> FewShotNetwork:
     """Return the few-shot network in a file that `fsc-train` wrote, frozen and in eval mode.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +11,15 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from stochx.architectures import architecture, is_factory
 from stochx.catalog import DATASETS
+from stochx.classes import with_classes_of
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
-from stochx.engine.io.images import SUFFIXES, Preparation
+from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
+from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.reading import failure
@@ -81,6 +86,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     return open_model(text, Given(arch, mean, std, size, classes), device).model
 
 
+@plain_modes()
 def open_model(text: str, given: Given | None = None, device: torch.device | str = "cpu") -> Loaded:
     """`load_model`, with where each fact about the model comes from."""
     given = given or Given()
@@ -133,9 +139,38 @@ def _apply(given: Given, model: Classifier, facts: list[Fact]) -> list[Fact]:
     return [replaced.get(fact.name, fact) for fact in facts]
 
 
-def load_data(text: str, split: Split = "test") -> Data:
-    """`shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz."""
-    return DATASETS.make(_data_spec(text))(split)
+@plain_modes()
+def load_data(text: str, split: Split = "test", *, model: Classifier | None = None) -> Data:
+    """Return the images of `shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz, a torch `Dataset`.
+
+    With `model` they are prepared for it, and their labels are indices of its classes. Raises `StochxError` for what
+    cannot be read, and for classes that the model does not know.
+    """
+    data = dataclasses.replace(DATASETS.make(_data_spec(text))(split), reopen=_Opens(text, split))
+    if model is None:
+        return data
+    named = data if data.labels is None else with_classes_of(copy.copy(model), data, text)
+    return dataclasses.replace(named, preparation=model.preparation)
+
+
+@dataclass(frozen=True)
+class _Opens:
+    """Opens a data set, also in another process."""
+
+    text: str
+    split: Split
+
+    def __call__(self) -> Data:
+        return load_data(self.text, self.split)
+
+
+def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:
+    """Return an image file as every command reads it: upright RGB, (3, H, W) float32 in [0, 1].
+
+    With `model` it is prepared for it and on its device. Raises `InputError` for a file that is no usable image.
+    """
+    image = read(Path(path).expanduser())
+    return to_tensor(image) if model is None else to_tensor(model.preparation(image)).to(model.mean.device)
 
 
 def _data_spec(text: str) -> str:

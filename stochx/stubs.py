@@ -23,9 +23,14 @@ def stub(family: str) -> str:
             body += node.body
         elif not _only_runs(node):
             body.append(node)
+    module, _, call = FAMILIES[family].call.partition(":")
+    if call:
+        body.append(ast.ImportFrom(module, [ast.alias(call)], 0))
     for entry in built_in(package).values():
         name = entry.declaration.name
-        body.append(ast.ImportFrom(entry.module, [ast.alias(name, name)], 0))
+        body.append(ast.ImportFrom(entry.module, [ast.alias(name, f"_{name}" if call else name)], 0))
+        if call:  # the class as it is called, see `Catalog.load`
+            body += ast.parse(f"class {name}({call}, _{name}): ...").body
     return HEADER + ast.unparse(ast.Module(body, [])) + "\n"
 
 

@@ -18,6 +18,7 @@ from conftest import shared
 from PIL import Image
 
 from stochx.cli import main
+from stochx.errors import StochxError
 from stochx.testing.samples import features, make_head
 
 # Few-shot heads that are checked against the literal reference, and heads whose scores are products of vectors.
@@ -74,3 +75,11 @@ def episodes(head="", ways=3, shots=2, queries=2, size=(5, 6), channels=4, count
 def embed(maps, name):
     """Return the vectors (..., D) that a head of this name makes of maps (..., C, H, W)."""
     return maps.mean((-2, -1)) if "flat" not in name else maps.flatten(-3)
+
+
+def refused(call, message, hint=""):
+    """Check that a call from Python is refused with a message and a hint that contain these texts."""
+    with pytest.raises(StochxError) as caught:
+        call()
+    assert message in str(caught.value) and hint in caught.value.hint, (str(caught.value), caught.value.hint)
+    assert caught.value.hint

@@ -27,7 +27,7 @@ SCRIPTS = [[file] for file, text in FILES.items() if "entry: ClassVar" not in te
 MODULES = {"stochx": ["-m", "stochx"], "pytest": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", PLUGIN]}
 
 BROKEN = {  # what is changed in an entry of the manual, and what the contract tests say then
-    "attributions": ("(x - self.level) * gradient(model, x, target)", "x.mean((2, 3))", "it must be (N, C, H, W)"),
+    "attributions": ("(x - self.level) * gradient(model, x, target)", "x.mean((2, 3))", "return (N, C or 1, H, W)"),
     "attacks": ("ball.project(x + step, x)", "x + 2 * step", "`ball.project(x', x)`"),
     "metrics": ("top.sum(1) / relevance.sum(1)", "top.sum() / relevance.sum()", "one number an image"),
     "models": (

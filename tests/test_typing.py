@@ -29,8 +29,17 @@ total: torch.Tensor = explanation.map.sum()
 ball = attacks.Ball(0.5, "l2")
 context = attacks.Context(keys=(0, 1))
 attempt: attacks.Attempt = attacks.PGD(steps=3)(network, x, y, ball, context)
+attempt = attacks.PGD(steps=3)(network, x, [0, 1], eps=0.5, norm="l2", target=2)
 score: metrics.Score = metrics.Complexity()(metrics.Evidence(explanation.map, keys=(0, 1)))
-slope: torch.Tensor = stochx.gradient(network, x, y)
+score = metrics.AUPC()(network, x, explanation, 3)
+score = metrics.MaxSensitivity()(network, x, explain=attributions.Gradient())
+score = metrics.PointingGame()(map=explanation.map.numpy(), mask=explanation.map > 0)
+slope: torch.Tensor = stochx.gradient(network, x, 3)
+explanation = attributions.Gradient()(network, x[0], (0, 1))
+explanation = attributions.Gradient()(network, stochx.read_image("a.png", network))
+image, label = stochx.load_data("cifar10", model=network)[0]
+loader = torch.utils.data.DataLoader(data, batch_size=2)
+stochx.show(explanation, image, titles="a map").savefig("map.png")
 method: attributions.Attribution = attributions.IntegratedGradients(steps=4)
 lesson: lessons.Lesson = lessons.Logits()
 head: heads.Head = heads.Relation()
@@ -52,6 +61,8 @@ WRONG = {  # a line, and what is wrong with it
     "stochx.attributions.SmoothTaylor(sgima=0.5)": 'Unexpected keyword argument "sgima"',
     "stochx.attributions.SmothTaylor()": 'has no attribute "SmothTaylor"',
     'stochx.attributions.IntegratedGradients(steps="many")': 'has incompatible type "str"; expected "int"',
+    'stochx.attacks.PGD()(stochx.load_model("a"), stochx.read_image("a"), 1, norm="l3")': "No overload variant",
+    'stochx.attributions.Gradient()(stochx.load_model("a"), stochx.read_image("a"), "cat")': 'type "str"',
     'stochx.attacks.Ball(0.5, "l3")': 'expected "Literal[',
     'stochx.attacks.PGD(loss="hinge")': 'expected "Literal[',
     'stochx.settings.Attack(model="a.pt", norm="l3")': 'expected "Literal[',
@@ -103,7 +114,7 @@ def test_stubs_are_fresh():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_stub_names_is_there_at_run_time(family):
     package = importlib.import_module(f"stochx.{family}")
-    names = re.findall(r"^from .* as (\w+)$", stub(family), re.M)
+    names = re.findall(r"^(?:from .* as|class) ([^\W_]\w*)", stub(family), re.M)
     assert names and {*names} <= {*dir(package)}
     assert all(getattr(package, name) is not None for name in names)
 

@@ -46,12 +46,40 @@ class Attack(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         ...
-from stochx.attacks.apgd import APGD as APGD
-from stochx.attacks.deepfool import DeepFool as DeepFool
-from stochx.attacks.fgsm import FGSM as FGSM
-from stochx.attacks.pgd import PGD as PGD
-from stochx.attacks.rand import Rand as Rand
-from stochx.attacks.random import RandomSearch as RandomSearch
-from stochx.attacks.square import Square as Square
-from stochx.attacks.standard import Standard as Standard
-from stochx.attacks.transfer import Transfer as Transfer
+from stochx.attacks._call import CheckedCall
+from stochx.attacks.apgd import APGD as _APGD
+
+class APGD(CheckedCall, _APGD):
+    ...
+from stochx.attacks.deepfool import DeepFool as _DeepFool
+
+class DeepFool(CheckedCall, _DeepFool):
+    ...
+from stochx.attacks.fgsm import FGSM as _FGSM
+
+class FGSM(CheckedCall, _FGSM):
+    ...
+from stochx.attacks.pgd import PGD as _PGD
+
+class PGD(CheckedCall, _PGD):
+    ...
+from stochx.attacks.rand import Rand as _Rand
+
+class Rand(CheckedCall, _Rand):
+    ...
+from stochx.attacks.random import RandomSearch as _RandomSearch
+
+class RandomSearch(CheckedCall, _RandomSearch):
+    ...
+from stochx.attacks.square import Square as _Square
+
+class Square(CheckedCall, _Square):
+    ...
+from stochx.attacks.standard import Standard as _Standard
+
+class Standard(CheckedCall, _Standard):
+    ...
+from stochx.attacks.transfer import Transfer as _Transfer
+
+class Transfer(CheckedCall, _Transfer):
+    ...

@@ -38,5 +38,7 @@ class Transfer:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if context.source is None:
-            raise UsageError("`transfer` needs a network to craft on", "name one with `--source MODEL`")
+            raise UsageError(
+                "`transfer` needs a network to craft on", "name one with `--source MODEL`, in Python with `source=`"
+            )
         return self._craft()(context.source, x, y, ball, replace(context, judge_any=False))

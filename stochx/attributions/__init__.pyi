@@ -45,15 +45,52 @@ class Attribution(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None=None) -> Explanation:
         ...
-from stochx.attributions.blurred_ig import BlurredIG as BlurredIG
-from stochx.attributions.centre import CentreBlob as CentreBlob
-from stochx.attributions.gradcam import GradCAM as GradCAM
-from stochx.attributions.gradient import Gradient as Gradient
-from stochx.attributions.gradxinput import GradientTimesInput as GradientTimesInput
-from stochx.attributions.ig import IntegratedGradients as IntegratedGradients
-from stochx.attributions.lrp import LRP as LRP
-from stochx.attributions.occlusion import Occlusion as Occlusion
-from stochx.attributions.random import RandomMap as RandomMap
-from stochx.attributions.smoothgrad import SmoothGrad as SmoothGrad
-from stochx.attributions.smoothtaylor import SmoothTaylor as SmoothTaylor
-from stochx.attributions.sobel import SobelEdges as SobelEdges
+from stochx.attributions._call import CheckedCall
+from stochx.attributions.blurred_ig import BlurredIG as _BlurredIG
+
+class BlurredIG(CheckedCall, _BlurredIG):
+    ...
+from stochx.attributions.centre import CentreBlob as _CentreBlob
+
+class CentreBlob(CheckedCall, _CentreBlob):
+    ...
+from stochx.attributions.gradcam import GradCAM as _GradCAM
+
+class GradCAM(CheckedCall, _GradCAM):
+    ...
+from stochx.attributions.gradient import Gradient as _Gradient
+
+class Gradient(CheckedCall, _Gradient):
+    ...
+from stochx.attributions.gradxinput import GradientTimesInput as _GradientTimesInput
+
+class GradientTimesInput(CheckedCall, _GradientTimesInput):
+    ...
+from stochx.attributions.ig import IntegratedGradients as _IntegratedGradients
+
+class IntegratedGradients(CheckedCall, _IntegratedGradients):
+    ...
+from stochx.attributions.lrp import LRP as _LRP
+
+class LRP(CheckedCall, _LRP):
+    ...
+from stochx.attributions.occlusion import Occlusion as _Occlusion
+
+class Occlusion(CheckedCall, _Occlusion):
+    ...
+from stochx.attributions.random import RandomMap as _RandomMap
+
+class RandomMap(CheckedCall, _RandomMap):
+    ...
+from stochx.attributions.smoothgrad import SmoothGrad as _SmoothGrad
+
+class SmoothGrad(CheckedCall, _SmoothGrad):
+    ...
+from stochx.attributions.smoothtaylor import SmoothTaylor as _SmoothTaylor
+
+class SmoothTaylor(CheckedCall, _SmoothTaylor):
+    ...
+from stochx.attributions.sobel import SobelEdges as _SobelEdges
+
+class SobelEdges(CheckedCall, _SobelEdges):
+    ...

@@ -72,6 +72,7 @@ class SmoothTaylor:
         x: Tensor,
         target: Tensor,
         keys: Sequence[Key] | None = None,
+        *,
         measure: Measure | None = None,
         rough: Measure | None = None,
     ) -> Explanation:

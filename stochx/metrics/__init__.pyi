@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from torch import Tensor, nn
+from stochx.engine.maps import Explained as Explained
+from stochx.engine.maps import Maps as Maps
 from stochx.engine.seeds import Key as Key
 Need = Literal['model', 'explain', 'mask']
 
@@ -60,19 +62,68 @@ class Metric(Protocol):
 
     def __call__(self, evidence: Evidence) -> Score:
         ...
-from stochx.metrics.aupc import AUPC as AUPC
-from stochx.metrics.autvc import AUTVC as AUTVC
-from stochx.metrics.completeness import Completeness as Completeness
-from stochx.metrics.complexity import Complexity as Complexity
-from stochx.metrics.deletion import Deletion as Deletion
-from stochx.metrics.infidelity import Infidelity as Infidelity
-from stochx.metrics.insertion import Insertion as Insertion
-from stochx.metrics.max_sensitivity import MaxSensitivity as MaxSensitivity
-from stochx.metrics.pixel_flipping import PixelFlipping as PixelFlipping
-from stochx.metrics.pointing_game import PointingGame as PointingGame
-from stochx.metrics.randomisation import Randomisation as Randomisation
-from stochx.metrics.region_perturbation import RegionPerturbation as RegionPerturbation
-from stochx.metrics.relevance_mass import RelevanceMass as RelevanceMass
-from stochx.metrics.relevance_rank import RelevanceRank as RelevanceRank
-from stochx.metrics.road import ROAD as ROAD
-from stochx.metrics.sparseness import Sparseness as Sparseness
+from stochx.metrics._call import CheckedCall
+from stochx.metrics.aupc import AUPC as _AUPC
+
+class AUPC(CheckedCall, _AUPC):
+    ...
+from stochx.metrics.autvc import AUTVC as _AUTVC
+
+class AUTVC(CheckedCall, _AUTVC):
+    ...
+from stochx.metrics.completeness import Completeness as _Completeness
+
+class Completeness(CheckedCall, _Completeness):
+    ...
+from stochx.metrics.complexity import Complexity as _Complexity
+
+class Complexity(CheckedCall, _Complexity):
+    ...
+from stochx.metrics.deletion import Deletion as _Deletion
+
+class Deletion(CheckedCall, _Deletion):
+    ...
+from stochx.metrics.infidelity import Infidelity as _Infidelity
+
+class Infidelity(CheckedCall, _Infidelity):
+    ...
+from stochx.metrics.insertion import Insertion as _Insertion
+
+class Insertion(CheckedCall, _Insertion):
+    ...
+from stochx.metrics.max_sensitivity import MaxSensitivity as _MaxSensitivity
+
+class MaxSensitivity(CheckedCall, _MaxSensitivity):
+    ...
+from stochx.metrics.pixel_flipping import PixelFlipping as _PixelFlipping
+
+class PixelFlipping(CheckedCall, _PixelFlipping):
+    ...
+from stochx.metrics.pointing_game import PointingGame as _PointingGame
+
+class PointingGame(CheckedCall, _PointingGame):
+    ...
+from stochx.metrics.randomisation import Randomisation as _Randomisation
+
+class Randomisation(CheckedCall, _Randomisation):
+    ...
+from stochx.metrics.region_perturbation import RegionPerturbation as _RegionPerturbation
+
+class RegionPerturbation(CheckedCall, _RegionPerturbation):
+    ...
+from stochx.metrics.relevance_mass import RelevanceMass as _RelevanceMass
+
+class RelevanceMass(CheckedCall, _RelevanceMass):
+    ...
+from stochx.metrics.relevance_rank import RelevanceRank as _RelevanceRank
+
+class RelevanceRank(CheckedCall, _RelevanceRank):
+    ...
+from stochx.metrics.road import ROAD as _ROAD
+
+class ROAD(CheckedCall, _ROAD):
+    ...
+from stochx.metrics.sparseness import Sparseness as _Sparseness
+
+class Sparseness(CheckedCall, _Sparseness):
+    ...

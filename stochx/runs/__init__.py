@@ -30,7 +30,8 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
     """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
-    with importlib.import_module("stochx.engine.world").process_group() as world:
+    modes, world_of = (importlib.import_module(f"stochx.engine.{name}") for name in ("modes", "world"))
+    with modes.plain_modes(), world_of.process_group() as world:
         outcome: Outcome = run(settings, world, watch if world.leads else Quiet())
     return outcome
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
 from stochx.engine.io.data import Item
+from stochx.engine.judging import Judge, Verdict
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
 from stochx.errors import RunError, StochxError
 from stochx.tasks.batches import Failed, Source, readable, sweep_images
-from stochx.tasks.judging import Judge, Verdict
 
 ROWS = 128  # images attacked together; misclassified ones are retired, so a larger batch stays full for longer
 NORMS: tuple[Norm, ...] = ("linf", "l2")
@@ -105,8 +105,9 @@ def attack(
         if items:
             y = torch.tensor([item.label for _, item in items], device=model.mean.device)
             goal = None if target is None else torch.full_like(y, target)
-            judge = Judge(model, y, goal, draws, seed, "/".join(item.key for _, item in items))
-            attacked = _attack_batch(attacks, sources, ball, items, judge, source_model, judge_any)
+            batch = "/".join(item.key for _, item in items)
+            judge = Judge(model, y, goal, draws, seed, batch, model.noise != "none")
+            attacked = _attack_batch(attacks, sources, ball, items, judge, model, source_model, judge_any)
             keep(attacked)
             records += attacked.records
         return records
@@ -120,10 +121,11 @@ def _attack_batch(
     ball: Ball,
     items: Sequence[tuple[int, Item]],
     judge: Judge,
+    model: Classifier,
     source_model: nn.Module | None,
     judge_any: bool,
 ) -> Attacked:
-    x = torch.stack([item.image for _, item in items]).to(judge.model.mean)
+    x = torch.stack([item.image for _, item in items]).to(model.mean)
     clean, clean_off = judge.verdict(x, "clean"), judge.without_noise(x)
     places = (clean.right > 0).to(x.device)
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
@@ -141,7 +143,7 @@ def _attack_batch(
     for name, method in attacks.items():
         start = time.perf_counter()
         with seeded(judge.seed, "attack", name, judge.batch):
-            attempt = method(judge.model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
+            attempt = method(model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)

@@ -194,28 +194,14 @@ def explanations(
     return results
 
 
-def _explain(model: Classifier, method: Attribution, batch: ImageBatch, keys: Sequence[str]) -> Explanation:
-    """Return a method's maps of a batch; raises `InputError`, which names the method, for anything else."""
-    explanation = method(model, batch.images, batch.target, keys)
-    name = type(method).__name__
-    if not isinstance(explanation, Explanation):
-        raise InputError(f"`{name}` returns a {type(explanation).__name__}", "return an `Explanation`")
-    shape, (count, channels, *sides) = tuple(explanation.map.shape), batch.images.shape
-    if shape not in {(count, channels, *sides), (count, 1, *sides)}:
-        raise InputError(
-            f"`{name}` returns a map {shape} for images {(count, channels, *sides)}", "return (N, C or 1, H, W)"
-        )
-    return explanation
-
-
 def mean_explanation(model: Classifier, method: Attribution, batch: ImageBatch) -> Explanation:
     """Return a method's maps; for a stochastic network the mean over draws of its noise, with its error."""
     if model.noise == "none":
-        return _explain(model, method, batch, batch.keys)
+        return method(model, batch.images, batch.target, batch.keys)
     sums, parts = torch.zeros(0), list[Explanation]()
     for d in range(batch.draws):
         with seeded(0, "draw", d, batch.key):
-            explanation = _explain(model, method, batch, [f"{key}/{d}" for key in batch.keys])
+            explanation = method(model, batch.images, batch.target, [f"{key}/{d}" for key in batch.keys])
         sums = explanation.map.new_zeros(2, 1, *explanation.map.shape) if not parts else sums
         sums[d % 2, 0] += explanation.map
         parts.append(replace(explanation, map=sums))

@@ -17,6 +17,7 @@ from stochx.attacks import Attack, Context
 from stochx.catalog import ATTACKS
 from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
+from stochx.engine.judging import Judge
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio
@@ -24,7 +25,6 @@ from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
 from stochx.errors import StochxError
 from stochx.tasks.batches import Source, read_all
-from stochx.tasks.judging import Judge
 
 CHECKED = 64  # images to check
 SLOPES = 16  # images whose gradients are compared with finite differences
@@ -101,7 +101,7 @@ class _CorrectImages:
 
     def accuracy_under(self, text: str, ball: Ball | None = None) -> float:
         """Return the accuracy under the attack `text`."""
-        judge = Judge(self.model, self.y, None, DRAWS, self.seed, "checks")
+        judge = Judge(self.model, self.y, None, DRAWS, self.seed, "checks", self.model.noise != "none")
         context = Context(
             self.keys,
             wrong=None if judge.noisy else judge.wrong,

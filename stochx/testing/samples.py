@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -74,6 +74,25 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         if m.training or m._forward_hooks or m._forward_pre_hooks
     ]
     assert not left, f"`{left[0]}` is in train mode or keeps a hook: remove hooks and restore modes in `finally`"
+
+
+@contextlib.contextmanager
+def float64_by_default() -> Iterator[None]:
+    """In the block new tensors are float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# Modes of torch in which a user may call an entry; none of them changes its result.
+MODES: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype float64": float64_by_default,
+}
 
 
 def values(*shape: int, seed: int = 0, signed: bool = True) -> Tensor:

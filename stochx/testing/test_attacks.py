@@ -15,7 +15,7 @@ from stochx.catalog import ATTACKS
 from stochx.engine.gradients import logits
 from stochx.engine.threat import Ball, Norm
 from stochx.errors import UsageError
-from stochx.testing.samples import TinyNet, unchanged
+from stochx.testing.samples import MODES, TinyNet, unchanged
 
 BALLS: dict[Norm, float] = {"linf": 0.04, "l2": 0.5, "l1": 4.0}
 PARTS = ("step", "restart", "forwards")
@@ -102,3 +102,29 @@ def test_an_attack_works_in_every_context(attack: str, context: str, tiny: TinyN
     changes = CONTEXTS[context](tiny(images).argmax(1))
     far = float(Ball(0).length(attempt(attack, tiny, images, range(5), **changes).x, images).max())
     assert far <= BALLS["linf"] + 1e-12, f"with {context} x' is {far} away, eps is {BALLS['linf']}"
+
+
+def test_an_attack_needs_no_more_than_a_network_images_and_labels(attack: str, tiny: TinyNet, images: Tensor) -> None:
+    if not searches(attack, "linf"):
+        pytest.skip("it searches no balls in linf")
+    made: Any = ATTACKS.make(attack)
+    y = tiny(images).argmax(1)
+    expected = made(tiny, images, y, source=tiny)
+    far = float(Ball(0).length(expected.x, images).max())
+    assert far <= 8 / 255 + 1e-12, f"x' is {far} away, eps is 8 / 255"
+    assert torch.equal(made(tiny, images, y.tolist(), source=tiny).x, expected.x), "labels in a list give another x'"
+    assert torch.equal(made(tiny, images, source=tiny).x, expected.x), "without labels it attacks another class"
+    one, batch = made(tiny, images[0], int(y[0]), source=tiny), made(tiny, images[:1], y[:1], source=tiny)
+    assert torch.equal(one.x, batch.x[0]), "x' of an image (C, H, W) is not that of a batch of one"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_attack_does_not_depend_on_the_modes_of_torch(attack: str, mode: str, tiny: TinyNet, images: Tensor) -> None:
+    if not searches(attack, "linf"):
+        pytest.skip("it searches no balls in linf")
+    model, x = tiny.float(), images[:2].float()
+    made: Any = ATTACKS.make(attack)
+    expected = made(model, x, 1, source=model).x
+    with MODES[mode]():
+        found = made(model, x.clone(), 1, source=model).x
+    assert torch.equal(found, expected), f"under {mode} x' is another: name the type of every new tensor"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from stochx.attributions import Explanation
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.seeds import Key
-from stochx.testing.samples import TinyNet, unchanged
+from stochx.testing.samples import MODES, TinyNet, unchanged
 
 
 def explain(spec: str, model: TinyNet, x: Tensor, y: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
@@ -58,3 +60,34 @@ def test_random_maps_follow_their_keys(attribution: str, tiny: TinyNet, images: 
     if one.error is not None:
         differ = not torch.allclose(one.map, other.map)
         assert differ, "`error` says that maps are random, but other keys give the same: draw by key, or leave it out"
+
+
+def test_a_target_may_be_a_number_a_list_or_a_tensor(attribution: str, tiny: TinyNet, images: Tensor) -> None:
+    method: Any = ATTRIBUTIONS.make(attribution)
+    two = images[:2]
+    expected = method(tiny, two, torch.tensor([1, 1])).map
+    for target in (1, [1, 1], torch.tensor(1), torch.tensor([1], dtype=torch.uint8)):
+        assert torch.equal(method(tiny, two, target).map, expected), f"for the target `{target!r}` the map is another"
+    predicted = method(tiny, two, tiny(two).argmax(1)).map
+    assert torch.equal(method(tiny, two).map, predicted), (
+        "without a target it explains another class than the predicted"
+    )
+
+
+def test_a_single_image_has_a_single_map(attribution: str, tiny: TinyNet, images: Tensor) -> None:
+    method: Any = ATTRIBUTIONS.make(attribution)
+    alone, batch = method(tiny, images[0], 1), method(tiny, images[:1], 1)
+    assert torch.equal(alone.map, batch.map[0]), "the map of an image (C, H, W) is not that of a batch of one"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_map_does_not_depend_on_the_modes_of_torch(
+    attribution: str, mode: str, tiny: TinyNet, images: Tensor
+) -> None:
+    model, x = tiny.float(), images[:2].float()
+    method: Any = ATTRIBUTIONS.make(attribution)
+    expected = method(model, x, [1, 2]).map
+    with MODES[mode]():
+        found = method(model, x.clone(), [1, 2]).map
+    assert found.dtype == expected.dtype, f"under {mode} the map is {found.dtype}"
+    assert torch.equal(found, expected), f"under {mode} the map is another: name the type of every new tensor"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.metrics import Evidence, Score
 from stochx.tasks.score import bounds_of
-from stochx.testing.samples import TinyNet, unchanged
+from stochx.testing.samples import MODES, TinyNet, unchanged
 
 
 def evidence(model: TinyNet, x: Tensor, places: Sequence[int], scale: float = 1.0) -> Evidence:
@@ -84,3 +87,37 @@ def test_a_metric_leaves_the_model_and_the_global_generator_alone(metric: str, t
     given = evidence(tiny, images, range(5))
     with unchanged(tiny):
         measure(metric, given)
+
+
+def test_a_metric_may_be_called_on_maps(metric: str, tiny: TinyNet, images: Tensor) -> None:
+    made: Any = METRICS.make(metric)
+    given = evidence(tiny, images, range(5))
+    more = {"explain": given.explain, "mask": given.mask, "keys": given.keys}
+    expected, called = made(given).value, made(tiny, images, given.map, given.target, **more).value
+    assert torch.equal(called, expected), f"called on maps it gives {called}, with `Evidence` {expected}"
+    assert given.mask is not None and given.target is not None
+    one = {"explain": given.explain, "mask": given.mask[0], "keys": "key 0"}
+    alone, batch = made(tiny, images[0], given.map[0], given.target[:1], **one).value, made(first(given)).value
+    assert torch.equal(alone, batch[0]), "the score of an image (C, H, W) is not that of a batch of one"
+
+
+def first(given: Evidence) -> Evidence:
+    """The evidence of the first image alone, with its own keys for maps that are made again."""
+    assert given.x is not None and given.target is not None and given.mask is not None
+    return replace(
+        given, map=given.map[:1], keys=given.keys[:1], x=given.x[:1], target=given.target[:1], mask=given.mask[:1]
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_score_does_not_depend_on_the_modes_of_torch(metric: str, mode: str, tiny: TinyNet, images: Tensor) -> None:
+    model, x = tiny.float(), images[:2].float()
+    made: Any = METRICS.make(metric)
+    method: Any = ATTRIBUTIONS.make("gradient")
+    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask[:, 3:9, 4:12] = True
+    maps = method(model, x, 1).map
+    expected = made(model, x, maps, 1, explain=method, mask=mask).value
+    with MODES[mode]():
+        found = made(model, x.clone(), maps.clone(), 1, explain=method, mask=mask).value
+    assert torch.equal(found, expected), f"under {mode} the score is {found}, not {expected}"

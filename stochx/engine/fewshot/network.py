@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx.engine.arguments import check_images, check_model
 from stochx.engine.device import current, full_precision, in_batches, rows_at_once, saved_bytes
 from stochx.engine.fewshot.head import FewShotHead
 from stochx.engine.io.scratch import scratch
+from stochx.engine.modes import plain_modes
 from stochx.engine.network.backbone import Backbone
-from stochx.errors import UsageError
+from stochx.engine.network.stochastic import at_scale
+from stochx.errors import InputError, UsageError
 
 ROUNDS = (7 / 15, 14 / 15)  # shares of the queries that join the support in transductive inference: 35 and 70 of 75
 
@@ -38,6 +41,23 @@ class FewShotNetwork(nn.Module):
         with current().autocast():
             maps: Tensor = self.backbone(flat)
         return maps.to(x.dtype).contiguous().view(*x.shape[:-3], *maps.shape[1:])
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        """Return the scores (Q, N) of images `query` (Q, 3, H, W) for the classes of `support` (N, K, 3, H, W).
+
+        Those of a single query (3, H, W) are (N,). Raises `StochxError` for images that cannot be used.
+        """
+        with plain_modes():
+            if not isinstance(support, Tensor) or support.dim() != 5:
+                shape = tuple(support.shape) if isinstance(support, Tensor) else type(support).__name__
+                raise InputError(f"`support` is {shape}", "give K images of each of N classes: (N, K, 3, H, W)")
+            check_model(self)
+            queries, alone = check_images(self, query, pixels=True)
+            examples, _ = check_images(self, support.flatten(0, 1), pixels=True)
+            with full_precision(), torch.no_grad(), at_scale(self, 0.0):
+                maps = self(examples).unflatten(0, support.shape[:2])
+                found = scores_of(self.head, maps[None], self(queries)[None], transductive=False)[0]
+        return found[0] if alone else found
 
 
 def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
@@ -28,11 +32,12 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images by index, read on demand: `len(data)`, `data.item(7)`.
+class Data(Dataset[tuple[Tensor, int]]):
+    """Images by index, read on demand: `len(data)`, `data[7]`, `data.item(7)`.
 
     `read(i)` returns an 8-bit RGB image; `mask(i)` a mask (H, W). `pixels` (N, 3, H, W) uint8 is set if all images are
-    in memory at one size, for training to read at once. Labels are class indices.
+    in memory at one size, for training to read at once. Labels are class indices. `preparation` is that of `data[i]`.
+    A pickle holds no images: `reopen()` opens the data set again, and these are its images `places`.
     """
 
     classes: tuple[str, ...]
@@ -42,9 +47,33 @@ class Data:
     mask: Callable[[int], np.ndarray] | None = None
     domains: Sequence[str] | None = None
     pixels: Tensor | None = None
+    preparation: Preparation | None = None
+    reopen: Callable[[], Data] | None = None
+    places: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return image `index` (3, H, W) in [0, 1] and its label, -1 without one; negative ones count from the end.
+
+        Raises `IndexError` past the end, and `InputError` for an unusable image.
+        """
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"there is no image {place}, there are {len(self)}")
+        item = self.item(place % len(self), self.preparation)
+        return item.image, -1 if item.label is None else item.label
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return (self[place] for place in range(len(self)))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle everything but the images, where they can be opened again."""
+        if self.reopen is None:
+            return super().__reduce_ex__(protocol)
+        opened = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in LIVE}
+        return _opened_again, (opened,)
 
     @property
     def is_sorted_by_class(self) -> bool:
@@ -85,6 +114,7 @@ class Data:
             mask=None if mask is None else lambda i: mask(indices[i]),
             domains=None if domains is None else [domains[i] for i in indices],
             pixels=None if self.pixels is None else self.pixels[list(indices)],
+            places=list(indices) if self.places is None else [self.places[i] for i in indices],
         )
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
@@ -103,6 +133,23 @@ class Data:
             mask=None if mask is None else torch.from_numpy(np.array(mask) >= 128),
             domain=self.domains[index] if self.domains is not None else None,
         )
+
+
+LIVE = ("read", "mask", "pixels")  # fields that a pickle leaves out
+
+
+def _opened_again(parts: dict[str, Any]) -> Data:
+    """Return the data of a pickle; each process opens a data set once."""
+    whole = _open_once(parts["reopen"])
+    places = range(len(whole)) if parts["places"] is None else parts["places"]
+    if max(places, default=-1) >= len(whole) or [whole.keys[i] for i in places] != list(parts["keys"]):
+        raise InputError("the images of a data set have changed since it was opened", "open it again")
+    return replace(whole.subset(places), **parts)
+
+
+@cache
+def _open_once(reopen: Callable[[], Data]) -> Data:
+    return reopen()
 
 
 def from_arrays(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.io.images import Preparation
+from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -41,7 +42,7 @@ class Classifier(nn.Module):
         origin: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = unwrapped(network)
         self.classes = tuple(classes)
         self.guessed_classes = False
         self.preparation = preparation

@@ -23,6 +23,7 @@ from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
+from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import UsageError
 
 
@@ -161,6 +162,7 @@ def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNe
     Images `x` (N, C, H, W) in [0, 1] are what it is about to see: the first one of the first call compares values and
     gradients. Raises `UsageError` for a model in train mode whose batch norms would mix the images of a batch.
     """
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         return FusedNetwork(_Function(model))
     modules = list(model.modules())

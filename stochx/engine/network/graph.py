@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from stochx.engine.network.stochastic import Noisy
+from stochx.engine.network.wrappers import traceable, unwrapped
 
 
 class UntraceableError(Exception):
@@ -37,7 +38,8 @@ def trace(network: nn.Module) -> fx.GraphModule:
         raise UntraceableError("it has hooks")
     if any(is_parametrized(module) for module in network.modules()):
         raise UntraceableError("it has parametrised weights")
-    with torch.random.fork_rng():
+    network = unwrapped(network)
+    with torch.random.fork_rng(), traceable(network):
         before = _random_states()
         try:
             traced = fx.GraphModule(network, _Tracer().trace(network))

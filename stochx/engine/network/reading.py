@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
 from stochx.errors import InputError
@@ -36,17 +35,10 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, torch.compile and averages, in single precision."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)  # of torch.compile, whose class is expensive to import
-        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
-            inner = network.module
-        if not isinstance(inner, nn.Module):
-            break
-        network = inner
+def in_single_precision(network: nn.Module) -> nn.Module:
+    """Return the network with float32 weights; changes it."""
     if any(t.is_floating_point() and t.dtype != torch.float32 for t in (*network.parameters(), *network.buffers())):
-        network = network.float()
+        return network.float()
     return network
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.losses import Goal, margin
-from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.seeds import seeded
 from stochx.errors import RunError
@@ -34,22 +33,18 @@ class Verdict:
 class Judge:
     """Judges the images of a batch by a network; the noise of each verdict depends on its name and the batch."""
 
-    model: Classifier
+    model: nn.Module
     y: Tensor
     target: Tensor | None
     draws: int
     seed: int
     batch: str
-
-    @property
-    def noisy(self) -> bool:
-        """True if forward passes may differ."""
-        return self.model.noise != "none"
+    noisy: bool  # forward passes may differ
 
     def __getitem__(self, places: Tensor) -> Judge:
         """Return the judge of the selected images."""
         target = None if self.target is None else self.target[places]
-        return Judge(self.model, self.y[places], target, self.draws, self.seed, self.batch)
+        return replace(self, y=self.y[places], target=target)
 
     def verdict(self, x: Tensor, question: str) -> Verdict:
         """Return the verdict on x (N, C, H, W) over all draws; raises `RunError` for logits that are not finite."""

@@ -1,0 +1,66 @@
+"""`stochx.show`: maps in a notebook, drawn as the commands draw them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from stochx.engine.maps import Maps, maps_of
+from stochx.errors import InputError, UsageError
+from stochx.reports.colours import diverging, overlay, scale_of
+from stochx.reports.figure import shorten
+
+SIDE = 3.0  # inches
+
+
+class Shown(Figure):
+    """A figure that a notebook displays where it is the value of a cell; `savefig(path)` writes it."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
+def show(map: Maps, image: Tensor | None = None, *, titles: Sequence[str] | str = ()) -> Figure:
+    """Return a figure with a row for each map: its image, the map, and the map on its image.
+
+    `map` is an explanation, or maps as metrics take them; `image` (N, C, H, W) or (C, H, W) in [0, 1]. Red speaks for
+    the class, blue against it. Raises `StochxError` for what cannot be drawn.
+    """
+    x = None if image is None else _pictures(image)
+    maps, _ = maps_of(map, x, image is not None and image.dim() == 3)
+    names = [titles] if isinstance(titles, str) else list(titles)
+    if names and len(names) != len(maps):
+        raise UsageError(f"there are {len(names)} titles for {len(maps)} maps", "give one for each")
+    columns, (height, width) = (1 if x is None else 3), maps.shape[2:]
+    figure = Shown(figsize=(SIDE * columns, (SIDE * height / width + 0.3) * len(maps)), layout="constrained", dpi=110)
+    axes = figure.subplots(len(maps), columns, squeeze=False)
+    for n, relevance in enumerate(maps.sum(1).float().cpu().numpy()):
+        scale = scale_of(relevance)
+        pictures = [diverging(relevance, scale)]
+        if x is not None:
+            grid = x[n].float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+            pictures = [grid, *pictures, overlay(grid, relevance, scale)]
+        for axis, picture in zip(axes[n], pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+        if names:
+            axes[n, 0].set_title(shorten(names[n], 40), fontsize=9, loc="left", parse_math=False)
+    return figure
+
+
+def _pictures(image: object) -> Tensor:
+    """Return images (N, C, H, W) to be drawn."""
+    if not isinstance(image, Tensor) or image.dim() not in (3, 4):
+        shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise UsageError(f"`image` is {shape}", "give (N, C, H, W) or (C, H, W), as `stochx.read_image` does")
+    x = image.detach()[None] if image.dim() == 3 else image.detach()
+    if x.shape[1] not in (1, 3) or not x.is_floating_point():
+        raise InputError(
+            f"`image` is {tuple(image.shape)}, {str(image.dtype).removeprefix('torch.')}", "give RGB in [0, 1]"
+        )
+    return x
