@@ -81,7 +81,15 @@ def root(
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save."""
+    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save.
+
+    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option.
+    """
+
+    resumable: bool | None = None
+
+
+KEPT = "what was finished is kept; `--resume` goes on from there"
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -105,7 +113,8 @@ def main() -> NoReturn:
     except Stopped as stopped:
         number = int(stopped.args[0])
         what = "interrupted" if number == signal.SIGINT else "terminated"
-        output.complain(what, "what was finished is kept; `--resume` goes on from there")
+        hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
+        output.complain(what, hints[stopped.resumable])
         code = 128 + number
     except BrokenPipeError:  # the reader of the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from stochx import catalog, settings
-from stochx.cli import output
+from stochx.cli import Stopped, output
 from stochx.cli.complete import completer
+from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings import module_of
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, settings_of
+from stochx.settings.folders import Output, RunFiles
 
 SPEC = "NAME[:KEY=VALUE,...]"
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
@@ -32,12 +34,20 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         from stochx.cli.watch import TerminalWatch
         from stochx.runs import execute
 
-        outcome = execute(chosen, TerminalWatch(quiet))
+        watch = TerminalWatch(quiet)
+        try:
+            with watch.shown():
+                outcome = execute(chosen, watch)
+        except Stopped as stopped:
+            if isinstance(chosen, RunFiles):
+                stopped.resumable = holds_results(watch.folder or chosen.folder)
+            raise
         for gate in outcome.missed:
             output.remark("gate missed:", gate, "yellow")
         if outcome.document is not None:
             view: output.View = importlib.import_module(f"stochx.cli.{module_of(cls.command)}").VIEW
             output.show(outcome.document, view, json, quiet)
+            _say_where(chosen, watch.folder, json or quiet)
         raise typer.Exit(outcome.code)
 
     parameters = [*COMMON, *map(_parameter, settings_of(cls))]  # --config first: it may include entries
@@ -45,6 +55,12 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = cls.__doc__
     return command
+
+
+def _say_where(chosen: Settings, folder: Path | None, quiet: bool) -> None:
+    """Name the folder of a run where the user has not."""
+    if isinstance(chosen, Output) and chosen.output is None and not quiet and folder is not None and folder.exists():
+        output.remark("note:", f"the files are in `{folder}`")
 
 
 def describe(setting: Setting) -> str:

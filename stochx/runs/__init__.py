@@ -13,6 +13,7 @@ from stochx.runs.document import Document
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
 from stochx.settings.base import Settings
+from stochx.settings.folders import Output
 
 __all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
 
@@ -30,8 +31,15 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
     """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
-    with importlib.import_module("stochx.engine.world").process_group() as world:
-        outcome: Outcome = run(settings, world, watch if world.leads else Quiet())
+    claimed = importlib.import_module("stochx.runs._claim").claimed
+    with (
+        importlib.import_module("stochx.engine.world").process_group() as world,
+        claimed(settings, world) as settled,
+    ):
+        watch = watch if world.leads else Quiet()
+        if isinstance(settled, Output):
+            watch.opened(settled.folder)
+        outcome: Outcome = run(settled, world, watch)
     return outcome
 
 

@@ -230,37 +230,3 @@ def _setting(field: dataclasses.Field[Any], annotation: Any) -> Setting:
 
 def _members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files(Settings):
-    """Folder of a run."""
-
-    output: Annotated[
-        Path | None,
-        Option(OUTPUT, "Folder for the files; default stochx-out/COMMAND.", short="-o", free=True),
-    ] = None
-    resume: Annotated[bool, Option(RUN, "Skip what the output folder already holds.", recorded=False)] = False
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.output or Path("stochx-out") / self.command
-
-    def recorded(self) -> dict[str, object]:
-        return super().recorded() | {"output": str(self.folder)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFiles(Files):
-    """Folder of a run, refused if it already holds files."""
-
-    overwrite: Annotated[bool, Option(RUN, "Replace the files of an older run.", recorded=False)] = False
-
-    def prepare(self) -> None:
-        try:
-            filled = self.folder.is_dir() and any(self.folder.iterdir())
-        except OSError as error:
-            raise InputError(f"cannot read `{self.folder}`: {error.strerror}", "choose another `--output`") from None
-        if filled and not (self.resume or self.overwrite):
-            raise UsageError(f"`{self.folder}` is not empty", "use `--resume`, `--overwrite` or another `--output`")
