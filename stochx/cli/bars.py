@@ -31,8 +31,10 @@ class Bars:
             _Count(),
             TimeElapsedColumn(),
             _Left(),
+            TextColumn("{task.fields[passes]}"),
         )
         self._progress, self._tasks = Progress(*columns, console=console, transient=True), list[TaskID]()
+        self._passes = 0
 
     def start(self) -> None:
         self._progress.start()
@@ -40,13 +42,19 @@ class Bars:
     def stop(self) -> None:
         self._progress.stop()
 
+    def passed(self, rows: int) -> None:
+        """Count rows that pass through networks, in the innermost stage."""
+        self._passes += rows
+        if self._tasks:
+            self._progress.update(self._tasks[-1], passes=f"{self._passes} passes")
+
     @contextlib.contextmanager
     def stage(self, label: str, total: int | None) -> Iterator[Bar]:
         """Show a stage for the block; one around it that counts nothing is hidden meanwhile."""
         around = self._tasks[-1] if self._tasks and self._progress.tasks[-1].total is None else None
         if around is not None:
             self._progress.update(around, visible=False)
-        task = self._progress.add_task(label, total=total)
+        task, self._passes = self._progress.add_task(label, total=total, passes=""), 0
         self._tasks.append(task)
         try:
             yield Bar(self._progress, task)

@@ -36,6 +36,8 @@ class Display(Protocol):
 
     def stage(self, label: str, total: int | None) -> contextlib.AbstractContextManager[Stage]: ...
 
+    def passed(self, rows: int) -> None: ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
@@ -74,6 +76,10 @@ class TerminalWatch(Quiet):
     def opened(self, folder: Path) -> None:
         self.folder = folder
 
+    def passed(self, rows: int) -> None:
+        if self._display is not None:
+            self._display.passed(rows)
+
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         if self._display is None or total == 0:
@@ -106,7 +112,7 @@ class Lines:
         self._seconds, self._stages = seconds, list[LineStage]()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
-        self.refresh = INTERVAL / 4
+        self.refresh, self._passes = INTERVAL / 4, 0
 
     def start(self) -> None:
         self._thread.start()
@@ -115,9 +121,12 @@ class Lines:
         self._ended.set()
         self._thread.join()
 
+    def passed(self, rows: int) -> None:
+        self._passes += rows
+
     @contextlib.contextmanager
     def stage(self, label: str, total: int | None) -> Iterator[Stage]:
-        stage = LineStage(label, total)
+        stage, self._passes = LineStage(label, total), 0
         self._stages.append(stage)
         try:
             yield stage
@@ -127,7 +136,8 @@ class Lines:
     def _print(self) -> None:
         while not self._ended.wait(INTERVAL):
             for stage in self._stages[-1:]:
-                output.stderr().print(f"{stage}, {_duration(self._seconds())}", markup=False)
+                passes = f", {self._passes} passes" if self._passes else ""
+                output.stderr().print(f"{stage}{passes}, {_duration(self._seconds())}", markup=False)
 
 
 class LineStage:

@@ -39,7 +39,8 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
         watch = watch if world.leads else Quiet()
         if isinstance(settled, Output):
             watch.opened(settled.folder)
-        outcome: Outcome = run(settled, world, watch)
+        with importlib.import_module("stochx.engine.passes").counting(watch.passed):
+            outcome: Outcome = run(settled, world, watch)
     return outcome
 
 

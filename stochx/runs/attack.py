@@ -96,10 +96,12 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         if not world.leads:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
-        verdicts = _check(settings, methods, first, data, rows)
+        with watch.progress("checking"):
+            verdicts = _check(settings, methods, first, data, rows)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
-    document |= _details(settings, networks, parts, verdicts)
-    _write(settings, parts, document)
+    with watch.progress("writing"):
+        document |= _details(settings, networks, parts, verdicts)
+        _write(settings, parts, document)
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)

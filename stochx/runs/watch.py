@@ -33,6 +33,9 @@ class Watch(Protocol):
     def opened(self, folder: Path) -> None:
         """Note the folder that the run writes to."""
 
+    def passed(self, rows: int) -> None:
+        """Note that rows (images, noisy copies of them) have passed through a network."""
+
     def progress(self, label: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
         """Open a stage of `total` steps, or of an unknown number; yields the function that advances it."""
 
@@ -54,6 +57,9 @@ class Quiet:
         return time.perf_counter() - self._start
 
     def opened(self, folder: Path) -> None:
+        pass
+
+    def passed(self, rows: int) -> None:
         pass
 
     @contextlib.contextmanager

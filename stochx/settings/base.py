@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from stochx.catalog import FAMILIES, include
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import UsageError, suggest
 
 WHAT, METHOD, RUN, OUTPUT = PANELS = "What", "Method", "Run", "Output"
 NONE = "none"
