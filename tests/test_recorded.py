@@ -44,6 +44,7 @@ FSC_EXPLAIN: dict[str, object] = {
     "--seed": {"flags": ["--seed"], "value": "int", "default": "0", "variable": "SEED", "panel": "Run"},
     "--output": {"flags": ["--output", "-o"], "value": "path", "variable": "OUTPUT", "panel": "Output"},
     "--resume": {"flags": ["--resume"], "variable": "RESUME", "panel": "Run", "switch": True},
+    "--overwrite": {"flags": ["--overwrite"], "variable": "OVERWRITE", "panel": "Run", "switch": True},
     "--include": {
         "flags": ["--include"],
         "value": "FILE.py",
@@ -69,6 +70,8 @@ INTENDED: dict[str, object] = {
     },
     "help/*/--config": {"flags": ["--config"], "value": "FILE.toml", "variable": "CONFIG", "panel": "Run"},
     "help/*/--verbose": {"flags": ["--verbose", "-v"], "variable": "VERBOSE", "panel": "Output", "switch": True},
+    # one rule for folders that hold files
+    "help/*/--overwrite": {"flags": ["--overwrite"], "variable": "OVERWRITE", "panel": "Run", "switch": True},
     # a pipeline's own STOCHX_VERSION is not ours
     "help/stochx/--version/variable": ABSENT,
     "help/stochx/--completion/variable": ABSENT,

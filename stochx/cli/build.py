@@ -98,6 +98,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
             max=option.maximum,
             autocompletion=completer(setting),
             rich_help_panel=option.panel,
+            show_envvar=False,  # the help says once how variables are named
         )
     return _common(setting.name, Annotated[kind if required else kind | None, info], default)
 
@@ -173,6 +174,10 @@ def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _switch(name: str, help: str, *short: str) -> Any:
+    return typer.Option(name, *short, help=help, rich_help_panel=OUTPUT, show_envvar=False)
+
+
 INCLUDE = next(setting.option for setting in settings_of(Settings) if setting.name == "include")
 Include = Annotated[
     list[str] | None,
@@ -181,6 +186,7 @@ Include = Annotated[
         is_eager=True,
         metavar=INCLUDE.metavar,
         help=INCLUDE.help,
+        show_envvar=False,
         rich_help_panel=RUN,
     ),
 ]
@@ -191,12 +197,13 @@ Config = Annotated[
         is_eager=True,
         metavar="FILE.toml",
         help="Read options from a file, e.g. a run's config.toml.",
+        show_envvar=False,
         rich_help_panel=RUN,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)]
-Silent = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors to stderr.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details to stderr.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, _switch("--json", "Print one JSON object to stdout.")]
+Silent = Annotated[bool, _switch("--quiet", "Print only errors to stderr.", "-q")]
+Verbose = Annotated[bool, _switch("--verbose", "Print details to stderr.", "-v")]
 COMMON = [
     _common("config", Config, None),
     _common("json", Json, False),

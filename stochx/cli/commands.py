@@ -123,7 +123,16 @@ def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]])
             console.print(Text(text, style="dim"), "", sep="\n", soft_wrap=True)
         for title, rows in panels.items():
             console.print(_panel(title, rows, width))
+        if command.name in COMMANDS:
+            console.print("", f"Options may also come from a file (--config), or from {_variables(command.name)}.")
     return drawn.get()
+
+
+def _variables(command: str) -> str:
+    """Say how the environment variables of a command's options are named."""
+    option = next(s for s in settings_of(getattr(settings, COMMANDS[command])) if not s.option.positional)
+    variable = f"STOCHX_{command}_{option.name}".replace("-", "_").upper()
+    return f"variables such as {variable}, for {option.flag}"
 
 
 def _place(title: str) -> int:

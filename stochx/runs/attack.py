@@ -65,7 +65,6 @@ class Part:
     folder: RunFolder
     records: list[Record]
     failed: list[Failed]
-    saved: Saved
     rows: list[Record]
 
 
@@ -128,13 +127,13 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     names = [source.name for source in sources]
     folder = open_folder(settings, world)
     before = earlier_records(folder, names)
-    saved = [Saved()]
+    saved: dict[int, Saved] = {}
     keep = _keeper(case, folder, ball, file_names(names), saved)
     degree = 1.0 if case.point.noise is None else case.point.noise
     with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
 
         def report(results: Sequence[Any], count: int) -> None:
-            folder.append([dataclasses.asdict(result) for result in results if not isinstance(result, Failed)])
+            folder.append(_records(results, saved))
             advance(count)
 
         results = attack(
@@ -154,21 +153,31 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
         )
         noisy = model.noise != "none"
     failed = [result for result in results if isinstance(result, Failed)]
-    new = [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
-    records = merge_records(before, new)
+    saved = {index: facts for part in world.gather([saved]) for index, facts in part.items()}
+    records = merge_records(before, _records(results, saved))
     rows = _rows(case, records, noisy) if world.leads and records else []
-    return Part(folder, records, failed, sum(world.gather(saved), Saved()), rows)
+    return Part(folder, records, failed, rows)
+
+
+def _records(results: Sequence[Any], saved: Mapping[int, Saved]) -> list[Record]:
+    """Return the records of images that were attacked, with what rounding changed where they were saved."""
+    attacked = [result for result in results if not isinstance(result, Failed)]
+    return [
+        dataclasses.asdict(result)
+        | ({"saved": dataclasses.asdict(saved[result.index])} if result.index in saved else {})
+        for result in attacked
+    ]
 
 
 def _keeper(
-    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: list[Saved]
+    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: dict[int, Saved]
 ) -> Callable[[Attacked], None]:
     """Return what is done with a batch of adversarial images: they are saved and drawn as asked."""
 
     def keep(attacked: Attacked) -> None:
         folder.begin()
         if case.settings.save_adversarial:
-            saved[0] += save_images(folder.folder / "adversarial", case.model, attacked, ball, files)
+            saved.update(save_images(folder.folder / "adversarial", case.model, attacked, ball, files))
         if case.settings.figure and attacked.records[0].index == 0:
             draw_examples(folder.folder / "examples.png", attacked, case.model.classes)
 
@@ -225,7 +234,9 @@ def _details(
 
 
 def _saved(parts: Sequence[Part]) -> Document:
-    return dataclasses.asdict(sum((part.saved for part in parts), Saved()))
+    """Count the images that this run and those that it continues have saved, and what rounding changed."""
+    saved = [record["saved"] for part in parts for record in part.records if "saved" in record]
+    return {"images": len(saved)} | {key: sum(facts[key] for facts in saved) for key in ("outside", "healed")}
 
 
 def _identify(name: str, loaded: Loaded, draws: int) -> Document:
