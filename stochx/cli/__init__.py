@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -13,7 +14,7 @@ import typer
 from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
-from stochx.errors import StochxError, UsageError
+from stochx.errors import InputError, StochxError, UsageError
 
 app = typer.Typer(
     name="stochx",
@@ -99,9 +100,11 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     configure_threads(os.environ)
+    output.escape_unprintable()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
+        _check_working_folder()
         code = app(prog_name="stochx", standalone_mode=False)
         sys.stdout.flush()
     except StochxError as error:
@@ -120,6 +123,13 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the working folder no longer exists", "change to another folder") from None
 
 
 def _lower(message: str) -> str:

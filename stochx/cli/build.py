@@ -17,7 +17,7 @@ from stochx.cli.complete import completer
 from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings import module_of
-from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, settings_of
+from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.folders import Output, RunFiles
 
 SPEC = "NAME[:KEY=VALUE,...]"
@@ -138,7 +138,7 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(at_home(str(path))).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}", "check the path of `--config`") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -163,6 +163,8 @@ def _configured(setting: Setting, value: Any) -> Any:
     """Check a value of a configuration file; a number may stand for a text, as it does in a shell."""
     if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
+    if setting.repeated and not isinstance(value, list):
+        value = [value]
     value = setting.convert(value)
     setting.check(value)
     if setting.name == "include":

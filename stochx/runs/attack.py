@@ -19,7 +19,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import UsageError
+from stochx.errors import UsageError, storable
 from stochx.loading import Loaded, load_data
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
@@ -255,7 +255,7 @@ def _identify(name: str, loaded: Loaded, draws: int) -> Document:
 def _identify_data(name: str, records: Sequence[Record]) -> Document:
     """Identify images: the hash is over their keys and labels, in order."""
     lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
-    return {"name": name, "n": len(records), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {"name": name, "n": len(records), "sha256": hashlib.sha256(storable(lines).encode()).hexdigest()}
 
 
 def _gate(settings: Attack, rows: Sequence[Record]) -> Document | None:

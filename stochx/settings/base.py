@@ -82,10 +82,10 @@ class Setting:
     def _convert_one(self, value: Any) -> Any:
         if isinstance(value, Number) and hasattr(value, "item"):  # of NumPy
             value = value.item()
-        if self.type is Path and isinstance(value, str):
-            return Path(value)
-        if self.type is str and isinstance(value, PurePath):
-            return str(value)
+        if self.type is Path and isinstance(value, str | PurePath):
+            return Path(at_home(str(value)))
+        if self.type is str and isinstance(value, str | PurePath):
+            return at_home(str(value))
         if self.or_number and isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return value
@@ -133,6 +133,16 @@ class Setting:
             raise UsageError(f"`{self.flag} {value}` is too small", f"use {low:g} or more")
         if high is not None and value > high:
             raise UsageError(f"`{self.flag} {value}` is too large", f"use {high:g} or less")
+
+
+def at_home(text: str) -> str:
+    """Return a path that begins with `~` with the home folder in its place; shells leave it in `--data=~/images`."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # there is no such user
+        return text
 
 
 KINDS: dict[type, str] = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, storable
 from stochx.settings.base import OUTPUT, RUN, Option, Settings
 
 LOCK = ".lock"  # held by the process that writes to a folder
@@ -53,6 +53,11 @@ class Output(Settings):
     def default(self, number: int) -> Path:
         """Return the default folder of the first run, the second, ..."""
         return Path("stochx-out") / (self.command if number == 1 else f"{self.command}-{number}")
+
+    def check(self) -> None:
+        super().check()
+        if self.output is not None and storable(str(self.output)) != str(self.output):
+            raise UsageError(f"`--output {self.output}` is not UTF-8", "choose another name")
 
     def prepare(self) -> None:
         if self.output is not None and not self.reuses and is_filled(self.output):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, printable, storable
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Data:
     mask: Callable[[int], np.ndarray] | None = None
     domains: Sequence[str] | None = None
     pixels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(storable, self.classes)))  # as a network's file holds them
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, storable
 from stochx.settings.folders import LOCK
 
 if sys.platform != "win32":
@@ -193,9 +193,9 @@ def _escaped(value: object) -> object:
     """Return a setting with bytes that are not UTF-8 as text, since TOML has no way to write them."""
     if isinstance(value, list):
         return list(map(_escaped, value))
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 def to_toml(values: Mapping[str, object]) -> str:
     """Return a flat TOML document; strings, numbers, booleans and lists are the same in JSON."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(f"{key} = {json.dumps(_escaped(value), ensure_ascii=False)}\n" for key, value in values.items())
