@@ -71,8 +71,18 @@ def _describe_entries(command: Any) -> None:
                 next(param for param in command.params if param.name == setting.name).help = describe(setting)
 
 
+def _without_variable(option: Any) -> Any:
+    """Return the option for help, which no environment variable may ask for: a pipeline may have a STOCHX_HELP."""
+    if option is not None:
+        option.allow_from_autoenv = False
+    return option
+
+
 class Command(TyperCommand):
     """A command whose help is drawn here."""
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer hides the type
+        return _without_variable(super().get_help_option(ctx))
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Refuse options with the dashes of typeset text, which would be taken for images."""
@@ -95,6 +105,9 @@ class Group(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = OnDemand()
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        return _without_variable(super().get_help_option(ctx))
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return [*COMMANDS, LIST]

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from dataclasses import dataclass
 
-from stochx.errors import UsageError
+from stochx.errors import InputError, UsageError
 from stochx.runs.document import Document
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
@@ -30,6 +31,7 @@ class Outcome:
 def execute(settings: Settings, watch: Watch) -> Outcome:
     """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
+    _check_temporary_folder()
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
     claimed = importlib.import_module("stochx.runs._claim").claimed
     with (
@@ -42,6 +44,15 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
         with importlib.import_module("stochx.engine.passes").counting(watch.passed):
             outcome: Outcome = run(settled, world, watch)
     return outcome
+
+
+def _check_temporary_folder() -> None:
+    """Raise `InputError` where nothing can be written temporarily: torch does not even start there."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        hint = "set TMPDIR to a folder that can be written to"
+        raise InputError("there is no folder for temporary files", hint) from None
 
 
 def run(settings: Settings) -> Document:
