@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from stochx.attacks import Ball, Context
 from stochx.attributions import Gradient
 from stochx.catalog import ATTACKS
+from stochx.engine.network.derivative import slope_ratio
 from stochx.engine.network.fused import fused
+from stochx.errors import RunError
 
 TARGET = torch.tensor([1, 2])
 
@@ -249,3 +251,33 @@ def test_a_hook_that_comes_later_is_honoured():
     torch.testing.assert_close(Gradient()(net, x, TARGET).map, 2 * plain, rtol=1e-4, atol=1e-6)
     handle.remove()
     torch.testing.assert_close(Gradient()(net, x, TARGET).map, plain)
+
+
+@pytest.mark.parametrize(("network", "ratio"), {"plain": 1, "reversed": -1}.items(), indirect=["network"])
+def test_finite_differences_tell_a_reversed_gradient(network, ratio):
+    x = random_images(4, 3, 12, 12).float()
+    torch.testing.assert_close(slope_ratio(network, x), torch.full((4,), float(ratio)), atol=0.05, rtol=0)
+
+
+def test_a_gradient_that_no_step_can_resolve_has_no_ratio():
+    x = random_images(2, 3, 4, 4)
+    assert slope_ratio(lambda x: x.sum((1, 2, 3))[:, None] * 1e-8 + 1, x).isnan().all()
+    assert slope_ratio(lambda x: x.detach().sum((2, 3)), x).isnan().all()
+
+
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
+def test_only_a_reversed_gradient_is_warned_about_once(network, request, caplog):
+    x = random_images(2, 3, 12, 12).float()
+    for _ in range(2):
+        Gradient()(network, x, TARGET)
+    assert caplog.text.count("points backwards") == (request.node.callspec.params["network"] == "reversed")
+
+
+def test_a_gradient_of_nan_ends_an_attack():
+    class Undefined(torch.autograd.Function):
+        forward = staticmethod(lambda ctx, x: x.clone())
+        backward = staticmethod(lambda ctx, gradient: gradient * torch.nan)
+
+    net = Wrapped(Does(Undefined.apply)).eval()
+    with pytest.raises(RunError, match="loss gradients are not finite"):
+        ATTACKS.make("pgd")(net, random_images(2, 3, 12, 12).float(), TARGET, Ball(8 / 255), Context(keys=(0, 1)))

@@ -89,7 +89,16 @@ def test_a_network_that_hides_nothing_passes_all_checks():
     robust, clean, verdicts = evaluated(masked(), ["fgsm", "pgd:steps=10"], full=True)
     assert clean > 0.85 and robust["pgd:steps=10"] == 0
     assert set(verdicts.values()) == {"ok"}, verdicts
-    assert {"accuracy", "normalisation", "gradients", "ascent", "unbounded", "black box", "converged"} <= set(verdicts)
+    assert {
+        "accuracy",
+        "normalisation",
+        "gradients",
+        "derivative",
+        "ascent",
+        "unbounded",
+        "black box",
+        "converged",
+    } <= set(verdicts)
 
 
 @pytest.mark.parametrize("ball", [Ball(8 / 255), Ball(4.0, "l1")], ids=lambda ball: ball.norm)
@@ -113,6 +122,17 @@ def test_where_only_black_boxes_attacked_the_checks_try_gradients(ball):
 def test_a_network_that_guesses_is_caught_where_that_is_sure(classes, clean, high, verdict):
     model = Classifier(nn.Identity(), [f"class {n}" for n in range(classes)], Preparation(32, 32))
     assert _accuracy(model, [{"clean": clean, "clean_high": high}]).verdict == verdict
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "warn"), (-1, "fail")], ids=["straight-through", "reversed"])
+def test_a_backward_pass_that_is_no_derivative_is_caught(sign, verdict):
+    def before(x):
+        value = torch.round(x * 8) / 8 if sign == 1 else x
+        return value.detach() + sign * (x - x.detach())
+
+    network = masked()
+    network.network.before.forward = before
+    assert evaluated(network, ["fgsm"], count=12)[2]["derivative"] == verdict
 
 
 def test_an_iterated_attack_that_is_weaker_than_one_step_is_caught():

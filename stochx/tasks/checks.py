@@ -19,6 +19,7 @@ from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
 from stochx.errors import StochxError
@@ -26,6 +27,7 @@ from stochx.tasks.batches import Source, read_all
 from stochx.tasks.judging import Judge
 
 CHECKED = 64  # images to check
+SLOPES = 16  # images whose gradients are compared with finite differences
 DRAWS = 8  # draws of a stochastic network
 ZERO = 0.05  # tolerated share of images without a gradient
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
@@ -77,7 +79,7 @@ def check_evaluation(
     places = right.nonzero().flatten()
     bench = _CorrectImages(model, x[places], y[places], [f"{seed}/{items[n].key}" for n in places.tolist()], ball, seed)
     with seeded(seed, "checks"):
-        checks = [*basics, _modes(model), _is_probability(model, x), _gradients(bench), _rising(bench)]
+        checks = [*basics, _modes(model), _is_probability(model, x), _gradients(bench), _slope(bench), _rising(bench)]
     checks += [_one_step(rows), _whole_range(bench)]
     if full:
         checks += [_black_box(bench, attacks), _more_steps(bench)]
@@ -182,6 +184,22 @@ def _gradients(bench: _CorrectImages) -> Check:
         text=f"{none:.1%} of the images have no gradient; {share:.1%} of all gradient values are zero",
         advice="use `loss=margin` or `loss=dlr`, and `square`, which needs no gradients",
         value=none,
+    )
+
+
+def _slope(bench: _CorrectImages) -> Check:
+    """Compare gradients with finite differences, see `slope_ratio`."""
+    with comparable(bench.model):
+        ratio = slope_ratio(bench.model, bench.x[:SLOPES])
+    backwards = float((ratio < REVERSED).double().mean())
+    follows = float(((ratio > 0.5) & (ratio < 2)).double().mean())
+    return Check(
+        name="derivative",
+        verdict="fail" if backwards > ZERO else "warn" if follows < 0.5 else "ok",
+        text=f"short steps along the gradient change the outputs as predicted for {follows:.1%} of the images, "
+        f"the opposite way for {backwards:.1%}",
+        advice="the gradient is not the derivative of the outputs: mend the backward pass, and add `square`",
+        value=follows,
     )
 
 

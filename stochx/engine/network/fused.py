@@ -2,7 +2,8 @@
 
 The fused network shares tensors with the original where possible and never changes it. It is cached per network and
 rebuilt when weights, modes or settings change. On the first image that a network meets, values and gradients of both
-are compared; where they differ the network is used as it is, and the log tells the reason.
+are compared; where they differ the network is used as it is, and the log tells the reason. The gradient of a network
+that is used as it is may be anything: it is compared with finite differences, and the log warns if it points backwards.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
-from stochx.engine.network.stochastic import at_scale
 from stochx.errors import UsageError
 
 
@@ -133,6 +134,15 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+@dataclass
+class _Verdict:
+    """What is known of a network with these settings: why it is used as it is, and whether it has met an image."""
+
+    settings: list[object]
+    reason: str = ""
+    compared: bool = False
+
+
 PLAIN = (int, float, str)  # and bool, an int
 
 VALUE, GRADIENT = 1e-3, 5e-2  # largest relative differences between a network and its fused form, in float32
@@ -141,8 +151,7 @@ COARSE = 0.1, 0.3  # the same in half precision
 log = logging.getLogger("stochx")
 
 _untraced: weakref.WeakKeyDictionary[nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
-# For settings of a network: the reason why it is used as it is, or nothing where its fused form was compared.
-_reasons: weakref.WeakKeyDictionary[nn.Module, tuple[list[object], str]] = weakref.WeakKeyDictionary()
+_verdicts: weakref.WeakKeyDictionary[nn.Module, _Verdict] = weakref.WeakKeyDictionary()
 _fused: weakref.WeakKeyDictionary[nn.Module, tuple[object, FusedNetwork]] = weakref.WeakKeyDictionary()
 
 
@@ -158,35 +167,36 @@ def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNe
     if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
     state = _fingerprint(modules)
-    settings, reason = _reasons.get(model, ([], None))
-    if settings != state[1]:
-        reason = None
-    if reason:
-        return _as_given(model, reason)
-    entry = _fused.get(model)
-    try:
-        network = entry[1] if entry is not None and entry[0] == state else _make(model)
-        _fused[model] = (state, network)
-        if reason is None and x is not None and len(x):
-            _check_same(model, network.whole, x[:1])
-            _reasons[model] = (state[1], "")
-    except UntraceableError as error:
-        _reasons[model] = (state[1], str(error))
-        return _as_given(model, str(error))
-    return network
+    verdict = _verdicts.get(model)
+    if verdict is None or verdict.settings != state[1]:
+        verdict = _verdicts[model] = _Verdict(state[1])
+    compares = not verdict.compared and x is not None and len(x) > 0
+    if not verdict.reason:
+        entry = _fused.get(model)
+        try:
+            network = entry[1] if entry is not None and entry[0] == state else _make(model)
+            if compares and x is not None:
+                _check_same(model, network.whole, x[:1])
+                verdict.compared = True
+            _fused[model] = (state, network)
+            return network
+        except UntraceableError as error:
+            verdict.reason = str(error)
+            log.info("%s is used as it is: %s", _name(model), error)
+    if compares and x is not None:
+        _check_slope(model, x[:1])
+        verdict.compared = True
+    return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))  # not cached: it would keep the model alive
 
 
-def _as_given(model: nn.Module, reason: str) -> FusedNetwork:
-    """Return the model itself, which the cache of fused networks would keep alive."""
-    log.info("%s is used as it is: %s", type(getattr(model, "network", model)).__name__, reason)
-    return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
+def _name(model: nn.Module) -> str:
+    return type(getattr(model, "network", model)).__name__
 
 
 def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
     """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both without noise."""
-    quiet = at_scale(model, 0), at_scale(network, 0)
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(), quiet[0], quiet[1]:
-        pairs = [_value_and_gradient(function, x.detach().clone()) for function in (model, network)]
+    with comparable(model), comparable(network):
+        pairs = [value_and_gradient(function, x) for function in (model, network)]
     limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
     for name, limit, own, other in zip(("values", "gradients"), limits, *pairs, strict=True):
         distance = float((own.double() - other.double()).norm() / own.double().norm().clamp_min(1e-30))
@@ -195,15 +205,16 @@ def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
             raise UntraceableError(f"the {name} of its trace differ by {distance:.2g}, relatively")
 
 
-def _value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output for x, and the gradient of a fixed random combination of it."""
-    torch.manual_seed(0)
-    out = function(x.requires_grad_())
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-    if not out.requires_grad:
-        return out.detach(), torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad((out * weights).sum(), x, allow_unused=True)
-    return out.detach(), torch.zeros_like(x) if gradient is None else gradient
+def _check_slope(model: nn.Module, x: Tensor) -> None:
+    """Warn if the gradient of `model` at x points backwards."""
+    with comparable(model):
+        ratio = slope_ratio(model, x)
+    if (ratio < REVERSED).any():
+        log.warning(
+            "the gradient of `%s` points backwards: a step along it changes the outputs by %.2g of what it predicts",
+            _name(model),
+            float(ratio.min()),
+        )
 
 
 class _Function(nn.Module):
