@@ -160,11 +160,11 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _configured(setting: Setting, value: Any) -> Any:
-    """Check a value of a configuration file; a number may stand for a text, as it does in a shell."""
-    if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
+    """Check a value of a configuration file; as in a shell, a number may stand for a text, and a value for a list."""
     if setting.repeated and not isinstance(value, list):
         value = [value]
+    if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
     value = setting.convert(value)
     setting.check(value)
     if setting.name == "include":

@@ -74,8 +74,9 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to `{folder}`: {error.strerror}", "choose another `--output`") from None
     try:
-        for file in folder.rglob(f"{UNFINISHED}*"):
-            file.unlink(missing_ok=True)
+        for below in ("", "*/", "*/*/"):  # as deep as runs write; `-o .` may be the top of anything
+            for file in folder.glob(f"{below}{UNFINISHED}*"):
+                file.unlink(missing_ok=True)
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)
@@ -106,7 +107,7 @@ def _acquire(path: Path) -> int:
 
 def holds_results(folder: Path) -> bool:
     """Return true for a run folder that `--resume` can continue: there is a record, or the state of a training."""
-    files = [*folder.rglob("records*.jsonl"), *folder.glob("state.safetensors")]
+    files = [*folder.glob("records*.jsonl"), *folder.glob("*/records*.jsonl"), *folder.glob("state.safetensors")]
     return any(file.stat().st_size for file in files)
 
 
