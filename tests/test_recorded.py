@@ -107,6 +107,9 @@ INTENDED: dict[str, object] = {
     # a batch size is a number
     "runs/explain/json/args/batch_size": 8,
     "runs/explain/files/config.toml/batch_size": 8,
+    # what was saved stands with the image, so that it is counted after `--resume`
+    "runs/attack-l2/files/records.jsonl/0/0": "attacks clean image index label margin off prediction saved seconds"
+    " vote worst worst_attack",
     # a query that cannot be read does not stop the others
     "runs/fsc-explain/json/failed": [],
     # the interval between validations follows the number of episodes
