@@ -68,7 +68,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     save(path, student)
     row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
     for name, estimate in (("off", quiet), ("teacher", taught)):
-        row |= {f"accuracy_{name}": estimate.mean, f"ci95_{name}": estimate.ci95}
+        row |= {f"accuracy_{name}": estimate.mean, f"low_{name}": estimate.low, f"high_{name}": estimate.high}
     row |= {"noise": settings.noise, "kind": student.noise, "model": str(path), **student.origin}
     document = make_document(settings, watch, machine, [row])
     folder.finish(rows, document)

@@ -17,7 +17,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.io.scratch import scratch
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
-from stochx.engine.statistics import Estimate, estimate
+from stochx.engine.statistics import Estimate, wilson
 from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
 from stochx.tasks.objectives import Adversarial
@@ -36,7 +36,7 @@ def unreported(count: int) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training run: the last epoch, and the accuracy on test images.
+    """A finished training run: the last epoch, and the accuracy on test images with the ends of its 95 % interval.
 
     With validation also the epoch whose weights were kept, with its `clean` and quick `robust` accuracy on `validation`
     images.
@@ -46,7 +46,8 @@ class Trained:
     loss: float
     train_accuracy: float
     accuracy: float
-    ci95: float
+    low: float
+    high: float
     n: int
     best_epoch: int | None = None
     clean: float | None = None
@@ -128,7 +129,8 @@ def accuracy(model: Classifier, data: Data, report: Report = unreported) -> Esti
 
     `report` counts every image twice: when it is read, and when it is predicted.
     """
-    return estimate(correct(model, *stack(data, model.preparation, report), report).double().tolist())
+    right = correct(model, *stack(data, model.preparation, report), report)
+    return wilson(int(right.sum()), len(right))
 
 
 def correct(model: nn.Module, pixels: Tensor, labels: Tensor, report: Report = unreported) -> Tensor:
