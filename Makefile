@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint completions stubs bench clean
 
 demo: .venv/demo
-	$(BIN)/stochx demo -o stochx-out/demo
+	$(BIN)/stochx demo -o stochx-out/demo --overwrite
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" --durations=15

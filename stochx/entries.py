@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def declared(file: Path) -> Iterator[tuple[str, str, Entry]]:
         raise InputError(
             f"`{file}` declares no entry", 'write `entry: ClassVar = "attributions:mine"` in a frozen dataclass'
         )
-    content = str(file).encode() + file.read_bytes()  # a file that was edited is another module
+    content = os.fsencode(file) + file.read_bytes()  # a file that was edited is another module
     module = f"stochx_included_{hashlib.blake2b(content, digest_size=4).hexdigest()}_{file.stem}"
     for cls, text in entries.items():
         family, _, name = str(text).partition(":")

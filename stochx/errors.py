@@ -18,6 +18,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def storable(text: str) -> str:
+    r"""Return a text that UTF-8 can write: bytes of a file name that are not UTF-8 become `\udcff` and the like."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return the hint for an unknown word: the closest known one, or all of them."""
     known = list(known)

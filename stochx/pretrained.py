@@ -114,7 +114,7 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise UsageError("`timm:` models need the package timm", "pip install 'stochx[timm]'") from None
+        raise UsageError("`timm:` models need the package timm", "pip install timm huggingface_hub") from None
 
 
 def from_timm(name: str) -> tuple[Classifier, list[Fact]]:

@@ -17,7 +17,9 @@ import torch
 from conftest import shared
 from PIL import Image
 
+from stochx.catalog import MODELS
 from stochx.cli import main
+from stochx.engine.network.weights import save
 from stochx.errors import StochxError
 from stochx.testing.samples import features, make_head
 
@@ -57,6 +59,16 @@ def stochx(*args, cwd=".", env=None):
         log.handlers, log.propagate = handled, propagates
         log.setLevel(level)
     return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def shapes_net(folder):
+    """Write an untrained network that knows three shapes into the folder, and return its path."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS.make("convnet:width=4")(3).eval()
+    model.classes = ("disc", "square", "triangle")
+    save(folder / "shapes.safetensors", model)
+    return folder / "shapes.safetensors"
 
 
 def cifar_test_images(count):

@@ -90,7 +90,7 @@ def test_flags_beat_variables_and_variables_beat_the_file(place):
     (place / "c.toml").write_text('model = "net.safetensors"\nmethod = ["gradient"]\nseed = 3\nfigure = false\n')
     seeds = {}
     for name, more, env in (("file", (), {}), ("env", (), {"STOCHX_EXPLAIN_SEED": "4"}), ("flag", ("--seed", 5), {})):
-        done = stochx("explain", "a.png", "--config", "c.toml", "-o", "p", "--json", *more, cwd=place, env=env)
+        done = stochx("explain", "a.png", "--config", "c.toml", "-o", name, "--json", *more, cwd=place, env=env)
         seeds[name] = json.loads(done.stdout)["seed"]
     assert seeds == {"file": 3, "env": 4, "flag": 5}
 

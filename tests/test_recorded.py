@@ -44,6 +44,7 @@ FSC_EXPLAIN: dict[str, object] = {
     "--seed": {"flags": ["--seed"], "value": "int", "default": "0", "variable": "SEED", "panel": "Run"},
     "--output": {"flags": ["--output", "-o"], "value": "path", "variable": "OUTPUT", "panel": "Output"},
     "--resume": {"flags": ["--resume"], "variable": "RESUME", "panel": "Run", "switch": True},
+    "--overwrite": {"flags": ["--overwrite"], "variable": "OVERWRITE", "panel": "Run", "switch": True},
     "--include": {
         "flags": ["--include"],
         "value": "FILE.py",
@@ -82,6 +83,8 @@ INTENDED: dict[str, object] = {
     "runs/info*/*/4/value": "3: disc, square, triangle",
     "runs/info/*/8/source": "header",
     "runs/info-noisy/*/9/source": "header",
+    # one rule for folders that hold files
+    "help/*/--overwrite": {"flags": ["--overwrite"], "variable": "OVERWRITE", "panel": "Run", "switch": True},
     # a pipeline's own STOCHX_VERSION is not ours
     "help/stochx/--version/variable": ABSENT,
     "help/stochx/--completion/variable": ABSENT,
@@ -117,6 +120,9 @@ INTENDED: dict[str, object] = {
     # a batch size is a number
     "runs/explain/json/args/batch_size": 8,
     "runs/explain/files/config.toml/batch_size": 8,
+    # what was saved stands with the image, so that it is counted after `--resume`
+    "runs/attack-l2/files/records.jsonl/0/0": "attacks clean image index label margin off prediction saved seconds"
+    " vote worst worst_attack",
     # a query that cannot be read does not stop the others
     "runs/fsc-explain/json/failed": [],
     # the ends of intervals replace half-widths, which raises the version of the schema

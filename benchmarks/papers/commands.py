@@ -14,7 +14,7 @@ from pathlib import Path
 import stochx.runs
 from stochx.engine.threads import configure_threads
 from stochx.runs import Document
-from stochx.settings.base import RunFiles
+from stochx.settings.folders import RunFiles
 
 configure_threads(os.environ)  # importing this module first comes before torch, as `configure_threads` must
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -13,7 +14,7 @@ import typer
 from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
-from stochx.errors import StochxError, UsageError
+from stochx.errors import InputError, StochxError, UsageError
 
 app = typer.Typer(
     name="stochx",
@@ -81,7 +82,15 @@ def root(
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save."""
+    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save.
+
+    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option.
+    """
+
+    resumable: bool | None = None
+
+
+KEPT = "what was finished is kept; `--resume` goes on from there"
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -91,9 +100,11 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     configure_threads(os.environ)
+    output.escape_unprintable()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
+        _check_working_folder()
         code = app(prog_name="stochx", standalone_mode=False)
         sys.stdout.flush()
     except StochxError as error:
@@ -105,12 +116,20 @@ def main() -> NoReturn:
     except Stopped as stopped:
         number = int(stopped.args[0])
         what = "interrupted" if number == signal.SIGINT else "terminated"
-        output.complain(what, "what was finished is kept; `--resume` goes on from there")
+        hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
+        output.complain(what, hints[stopped.resumable])
         code = 128 + number
     except BrokenPipeError:  # the reader of the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the working folder no longer exists", "change to another folder") from None
 
 
 def _lower(message: str) -> str:

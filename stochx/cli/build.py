@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from stochx import catalog, settings
-from stochx.cli import output
+from stochx.cli import Stopped, output
 from stochx.cli.complete import completer
+from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings import module_of
-from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, settings_of
+from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
+from stochx.settings.folders import Output, RunFiles
 
 SPEC = "NAME[:KEY=VALUE,...]"
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
@@ -32,12 +34,20 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         from stochx.cli.watch import TerminalWatch
         from stochx.runs import execute
 
-        outcome = execute(chosen, TerminalWatch(quiet))
+        watch = TerminalWatch(quiet)
+        try:
+            with watch.shown():
+                outcome = execute(chosen, watch)
+        except Stopped as stopped:
+            if isinstance(chosen, RunFiles):
+                stopped.resumable = holds_results(watch.folder or chosen.folder)
+            raise
         for gate in outcome.missed:
             output.remark("gate missed:", gate, "yellow")
         if outcome.document is not None:
             view: output.View = importlib.import_module(f"stochx.cli.{module_of(cls.command)}").VIEW
             output.show(outcome.document, view, json, quiet)
+            _say_where(chosen, watch.folder, json or quiet)
         raise typer.Exit(outcome.code)
 
     parameters = [*COMMON, *map(_parameter, settings_of(cls))]  # --config first: it may include entries
@@ -45,6 +55,12 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = cls.__doc__
     return command
+
+
+def _say_where(chosen: Settings, folder: Path | None, quiet: bool) -> None:
+    """Name the folder of a run where the user has not."""
+    if isinstance(chosen, Output) and chosen.output is None and not quiet and folder is not None and folder.exists():
+        output.remark("note:", f"the files are in `{folder}`")
 
 
 def describe(setting: Setting) -> str:
@@ -82,6 +98,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
             max=option.maximum,
             autocompletion=completer(setting),
             rich_help_panel=option.panel,
+            show_envvar=False,  # the help says once how variables are named
         )
     return _common(setting.name, Annotated[kind if required else kind | None, info], default)
 
@@ -121,7 +138,7 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(at_home(str(path))).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}", "check the path of `--config`") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -143,7 +160,9 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _configured(setting: Setting, value: Any) -> Any:
-    """Check a value of a configuration file; a number may stand for a text, as it does in a shell."""
+    """Check a value of a configuration file; as in a shell, a number may stand for a text, and a value for a list."""
+    if setting.repeated and not isinstance(value, list):
+        value = [value]
     if setting.type is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     value = setting.convert(value)
@@ -157,6 +176,10 @@ def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _switch(name: str, help: str, *short: str) -> Any:
+    return typer.Option(name, *short, help=help, rich_help_panel=OUTPUT, show_envvar=False)
+
+
 INCLUDE = next(setting.option for setting in settings_of(Settings) if setting.name == "include")
 Include = Annotated[
     list[str] | None,
@@ -165,6 +188,7 @@ Include = Annotated[
         is_eager=True,
         metavar=INCLUDE.metavar,
         help=INCLUDE.help,
+        show_envvar=False,
         rich_help_panel=RUN,
     ),
 ]
@@ -175,12 +199,13 @@ Config = Annotated[
         is_eager=True,
         metavar="FILE.toml",
         help="Read options from a file, e.g. a run's config.toml.",
+        show_envvar=False,
         rich_help_panel=RUN,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)]
-Silent = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors to stderr.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details to stderr.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, _switch("--json", "Print one JSON object to stdout.")]
+Silent = Annotated[bool, _switch("--quiet", "Print only errors to stderr.", "-q")]
+Verbose = Annotated[bool, _switch("--verbose", "Print details to stderr.", "-v")]
 COMMON = [
     _common("config", Config, None),
     _common("json", Json, False),

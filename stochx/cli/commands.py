@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from stochx import settings
 from stochx.cli import output
 from stochx.cli.complete import described
+from stochx.errors import UsageError
 from stochx.settings import COMMANDS, module_of
 from stochx.settings.base import PANELS, settings_of
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 SETTINGS = Path(settings.__file__).parent
 WIDEST = 0.45  # of a line, for the names of options
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # hyphens, dashes and the minus sign; the first is typed
 LIST = "list"  # the one command without settings: it shows what can be set
 
 
@@ -68,8 +71,28 @@ def _describe_entries(command: Any) -> None:
                 next(param for param in command.params if param.name == setting.name).help = describe(setting)
 
 
+def _without_variable(option: Any) -> Any:
+    """Return the option for help, which no environment variable may ask for: a pipeline may have a STOCHX_HELP."""
+    if option is not None:
+        option.allow_from_autoenv = False
+    return option
+
+
 class Command(TyperCommand):
     """A command whose help is drawn here."""
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer hides the type
+        return _without_variable(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Refuse options with the dashes of typeset text, which would be taken for images."""
+        flags = [flag for param in self.params for flag in (*param.opts, *param.secondary_opts)]
+        for word in itertools.takewhile(lambda word: word != "--", args):
+            name = word.lstrip(DASHES)
+            meant = [flag for flag in (f"-{name}", f"--{name}") if flag.partition("=")[0] in flags]
+            if word[:1] in DASHES[1:] and meant and not Path(word).exists():
+                raise UsageError(f"`{word}` begins with another dash than `-`", f"did you mean `{meant[0]}`?")
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # typer hides the type
         _describe_entries(self)
@@ -82,6 +105,9 @@ class Group(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = OnDemand()
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        return _without_variable(super().get_help_option(ctx))
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return [*COMMANDS, LIST]
@@ -123,7 +149,16 @@ def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]])
             console.print(Text(text, style="dim"), "", sep="\n", soft_wrap=True)
         for title, rows in panels.items():
             console.print(_panel(title, rows, width))
+        if command.name in COMMANDS:
+            console.print("", f"Options may also come from a file (--config), or {_variables(command.name)}.", sep="\n")
     return drawn.get()
+
+
+def _variables(command: str) -> str:
+    """Say how the environment variables of a command's options are named."""
+    option = next(s for s in settings_of(getattr(settings, COMMANDS[command])) if not s.option.positional)
+    variable = f"STOCHX_{command}_{option.name}".replace("-", "_").upper()
+    return f"from variables: {variable} for {option.flag}"
 
 
 def _place(title: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from stochx.runs import Document
 
 Row = Mapping[str, Any]
+
+
+def escape_unprintable() -> None:
+    r"""Make stdout and stderr write as `\xb1` what their encoding lacks, and bytes of names that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @cache
@@ -82,7 +90,8 @@ def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
         complain(failure["error"], failure["hint"])
     rows = document["results"]
     if as_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+        unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        sys.stdout.write(json.dumps(document, ensure_ascii=not unicode, allow_nan=False) + "\n")
     elif not stdout().is_terminal:
         _print_lines(rows, view.columns(rows))
     elif view.fold is None:

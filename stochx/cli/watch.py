@@ -1,11 +1,13 @@
-"""The progress of a run on a terminal's stderr; elsewhere a line for each epoch of a training."""
+"""The progress of a run on stderr: bars on a terminal; elsewhere a line a minute, and one for each epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stochx.cli import output
 from stochx.runs.watch import Quiet, QuietTraining, TrainingWatch
@@ -13,41 +15,89 @@ from stochx.runs.watch import Quiet, QuietTraining, TrainingWatch
 if TYPE_CHECKING:
     from stochx.tasks.explain import Explained
 
-REFRESH = 0.2  # seconds between two readings of the loss
+INTERVAL = 60.0  # seconds between two lines
 MEASURES = ("accuracy", "clean", "robust", "validation")
 
 
+class Stage(Protocol):
+    """A part of a run that is shown: how far it is, and what it is called."""
+
+    def advance(self, steps: int) -> None: ...
+
+    def describe(self, label: str) -> None: ...
+
+    def reach(self, done: int) -> None: ...
+
+
+class Display(Protocol):
+    """Shows the stages that are open, one within the other; `refresh` seconds lie between two descriptions."""
+
+    refresh: float
+
+    def stage(self, label: str, total: int | None) -> contextlib.AbstractContextManager[Stage]: ...
+
+    def passed(self, rows: int) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class TerminalWatch(Quiet):
-    """Draws bars on a terminal's stderr, unless `quiet`."""
+    """Shows every stage of a run, from its first second to its last, unless `quiet`.
+
+    What no stage covers is the run's start, or its end. `folder` is the one that the run writes to, once it has one.
+    """
 
     def __init__(self, quiet: bool) -> None:
         super().__init__()
-        self._quiet = quiet
+        self.folder: Path | None = None
+        self._display: Display | None = None
+        if not quiet and output.stderr().is_terminal:
+            from stochx.cli.bars import Bars
+
+            self._display = Bars(output.stderr())
+        elif not quiet:
+            self._display = Lines(lambda: self.seconds)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        if self._quiet or not output.stderr().is_terminal or total == 0:
+    def shown(self) -> Iterator[None]:
+        """Show the run for the block."""
+        if self._display is None:
+            yield
+            return
+        self._display.start()
+        try:
+            with self._display.stage("starting", None) as self._rest:
+                yield
+        finally:
+            self._display.stop()
+
+    def opened(self, folder: Path) -> None:
+        self.folder = folder
+
+    def passed(self, rows: int) -> None:
+        if self._display is not None:
+            self._display.passed(rows)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        if self._display is None or total == 0:
             yield lambda steps: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=output.stderr(), transient=True) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda steps: bar.advance(task, steps)
+        with self._display.stage(label, total) as stage:
+            yield stage.advance
+        self._rest.describe("finishing")
 
     @contextlib.contextmanager
     def training(self, epochs: int, items: int, unit: str) -> Iterator[TrainingWatch]:
-        if self._quiet:
+        if self._display is None:
             yield QuietTraining()
-        elif not output.stderr().is_terminal:
-            yield TrainingLines(epochs, unit)
-        else:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn())
-            with Progress(*columns, console=output.stderr(), transient=True) as bar:
-                yield TrainingBar(epochs, items, unit, bar)
+            return
+        with self._display.stage("training", epochs * items) as stage:
+            lines = isinstance(self._display, Lines)
+            yield ShownTraining(epochs, items, unit, stage, self._display.refresh, lines)
+        self._rest.describe("finishing")
 
     def preview(self, explained: Explained) -> None:
         from stochx.cli.preview import preview
@@ -55,38 +105,83 @@ class TerminalWatch(Quiet):
         preview(explained)
 
 
-class TrainingLines(QuietTraining):
-    """Prints a line at the end of each epoch."""
+class Lines:
+    """Prints the innermost stage once a minute."""
 
-    def __init__(self, epochs: int, unit: str) -> None:
-        self._epochs, self._unit = epochs, unit
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds, self._stages = seconds, list[LineStage]()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
+        self.refresh, self._passes = INTERVAL / 4, 0
 
-    def end(self, row: Mapping[str, Any], again: bool) -> None:
-        if not again:
-            output.stderr().print(epoch_line(row, self._epochs, self._unit), markup=False)
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def passed(self, rows: int) -> None:
+        self._passes += rows
+
+    @contextlib.contextmanager
+    def stage(self, label: str, total: int | None) -> Iterator[Stage]:
+        stage, self._passes = LineStage(label, total), 0
+        self._stages.append(stage)
+        try:
+            yield stage
+        finally:
+            self._stages.remove(stage)
+
+    def _print(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            for stage in self._stages[-1:]:
+                passes = f", {self._passes} passes" if self._passes else ""
+                output.stderr().print(f"{stage}{passes}, {_duration(self._seconds())}", markup=False)
 
 
-class TrainingBar:
-    """Shows loss, measures of the last epoch, items per second and the time left."""
+class LineStage:
+    """A stage as `explaining: 12 of 60`."""
 
-    def __init__(self, epochs: int, items: int, unit: str, bar: Any) -> None:
-        self._epochs, self._items, self._unit, self._bar = epochs, items, unit, bar
-        self._task = bar.add_task("", total=epochs * items)
+    def __init__(self, label: str, total: int | None) -> None:
+        self._label, self._total, self._done = label, total, 0
+
+    def advance(self, steps: int) -> None:
+        self._done += steps
+
+    def describe(self, label: str) -> None:
+        self._label = label
+
+    def reach(self, done: int) -> None:
+        self._done = done
+
+    def __str__(self) -> str:
+        return self._label if self._total is None else f"{self._label}: {self._done} of {self._total}"
+
+
+class ShownTraining:
+    """Shows loss, measures of the last epoch and items per second; in `lines` also a line at the end of each epoch."""
+
+    def __init__(self, epochs: int, items: int, unit: str, stage: Stage, refresh: float, lines: bool) -> None:
+        self._epochs, self._items, self._unit, self._stage = epochs, items, unit, stage
+        self._refresh, self._lines = refresh, lines
         self._start, self._seen, self._refreshed, self._measures = time.perf_counter(), 0, 0.0, ""
 
     def step(self, epoch: int, items: int, loss: Any) -> None:
         self._seen += items
         now = time.perf_counter()
-        if now - self._refreshed > REFRESH:
+        if now - self._refreshed > self._refresh:
             self._refreshed = now
             speed = _rounded(self._seen / (now - self._start))
             text = f"epoch {epoch + 1}/{self._epochs}  loss {float(loss):.4f}{self._measures}  {speed} {self._unit}/s"
-            self._bar.update(self._task, description=text)
-        self._bar.advance(self._task, items)
+            self._stage.describe(text)
+        self._stage.advance(items)
 
     def end(self, row: Mapping[str, Any], again: bool) -> None:
         self._measures = "".join(f"  {text}" for text in _measures(row))
-        self._bar.update(self._task, completed=row["epoch"] * self._items)
+        self._stage.reach(row["epoch"] * self._items)
+        if self._lines and not again:
+            output.stderr().print(epoch_line(row, self._epochs, self._unit), markup=False)
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int, unit: str) -> str:
@@ -101,3 +196,7 @@ def _measures(row: Mapping[str, Any]) -> list[str]:
 
 def _rounded(speed: float) -> str:
     return f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stochx.engine import passes
 from stochx.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "tf32"]
@@ -140,6 +141,7 @@ def in_batches(total: int, rows: int, work: Callable[[int, int], None]) -> None:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
+        passes.count(stop - start)
         start = stop
 
 

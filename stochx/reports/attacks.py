@@ -38,20 +38,18 @@ def round_to_8_bits(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
 @dataclass(frozen=True)
 class Saved:
-    """Counts of images that were saved, that left the ball when rounded to 8 bits, and that are correct again."""
+    """An image that was saved: whether rounding to 8 bits took it out of the ball, or made it correct again."""
 
-    images: int = 0
-    outside: int = 0
-    healed: int = 0
-
-    def __add__(self, other: Saved) -> Saved:
-        return Saved(self.images + other.images, self.outside + other.outside, self.healed + other.healed)
+    outside: bool
+    healed: bool
 
 
-def save_images(folder: Path, model: Classifier, attacked: Attacked, ball: Ball, files: Sequence[str]) -> Saved:
-    """Write `IMAGE.png` of each image's worst attack, and count what rounding changed.
+def save_images(
+    folder: Path, model: Classifier, attacked: Attacked, ball: Ball, files: Sequence[str]
+) -> dict[int, Saved]:
+    """Write `IMAGE.png` of each image's worst attack; return by the image's index what rounding changed.
 
-    Images that are correct again are counted only where the network has no noise.
+    Images that are correct again are only found where the network has no noise.
     """
     worst = [record.worst_attack or next(iter(attacked.adversarial)) for record in attacked.records]
     adv = torch.stack([attacked.adversarial[name][n] for n, name in enumerate(worst)])
@@ -59,13 +57,12 @@ def save_images(folder: Path, model: Classifier, attacked: Attacked, ball: Ball,
     for image, record in zip(rounded, attacked.records, strict=True):
         with atomic(folder / f"{files[record.index]}.png") as temporary:
             to_image(image).save(temporary, format="PNG")
-    outside = int((~ball.holds(rounded, attacked.x)).sum())
-    healed = 0
-    if model.noise == "none":
-        predictions = logits(model, rounded).argmax(1).tolist()
-        pairs = zip(predictions, attacked.records, strict=True)
-        healed = sum(record.worst == 0 and prediction == record.label for prediction, record in pairs)
-    return Saved(len(rounded), outside, healed)
+    outside = (~ball.holds(rounded, attacked.x)).tolist()
+    predictions = logits(model, rounded).argmax(1).tolist() if model.noise == "none" else [None] * len(rounded)
+    return {
+        record.index: Saved(out, record.worst == 0 and prediction == record.label)
+        for out, prediction, record in zip(outside, predictions, attacked.records, strict=True)
+    }
 
 
 def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from dataclasses import dataclass
 
-from stochx.errors import UsageError
+from stochx.errors import InputError, UsageError
 from stochx.runs.document import Document
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
 from stochx.settings.base import Settings
+from stochx.settings.folders import Output
 
 __all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
 
@@ -29,11 +31,28 @@ class Outcome:
 def execute(settings: Settings, watch: Watch) -> Outcome:
     """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
+    _check_temporary_folder()
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
-    modes, world_of = (importlib.import_module(f"stochx.engine.{name}") for name in ("modes", "world"))
-    with modes.plain_modes(), world_of.process_group() as world:
-        outcome: Outcome = run(settings, world, watch if world.leads else Quiet())
+    claimed = importlib.import_module("stochx.runs._claim").claimed
+    modes, passes, world_of = (
+        importlib.import_module(f"stochx.engine.{name}") for name in ("modes", "passes", "world")
+    )
+    with modes.plain_modes(), world_of.process_group() as world, claimed(settings, world) as settled:
+        watch = watch if world.leads else Quiet()
+        if isinstance(settled, Output):
+            watch.opened(settled.folder)
+        with passes.counting(watch.passed):
+            outcome: Outcome = run(settled, world, watch)
     return outcome
+
+
+def _check_temporary_folder() -> None:
+    """Raise `InputError` where nothing can be written temporarily: torch does not even start there."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        hint = "set TMPDIR to a folder that can be written to"
+        raise InputError("there is no folder for temporary files", hint) from None
 
 
 def run(settings: Settings) -> Document:

@@ -13,7 +13,8 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.runs.document import Document, compose
 from stochx.runs.watch import Watch
-from stochx.settings.base import Files, Settings
+from stochx.settings.base import Settings
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Machine
 from stochx.tasks.batches import Failed
 
@@ -21,7 +22,7 @@ Record = dict[str, Any]
 """A line of records.jsonl, or a row of `results`, as JSON."""
 
 
-def open_folder(settings: Files, world: World) -> RunFolder:
+def open_folder(settings: RunFiles, world: World) -> RunFolder:
     """Open the run folder; with `resume`, it brings the records of the earlier run."""
     return RunFolder(settings.folder, settings.recorded(), settings.free(), world.rank, settings.resume)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from stochx.catalog import ATTACKS
+from stochx.datasets import Split
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import parameter_groups
@@ -30,6 +32,7 @@ from stochx.settings.train import Train
 from stochx.tasks.objectives import Adversarial
 from stochx.tasks.train import Trained, TrainingSplit, validation
 
+PARTS: tuple[Split, Split] = ("train", "test")
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
 SELECTING, MONITORING = 1000, 512  # images held out by default to select the best epoch, or to monitor; at most a tenth
 
@@ -176,7 +179,7 @@ def train_into(
             world,
             objective=watched,
             groups=parameter_groups(model),
-            validate=job.measure,
+            validate=job.measure and partial(_validate, job.measure, watch),
             best=job.selection,
         )
         folder.begin()
@@ -193,6 +196,11 @@ def train_into(
             bar.end(row, again=epoch.epoch in rows)
             rows[epoch.epoch] = row
     return folder, [rows[number] for number in sorted(rows)]
+
+
+def _validate(measure: Validate, watch: Watch, model: nn.Module) -> Mapping[str, float]:
+    with watch.progress("validating"):
+        return measure(model)
 
 
 def _remove_older(folder: Path) -> None:

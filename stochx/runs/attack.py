@@ -19,7 +19,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import UsageError
+from stochx.errors import UsageError, storable
 from stochx.loading import Loaded, load_data
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
@@ -65,7 +65,6 @@ class Part:
     folder: RunFolder
     records: list[Record]
     failed: list[Failed]
-    saved: Saved
     rows: list[Record]
 
 
@@ -96,10 +95,12 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         if not world.leads:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
-        verdicts = _check(settings, methods, first, data, rows)
+        with watch.progress("checking"):
+            verdicts = _check(settings, methods, first, data, rows)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
-    document |= _details(settings, networks, parts, verdicts)
-    _write(settings, parts, document)
+    with watch.progress("writing"):
+        document |= _details(settings, networks, parts, verdicts)
+        _write(settings, parts, document)
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
@@ -126,13 +127,13 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     names = [source.name for source in sources]
     folder = open_folder(settings, world)
     before = earlier_records(folder, names)
-    saved = [Saved()]
+    saved: dict[int, Saved] = {}
     keep = _keeper(case, folder, ball, file_names(names), saved)
     degree = 1.0 if case.point.noise is None else case.point.noise
     with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
 
         def report(results: Sequence[Any], count: int) -> None:
-            folder.append([dataclasses.asdict(result) for result in results if not isinstance(result, Failed)])
+            folder.append(_records(results, saved))
             advance(count)
 
         results = attack(
@@ -152,21 +153,31 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
         )
         noisy = model.noise != "none"
     failed = [result for result in results if isinstance(result, Failed)]
-    new = [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
-    records = merge_records(before, new)
+    saved = {index: facts for part in world.gather([saved]) for index, facts in part.items()}
+    records = merge_records(before, _records(results, saved))
     rows = _rows(case, records, noisy) if world.leads and records else []
-    return Part(folder, records, failed, sum(world.gather(saved), Saved()), rows)
+    return Part(folder, records, failed, rows)
+
+
+def _records(results: Sequence[Any], saved: Mapping[int, Saved]) -> list[Record]:
+    """Return the records of images that were attacked, with what rounding changed where they were saved."""
+    attacked = [result for result in results if not isinstance(result, Failed)]
+    return [
+        dataclasses.asdict(result)
+        | ({"saved": dataclasses.asdict(saved[result.index])} if result.index in saved else {})
+        for result in attacked
+    ]
 
 
 def _keeper(
-    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: list[Saved]
+    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: dict[int, Saved]
 ) -> Callable[[Attacked], None]:
     """Return what is done with a batch of adversarial images: they are saved and drawn as asked."""
 
     def keep(attacked: Attacked) -> None:
         folder.begin()
         if case.settings.save_adversarial:
-            saved[0] += save_images(folder.folder / "adversarial", case.model, attacked, ball, files)
+            saved.update(save_images(folder.folder / "adversarial", case.model, attacked, ball, files))
         if case.settings.figure and attacked.records[0].index == 0:
             draw_examples(folder.folder / "examples.png", attacked, case.model.classes)
 
@@ -223,7 +234,9 @@ def _details(
 
 
 def _saved(parts: Sequence[Part]) -> Document:
-    return dataclasses.asdict(sum((part.saved for part in parts), Saved()))
+    """Count the images that this run and those that it continues have saved, and what rounding changed."""
+    saved = [record["saved"] for part in parts for record in part.records if "saved" in record]
+    return {"images": len(saved)} | {key: sum(facts[key] for facts in saved) for key in ("outside", "healed")}
 
 
 def _identify(name: str, loaded: Loaded, draws: int) -> Document:
@@ -242,7 +255,7 @@ def _identify(name: str, loaded: Loaded, draws: int) -> Document:
 def _identify_data(name: str, records: Sequence[Record]) -> Document:
     """Identify images: the hash is over their keys and labels, in order."""
     lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
-    return {"name": name, "n": len(records), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {"name": name, "n": len(records), "sha256": hashlib.sha256(storable(lines).encode()).hexdigest()}
 
 
 def _gate(settings: Attack, rows: Sequence[Record]) -> Document | None:

@@ -80,7 +80,8 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
     models = {text: open_network(text, settings, runtime.device).model for text in settings.models}
     check_alike(models)
     with runtime.scope():
-        views = make_views(settings, models[settings.models[0]], load_data(settings.data))
+        with watch.progress("making planes"):
+            views = make_views(settings, models[settings.models[0]], load_data(settings.data))
         folder = open_folder(settings, world)
         case = Case(settings, models, views)
         records = _records(case, folder, world, watch)
@@ -88,7 +89,8 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
             return Outcome(None)
         maps = [read_maps(job.file) for job in case.jobs]
         rows = _rows(case, records, maps)
-        _draw(case, rows, maps)
+        with watch.progress("drawing"):
+            _draw(case, rows, maps)
         machine = inference_facts(settings, case.first)
     document = make_document(settings, watch, machine, [dataclasses.asdict(row) for row in rows], [])
     document["planes"] = [_describe(view) for view in views]

@@ -22,10 +22,18 @@ from stochx.loading import install_noise, load_data, open_model
 from stochx.runs import Outcome
 from stochx.runs._networks import given, limited
 from stochx.runs._results import machine_facts, make_document
-from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._training import PARTS, make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
 from stochx.settings import Distill
-from stochx.tasks.distill import calibrate_student, check_teacher, make_criterion, make_student, measure
+from stochx.tasks.distill import (
+    calibrate_student,
+    calibration_steps,
+    check_teacher,
+    make_criterion,
+    make_student,
+    measure,
+    shared_draws,
+)
 from stochx.tasks.objectives import objective
 from stochx.tasks.train import accuracy, split_for_training
 
@@ -35,14 +43,15 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     if settings.arch is not None:
         architecture(settings.arch, 2)  # raises for an unknown one, before data and teacher are read
     runtime = select_runtime(settings.device, settings.precision)
-    train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
+    train, test = (limited(load_data(settings.data, part), settings.limit) for part in PARTS)
     teacher = open_model(settings.teacher, given(settings, settings.teacher_arch), runtime.device).model
     train, test = (with_classes_of(teacher, data, settings.data) for data in (train, test))
     teacher = check_teacher(teacher, train)
-    split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)))
+    with watch.progress("reading images", len(train)) as advance:
+        split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)), advance)
     lesson = None if settings.kd == "none" else LESSONS.make(settings.kd)
     with runtime.scope():
-        student = _make_student(settings, teacher, split.pixels)
+        student = _make_student(settings, teacher, split.pixels, watch)
         loss = objective(
             make_criterion(teacher, lesson),
             make_adversarial(settings),
@@ -50,10 +59,12 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
             settings.seed,
         )
         folder, rows = train_classifier(settings, student, loss, split, world, watch)
-        noisy, quiet = measure(student, test, settings.draws, settings.seed, world)
-        if not world.leads:
-            return Outcome(None)
-        taught = accuracy(teacher, test)
+        passes = 1 + len(shared_draws(student, settings.draws, world)) + 1 + 2  # read, draws, noise off, teacher
+        with watch.progress("testing", passes * len(test)) as advance:
+            noisy, quiet = measure(student, test, settings.draws, settings.seed, world, advance)
+            if not world.leads:
+                return Outcome(None)
+            taught = accuracy(teacher, test, advance)
         machine = machine_facts(settings)
     path = folder.folder / "student.safetensors"
     save(path, student)
@@ -66,7 +77,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     return Outcome(document)
 
 
-def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) -> Classifier:
+def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor, watch: Watch) -> Classifier:
     """Return the student with its noise, calibrated on training images, and the facts of its origin."""
     build = None
     if settings.starts == "random":
@@ -75,7 +86,8 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor) 
     if settings.noise != "none":
         with seeded(settings.seed, "noise"):
             install_noise(student, settings.noise)
-        calibrate_student(student, pixels, settings.seed)
+        with watch.progress("calibrating", calibration_steps(len(pixels))) as advance:
+            calibrate_student(student, pixels, settings.seed, advance)
         side = student.input_size
         student.noise = measure_noise(student, torch.rand(1, 3, side, side, device=student.mean.device))
     file = Path(settings.teacher)

@@ -34,7 +34,7 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     with runtime.scope(), watch.progress("domains", len(settings.data)) as advance:
         for text in settings.data:
             if text not in records:
-                records[text] = {"domain": text, "episodes": _measure(settings, models, text, world)}
+                records[text] = {"domain": text, "episodes": _measure(settings, models, text, world, watch)}
                 if world.leads:
                     folder.append([records[text]])
             advance(1)
@@ -47,14 +47,20 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     return Outcome(document)
 
 
-def _measure(settings: FscTest, models: list[FewShotNetwork], text: str, world: World) -> list[dict[str, list[float]]]:
+def _measure(
+    settings: FscTest, models: list[FewShotNetwork], text: str, world: World, watch: Watch
+) -> list[dict[str, list[float]]]:
     """Return for each network the accuracy in every episode of a domain, by shot."""
     data, by_network = load_data(text, "test"), []
     for model in models:
-        domain = domain_of(text, data, model.backbone.model.preparation)
+        with watch.progress("reading images", len(data)) as advance:
+            domain = domain_of(text, data, model.backbone.model.preparation, report=advance)
         _warn_of_known_classes(model, text, domain.pool.classes)
         tasks = [Task(settings.way or models[0].way, shot, settings.queries) for shot in settings.shot]
-        values = accuracies(model, domain, tasks, settings.episodes, settings.seed, settings.transductive, world)
+        episodes = len(range(world.rank, settings.episodes, world.size)) * len(tasks)
+        with watch.progress("measuring", len(data) + episodes) as advance:
+            counts = settings.episodes, settings.seed
+            values = accuracies(model, domain, tasks, *counts, settings.transductive, world, advance)
         by_network.append({str(task.shot): value.tolist() for task, value in zip(tasks, values, strict=True)})
     return by_network
 

@@ -30,13 +30,13 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     task = Task(settings.way, settings.shot, settings.queries)
     runtime = select_runtime(settings.device, settings.precision)
     model = _initial(settings, task)
-    domains = _domains(settings, model, "train")
+    domains = _domains(settings, model, "train", watch)
     for domain in domains:
         check_pool(domain.pool, task)
     model.facts["classes"] = model.facts.get("classes", {}) | {
         domain.pool.name: list(domain.pool.classes) for domain in domains
     }
-    held = _held_out(settings, domains, model, task) if settings.validation else []
+    held = _held_out(settings, domains, model, task, watch) if settings.validation else []
     if settings.fwt:
         install_noise(model.backbone.model, FEATURE_WISE)
     model.to(runtime.device)
@@ -100,15 +100,18 @@ def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:
     return model
 
 
-def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"]) -> list[Domain]:
-    preparation = model.backbone.model.preparation
-    return domains_of({text: load_data(text, split) for text in settings.data}, preparation)
+def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch) -> list[Domain]:
+    data = {text: load_data(text, split) for text in settings.data}
+    with watch.progress("reading images", sum(map(len, data.values()))) as advance:
+        return domains_of(data, model.backbone.model.preparation, advance)
 
 
-def _held_out(settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task) -> list[Domain]:
+def _held_out(
+    settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task, watch: Watch
+) -> list[Domain]:
     """Return the domains with validation classes of their own."""
     held = []
-    for train, other in zip(domains, _domains(settings, model, "val"), strict=True):
+    for train, other in zip(domains, _domains(settings, model, "val", watch), strict=True):
         if are_disjoint(train.pool, other.pool):
             check_pool(other.pool, task)
             held.append(other)

@@ -94,13 +94,15 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None, exit_code(records, failed))
     raise_lone_failure(records, failed)
-    rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
+    with watch.progress("comparing"):
+        rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
     _report_exclusions(rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["images"] = len({record["index"] for record in records})
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:
-        _write(case, folder, records, document)
+        with watch.progress("drawing"):
+            _write(case, folder, records, document)
     missed = tuple(_describe(gate) for gate in gates if gate["missed"])
     return Outcome(document, exit_code(records, failed) or (3 if missed else 0), missed)
 

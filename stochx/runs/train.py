@@ -18,7 +18,7 @@ from stochx.loading import load_data, open_model
 from stochx.runs import Outcome
 from stochx.runs._networks import given, limited
 from stochx.runs._results import machine_facts, make_document
-from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._training import PARTS, make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
 from stochx.settings import Train
 from stochx.tasks.objectives import objective
@@ -30,10 +30,11 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     if settings.arch is not None:
         architecture(settings.arch, 2)  # raises for an unknown one, before the data is read
     runtime = select_runtime(settings.device, settings.precision)
-    train, test = limited(load_data(settings.data, "train"), settings.limit), load_data(settings.data, "test")
+    train, test = (limited(load_data(settings.data, part), settings.limit) for part in PARTS)
     model, train, test = _initial(settings, train, test)
     model = model.to(runtime.device)
-    split = split_for_training(train, model.preparation, validation_size(settings, len(train)))
+    with watch.progress("reading images", len(train)) as advance:
+        split = split_for_training(train, model.preparation, validation_size(settings, len(train)), advance)
     loss = objective(
         adversarial=make_adversarial(settings),
         penalty=penalty if noise_layers(model) else None,
@@ -43,8 +44,8 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
         folder, rows = train_classifier(settings, model, loss, split, world, watch)
         if not world.leads:
             return Outcome(None)
-        with seeded(settings.seed, "test"):
-            measured = accuracy(model, test)
+        with seeded(settings.seed, "test"), watch.progress("testing", 2 * len(test)) as advance:
+            measured = accuracy(model, test, advance)
         machine = machine_facts(settings)
     path = folder.folder / "model.safetensors"
     model.origin = {

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ class Watch(Protocol):
     def seconds(self) -> float:
         """Seconds since the command began."""
 
-    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Open a progress bar of `total` steps; yields the function that advances it."""
+    def opened(self, folder: Path) -> None:
+        """Note the folder that the run writes to."""
+
+    def passed(self, rows: int) -> None:
+        """Note that rows (images, noisy copies of them) have passed through a network."""
+
+    def progress(self, label: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a stage of `total` steps, or of an unknown number; yields the function that advances it."""
 
     def training(self, epochs: int, items: int, unit: str) -> AbstractContextManager[TrainingWatch]:
         """Open the bar of a training over `epochs` passes of `items` items."""
@@ -49,8 +56,14 @@ class Quiet:
     def seconds(self) -> float:
         return time.perf_counter() - self._start
 
+    def opened(self, folder: Path) -> None:
+        pass
+
+    def passed(self, rows: int) -> None:
+        pass
+
     @contextlib.contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         yield lambda steps: None
 
     @contextlib.contextmanager

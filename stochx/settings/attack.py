@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Limited, Network
 from stochx.settings.values import Number, radius
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from stochx.catalog import FAMILIES, include
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import UsageError, suggest
 
 WHAT, METHOD, RUN, OUTPUT = PANELS = "What", "Method", "Run", "Output"
 NONE = "none"
@@ -83,10 +83,10 @@ class Setting:
     def _convert_one(self, value: Any) -> Any:
         if isinstance(value, Number) and hasattr(value, "item"):  # of NumPy
             value = value.item()
-        if self.type is Path and isinstance(value, str):
-            return Path(value)
-        if self.type is str and isinstance(value, PurePath):
-            return str(value)
+        if self.type is Path and isinstance(value, str | PurePath):
+            return Path(at_home(str(value)))
+        if self.type is str and isinstance(value, str | PurePath):
+            return at_home(str(value))
         if self.or_number and isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return value
@@ -135,6 +135,16 @@ class Setting:
             raise UsageError(f"`{self.flag} {value}` is too small", f"use {low:g} or more")
         if high is not None and value > high:
             raise UsageError(f"`{self.flag} {value}` is too large", f"use {high:g} or less")
+
+
+def at_home(text: str) -> str:
+    """Return a path that begins with `~` with the home folder in its place; shells leave it in `--data=~/images`."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # there is no such user
+        return text
 
 
 KINDS: dict[type, str] = {
@@ -232,37 +242,3 @@ def _setting(field: dataclasses.Field[Any], annotation: Any) -> Setting:
 
 def _members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files(Settings):
-    """Folder of a run."""
-
-    output: Annotated[
-        Path | None,
-        Option(OUTPUT, "Folder for the files; default stochx-out/COMMAND.", short="-o", free=True),
-    ] = None
-    resume: Annotated[bool, Option(RUN, "Skip what the output folder already holds.", recorded=False)] = False
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.output or Path("stochx-out") / self.command
-
-    def recorded(self) -> dict[str, object]:
-        return super().recorded() | {"output": str(self.folder)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFiles(Files):
-    """Folder of a run, refused if it already holds files."""
-
-    overwrite: Annotated[bool, Option(RUN, "Replace the files of an older run.", recorded=False)] = False
-
-    def prepare(self) -> None:
-        try:
-            filled = self.folder.is_dir() and any(self.folder.iterdir())
-        except OSError as error:
-            raise InputError(f"cannot read `{self.folder}`: {error.strerror}", "choose another `--output`") from None
-        if filled and not (self.resume or self.overwrite):
-            raise UsageError(f"`{self.folder}` is not empty", "use `--resume`, `--overwrite` or another `--output`")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import METHOD, OUTPUT, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, OUTPUT, WHAT, Option
 from stochx.settings.choices import Plane
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Network
 from stochx.settings.values import Number, radius
 

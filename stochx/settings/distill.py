@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from stochx.settings.base import METHOD, RUN, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, RUN, WHAT, Option
 from stochx.settings.choices import Init, Precision
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Description, Epochs
 
 

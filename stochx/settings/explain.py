@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import METHOD, OUTPUT, Files, Option
+from stochx.settings.base import METHOD, OUTPUT, Option
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain(Images, Files):
+class Explain(Images, RunFiles):
     """Draw attribution maps: the evidence in an image for its class.
 
     Examples:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from stochx.settings.base import METHOD, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, WHAT, Option
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Episodes, Machine, check_episodes
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import METHOD, RUN, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, RUN, WHAT, Option
 from stochx.settings.choices import Optimizer, Precision, Schedule
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Episodes, Fitting, check_episodes
 
 USUAL_INTERVAL = 100  # episodes

@@ -97,11 +97,13 @@ class Images(Network, Limited, Batches):
     ] = "resnet50"
     data: Annotated[str | None, Option(WHAT, "Data set, folder, zip or npz.", family="datasets", or_path=True)] = None
     target: Annotated[
-        str | None, Option(WHAT, "Class to explain, by index or name; default each image's top prediction.")
+        str | None, Option(WHAT, "Class to explain, by index or name; default: each image's top prediction.")
     ] = None
     crop: Annotated[bool, Option(WHAT, "Take the centre crop, or keep the whole image.")] = True
     draws: Annotated[int, Option(METHOD, "Draws of a stochastic network's noise to average over.", minimum=1)] = 16
-    precision: Annotated[Precision, Option(RUN, "auto is fp32. Maps in bf16 differ visibly.")] = "auto"
+    precision: Annotated[
+        Precision, Option(RUN, "Floating-point precision; auto is fp32. Maps in bf16 differ visibly.")
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 
 from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import UsageError, suggest
-from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, RunFiles
+from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Images
 
 METHODS = ("ig", "smoothgrad", "smoothtaylor")

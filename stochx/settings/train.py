@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import WHAT, Option, RunFiles
+from stochx.settings.base import WHAT, Option
+from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Description, Epochs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,7 @@ from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import Lesson
 from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
-from stochx.tasks.train import correct, stack
+from stochx.tasks.train import Report, correct, stack, unreported
 
 CALIBRATION = 32  # batches for the statistics of noise layers and batch norms
 BATCH = 128
@@ -58,13 +59,21 @@ def make_student(teacher: Classifier, build: Callable[[], Classifier] | None, se
     return student.eval().requires_grad_(True)
 
 
-def calibrate_student(student: Classifier, pixels: Tensor, seed: int) -> Classifier:
-    """Calibrate the student's statistics on a random part, by seed, of the training images (N, 3, H, W) uint8."""
+def calibrate_student(student: Classifier, pixels: Tensor, seed: int, report: Report = unreported) -> Classifier:
+    """Calibrate the student's statistics on a random part, by seed, of the training images (N, 3, H, W) uint8.
+
+    `report` counts batches; there are `calibration_steps`.
+    """
     order = torch.randperm(len(pixels), generator=generator(seed, "calibration"))[: CALIBRATION * BATCH]
     batches = [pixels[indices].to(student.mean.device).float() / 255 for indices in torch.split(order, BATCH)]
     with seeded(seed, "calibration"):
-        calibrate(student, batches)
+        calibrate(student, batches, report)
     return student
+
+
+def calibration_steps(images: int) -> int:
+    """Return the number of batches that `calibrate_student` reports for so many training images."""
+    return 2 * math.ceil(min(images, CALIBRATION * BATCH) / BATCH)
 
 
 def make_criterion(teacher: Classifier, lesson: Lesson | None) -> Criterion:
@@ -72,18 +81,25 @@ def make_criterion(teacher: Classifier, lesson: Lesson | None) -> Criterion:
     return cross_entropy if lesson is None else Teaching(teacher, lesson)
 
 
-def measure(student: Classifier, data: Data, draws: int, seed: int, world: World) -> tuple[Estimate, Estimate]:
+def shared_draws(student: Classifier, draws: int, world: World) -> range:
+    """Return the draws of the student's noise that this rank measures."""
+    return range(world.rank, draws if student.noise != "none" else 1, world.size)
+
+
+def measure(
+    student: Classifier, data: Data, draws: int, seed: int, world: World, report: Report = unreported
+) -> tuple[Estimate, Estimate]:
     """Return the test accuracy of a random draw (a mean over `draws` per image), and without noise.
 
-    The ranks share the draws.
+    The ranks share the draws. `report` counts every image when it is read, and in each draw.
     """
-    pixels, labels = stack(data, student.preparation)
+    pixels, labels = stack(data, student.preparation, report)
 
     def right(draw: int) -> list[bool]:
         with seeded(seed, "accuracy", draw):
-            return list(map(bool, correct(student, pixels, labels)))
+            return list(map(bool, correct(student, pixels, labels, report)))
 
-    mine = range(world.rank, draws if student.noise != "none" else 1, world.size)
+    mine = shared_draws(student, draws, world)
     noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)
     with at_scale(student, 0.0):
         quiet = right(0)

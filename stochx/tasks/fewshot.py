@@ -17,24 +17,24 @@ from stochx.engine.network.stochastic import at_scale
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, Validate
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
-from stochx.tasks.train import stack
+from stochx.tasks.train import Report, stack, unreported
 
 # Approximate bytes of the episodes compared at once; on a CPU they fit its caches
 AT_ONCE, AT_ONCE_CPU = 256 * 2**20, 4 * 2**20
 
 
-def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0) -> Domain:
+def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0, report: Report = unreported) -> Domain:
     """Return the images of a data set as a domain, with classes numbered from `first`."""
-    pixels, labels = stack(data, preparation)
+    pixels, labels = stack(data, preparation, report)
     return Domain(pool(name, data.classes, labels), pixels, first)
 
 
-def domains_of(named: Mapping[str, Data], preparation: Preparation) -> list[Domain]:
+def domains_of(named: Mapping[str, Data], preparation: Preparation, report: Report = unreported) -> list[Domain]:
     """Return all data sets as domains, with consecutively numbered classes."""
     domains: list[Domain] = []
     for name, data in named.items():
         first = domains[-1].first + len(domains[-1].pool.classes) if domains else 0
-        domains.append(domain_of(name, data, preparation, first))
+        domains.append(domain_of(name, data, preparation, first, report))
     return domains
 
 
@@ -76,11 +76,12 @@ def accuracies(
     seed: int,
     transductive: bool = False,
     world: World | None = None,
+    report: Report = unreported,
 ) -> list[Tensor]:
     """Return, per task, the accuracies (count,) in episodes that depend on domain, task and seed alone.
 
     The features of every image are computed once, without noise. Ranks share the episodes. Predictions are in full
-    precision.
+    precision. `report` counts the images of the domain, and the episodes of this rank.
     """
     world = world or World()
     episodes = []
@@ -89,10 +90,12 @@ def accuracies(
         episodes.append(torch.cat([indices.support.flatten(1), indices.query], 1)[world.rank :: world.size])
     places = torch.unique(torch.cat([part.flatten() for part in episodes]))
     with at_scale(model, 0.0):
-        maps = cached_features(model, domain.pixels, places)
+        report(len(domain.pixels) - len(places))  # which no episode needs
+        maps = cached_features(model, domain.pixels, places, report)
     results = []
     for task, images in zip(tasks, episodes, strict=True):
-        mine = accuracy_per_episode(model, maps, torch.searchsorted(places, images.contiguous()), task, transductive)
+        at = torch.searchsorted(places, images.contiguous())
+        mine = accuracy_per_episode(model, maps, at, task, transductive, report)
         result = torch.empty(count, dtype=torch.float64)
         for rank, part in enumerate(world.gather([mine])):
             result[rank :: world.size] = part
@@ -100,7 +103,9 @@ def accuracies(
     return results
 
 
-def accuracy_per_episode(model: FewShotNetwork, maps: Tensor, at: Tensor, task: Task, transductive: bool) -> Tensor:
+def accuracy_per_episode(
+    model: FewShotNetwork, maps: Tensor, at: Tensor, task: Task, transductive: bool, report: Report = unreported
+) -> Tensor:
     """Return the accuracy (E,) in episodes whose images are `maps[at]`, `at` (E, N K + N q)."""
     accuracy = torch.empty(len(at), dtype=torch.float64)
     device = next(model.parameters()).device
@@ -111,6 +116,7 @@ def accuracy_per_episode(model: FewShotNetwork, maps: Tensor, at: Tensor, task: 
         support = torch.unflatten(images[:, :examples], 1, (task.way, task.shot))
         predictions = scores_of(model.head, support, images[:, examples:], transductive).argmax(2).cpu()
         accuracy[start:stop] = (predictions == answers(task, stop - start)).double().mean(1)
+        report(stop - start)
 
     pairs = (task.way + task.shot) * task.queries * task.way * maps[0].numel() * maps.element_size()
     with full_precision(), torch.inference_mode():

@@ -26,6 +26,13 @@ QUICK = 512  # maximum number of images of the quick robust accuracy
 QUICK_STEPS = 10  # steps of its PGD
 READERS = 8  # images decoded in parallel
 
+Report = Callable[[int], None]
+"""Takes the number of images that were read or predicted since the last call."""
+
+
+def unreported(count: int) -> None:
+    """Ignore a count."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -66,12 +73,14 @@ def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int
     return model
 
 
-def split_for_training(data: Data, preparation: Preparation, validation_size: int = 0) -> TrainingSplit:
+def split_for_training(
+    data: Data, preparation: Preparation, validation_size: int = 0, report: Report = unreported
+) -> TrainingSplit:
     """Split images, holding out the last ones of each class in turn, `validation_size` in all.
 
     Raises `InputError` if fewer than two classes, or no images, are left for training.
     """
-    pixels, labels = stack(data, preparation)
+    pixels, labels = stack(data, preparation, report)
     if validation_size >= len(labels):
         raise InputError(
             f"{validation_size} images for validation leave none of {len(labels)} for training", "hold out fewer"
@@ -115,28 +124,34 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
     return measure
 
 
-def accuracy(model: Classifier, data: Data) -> Estimate:
-    """Return the share of images whose top prediction is their label, with its interval."""
-    right = correct(model, *stack(data, model.preparation))
+def accuracy(model: Classifier, data: Data, report: Report = unreported) -> Estimate:
+    """Return the share of images whose top prediction is their label, with its interval.
+
+    `report` counts every image twice: when it is read, and when it is predicted.
+    """
+    right = correct(model, *stack(data, model.preparation, report), report)
     return wilson(int(right.sum()), len(right))
 
 
-def correct(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+def correct(model: nn.Module, pixels: Tensor, labels: Tensor, report: Report = unreported) -> Tensor:
     """Return a mask (N,), on the CPU, of images (N, 3, H, W) uint8 whose top prediction is their label."""
     like = next(model.parameters())
-    parts = (part.to(like.device).to(like.dtype) / 255 for part in torch.split(pixels, 1024))
+    predictions = []
     with full_precision():
-        predictions = [logits(model, part).argmax(1).cpu() for part in parts]
+        for part in torch.split(pixels, 1024):
+            predictions.append(logits(model, part.to(like.device).to(like.dtype) / 255).argmax(1).cpu())
+            report(len(part))
     return torch.cat(predictions) == labels.cpu()
 
 
-def stack(data: Data, preparation: Preparation) -> tuple[Tensor, Tensor]:
+def stack(data: Data, preparation: Preparation, report: Report = unreported) -> tuple[Tensor, Tensor]:
     """Return the images (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
     if data.labels is None:
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
     count = len(data)
     labels = torch.tensor([int(label) for label in data.labels])
     if data.pixels is not None and data.pixels.shape[-2:] == (preparation.crop, preparation.crop):
+        report(count)
         return data.pixels, labels
     side = preparation.crop
     pixels = scratch((count, 3, side, side), torch.uint8)
@@ -146,5 +161,5 @@ def stack(data: Data, preparation: Preparation) -> tuple[Tensor, Tensor]:
 
     with ThreadPoolExecutor(READERS) as readers:
         for _ in readers.map(place, range(count)):  # an unusable image raises its error here
-            pass
+            report(1)
     return pixels, labels

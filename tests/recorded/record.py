@@ -179,13 +179,13 @@ def _option(param, context):
     record = param.get_help_record(context)
     notes = record[1].rpartition("  [")[2].rstrip("]").split("; ") if record and "  [" in record[1] else []
     shown = next((note.removeprefix("default: ") for note in notes if note.startswith("default: ")), None)
-    variable = next((note.removeprefix("env var: ") for note in notes if note.startswith("env var: ")), None)
+    named = context.auto_envvar_prefix and getattr(param, "allow_from_autoenv", False) and param.name != "help"
     facts = {
         "flags": sorted([*param.opts, *param.secondary_opts]),
         "value": None if getattr(param, "is_flag", False) else _value(param),
         "default": shown,
         "range": next((note for note in notes if "<" in note or ">" in note), None),
-        "variable": variable and variable.removeprefix(f"{context.auto_envvar_prefix}_"),
+        "variable": param.name.upper() if named else None,
         "panel": getattr(param, "rich_help_panel", None),
         "required": param.required,
         "repeatable": param.nargs != 1 or bool(getattr(param, "multiple", False)),

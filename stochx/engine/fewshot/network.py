@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,9 @@ class FewShotNetwork(nn.Module):
         return found[0] if alone else found
 
 
-def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor) -> Tensor:
+def cached_features(
+    model: FewShotNetwork, pixels: Tensor, places: Tensor, report: Callable[[int], None] = lambda images: None
+) -> Tensor:
     """Return the head's digest of the maps of images `places` (n,) of `pixels` (N, 3, H, W) uint8, on the CPU."""
     like = next(model.parameters())
     digests = scratch((len(places), *model.head.digest(like.new_zeros(1, *model.backbone.shape)).shape[1:]), like.dtype)
@@ -70,6 +72,7 @@ def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor) -> Te
         def work(start: int, stop: int) -> None:
             x = pixels[places[start:stop]].to(like.device).to(like.dtype) / 255
             digests[start:stop] = model.head.digest(model(x)).cpu()
+            report(stop - start)
 
         in_batches(len(places), max(32, rows_at_once(saved_bytes(model, row), like.device)), work)
     return digests

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, printable, storable
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Data(Dataset[tuple[Tensor, int]]):
     preparation: Preparation | None = None
     reopen: Callable[[], Data] | None = None
     places: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(storable, self.classes)))  # as a network's file holds them
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import tempfile
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, storable
+from stochx.settings.folders import LOCK
+
+if sys.platform != "win32":
+    import fcntl
+
+UNFINISHED = ".stochx-"  # begins the names of files that are being written
+
+
+class FolderInUseError(UsageError):
+    """A run folder that another process writes to."""
 
 
 @contextlib.contextmanager
@@ -19,7 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it is renamed to `path` at the end, and removed on an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix)
+        prefix = f"{UNFINISHED}{path.name[:40]}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     except OSError as error:
         raise InputError(f"cannot write `{path}`: {error.strerror}", "choose another folder with `--output`") from None
     os.close(handle)
@@ -43,9 +55,60 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; bytes of a name that are not UTF-8 become `\\udcff`, which JSON reads back."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is created, for the block, and remove what a killed process was writing there.
+
+    The lock is the system's and dies with the process. A folder that is still empty at the end is removed again. Raises
+    `FolderInUseError` if another process holds it.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(folder / LOCK)
+    except OSError as error:
+        raise InputError(f"cannot write to `{folder}`: {error.strerror}", "choose another `--output`") from None
+    try:
+        for below in ("", "*/", "*/*/"):  # as deep as runs write; `-o .` may be the top of anything
+            for file in folder.glob(f"{below}{UNFINISHED}*"):
+                file.unlink(missing_ok=True)
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(lock)
+        with contextlib.suppress(OSError):  # not empty
+            for path in created:
+                path.rmdir()
+
+
+def _acquire(path: Path) -> int:
+    """Return the descriptor of a lock file that this process holds."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                hint = "wait for it, or choose another `--output`"
+                raise FolderInUseError(f"another process writes to `{path.parent}`", hint) from None
+            except OSError:  # a file system without locks
+                return lock
+        with contextlib.suppress(FileNotFoundError):  # its last holder has just removed it
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)
+
+
+def holds_results(folder: Path) -> bool:
+    """Return true for a run folder that `--resume` can continue: there is a record, or the state of a training."""
+    files = [*folder.glob("records*.jsonl"), *folder.glob("*/records*.jsonl"), *folder.glob("state.safetensors")]
+    return any(file.stat().st_size for file in files)
 
 
 class RunFolder:
@@ -64,7 +127,7 @@ class RunFolder:
         resume: bool = False,
     ) -> None:
         self.folder = folder
-        self.config = {key: value for key, value in config.items() if value not in (None, [], "")}
+        self.config = {key: _escaped(value) for key, value in config.items() if value not in (None, [], "")}
         self._free = frozenset(free)
         self._own = folder / ("records.jsonl" if rank == 0 else f"records-{rank}.jsonl")
         self._leads, self._begun = rank == 0, False
@@ -75,7 +138,7 @@ class RunFolder:
         path = self.folder / "config.toml"
         if path.exists():
             try:
-                before = tomllib.loads(path.read_text(encoding="utf-8"))
+                before = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
                 raise InputError(f"`{path}` is damaged", "leave out `--resume` to start over") from None
             for key in sorted({*before, *self.config} - self._free):
@@ -104,7 +167,7 @@ class RunFolder:
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Append records; they are on disk when this returns."""
         self.begin()
-        with self._own.open("a", encoding="utf-8") as file:
+        with self._own.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())
@@ -127,6 +190,13 @@ def _read_records(file: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _escaped(value: object) -> object:
+    """Return a setting with bytes that are not UTF-8 as text, since TOML has no way to write them."""
+    if isinstance(value, list):
+        return list(map(_escaped, value))
+    return storable(value) if isinstance(value, str) else value
+
+
 def to_toml(values: Mapping[str, object]) -> str:
     """Return a flat TOML document; strings, numbers, booleans and lists are the same in JSON."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(f"{key} = {json.dumps(_escaped(value), ensure_ascii=False)}\n" for key, value in values.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,7 +60,8 @@ Header = ClassifierHeader | FewShotHeader
 def serialise(header: Header) -> str:
     """Return the header as JSON."""
     kind = {"kind": FewShotHeader.KIND} if isinstance(header, FewShotHeader) else {}
-    return json.dumps({"version": VERSION, **kind, **asdict(header)})
+    text = json.dumps({"version": VERSION, **kind, **asdict(header)}, ensure_ascii=False)
+    return SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
 
 
 def parse(text: str, path: Path) -> Header:
@@ -113,6 +115,7 @@ def _fewshot(reader: _Reader) -> FewShotHeader:
     )
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file name that is not UTF-8
 HINT = "copy or download the file again"
 
 

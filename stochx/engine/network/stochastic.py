@@ -281,12 +281,14 @@ def penalty(model: nn.Module) -> Tensor:
     return sum(terms, torch.zeros(()))
 
 
-def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
+def calibrate(
+    model: Classifier, batches: Sequence[Tensor], report: Callable[[int], None] = lambda batches: None
+) -> None:
     """Measure the noise layers' statistics without noise, then those of batch norms, and running ones, with noise.
 
     Noise increases the variance at batch norms, by a factor of 1 + beta^2 for adaptive noise. `batches` are clean
     images (N, 3, H, W). Modules with `running` statistics have a `rate`, the weight of a new batch, 0 if they are
-    fixed. Draws use torch's global generator, whose state is restored.
+    fixed. Draws use torch's global generator, whose state is restored. `report` counts batches, twice each.
     """
     parts = [part for layer in noise_layers(model) for part in layer.noise.modules()]
     measuring = [(part, "rate") for part in parts if hasattr(part, "rate") and hasattr(part, "running")]
@@ -294,11 +296,16 @@ def calibrate(model: Classifier, batches: Sequence[Tensor]) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     with torch.random.fork_rng():
         with at_scale(model, 0.0):
-            _average(model, batches, measuring)
-        _average(model, batches, [*moving, *((norm, "momentum") for norm in norms)])
+            _average(model, batches, measuring, report)
+        _average(model, batches, [*moving, *((norm, "momentum") for norm in norms)], report)
 
 
-def _average(model: Classifier, batches: Sequence[Tensor], measuring: Sequence[tuple[nn.Module, str]]) -> None:
+def _average(
+    model: Classifier,
+    batches: Sequence[Tensor],
+    measuring: Sequence[tuple[nn.Module, str]],
+    report: Callable[[int], None],
+) -> None:
     """Run one pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]
     with evaluating(model), torch.no_grad():
@@ -309,6 +316,7 @@ def _average(model: Classifier, batches: Sequence[Tensor], measuring: Sequence[t
                 for module, rate in measuring:
                     setattr(module, rate, 1 / (k + 1))
                 model(batch)
+                report(1)
         finally:
             for (module, rate), value in zip(measuring, before, strict=True):
                 setattr(module, rate, value)

@@ -19,7 +19,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
-from stochx.errors import InputError
+from stochx.errors import InputError, storable
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
@@ -85,6 +85,8 @@ def load(path: Path) -> Weights:
                 f"`{path}` is an exported program, whose layers are not accessible",
                 "save the network's `state_dict()` instead",
             )
+        if storable(str(path)) != str(path):
+            raise InputError(f"`{path}` cannot be opened: its name is not UTF-8", "rename it")
         weights = _safetensors(path) if path.suffix == ".safetensors" else Weights(parts(_pickle(path)))
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
