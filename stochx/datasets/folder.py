@@ -19,8 +19,9 @@ from stochx.errors import printable
 class Folder:
     """Images in class folders; folders `train`, `val` and `test` are splits.
 
-    Images are read on demand; keys are paths below `root`. Without split folders every split has all images. For
-    few-shot learning `split` assigns classes to splits, and the names of split folders are ignored.
+    Images are read on demand; keys are paths below `root`. Without split folders every split has all images; `train`
+    and `distill` hold out a part. For few-shot learning `split` assigns classes to splits, and the names of split
+    folders are ignored.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("folders",)  # a bare path to a folder of folders

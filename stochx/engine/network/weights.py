@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import pickle
 import re
 import warnings
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stochx.engine.io.fingerprints import from_bytes, to_bytes
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
@@ -26,16 +29,18 @@ PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+TRAINED = "stochx.trained"  # entry of a file's metadata
 NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors in float32 or float64, our header, and the file's other metadata."""
+    """Named tensors in float32 or float64, our header, fingerprints of training images, and the other metadata."""
 
     tensors: dict[str, Tensor]
     header: Header = field(default_factory=ClassifierHeader)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    trained: Tensor | None = None
 
 
 def save(path: Path, model: Classifier) -> None:
@@ -57,14 +62,21 @@ def save(path: Path, model: Classifier) -> None:
         origin=model.origin,
     )
     names = stored_names(model.network)
-    write(path, {names[name]: value for name, value in model.network.state_dict().items()}, header)
+    tensors = {names[name]: value for name, value in model.network.state_dict().items()}
+    write(path, tensors, header, model.trained)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Write named tensors, with `header` as the entry `stochx` of the file's metadata."""
+def write(path: Path, tensors: Mapping[str, Tensor], header: Header, trained: Tensor | None = None) -> None:
+    """Write named tensors, with `header` as the entry `stochx` of the file's metadata.
+
+    Fingerprints of training images become an entry too, so that the tensors remain those of the network.
+    """
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"stochx": serialise(header)}
+    if trained is not None:
+        metadata[TRAINED] = base64.b64encode(to_bytes(trained)).decode()
     with atomic(path) as temporary:
-        save_file(stored, temporary, metadata={"stochx": serialise(header)})
+        save_file(stored, temporary, metadata=metadata)
 
 
 def load(path: Path) -> Weights:
@@ -90,7 +102,7 @@ def load(path: Path) -> Weights:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"`{path}`: the tensor `{name}` is not finite", "use an older checkpoint")
-    return Weights(tensors, weights.header, weights.metadata)
+    return dataclasses.replace(weights, tensors=tensors)
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -104,8 +116,12 @@ def _safetensors(path: Path) -> Weights:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
-    header = parse(metadata.pop("stochx", "{}"), path)
-    return Weights(tensors, header, metadata)
+    header, trained = parse(metadata.pop("stochx", "{}"), path), metadata.pop(TRAINED, None)
+    try:
+        known = None if trained is None else from_bytes(base64.b64decode(trained, validate=True))
+    except ValueError:
+        raise InputError(f"the entry `{TRAINED}` of `{path}` is damaged", "copy or download it again") from None
+    return Weights(tensors, header, metadata, known)
 
 
 def _pickle(path: Path) -> dict[str, Tensor]:
