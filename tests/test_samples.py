@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from colours import COLOURS, data, folders, nearest_colour
 from PIL import Image
 from support import stochx
-from test_classes import COLOURS, data, folders, nearest_colour
 
 from stochx.catalog import MODELS
 from stochx.classes import in_both, in_order_of
@@ -140,7 +140,8 @@ def test_a_part_of_each_class_is_held_out_by_the_names_of_images():
     part = HeldOut.of(whole)
     held = [labels[i] for i in part.places(whole)]
     assert [held.count(label) for label in range(4)] == [2, 1, 0, 1]
-    assert HeldOut.noted(part.note()) == part and HeldOut.noted({"held out": "many"}) is None
+    assert HeldOut.noted(part.note()) == part and HeldOut.noted({}) is None
+    assert all(HeldOut.noted({"held out": text}) is None for text in ("many", "share=nan,hash=a", "share=2,hash=a"))
     fewer = whole.subset(range(15))
     assert HeldOut.of(fewer) != part
 

@@ -126,7 +126,7 @@ def training_data(settings: Train | Distill, start: Classifier | None) -> Traini
             "for a classifier they must be the same: use `split=all`",
         )
     held = None
-    if list(train.keys) == list(test.keys):
+    if HeldOut.of(train) == HeldOut.of(test):  # the same keys and classes: it has one set of images for all splits
         noted = HeldOut.noted(start.origin) if start is not None else None
         held = HeldOut.of(train)
         held = noted if noted is not None and noted.hash == held.hash else held

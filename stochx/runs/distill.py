@@ -12,6 +12,7 @@ import torch
 from stochx.catalog import LESSONS
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.io.held_out import ENTRY
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
@@ -72,7 +73,8 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
     for name, estimate in (("off", quiet), ("teacher", taught)):
         row |= {f"accuracy_{name}": estimate.mean, f"ci95_{name}": estimate.ci95}
-    row |= {"noise": settings.noise, "kind": student.noise, "model": str(path), **student.origin}
+    row |= {"noise": settings.noise, "kind": student.noise, "model": str(path)}
+    row |= {name: text for name, text in student.origin.items() if name != ENTRY}
     failed = [*split.failed, *tests.failed]
     document = make_document(settings, watch, machine, [row], failed) | data.documents(known)
     folder.finish(rows, document)

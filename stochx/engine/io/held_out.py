@@ -34,9 +34,10 @@ class HeldOut:
         """Return what a network's origin notes; None if it notes nothing that can be read."""
         values = dict(part.partition("=")[::2] for part in origin.get(ENTRY, "").split(","))
         try:
-            return cls(float(values["share"]), values["hash"])
+            part = cls(float(values["share"]), values["hash"])
         except (KeyError, ValueError):
             return None
+        return part if 0 < part.share < 1 else None
 
     def note(self) -> dict[str, str]:
         """Return the entry of a network's origin."""
