@@ -29,7 +29,7 @@ def run(place):
 
 
 def test_json_has_the_documented_shape(run):
-    assert run["schema"] == 1 and run["command"] == "explain" and run["seed"] == 0 and run["device"] == "cpu"
+    assert run["schema"] == 2 and run["command"] == "explain" and run["seed"] == 0 and run["device"] == "cpu"
     assert {"version", "args", "results", "seconds", "threads", "precision", "batch_size", "failed"} <= set(run)
     assert [(r["image"], r["method"]) for r in run["results"][:2]] == [
         ("a.png", "ig:steps=4"),

@@ -57,7 +57,7 @@ def run(place):
 
 
 def test_json_has_a_row_for_each_attack_and_the_worst(run):
-    assert run["schema"] == 1 and run["command"] == "attack"
+    assert run["schema"] == 2 and run["command"] == "attack"
     threat = {"norm": "linf", "space": "pixels in [0, 1]", "eps": [4 / 255], "degree": [None], "typed": ["4/255"]}
     assert run["threat"] == threat
     (network,) = run["models"]

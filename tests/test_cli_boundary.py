@@ -56,7 +56,7 @@ def run(place):
 
 
 def test_json_has_a_row_for_each_network(run):
-    assert run["schema"] == 1 and run["command"] == "boundary" and run["noise"] == "none"
+    assert run["schema"] == 2 and run["command"] == "boundary" and run["noise"] == "none"
     first, noisy, turned = run["results"]
     assert (first["model"], first["agreement"], first["iou"], first["disagreement"]) == ("nets:rgb", 1, 1, None)
     assert 0.5 < noisy["agreement"] < 1 and 0 < noisy["disagreement"] < 0.7

@@ -24,7 +24,7 @@ def run(place):
 
 
 def test_json_has_a_row_for_each_method_and_metric(run):
-    assert run["schema"] == 1 and run["command"] == "score" and run["images"] == 2 and run["gates"] == []
+    assert run["schema"] == 2 and run["command"] == "score" and run["images"] == 2 and run["gates"] == []
     assert [(r["metric"], r["method"]) for r in run["results"]] == [
         ("autvc", "gradxinput"),
         ("autvc", "smoothtaylor:roots=6"),
@@ -33,7 +33,11 @@ def test_json_has_a_row_for_each_method_and_metric(run):
     ]
     for row in run["results"]:
         assert (
-            row["n"] == 2 and row["excluded"] == 0 and row["mean"] > 0 and row["ci95"] > 0 and row["better"] == "lower"
+            row["n"] == 2
+            and row["excluded"] == 0
+            and row["mean"] > 0
+            and row["low"] < row["mean"] < row["high"]
+            and row["better"] == "lower"
         )
         assert row["best"] is False, "two images can never show a difference"
     assert run["results"][0]["setting"] == "6 levels, 32 to 5 px"
@@ -62,7 +66,7 @@ def test_resume_adds_images_and_keeps_what_is_there(run, place):
 
 def test_a_pipe_gets_a_line_for_each_method_and_metric(place):
     lines = stochx("score", "a.png", *FAST, "-o", "tsv", "--no-figure", cwd=place).stdout.splitlines()
-    assert lines[0].split("\t")[:4] == ["method", "metric", "mean", "ci95"] and len(lines) == 5
+    assert lines[0].split("\t")[:4] == ["method", "metric", "mean", "low"] and len(lines) == 5
 
 
 def test_a_missed_gate_is_code_3_and_a_kept_one_0(place):
@@ -220,8 +224,8 @@ def test_two_ranks_give_the_rows_of_one(run, place):
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for one, other in zip(json.loads(done.stdout)["results"], run["results"], strict=True):
-        assert {k: v for k, v in one.items() if k not in ("mean", "ci95", "p")} == {
-            k: v for k, v in other.items() if k not in ("mean", "ci95", "p")
+        assert {k: v for k, v in one.items() if k not in ("mean", "low", "high", "p")} == {
+            k: v for k, v in other.items() if k not in ("mean", "low", "high", "p")
         }
         assert one["mean"] == pytest.approx(other["mean"], rel=2e-2)
 

@@ -13,12 +13,13 @@ from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw
 from stochx.engine.fewshot.network import cached_features, scores_of
 from stochx.engine.io.scratch import scratch
 from stochx.engine.network.backbone import Backbone
-from stochx.engine.network.stochastic import noise_layers
+from stochx.engine.network.stochastic import Noisy, noise_layers
 from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
 from stochx.errors import InputError, UsageError
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
-from stochx.loading import install_noise, load_data, load_model
+from stochx.loading import architecture, install_noise, load_data, load_model
+from stochx.runs.fsc_train import FEATURE_WISE
 from stochx.tasks.fewshot import accuracies, are_disjoint, domain_of, domains_of, episode_objective, validation
 
 TASK = Task(way=3, shot=2, queries=4)
@@ -196,7 +197,7 @@ def test_heads_by_means_say_so_truly(head):
 def trained(head, guide, fwt=False, episodes=4, **plan):
     model, source = matcher(head), domain()
     if fwt:
-        install_noise(model.backbone.model, "feature-wise:share=batch")
+        install_noise(model.backbone.model, FEATURE_WISE)
     items = Episodes([source], TASK, episodes, 0)
     lowered = episode_objective(model, GUIDES.make(guide), items, 0)
     epochs = list(fit(model, items, Plan(**{"epochs": 1, "batch": 2, "rate": 1e-3, **plan}), 0, objective=lowered))
@@ -210,6 +211,24 @@ def test_training_moves_head_and_backbone(head, guide):
     moved = {n.split(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))}
     learns = {"backbone", "head"} if list(model.head.parameters()) else {"backbone"}
     assert moved == learns and epoch.loss > 0 and 0 <= epoch.accuracy <= 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "count", "names"),
+    [
+        (
+            "resnet10:size=32",
+            7,
+            "maps.4.norms.1 maps.5.norms.1 maps.5.shortcut.1 maps.6.norms.1 maps.6.shortcut.1"
+            " maps.7.norms.1 maps.7.shortcut.1",
+        ),
+        ("conv4:width=4,size=32", 4, "maps.1 maps.5 maps.9 maps.13"),
+    ],
+)
+def test_feature_wise_transformation_sits_at_the_ends_of_blocks(arch, count, names):
+    model = install_noise(architecture(arch, 5).build(), FEATURE_WISE)
+    noisy = {name for name, module in model.network.named_modules() if isinstance(module, Noisy)}
+    assert noisy == set(names.split()) and len(noisy) == count
 
 
 def test_feature_wise_noise_shakes_training_and_nothing_else(tmp_path):

@@ -214,6 +214,7 @@ def test_multiplicative_noise_and_dropout_follow_the_values():
         ("before-bn", 19),
         ("after-bn", 19),
         ("block", 9),
+        ("block-end", 9),
         ("stem-and-blocks", 10),
         ("input", 1),
         ("conv-input", 19),

@@ -133,6 +133,24 @@ def test_madry_learns_what_the_attack_itself_makes_and_ard_what_the_teacher_says
     assert found.loss.item() == pytest.approx(apart, abs=1e-12)
 
 
+@pytest.mark.parametrize("lesson", [SoftLabels(3.0, 0.7), SoftRandomisation(0.0, 3.0, 0.7)], ids=["soft", "random"])
+def test_ard_is_its_formula(lesson, student, teacher, batch):
+    """(1 - alpha) CE(net(x), y) + alpha tau^2 KL(teacher(x) || net(x')): the plain term is that of the clean image."""
+    adv = crafted(student, batch, PGD(steps=3), batch.y)
+    clean, attacked = (copy.deepcopy(student)(x).detach() for x in (batch.x, adv))
+    apart = mean([kl(softmax(t, 3.0), softmax(s, 3.0)) for t, s in zip(teacher(batch.x), attacked, strict=True)])
+    found = objective(Teaching(teacher, lesson), Adversarial(PGD(steps=3), BALL, "ard"))(student, batch)
+    assert found.loss.item() == pytest.approx(0.3 * ce(clean, batch.y) + 0.7 * 9 * apart, abs=1e-12)
+    madry = objective(Teaching(teacher, lesson), Adversarial(PGD(steps=3), BALL))(student, batch)
+    assert madry.loss.item() == pytest.approx(0.3 * ce(attacked, batch.y) + 0.7 * 9 * apart, abs=0.05)
+    assert abs(madry.loss.item() - found.loss.item()) > 1e-4
+
+
+def test_ard_needs_a_lesson():
+    with pytest.raises(UsageError, match="needs a teacher"):
+        objective(adversarial=Adversarial(PGD(steps=3), BALL, "ard"))
+
+
 def test_mixed_leaves_the_clean_prediction_and_learns_both(student, batch):
     said = copy.deepcopy(student).eval()(batch.x).argmax(1)
     assert not torch.equal(said, batch.y)

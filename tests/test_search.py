@@ -18,6 +18,7 @@ from stochx.tasks.adaptive import bind_objective
 
 KEYS = ["0/a", "0/b"]
 METRICS = {"aupc": AUPC(), "autvc": AUTVC()}
+SEARCHED = {"aupc": AUPC(draws=3), "autvc": AUTVC()}  # the cheaper forms that searches minimise
 
 
 def in_a_loop(function):
@@ -189,7 +190,7 @@ def test_the_chosen_sigma_is_that_of_a_search_by_hand(objective, search, network
     found = bind_objective(method)(network, x, y, KEYS).chosen
     start = network.normalise(x).abs().mean((1, 2, 3))
     for n in range(2):
-        function = objective_by_hand(METRICS[objective], network, x, y, n)
+        function = objective_by_hand(SEARCHED[objective], network, x, y, n)
         if search == "paper":
             sigma, _, evaluations = climb_by_loop(function, start[n].item())
             assert found.evaluations[n].item() == evaluations
@@ -214,6 +215,17 @@ def test_the_map_is_smoothtaylors_at_the_chosen_sigma_on_fresh_roots(objective, 
         torch.testing.assert_close(found.chosen.objective[n : n + 1], again, rtol=1e-8, atol=0)
     assert torch.equal(found.used, 6 * (found.chosen.evaluations + 1))
     assert found.chosen.evaluations.max() <= (9 if search == "golden" else 41)
+
+
+def test_a_search_for_aupc_takes_few_patches_and_the_value_that_is_reported_all(network, images, monkeypatch):
+    asked, measured = [], AUPC.__call__
+    monkeypatch.setattr(AUPC, "__call__", lambda self, given: asked.append(self.draws) or measured(self, given))
+    y = torch.tensor([1])
+    bind_objective(SmoothTaylor(noise="adaptive", roots=2))(network, images[:1], y, KEYS[:1])
+    assert asked == [3] * 9 + [50]
+    asked.clear()
+    bind_objective(SmoothTaylor(noise="adaptive", roots=2, patches=50))(network, images[:1], y, KEYS[:1])
+    assert asked == [50] * 10
 
 
 @pytest.mark.parametrize("objective", ["autvc", "aupc"])

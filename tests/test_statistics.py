@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from stochx.catalog import METRICS
 from stochx.engine import statistics
-from stochx.engine.statistics import Estimate, estimate, holm, mean_share, paired_p, student
+from stochx.engine.statistics import (
+    Estimate,
+    all_pairs,
+    estimate,
+    holm,
+    interval,
+    mean_difference,
+    mean_share,
+    paired_p,
+    paired_ps,
+    student,
+    wilson,
+)
+from stochx.tasks import robustness, score
 
 
 def draws(*shape: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -21,13 +37,14 @@ def test_an_estimate_carries_students_interval():
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     found = estimate(values)
     assert found.n == 7 and found.mean == pytest.approx(np.mean(values))
-    assert (found.mean - found.ci95, found.mean + found.ci95) == pytest.approx((low, high), abs=1e-3)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_few_values_have_no_interval():
-    assert math.isnan(estimate([0.3]).ci95) and estimate([0.3]).mean == 0.3
-    assert math.isnan(estimate([]).mean) and math.isnan(estimate([]).ci95)
-    assert estimate([0.5, 0.5, 0.5]) == Estimate(0.5, 0.0, 3)
+    assert math.isnan(estimate([0.3]).low) and estimate([0.3]).mean == 0.3
+    assert math.isnan(estimate([]).mean) and math.isnan(estimate([]).low) and math.isnan(mean_share([]).high)
+    assert estimate([0.5, 0.5, 0.5]) == Estimate(0.5, 0.5, 0.5, 3)
+    assert estimate([0.3], (-1.0, 1.0)) == Estimate(0.3, -1.0, 1.0, 1)
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 31), 100, 10_000])
@@ -37,7 +54,7 @@ def test_students_quantile_agrees_with_scipy(freedom):
 
 def test_intervals_of_three_values_cover_the_mean():
     found = [estimate(row) for row in draws(4000, 3).tolist()]
-    assert np.mean([abs(e.mean) <= e.ci95 for e in found]) == pytest.approx(0.95, abs=0.012)
+    assert np.mean([e.low <= 0 <= e.high for e in found]) == pytest.approx(0.95, abs=0.012)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 9])
@@ -116,40 +133,124 @@ def test_holm_keeps_the_order_and_never_lowers():
     assert (adjusted >= p).all() and (np.diff(adjusted[p.argsort()]) >= 0).all() and adjusted.max() <= 1
 
 
-SHARES = {  # distributions of an image's share of right draws, and their means
-    "few wrong": (lambda rng, size: (rng.random(size) < 0.98).astype(float), 0.98),
-    "tenth right": (lambda rng, size: (rng.random(size) < 0.1).astype(float), 0.1),
-    "half": (lambda rng, size: (rng.random(size) < 0.5).astype(float), 0.5),
-    "skewed": (lambda rng, size: rng.beta(0.05, 0.95, size), 0.05),
-    "long tail": (lambda rng, size: rng.beta(0.2, 3, size), 0.2 / 3.2),
-    "flat": (lambda rng, size: rng.beta(5, 5, size), 0.5),
-    "some images noisy": (
-        lambda rng, size: rng.binomial(32, np.where(rng.random(size) < 0.1, rng.beta(1, 3, size), 1)) / 32,
-        0.9 + 0.1 / 4,
-    ),
-}
+COVERAGE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
+SHAPES, DIFFERENCES = COVERAGE["SHAPES"], COVERAGE["DIFFERENCES"]
+
+
+def samples(law, n, count=2000):
+    return law(np.random.default_rng(0), (count, n)).tolist()
 
 
 @pytest.mark.parametrize("n", [10, 50])
-@pytest.mark.parametrize("law", SHARES)
+@pytest.mark.parametrize("law", SHAPES)
 def test_the_interval_of_a_mean_share_covers_it(law, n):
-    draw, mean = SHARES[law]
-    intervals = [mean_share(shares) for shares in draw(np.random.default_rng(0), (2000, n)).tolist()]
+    draw, mean = SHAPES[law]
+    intervals = [mean_share(shares) for shares in samples(draw, n)]
     assert all(0 <= each.low <= each.mean <= each.high <= 1 for each in intervals)
-    covered = np.mean([each.low <= mean <= each.high for each in intervals])
-    assert covered >= 0.93
+    assert np.mean([each.low <= mean <= each.high for each in intervals]) >= 0.93
 
 
-@pytest.mark.parametrize("law", ["few wrong", "tenth right", "skewed", "some images noisy"])
+@pytest.mark.parametrize("n", [10, 50])
+@pytest.mark.parametrize("law", DIFFERENCES)
+def test_the_interval_of_a_difference_of_shares_covers_it(law, n):
+    draw, mean = DIFFERENCES[law]
+    intervals = [mean_difference(gaps) for gaps in samples(draw, n)]
+    assert all(-1 <= each.low < each.high <= 1 for each in intervals)
+    assert np.mean([each.low <= mean <= each.high for each in intervals]) >= 0.93
+
+
+@pytest.mark.parametrize("n", [10, 20, 50, 200])
+def test_wilson_covers_a_share_in_95_percent_on_average_over_shares(n):
+    k, shares = np.arange(n + 1), np.linspace(0.01, 0.99, 99)
+    ends = np.array([(found.low, found.high) for found in (wilson(int(each), n) for each in k)])
+    covered = [stats.binom.pmf(k, n, p)[(ends[:, 0] <= p) & (p <= ends[:, 1])].sum() for p in shares]
+    assert 0.945 < np.mean(covered) < 0.965
+    assert np.mean(np.array(covered) < 0.91) < 0.05
+
+
+@pytest.mark.parametrize("successes", [0, 1, 7, 10])
+def test_wilson_agrees_with_scipy(successes):
+    theirs = stats.binomtest(successes, 10).proportion_ci(0.95, "wilson")
+    found = wilson(successes, 10)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("law", ["right or wrong in all draws, 0.1", "beta(0.05, 0.95): long tail"])
 def test_students_interval_would_miss_a_skewed_mean_share(law):
-    draw, mean = SHARES[law]
-    students = [estimate(shares) for shares in draw(np.random.default_rng(0), (2000, 10)).tolist()]
-    assert np.mean([abs(each.mean - mean) <= each.ci95 for each in students]) < 0.8
+    draw, mean = SHAPES[law]
+    students = [estimate(shares) for shares in samples(draw, 10)]
+    assert np.mean([each.low <= mean <= each.high for each in students]) < 0.8
+
+
+def test_ten_right_of_ten_are_not_certainly_all():
+    for found in (wilson(10, 10), mean_share([1.0] * 10), interval([1.0] * 10, (0.0, 1.0))):
+        assert (found.mean, found.high) == (1, 1) and found.low == pytest.approx(0.7225, abs=1e-4)
+    assert mean_share([0.0] * 10).high == pytest.approx(0.2775, abs=1e-4)
 
 
 def test_the_interval_of_a_mean_share_by_hand():
-    none, all_of_them = mean_share([0.0] * 10), mean_share([1.0] * 10)
-    assert none.mean == none.low == 0 and none.high == pytest.approx(0.34897, abs=1e-5)
-    assert all_of_them.high == 1 and all_of_them.low == pytest.approx(1 - none.high)
+    found, half = mean_share([0.5] * 10), 2.262157 * (1.25 * 0.5) ** 0.5 / 12.5
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-3)
     one = mean_share([0.5])
     assert (one.low, one.high) == (0, 1)
+
+
+def test_an_interval_stays_within_the_bounds():
+    wide = estimate([0.0, 0.0, 3.0], (0.0, math.inf))
+    assert wide.low == 0 and wide.high > 4
+    assert interval([0.9, 1.0, 1.0], (-1.0, 1.0)).high == 1
+    above = interval([1 + 1e-7, 1.0], (0.0, 1.0))
+    assert above.low <= above.mean <= above.high
+
+
+def test_the_score_of_one_image_has_no_interval():
+    assert math.isnan(interval([0.3], (0.0, 1.0)).low) and math.isnan(interval([1.0], (-1.0, 1.0)).high)
+
+
+def test_values_of_0_and_1_alone_are_counts():
+    hits = [1.0, 0.0, 1.0, 1.0]
+    assert interval(hits, (0.0, 1.0)) == wilson(3, 4) != mean_share(hits)
+    assert interval([1.0, 0.0, 0.5], (0.0, 1.0)) == mean_share([1.0, 0.0, 0.5])
+
+
+def test_equal_methods_seldom_have_a_small_p_with_whichever_is_best():
+    alone, pairs, star = COVERAGE["false_alarms"](8, 12, 400)
+    assert pairs <= 0.05 < alone and star <= 0.05
+
+
+def test_two_best_methods_of_eight_seldom_get_a_star():
+    rng, stars = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = {str(m): (rng.normal(size=12) + 3 * (m > 1)).tolist() for m in range(8)}
+        first = min(("0", "1"), key=lambda m: sum(values[m]))
+        stars += max(p for pair, p in all_pairs(values).items() if first in pair) < 0.05
+    assert stars / 400 <= 0.053
+
+
+def test_all_pairs_are_holms_over_all_paired_tests():
+    values = {name: draws(9, seed=k, shift=k / 2).tolist() for k, name in enumerate("abc")}
+    raw = [paired_p(np.subtract(values[a], values[b]).tolist()) for a, b in ("ab", "ac", "bc")]
+    adjusted = all_pairs(values)
+    assert [adjusted[frozenset(pair)] for pair in ("ab", "ac", "bc")] == holm(raw)
+
+
+def test_tests_made_together_are_those_made_alone():
+    sets = [*draws(3, 40, seed=1, shift=0.2).tolist(), [math.nan] * 40]
+    together = paired_ps(sets)
+    assert together[:3] == [paired_p(d) for d in sets[:3]] and math.isnan(together[3])
+
+
+def test_the_row_of_a_pointing_game_of_ten_hits_is_wilsons():
+    value = {"value": 1.0, "setting": "", "why": ""}
+    records = [{"index": n, "method": "ig", "scores": {"pointing-game": value}} for n in range(10)]
+    (row,) = score.summarise(records, ["ig"], {"pointing-game": METRICS.make("pointing-game")})
+    assert (row.mean, row.high) == (1, 1) and row.low == pytest.approx(0.7225, abs=1e-4)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_row_of_an_attack_that_leaves_none_of_ten_right_is_wilsons(noisy):
+    outcome = {"correct": 0.0, "hit": 0.0, "vote": False, "off": None, "forwards": 3}
+    records = [{"clean": 1.0, "off": None, "attacks": {"pgd": outcome}, "seconds": {"pgd": 0.1}} for _ in range(10)]
+    (row,) = robustness.summarise(records, ["pgd"], noisy, targeted=False)
+    assert (row.robust, row.low) == (0, 0) and row.high == pytest.approx(0.2775, abs=1e-4)
+    assert row.clean_low == pytest.approx(0.7225, abs=1e-4)

@@ -51,23 +51,32 @@ def under(seed, model, batch=x):
 
 
 @pytest.mark.parametrize(
-    ("arch", "side", "convolutions", "linear", "norms", "blocks"),
+    ("arch", "side", "convolutions", "linear", "norms", "blocks", "ends"),
     [
-        ("resnet18", 32, 20, 1, 20, 8),  # 17 on the way, 3 shortcuts
-        ("mobilenet_v2", 32, 52, 1, 52, 17),  # inverted residuals
-        ("squeezenet1_1", 32, 26, 0, 0, 8),  # fire modules; the last convolution gives the logits
-        ("densenet121", 32, 120, 1, 121, 58),  # 6 + 12 + 24 + 16 dense layers; a norm at the end
-        ("vgg11", 32, 8, 3, 0, 0),
-        ("vit_b_16", 32, 1, 25, 0, 0),  # two linear layers in each of 12 blocks: attention's are not called as layers
+        ("resnet18", 32, 20, 1, 20, 8, 11),  # 17 on the way, 3 shortcuts
+        ("mobilenet_v2", 32, 52, 1, 52, 17, 17),  # inverted residuals
+        ("squeezenet1_1", 32, 26, 0, 0, 8, 0),  # fire modules; the last convolution gives the logits
+        ("densenet121", 32, 120, 1, 121, 58, 58),  # 6 + 12 + 24 + 16 dense layers; a norm at the end
+        ("vgg11", 32, 8, 3, 0, 0, 0),
+        (
+            "vit_b_16",
+            32,
+            1,
+            25,
+            0,
+            0,
+            0,
+        ),  # two linear layers in each of 12 blocks: attention's are not called as layers
     ],
 )
-def test_the_sites_of_an_architecture_are_its_layers(arch, side, convolutions, linear, norms, blocks):
+def test_the_sites_of_an_architecture_are_its_layers(arch, side, convolutions, linear, norms, blocks, ends):
     model = torchvision(arch, side, **({"image_size": side} if arch == "vit_b_16" else {}))
     layers = convolutions + linear
     wanted = {
         "before-bn": layers - 1,
         "after-bn": norms,
         "block": blocks,
+        "block-end": ends,
         "stem-and-blocks": blocks + (norms > 0),
         "input": 1,
         "conv-input": convolutions,

@@ -24,7 +24,7 @@ from typing import Any
 from commands import run  # the module beside this one
 
 from stochx.engine.io.store import write_text
-from stochx.engine.statistics import Interval, clustered, holm, paired_p, student
+from stochx.engine.statistics import Estimate, estimate, holm, mean_difference, paired_p, student
 from stochx.reports.attacks import draw_sweep
 from stochx.settings import Attack, Boundary, Distill
 
@@ -168,7 +168,7 @@ def rows_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["attack"]: row for row in result["attacked"]["results"]}
 
 
-def points(mean: Interval) -> str:
+def points(mean: Estimate) -> str:
     """Format a mean and its interval in percentage points."""
     return f"{100 * mean.mean:+.1f} ({100 * mean.low:+.1f} to {100 * mean.high:+.1f})"
 
@@ -244,7 +244,7 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if name == BASE:
             continue
         for of, gap in gaps(result, results[BASE]).items():
-            mean, p = clustered(gap), paired_p(gap)
+            mean, p = mean_difference(gap), paired_p(gap)
             spread = (sum((g - mean.mean) ** 2 for g in gap) / (len(gap) - 1) / len(gap)) ** 0.5
             detectable = 100 * (student(len(gap) - 1) + 0.84) * spread
             difference = points(mean)
@@ -345,7 +345,7 @@ def strong(args: argparse.Namespace, work: Work) -> list[str]:
     for noisy, quiet in pairs:
         images = zip(outcomes[CLAIM], outcomes[BASE], strict=True)
         gap = [float(a[noisy]["correct"]) - float(b[quiet]["correct"]) for a, b in images]
-        mean, low, high = clustered(gap).mean, clustered(gap).low, clustered(gap).high
+        mean, low, high = mean_difference(gap).mean, mean_difference(gap).low, mean_difference(gap).high
         interval = f"({100 * low:+.1f} to {100 * high:+.1f})"
         lines.append(f"- `{noisy}` against `{quiet}`: {100 * mean:+.1f} points {interval}, p = {paired_p(gap):.2g}")
     return [*lines, ""]
@@ -373,7 +373,7 @@ def across_seeds(args: argparse.Namespace, work: Work) -> list[str]:
         lines.append(f"| {seed} | {' | '.join(f'{100 * differences[c][-1]:+.1f}' for c in columns)} |")
     means = []
     for column in columns:
-        means.append(points(clustered(differences[column])))
+        means.append(points(estimate(differences[column], (-1.0, 1.0))))
     lines.append(f"| mean, 95 % over seeds | {' | '.join(means)} |")
     return [*lines, "", "The deterministic network is attacked without EOT.", ""]
 

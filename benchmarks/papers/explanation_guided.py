@@ -125,7 +125,7 @@ Results = dict[tuple[str, str, int], dict[tuple[str, int], float]]
 def points(values: Sequence[float]) -> str:
     """Format the mean over seeds and its interval, in percentage points."""
     mean = estimate([100 * value for value in values])
-    return f"{mean.mean:+.2f} ± {mean.ci95:.2f}" if mean.n > 1 else f"{mean.mean:+.2f}"
+    return f"{mean.mean:+.2f} ± {mean.half:.2f}" if mean.n > 1 else f"{mean.mean:+.2f}"
 
 
 def gaps(
@@ -228,7 +228,7 @@ def draw(path: Path, results: Results, seeds: dict[str, list[int]]) -> None:
             values = [[100 * gap for gap in gaps(results, head, guide, "none", place, finished)] for place in places]
             heights = [row + (k - 1) * 0.24 for row in range(len(places))]
             estimates = [estimate(gap) for gap in values]
-            means, spans = [e.mean for e in estimates], [e.ci95 for e in estimates]
+            means, spans = [e.mean for e in estimates], [e.half for e in estimates]
             axis.errorbar(means, heights, xerr=spans, fmt="o", markersize=4, linewidth=1, color=f"C{k}", label=guide)
             axis.scatter(values, [[height] * len(finished) for height in heights], s=5, color=f"C{k}", alpha=0.45)
         axis.set_title(HEADS[head], fontsize=9)
@@ -253,7 +253,7 @@ def verdict(results: Results, seeds: dict[str, list[int]]) -> str:
     for head, finished in seeds.items():
         for name, shot in ((name, shot) for name in TARGETS for shot in SHOTS if len(finished) > 1):
             gap = gaps(results, head, "lrp", "none", (name, shot), finished)
-            mean, span = estimate(gap).mean, estimate(gap).ci95
+            mean, span = estimate(gap).mean, estimate(gap).half
             where, word = f"{bare(head)} on {short(name)} {shot}-shot", words[1 if mean > 0 else -1]
             count, by_chance = count + 1, by_chance + 2.0 ** (1 - len(finished))
             if abs(mean) > span:
@@ -276,7 +276,7 @@ def standing(results: Results, head: str, seeds: Sequence[int]) -> str:
     places: dict[str, list[str]] = {}
     for other in ("none", *CONTROLS):
         mean = estimate(overall(results, head, other, seeds))
-        significant = abs(mean.mean) > mean.ci95
+        significant = abs(mean.mean) > mean.half
         word = "not significantly different from"
         if significant:
             word = "better than" if mean.mean > 0 else "worse than"

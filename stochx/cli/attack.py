@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from stochx.cli.output import Column, Row, View, number, remark, text
+from stochx.cli.output import Column, Row, View, interval, number, remark, text
 
 if TYPE_CHECKING:
     from stochx.runs import Document
@@ -19,8 +19,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     return [
         *(Column(key, _cell(key)) for key in ("model", "eps", "degree") if len({str(row[key]) for row in rows}) > 1),
         text("attack"),
-        _share("clean", "clean", "clean_low", "clean_high"),
-        _share("robust", "robust", "low", "high"),
+        interval("clean", "clean", "clean_low", "clean_high"),
+        interval("robust", "robust", "low", "high"),
         number("success", "{:.4f}"),
         *(number(name, "{:.4f}", key) for name, key in optional if any(row[key] is not None for row in rows)),
         number("n"),
@@ -31,10 +31,6 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 def _cell(key: str) -> Callable[[Row], str]:
     return lambda row: f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key])
-
-
-def _share(name: str, mean: str, low: str, high: str) -> Column:
-    return Column(name, lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]")
 
 
 def _remark(document: Document) -> None:
@@ -48,8 +44,8 @@ def _remark(document: Document) -> None:
         remark("warn", f"rounding to 8 bits took {outside} and made {saved['healed']} correct again", "yellow")
     if versus is not None:
         verdict = "not significant" if versus["p"] >= 0.05 else "significant at 5 %"
-        interval = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
-        statistics = f"{interval}, p = {versus['p']:.2g}, n = {versus['n']}"
+        gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
+        statistics = f"{gap}, p = {versus['p']:.2g}, n = {versus['n']}"
         remark("worst case, first minus second:", f"{statistics}: {verdict}")
 
 

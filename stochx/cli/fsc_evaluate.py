@@ -12,22 +12,27 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         text("domain"),
         number("way"),
         number("shot"),
-        _percent("accuracy %", "accuracy", "ci95"),
+        _percent("accuracy %", "accuracy", ""),
         number("n"),
         text("inference"),
     ]
     if any("difference" in row for row in rows):
         columns += [
-            _percent("versus %", "accuracy_versus", "ci95_versus"),
-            _percent("difference", "difference", "ci95_difference", "{:+.2f}"),
+            _percent("versus %", "accuracy_versus", "_versus"),
+            _percent("difference", "difference", "_difference", "+"),
             number("p", "{:.2g}"),
         ]
     return columns
 
 
-def _percent(name: str, key: str, ci95: str, pattern: str = "{:.2f}") -> Column:
-    """Make a column of percentages with their intervals."""
-    return Column(name, lambda row: f"{pattern.format(100 * row[key])} ± {100 * row[ci95]:.2f}")
+def _percent(name: str, key: str, ends: str, sign: str = "") -> Column:
+    """Make a column of percentages with the ends of their intervals, whose keys end with `ends`."""
+
+    def cell(row: Row) -> str:
+        mean, low, high = (f"{100 * row[k]:{sign}.2f}" for k in (key, f"low{ends}", f"high{ends}"))
+        return f"{mean} [{low}, {high}]"
+
+    return Column(name, cell)
 
 
 VIEW = View(_columns)

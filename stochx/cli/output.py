@@ -60,9 +60,9 @@ def number(name: str, pattern: str = "{}", key: str = "") -> Column:
     return Column(name, lambda row: "" if row[key or name] is None else pattern.format(row[key or name]))
 
 
-def interval(name: str, mean: str, ci95: str) -> Column:
-    """Make a column of means with their intervals."""
-    return Column(name, lambda row: f"{row[mean]:.4f} ± {row[ci95]:.4f}")
+def interval(name: str, mean: str, low: str, high: str) -> Column:
+    """Make a column of means with the ends of their intervals."""
+    return Column(name, lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]")
 
 
 def _silent(document: Document) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         text("method"),
         text("metric"),
         number("mean", "{:.6g}"),
-        number("ci95", "{:.4g}"),
+        number("low", "{:.6g}"),
+        number("high", "{:.6g}"),
         number("n"),
         number("excluded"),
         text("better"),
@@ -44,13 +46,22 @@ def _fold(rows: Sequence[Row]) -> tuple[list[Row], list[Column]]:
 def _cell(row: Row) -> str:
     if row["mean"] is None:
         return "–"
-    interval = "" if row["ci95"] is None else f" ± {row['ci95']:.3g}"
-    return f"{row['mean']:.4g}{interval}{' *' if row['best'] else ''}"
+    return f"{row['mean']:.4g}{_interval(row)}{' *' if row['best'] else ''}"
+
+
+def _interval(row: Row) -> str:
+    """Return ` ± 0.1` for an interval about the mean, ` [0.8, 1]` for another one."""
+    mean, low, high = row["mean"], row["low"], row["high"]
+    if low is None:
+        return ""
+    symmetric = math.isclose(mean - low, high - mean, rel_tol=1e-6)
+    return f" ± {high - mean:.3g}" if symmetric else f" [{low:.3g}, {high:.3g}]"
 
 
 def _remark(document: Document) -> None:
     if stdout().is_terminal and any(row["best"] for row in document["results"]):
-        stdout().print("* best: every paired difference to it has p < 0.05 (sign-flip test, Holm)", style="dim")
+        claim = "* best: every paired difference to it has p < 0.05 (sign-flip test, Holm over all pairs)"
+        stdout().print(claim, style="dim")
 
 
 VIEW = View(_columns, _remark, _fold)

@@ -7,7 +7,7 @@ VIEW = View(
         number("epochs"),
         number("loss", "{:.4f}"),
         number("train accuracy", "{:.4f}", "train_accuracy"),
-        interval("accuracy", "accuracy", "ci95"),
+        interval("accuracy", "accuracy", "low", "high"),
         number("best epoch", key="best_epoch"),
         number("quick robust", "{:.4f}", "robust"),
         number("n"),

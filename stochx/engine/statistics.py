@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,21 +18,107 @@ CHUNK = 256  # differences whose signs are in memory at once
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n items with the half-width of its 95 % interval."""
+    """A mean over n values, and the ends of its 95 % interval: NaN where there is none."""
 
     mean: float
-    ci95: float
+    low: float
+    high: float
     n: int
 
+    @property
+    def half(self) -> float:
+        """Half of the interval's length."""
+        return (self.high - self.low) / 2
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of `values` and its interval by Student's t, which is NaN for a single value."""
+
+Bounds = tuple[float, float]  # the least and the greatest value that is possible
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+SHARE: Bounds = (0.0, 1.0)
+Z2 = 1.959964**2  # square of the 0.975 quantile of the normal distribution
+UNSEEN = 1.25  # images that `mean_share` adds at either end
+
+
+def interval(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Estimate:
+    """Return the mean with its 95 % interval: that of a share for values in [0, 1], else Student's within `bounds`.
+
+    Values of 0 and 1 alone are counts. A single value has no interval: its ends are NaN.
+    """
+    if len(values) < 2:
+        return estimate(values)
+    if bounds != SHARE:
+        return estimate(values, bounds)
+    return share(values, counts=all(value in SHARE for value in values))
+
+
+def share(values: Sequence[float], counts: bool) -> Estimate:
+    """Return the mean of values in [0, 1] with its interval: `wilson`'s for `counts`, which are 0 or 1 by nature.
+
+    An accuracy is one of counts, unless the network is stochastic: then the images' values are shares of right draws.
+    """
+    return wilson(round(sum(values)), len(values)) if counts else mean_share(values)
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """Return the share of successes with Wilson's score interval (1927), which is valid near 0 and 1.
+
+    Its coverage depends on the share and on n: from .915 to .98 at shares of .1 to .5 and n >= 10, 95 % on average.
+    """
+    share = successes / n
+    centre = (share + Z2 / (2 * n)) / (1 + Z2 / n)
+    half = math.sqrt(Z2 * (share * (1 - share) / n + Z2 / (4 * n * n))) / (1 + Z2 / n)
+    return _within(SHARE, share, centre - half, centre + half, n)
+
+
+def mean_share(values: Sequence[float]) -> Estimate:
+    """Return the mean of values in [0, 1], such as each image's share of right draws, with its 95 % interval.
+
+    Where all values are 0, or all are 1, it is Wilson's. Else w = 1.25 images are added at either end, since a small
+    sample of a skewed distribution may lack its tail:
+
+        m~ = (sum v + w) / n~,  n~ = n + 2 w,  s~^2 = (sum (v - m~)^2 + w (m~^2 + (1 - m~)^2)) / n~,
+        m~ +- t_{n-1} s~ / sqrt(n~), cut at 0 and 1
+
+    It covers the mean in at least 93 % of samples of ten or more (docs/statistics.md), where Student's interval falls
+    to 65 %, and has no width if all values agree. The price is width for values that hardly vary.
+    """
+    if values and values[0] in SHARE and all(value == values[0] for value in values):
+        return wilson(round(sum(values)), len(values))
+    return _padded(values, SHARE)
+
+
+def mean_difference(values: Sequence[float]) -> Estimate:
+    """Return the mean of differences of two shares, in [-1, 1], with the interval of `mean_share` for this range."""
+    return _padded(values, (-1.0, 1.0))
+
+
+def _padded(values: Sequence[float], bounds: Bounds) -> Estimate:
+    """Return the interval of `mean_share` without its special case, for values between any `bounds`."""
+    n, size = len(values), len(values) + 2 * UNSEEN
+    if n < 2:
+        return _within(bounds, sum(values) / n, *bounds, n) if n else Estimate(math.nan, math.nan, math.nan, 0)
+    centre = (sum(values) + UNSEEN * sum(bounds)) / size
+    spread = sum((v - centre) ** 2 for v in values) + UNSEEN * sum((end - centre) ** 2 for end in bounds)
+    half = student(n - 1) * math.sqrt(spread) / size
+    return _within(bounds, sum(values) / n, centre - half, centre + half, n)
+
+
+def estimate(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Estimate:
+    """Return the mean of `values` and its interval by Student's t, cut at `bounds`.
+
+    A single value has none: the ends are NaN, or the bounds if both are finite.
+    """
     n = len(values)
     mean = sum(values) / n if n else math.nan
     if n < 2:
-        return Estimate(mean, math.nan, n)
-    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return Estimate(mean, student(n - 1) * error, n)
+        return Estimate(mean, *(bounds if n and all(map(math.isfinite, bounds)) else (math.nan, math.nan)), n)
+    half = student(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return _within(bounds, mean, mean - half, mean + half, n)
+
+
+def _within(bounds: Bounds, mean: float, low: float, high: float, n: int) -> Estimate:
+    """Cut an interval at the bounds; it keeps the mean, which may lie beyond them by rounding, or beside its centre."""
+    return Estimate(mean, min(mean, max(bounds[0], low)), max(mean, min(bounds[1], high)), n)
 
 
 def student(freedom: int) -> float:
@@ -59,25 +146,34 @@ def paired_p(differences: Sequence[float], seed: int = 0) -> float:
     All 2^n patterns are enumerated up to n = 14, hence p >= 2 / 2^n: fewer than 6 differences are never significant
     at 0.05. Above that, 20,000 are drawn, plus the identity. NaN for fewer than two differences, or non-finite ones.
     """
-    d = torch.tensor(differences, dtype=torch.float64)
-    if len(d) < 2 or not d.isfinite().all():
-        return math.nan
-    sums = _all_sums(d) if len(d) <= EXACT else _drawn_sums(d, seed)
-    ties = 1e-12 * d.abs().sum()  # sums that differ by the order of summation are equal
-    extreme = int((sums.abs() >= d.sum().abs() - ties).sum())
-    return extreme / len(sums) if len(d) <= EXACT else (1 + extreme) / (1 + len(sums))
+    return paired_ps([differences], seed)[0]
+
+
+def paired_ps(sets: Sequence[Sequence[float]], seed: int = 0) -> list[float]:
+    """Return `paired_p` of several sets of equally many differences, which share their sign patterns."""
+    d = torch.tensor(sets, dtype=torch.float64).T
+    if len(d) < 2:
+        return [math.nan] * len(sets)
+    valid = d.isfinite().all(0)
+    d = d.where(valid, 0.0)
+    exact = len(d) <= EXACT
+    sums = _all_sums(d) if exact else _drawn_sums(d, seed)
+    ties = 1e-12 * d.abs().sum(0)  # sums that differ by the order of summation are equal
+    extreme = (sums.abs() >= d.sum(0).abs() - ties).sum(0).double()
+    p = extreme / len(sums) if exact else (1 + extreme) / (1 + len(sums))
+    return p.where(valid, math.nan).tolist()
 
 
 def _all_sums(d: torch.Tensor) -> torch.Tensor:
-    """Return the signed sums under all 2^n sign patterns."""
+    """Return the signed sums (2^n, M) of M sets of differences (n, M) under all sign patterns."""
     patterns = torch.arange(2 ** len(d))[:, None] >> torch.arange(len(d)) & 1
     return (1 - 2 * patterns).to(d) @ d
 
 
 def _drawn_sums(d: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return the signed sums under random sign patterns, which depend on the seed and n alone."""
+    """Return the signed sums (FLIPS, M) of (n, M) under random sign patterns, which depend on the seed and n alone."""
     source = generator(seed, "sign flips", len(d))
-    sums = d.new_zeros(FLIPS)
+    sums = d.new_zeros(FLIPS, d.shape[1])
     for chunk in torch.split(d, CHUNK):
         sums += (1 - 2 * torch.randint(2, (FLIPS, len(chunk)), generator=source, dtype=torch.int8)).to(d) @ chunk
     return sums
@@ -98,43 +194,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the ends of its 95 % interval."""
+def all_pairs(values: Mapping[str, Sequence[float]], seed: int = 0) -> dict[frozenset[str], float]:
+    """Return the p-value of every pair of methods, whose `values` are paired, adjusted by `holm` over all pairs.
 
-    mean: float
-    low: float
-    high: float
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Return the share of successes with Wilson's score interval (1927), which is valid near 0 and 1."""
-    share, z2 = successes / n, 1.959964**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
-def mean_share(values: Sequence[float]) -> Interval:
-    """Return the mean of shares in [0, 1], such as each image's share of right draws, with a 95 % interval over images.
-
-        m~ = (sum v + z^2 / 2) / n~,  n~ = n + z^2,
-        s~^2 = (sum (v - m~)^2 + z^2 / 2 (m~^2 + (1 - m~)^2)) / n~,  m~ +- t_{n-1} s~ / sqrt(n~), cut at 0 and 1
-
-    For shares of 0 and 1 it is the interval of Agresti and Coull (1998) with Student's quantile. Student's own interval
-    has no width where all images agree, and misses the mean far too often for skewed shares; this one covers it in at
-    least 93 % of samples of ten images or more. The price is width for shares that hardly vary.
+    So it holds for whichever pairs one looks at, also for those with the method that turned out best.
     """
-    n, z2 = len(values), 1.959964**2
-    size = n + z2
-    centre = (sum(values) + z2 / 2) / size
-    spread = (sum((v - centre) ** 2 for v in values) + z2 / 2 * (centre**2 + (1 - centre) ** 2)) / size
-    half = student(n - 1) * math.sqrt(spread / size) if n > 1 else 1.0
-    return Interval(sum(values) / n, max(0.0, centre - half), min(1.0, centre + half))
-
-
-def clustered(values: Sequence[float]) -> Interval:
-    """Return mean and interval of per-image means over draws: the sample consists of images, not of draws."""
-    summary = estimate(values)
-    half = summary.ci95 if math.isfinite(summary.ci95) else math.inf
-    return Interval(summary.mean, summary.mean - half, summary.mean + half)
+    pairs = list(itertools.combinations(values, 2))
+    differences = [[a - b for a, b in zip(values[x], values[y], strict=True)] for x, y in pairs]
+    adjusted = holm(paired_ps(differences, seed)) if pairs else []
+    return {frozenset(pair): p for pair, p in zip(pairs, adjusted, strict=True)}

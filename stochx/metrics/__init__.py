@@ -54,7 +54,11 @@ class Score:
 
 
 class Metric(Protocol):
-    """`Evidence` -> `Score`; attributes of the class or of the entry declare its properties."""
+    """`Evidence` -> `Score`; attributes of the class or of the entry declare its properties.
+
+    A metric may also declare `bounds`, the least and the greatest value that its value and its curve can have, such as
+    `(0.0, 1.0)`: then no interval leaves them, and that of a share is valid near its ends.
+    """
 
     needs: ClassVar[frozenset[Need]]
     axis: ClassVar[str]  # label of the curve's x axis; empty for a metric without a curve

@@ -42,7 +42,11 @@ class Score:
     setting: str = ''
 
 class Metric(Protocol):
-    """`Evidence` -> `Score`; attributes of the class or of the entry declare its properties."""
+    """`Evidence` -> `Score`; attributes of the class or of the entry declare its properties.
+
+    A metric may also declare `bounds`, the least and the greatest value that its value and its curve can have, such as
+    `(0.0, 1.0)`: then no interval leaves them, and that of a share is valid near its ends.
+    """
     needs: ClassVar[frozenset[Need]]
     axis: ClassVar[str]
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
 from stochx.engine.network.fused import fused
+from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds
 
 Read = Literal["logit", "probability", "margin"]
+READ_BOUNDS: dict[Read, Bounds] = {"logit": UNBOUNDED, "probability": SHARE, "margin": UNBOUNDED}
 Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels (B, C, H, W)
 
 

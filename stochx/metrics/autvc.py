@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stochx.engine.statistics import Bounds
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._quadrature import simpson
@@ -43,6 +44,7 @@ class AUTVC:
     needs: ClassVar[frozenset[Need]] = frozenset()
     reduction: ClassVar[str] = "|channel sum| of each level of the pyramid"
     axis: ClassVar[str] = "level of the pyramid"
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if self.norm < 1:

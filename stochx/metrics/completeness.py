@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ import torch
 
 from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import scores
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
@@ -31,6 +33,7 @@ class Completeness:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "sum of all signed values"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
     scaled: ClassVar[bool] = True  # depends on the scale of the map
 
     def __call__(self, evidence: Evidence) -> Score:

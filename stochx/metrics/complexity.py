@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from stochx.engine.ranking import channel_sum
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
@@ -25,6 +27,7 @@ class Complexity:
     needs: ClassVar[frozenset[Need]] = frozenset()
     reduction: ClassVar[str] = "abs of the channel sum"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
 
     def __call__(self, evidence: Evidence) -> Score:
         strength = channel_sum(evidence.map).flatten(1)

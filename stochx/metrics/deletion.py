@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._perturb import READ_BOUNDS
 from stochx.metrics._removal import better, pixel_exchange
 
 
@@ -40,6 +42,11 @@ class Deletion:
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The range of the score that the curve records."""
+        return READ_BOUNDS[self.read]
 
     def __call__(self, evidence: Evidence) -> Score:
         return pixel_exchange(evidence, self.steps, self.removal, self.order, self.read, self.reduce, insert=False)

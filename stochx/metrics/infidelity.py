@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import scores
 from stochx.engine.seeds import Key, generator
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._perturb import altered
 from stochx.metrics._undefined import ZERO, is_zero, undefined
@@ -41,6 +43,7 @@ class Infidelity:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: signed values of single channels"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
     scaled: ClassVar[bool] = True  # depends on the scale of the map
 
     def __post_init__(self) -> None:

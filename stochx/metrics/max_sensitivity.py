@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stochx.engine.seeds import Key, generator
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
@@ -34,6 +36,7 @@ class MaxSensitivity:
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "explain"})
     reduction: ClassVar[str] = "none: signed values of single channels"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if self.draws < 1:

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 import torch
 
 from stochx.engine.ranking import positions
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
+from stochx.metrics._perturb import READ_BOUNDS
 from stochx.metrics._quadrature import mean_height
 from stochx.metrics._removal import better, exchange, replacement, with_unchanged
 
@@ -38,6 +40,11 @@ class PixelFlipping:
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The range of the score that the curve records."""
+        return READ_BOUNDS[self.read]
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.x is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from stochx.engine.ranking import channel_sum, positions
+from stochx.engine.statistics import SHARE, Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import CONSTANT, NO_OBJECT, is_constant, undefined
 
@@ -23,6 +24,7 @@ class PointingGame:
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = SHARE
 
     @property
     def reduction(self) -> str:

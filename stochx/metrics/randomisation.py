@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stochx.engine.ranking import channel_sum, spearman
 from stochx.engine.seeds import seeded
+from stochx.engine.statistics import Bounds
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import CONSTANT, is_constant, undefined
@@ -42,6 +43,7 @@ class Randomisation:
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "explain"})
     reduction: ClassVar[str] = "ranks of the abs of the channel sum"
     axis: ClassVar[str] = "share of layers re-drawn"
+    bounds: ClassVar[Bounds] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.stages < 0:

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from stochx.engine.ranking import channel_sum, positions
+from stochx.engine.statistics import UNBOUNDED, Bounds
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._removal import better, exchange, replacement, with_unchanged
@@ -50,6 +51,11 @@ class RegionPerturbation:
     def higher_is_better(self) -> bool | None:
         """Higher with the most relevant first, lower with the least; None for a random order."""
         return better(self.order, True)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Drops of a probability are at most 1."""
+        return (-1.0, 1.0) if self.read == "probability" else UNBOUNDED
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.x is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stochx.engine.ranking import channel_sum, positions
+from stochx.engine.statistics import SHARE, Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import CONSTANT, NO_OBJECT, is_constant, undefined
 
@@ -22,6 +23,7 @@ class RelevanceRank:
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     reduction: ClassVar[str] = "abs of the channel sum"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = SHARE
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.mask is not None

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from stochx.engine.ranking import channel_sum, positions
 from stochx.engine.seeds import generator
+from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._imputation import impute
-from stochx.metrics._perturb import altered
+from stochx.metrics._perturb import READ_BOUNDS, altered
 from stochx.metrics._removal import better
 
 
@@ -48,6 +49,11 @@ class ROAD:
     def higher_is_better(self) -> bool | None:
         """Lower with the most relevant first, higher with the least; None for a random order."""
         return better(self.order, False)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The range of the score that the curve records."""
+        return READ_BOUNDS[self.read]
 
     def __call__(self, evidence: Evidence) -> Score:
         assert evidence.model is not None and evidence.x is not None and evidence.target is not None

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from stochx.engine.ranking import channel_sum
+from stochx.engine.statistics import SHARE, Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._undefined import ZERO, is_zero, undefined
 
@@ -25,6 +26,7 @@ class Sparseness:
     needs: ClassVar[frozenset[Need]] = frozenset()
     reduction: ClassVar[str] = "abs of the channel sum"
     axis: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = SHARE
 
     def __call__(self, evidence: Evidence) -> Score:
         strength = channel_sum(evidence.map).flatten(1)

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stochx.engine.io.store import atomic
-from stochx.engine.statistics import student
+from stochx.engine.statistics import interval
 from stochx.metrics import Metric
 from stochx.reports.colours import diverging, scale_of
 from stochx.reports.figure import save_figure, shorten, style_axis
-from stochx.tasks.score import Scored
+from stochx.tasks.score import Scored, bounds_of
 
 STRIP = 160  # pixels of a side in a gallery
 SHOWN = 10  # images of a gallery
@@ -47,8 +47,9 @@ def draw_curves(
             marker = "o" if len(places) < 12 else None
             axis.plot(places, mean, color=colour, label=method, marker=marker, markersize=3, zorder=3 + place)
             if n > 2:
-                half = student(n - 1) * heights.std(0, ddof=1) / np.sqrt(n)
-                axis.fill_between(places, mean - half, mean + half, color=colour, alpha=0.13, linewidth=0)
+                band = [interval(column, bounds_of(curved[name])) for column in heights.T.tolist()]
+                low, high = ([getattr(each, end) for each in band] for end in ("low", "high"))
+                axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
         axis.set_title(f"{name}  (n = {', '.join(map(str, sorted(counts)))})", fontsize=10)
         axis.set_xlabel(f"{curved[name].axis}  ({ARROWS[curved[name].higher_is_better]})", fontsize=9)
         style_axis(axis)

@@ -115,7 +115,7 @@ def train_classifier(
     )
     folder, rows = train_into(settings, model, job, world, watch)
     if world.leads:
-        attacked = settings.attack is not None and settings.recipe in (None, "madry")
+        attacked = settings.attack is not None and settings.recipe in (None, "madry", "ard")
         draw_curves(folder.folder / "curves.png", rows, best_row(settings, rows), attacked)
     return folder, rows
 
@@ -142,7 +142,8 @@ def summarise_training(settings: Epochs, rows: list[Record], test: Estimate, hel
         last["loss"],
         last["accuracy"],
         test.mean,
-        test.ci95,
+        test.low,
+        test.high,
         test.n,
         best_epoch=None if best is None else best["epoch"],
         clean=selected.get("clean"),

@@ -72,7 +72,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     save(path, student)
     row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
     for name, estimate in (("off", quiet), ("teacher", taught)):
-        row |= {f"accuracy_{name}": estimate.mean, f"ci95_{name}": estimate.ci95}
+        row |= {f"accuracy_{name}": estimate.mean, f"low_{name}": estimate.low, f"high_{name}": estimate.high}
     row |= {"noise": settings.noise, "kind": student.noise, "model": str(path)}
     row |= {name: text for name, text in student.origin.items() if name != ENTRY}
     failed = [*split.failed, *tests.failed]

@@ -7,7 +7,7 @@ from typing import Any
 
 from stochx import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 
 Document = dict[str, Any]
 """The JSON object that `--json` prints and result.json holds."""

@@ -8,7 +8,7 @@ from stochx.classes import in_both
 from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Task
 from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
-from stochx.engine.statistics import estimate, paired_p
+from stochx.engine.statistics import estimate, mean_share, paired_p
 from stochx.engine.world import World
 from stochx.errors import printable
 from stochx.fewshot_networks import load_fewshot
@@ -82,7 +82,7 @@ def _warn_of_known_classes(model: FewShotNetwork, text: str, classes: tuple[str,
 def _row(settings: FscTest, model: FewShotNetwork, text: str, shot: int, record: Record) -> Record:
     """Return the accuracy in a domain, with its interval; and the paired difference to the other network."""
     values = [by_shot[str(shot)] for by_shot in record["episodes"]]
-    accuracy = estimate(values[0])
+    accuracy = mean_share(values[0])
     row: Record = {
         "inference": "transductive" if settings.transductive else model.head.inference,
         "domain": text,
@@ -90,12 +90,14 @@ def _row(settings: FscTest, model: FewShotNetwork, text: str, shot: int, record:
         "shot": shot,
         "queries": settings.queries,
         "accuracy": accuracy.mean,
-        "ci95": accuracy.ci95,
+        "low": accuracy.low,
+        "high": accuracy.high,
         "n": accuracy.n,
     }
     if len(values) > 1:
         differences = [a - b for a, b in zip(*values, strict=True)]
-        versus, difference = estimate(values[1]), estimate(differences)
-        row |= {"accuracy_versus": versus.mean, "ci95_versus": versus.ci95}
-        row |= {"difference": difference.mean, "ci95_difference": difference.ci95, "p": paired_p(differences)}
+        versus, difference = mean_share(values[1]), estimate(differences, (-1.0, 1.0))
+        row |= {"accuracy_versus": versus.mean, "low_versus": versus.low, "high_versus": versus.high}
+        row |= {"difference": difference.mean, "low_difference": difference.low, "high_difference": difference.high}
+        row |= {"p": paired_p(differences)}
     return row

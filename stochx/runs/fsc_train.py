@@ -20,7 +20,7 @@ from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
 from stochx.tasks.fewshot import Read, are_disjoint, domains_of, episode_objective, validation
 
-FEATURE_WISE = "feature-wise:share=batch"  # the noise of `--fwt`
+FEATURE_WISE = "feature-wise:site=block-end,share=batch"  # the noise of `--fwt`
 
 log = logging.getLogger("stochx")
 

@@ -37,7 +37,9 @@ class FscTest(Episodes, Machine, RunFiles):
     way: Annotated[int | None, Option(METHOD, "Classes per episode; default as in training.")] = None
     queries: Annotated[int, Option(METHOD, "Query images per class in each episode.")] = 15
     episodes: Annotated[int, Option(METHOD, "Episodes per domain and shot.", minimum=2)] = 2000
-    transductive: Annotated[bool, Option(METHOD, "Add confident queries to the support, in two rounds.")] = False
+    transductive: Annotated[
+        bool, Option(METHOD, "Add confident queries (by softmax) to the support, in two rounds.")
+    ] = False
 
     def check(self) -> None:
         super().check()

@@ -15,12 +15,14 @@ from stochx.metrics import Evidence, Metric
 
 
 def bind_objective(method: Attribution) -> Attribution:
-    """Return `method`, with the metric that it minimises, if any, as its `measure`."""
+    """Return `method`, with the metric that it minimises, if any, as `measure`, and what it searches by as `rough`."""
     name = getattr(method, "objective_metric", "")
     if not name:
         return method
     tuned: Any = method
-    bound: Attribution = partial(tuned, measure=partial(_measured, METRICS.make(name)))
+    texts = {"measure": name, "rough": getattr(method, "search_metric", "")}
+    measures = {key: partial(_measured, METRICS.make(text)) for key, text in texts.items() if text}
+    bound: Attribution = partial(tuned, **measures)
     return bound
 
 

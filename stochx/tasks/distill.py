@@ -13,7 +13,7 @@ from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, calibrate
 from stochx.engine.seeds import generator, seeded
-from stochx.engine.statistics import Estimate, estimate
+from stochx.engine.statistics import Estimate, share, wilson
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import Lesson
@@ -103,4 +103,4 @@ def measure(
     noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)
     with at_scale(student, 0.0):
         quiet = right(0)
-    return estimate(noisy.tolist()), estimate([float(right) for right in quiet])
+    return share(noisy.tolist(), counts=student.noise == "none"), wilson(sum(quiet), len(quiet))

@@ -1,6 +1,6 @@
 """Training objectives: a criterion on logits of clean or adversarial images.
 
-    objective(Teaching(teacher, SoftLabels()), Adversarial(PGD(steps=7), Ball(8 / 255)))   # ARD (Goldblum et al., 2020)
+    objective(Teaching(teacher, SoftLabels()), Adversarial(PGD(steps=7), Ball(8 / 255), "ard"))
 
 A criterion is called with the network, its logits (N, K) for the images it was shown, the clean images (N, 3, H, W)
 and the labels (N,), and returns a scalar. Teachers always see the clean images.
@@ -27,7 +27,7 @@ from stochx.errors import UsageError
 from stochx.lessons import Lesson
 
 Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-Recipe = Literal["madry", "mixed", "trades"]
+Recipe = Literal["madry", "mixed", "trades", "ard"]
 
 
 def cross_entropy(model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
@@ -59,6 +59,8 @@ class Adversarial:
     mixed   0.5 criterion(x) + 0.5 criterion(x'), x' crafted from the clean prediction to avoid label leaking
             (Kurakin et al., 2017; the recipe of PNI, He et al., 2019)
     trades  criterion(x) + trades KL(p(x) || p(x')), x' crafted to maximise that divergence  (Zhang et al., 2019)
+    ard     (1 - w) CE(x) + w lesson(x'), for the lesson of a teacher and its weight w: labels are learnt on the clean
+            image, the teacher's answer to it on x'  (Goldblum et al., 2020); `madry` learns both on x'
 
     Attacks run on the network in eval mode, with frozen weights and noise on. Random starts depend on the seed, the
     epoch and the image. No image stops early.
@@ -149,7 +151,31 @@ def _trades(part: _Part, adversarial: Adversarial, seed: int) -> Step:
     return Step(clean.loss + adversarial.trades * distance, clean.logits)
 
 
-RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {"madry": _madry, "mixed": _mixed, "trades": _trades}
+def _ard(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+    teaching, weight = _lesson_alone(part.criterion)
+    adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
+    taught = dataclasses.replace(part, criterion=teaching).on(adv)
+    plain = F.cross_entropy(forward(part.model, part.batch.x), part.batch.y)
+    return Step((1 - weight) * plain + weight * taught.loss, taught.logits)
+
+
+def _lesson_alone(criterion: Criterion) -> tuple[Teaching, float]:
+    """Return the criterion with nothing but the teacher's term, and the weight that it had."""
+    lesson: Any = criterion.lesson if isinstance(criterion, Teaching) else None
+    if not hasattr(lesson, "weight"):
+        raise UsageError(
+            "the recipe `ard` needs a teacher whose lesson has a `weight`", "use `distill --kd soft-labels`"
+        )
+    assert isinstance(criterion, Teaching)
+    return dataclasses.replace(criterion, lesson=dataclasses.replace(lesson, weight=1.0)), lesson.weight
+
+
+RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {
+    "madry": _madry,
+    "mixed": _mixed,
+    "trades": _trades,
+    "ard": _ard,
+}
 
 
 def objective(
@@ -158,7 +184,12 @@ def objective(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     seed: int = 0,
 ) -> Objective:
-    """Return the objective of `fit`: the criterion, on adversarial images if set, plus the penalty of the noise."""
+    """Return the objective of `fit`: the criterion, on adversarial images if set, plus the penalty of the noise.
+
+    Raises `UsageError` for the recipe `ard` without a lesson.
+    """
+    if adversarial is not None and adversarial.recipe == "ard":
+        _lesson_alone(criterion)
 
     def lowered(model: nn.Module, batch: TrainingBatch) -> Step:
         part = _Part(criterion, model, batch)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stochx.engine.statistics import Interval, clustered, mean_share, paired_p, wilson
+from stochx.engine.statistics import Estimate, mean_difference, paired_p, share
 from stochx.errors import InputError, RunError
 
 WORST = "worst"
@@ -46,7 +46,7 @@ def summarise(
     records: Sequence[Mapping[str, Any]], attacks: Sequence[str], noisy: bool, targeted: bool
 ) -> list[AttackRow]:
     """Return the table, from stored records (dictionaries); with several attacks the last row is the worst case."""
-    clean = _interval([record["clean"] for record in records], noisy)
+    clean = share([record["clean"] for record in records], counts=not noisy)
     if not clean.mean > 0:
         raise RunError(
             "the network classifies no image correctly, so there is nothing to attack",
@@ -69,11 +69,11 @@ def _row(
     name: str,
     outcomes: Sequence[Mapping[str, Any]],
     records: Sequence[Mapping[str, Any]],
-    clean: Interval,
+    clean: Estimate,
     noisy: bool,
     targeted: bool,
 ) -> AttackRow:
-    robust = _interval([outcome["correct"] for outcome in outcomes], noisy)
+    robust = share([outcome["correct"] for outcome in outcomes], counts=not noisy)
     attacked = [outcome for outcome in outcomes if outcome["forwards"]]
     hits = sum(outcome["hit"] for outcome in attacked) / max(1, len(attacked))
     return AttackRow(
@@ -102,10 +102,6 @@ def _share(values: Sequence[bool | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _interval(values: Sequence[float], noisy: bool) -> Interval:
-    return mean_share(values) if noisy else wilson(round(sum(values)), len(values))
-
-
 @dataclass(frozen=True)
 class Versus:
     """The difference of the worst-case accuracies of two networks on the same images, first minus second.
@@ -126,5 +122,5 @@ def compare(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, An
     gaps = [r["worst"] - other[r["index"]]["worst"] for r in first if r["index"] in other]
     if len(gaps) < 2:
         raise InputError("the networks have fewer than two images in common", "increase `--limit`")
-    interval, p = clustered(gaps), paired_p(gaps)
-    return Versus(interval.mean, interval.low, interval.high, p if math.isfinite(p) else 1.0, len(gaps))
+    gap, p = mean_difference(gaps), paired_p(gaps)
+    return Versus(gap.mean, gap.low, gap.high, p if math.isfinite(p) else 1.0, len(gaps))

@@ -18,7 +18,7 @@ from stochx.engine.io.data import Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.ranking import disagreement
 from stochx.engine.seeds import seeded
-from stochx.engine.statistics import estimate, holm, paired_p
+from stochx.engine.statistics import UNBOUNDED, Bounds, all_pairs, interval
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric, Score
@@ -64,15 +64,17 @@ class ScoreRecord:
 class ScoreRow:
     """A method under a metric: the mean over the n images for which the values of all methods are defined.
 
-    `why` counts the reasons of `excluded` images. `better` is lower, higher or none. `p` is the Holm-corrected paired
-    sign-flip p-value against the method with the best mean; `best` marks that method if all are below 0.05. `setting`
-    describes sizes derived from the images' size.
+    `low` and `high` are the ends of its 95 % interval. `why` counts the reasons of `excluded` images. `better` is
+    lower, higher or none. `p` is the paired sign-flip p-value against the method with the best mean, corrected by Holm
+    for all pairs of methods, since the values choose the best; `best` marks that method if all are below 0.05.
+    `setting` describes sizes derived from the images' size.
     """
 
     method: str
     metric: str
     mean: float | None
-    ci95: float | None
+    low: float | None
+    high: float | None
     n: int
     excluded: int
     why: Mapping[str, int]
@@ -243,13 +245,14 @@ def summarise(
         settings = sorted({row[m]["setting"] for row in whole for m in methods if row[m]["setting"]})
         best, p = _compare(values, metric.higher_is_better)
         for method in methods:
-            mean = estimate(values[method])
+            mean = interval(values[method], bounds_of(metric))
             rows.append(
                 ScoreRow(
                     method=method,
                     metric=name,
                     mean=_finite(mean.mean),
-                    ci95=_finite(mean.ci95),
+                    low=_finite(mean.low),
+                    high=_finite(mean.high),
                     n=mean.n,
                     excluded=len(table) - len(whole),
                     why=dict(why),
@@ -263,6 +266,12 @@ def summarise(
     return rows
 
 
+def bounds_of(metric: Metric) -> Bounds:
+    """Return the least and the greatest value that a metric, and its curve, can have, as far as it declares them."""
+    bounds: Bounds = getattr(metric, "bounds", UNBOUNDED)
+    return bounds
+
+
 def _value(row: Mapping[str, Mapping[str, Any]], method: str) -> float | None:
     return row[method]["value"] if method in row else None
 
@@ -272,15 +281,15 @@ def _reasons(row: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> se
 
 
 def _compare(values: Mapping[str, list[float]], higher: bool | None) -> tuple[str | None, dict[str, float | None]]:
-    """Return the significantly best method, if any, and the others' adjusted p-values against the best mean."""
+    """Return the significantly best method, if any, and the others' p-values against the best mean, for all pairs."""
     if higher is None or len(values) < 2 or not all(values.values()):
         return None, {}
     sign = 1 if higher else -1
     first = max(values, key=lambda m: sign * sum(values[m]))
-    others = [m for m in values if m != first]
-    adjusted = holm([paired_p([a - b for a, b in zip(values[first], values[m], strict=True)]) for m in others])
-    wins = all(p < SIGNIFICANT for p in adjusted)
-    return first if wins else None, {m: _finite(p) for m, p in zip(others, adjusted, strict=True)}
+    adjusted = all_pairs(values)
+    against = {m: adjusted[frozenset((first, m))] for m in values if m != first}
+    wins = all(p < SIGNIFICANT for p in against.values())
+    return first if wins else None, {m: _finite(p) for m, p in against.items()}
 
 
 def _finite(value: float) -> float | None:

@@ -15,7 +15,7 @@ from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
-from stochx.engine.statistics import Estimate, estimate
+from stochx.engine.statistics import Estimate, wilson
 from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
 from stochx.tasks.batches import Failed
@@ -28,7 +28,7 @@ QUICK_STEPS = 10  # steps of its PGD
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training run: the last epoch, and the accuracy on test images.
+    """A finished training run: the last epoch, and the accuracy on test images with the ends of its 95 % interval.
 
     With validation also the epoch whose weights were kept, with its `clean` and quick `robust` accuracy on `validation`
     images.
@@ -38,7 +38,8 @@ class Trained:
     loss: float
     train_accuracy: float
     accuracy: float
-    ci95: float
+    low: float
+    high: float
     n: int
     best_epoch: int | None = None
     clean: float | None = None
@@ -119,7 +120,8 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
 
 def accuracy(model: Classifier, images: Stack, report: Report = unreported) -> Estimate:
     """Return the share of images whose top prediction is their label, with its interval; `report` counts them."""
-    return estimate(correct(model, images, report).double().tolist())
+    right = correct(model, images, report)
+    return wilson(int(right.sum()), len(right))
 
 
 def correct(model: nn.Module, images: Stack, report: Report = unreported) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.metrics import Evidence, Score
+from stochx.tasks.score import bounds_of
 from stochx.testing.samples import TinyNet, unchanged
 
 
@@ -36,6 +37,8 @@ def test_a_metric_declares_itself(metric: str) -> None:
     for name in ("needs", "axis", "higher_is_better", "reduction"):
         assert hasattr(made, name), f"`{name}` is missing: declare it as a ClassVar or a property"
     assert made.higher_is_better in (True, False, None), "`higher_is_better` must be True, False or None"
+    low, high = bounds_of(made)
+    assert low < high, f"`bounds` is {(low, high)}: the least and the greatest value that is possible"
     assert made.reduction, "`reduction` must name what the metric takes of a map (C, H, W)"
     unknown = set(made.needs) - {"model", "explain", "mask"}
     assert not unknown, f"`needs` holds {unknown}: it is a frozenset of model, explain and mask"
@@ -45,6 +48,9 @@ def test_a_metric_gives_a_number_an_image(metric: str, tiny: TinyNet, images: Te
     score, axis = measure(metric, evidence(tiny, images, range(5))), METRICS.make(metric).axis
     assert score.value.shape == (5,), f"`value` is {tuple(score.value.shape)}: give one number an image, (N,)"
     assert score.value.isfinite().all() and not score.why, f"undefined on plain images: {score.value}, {score.why}"
+    low, high = (end + room for end, room in zip(bounds_of(METRICS.make(metric)), (-1e-6, 1e-6), strict=True))
+    seen = [score.value] if score.curve is None else [score.value, score.curve]
+    assert all(((low <= v) & (v <= high)).all() for v in seen), f"a value, or the curve, leaves `bounds`: {seen}"
     assert not score.value.requires_grad, "`value` carries gradients: detach it"
     assert bool(axis) == (score.curve is not None), (
         f"`axis` is {axis!r}: it names the places of a curve, if there is one"

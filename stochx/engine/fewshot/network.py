@@ -61,8 +61,9 @@ def cached_features(
 def scores_of(head: FewShotHead[Any], support: Tensor, query: Tensor, transductive: bool) -> Tensor:
     """Return the scores (E, Q, N) of maps support (E, N, K, ...) and query (E, Q, ...).
 
-    Transductive inference takes two rounds (Hou et al., 2019): the most confident queries join the mean of their
-    predicted class, starting from the original support in each round. For heads that compare class means.
+    Transductive inference takes two rounds (after Hou et al., 2019): the most confident queries join the mean of their
+    predicted class, starting from the original support in each round. Their code ranks queries by the raw score of the
+    predicted class; here it is the softmax over classes, which did better. For heads that compare class means.
     """
     scores: Tensor = head(support, query)[0]
     if not transductive:

@@ -134,7 +134,8 @@ def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
     """Return the sites of a kind that match `layers`, in the order of the forward pass.
 
     `before-bn`: outputs of convolutions and linear layers except the logits; `after-bn`: outputs of batch norms;
-    `block`: outputs of the smallest custom modules with two or more convolutions; `stem-and-blocks`: also of the first
+    `block`: outputs of the smallest custom modules with two or more convolutions; `block-end`: outputs of the last norm
+    of each block, and of its shortcut, or of all norms if there is no block; `stem-and-blocks`: of blocks and the first
     norm; `conv-input`: inputs of convolutions; `layer-input`: also of linear layers; `input`: of the first layer;
     `penultimate`: of the last; `weight`: all weights.
     Patterns are shell-like and joined by `+`.
@@ -212,10 +213,29 @@ def _blocks(network: nn.Module, shapes: Shapes) -> Shapes:
     return [item for item in blocks if not any(other.startswith(f"{item[0]}.") for other, _ in blocks)]
 
 
+def _block_ends(network: nn.Module, shapes: Shapes) -> Shapes:
+    """Return the last norm of each block and of each of its branches: the `Sequential` modules in it."""
+    norms, blocks = _of(nn.BatchNorm2d)(network, shapes), [name for name, _ in _blocks(network, shapes)]
+    if not blocks:
+        return norms
+
+    def branch(name: str) -> str | None:
+        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        if block is None:
+            return None
+        parts = name.split(".")
+        parents = [".".join(parts[:k]) for k in range(block.count(".") + 2, len(parts))]
+        return next((p for p in parents if isinstance(network.get_submodule(p), nn.Sequential)), block)
+
+    last = {branch(name): name for name, _ in norms}
+    return [item for item in norms if branch(item[0]) is not None and last[branch(item[0])] == item[0]]
+
+
 SITES: dict[str, tuple[Place, Callable[[nn.Module, Shapes], Shapes]]] = {
     "before-bn": ("output", lambda network, shapes: _layers(network, shapes)[:-1]),
     "after-bn": ("output", _of(nn.BatchNorm2d)),
     "block": ("output", _blocks),
+    "block-end": ("output", _block_ends),
     "stem-and-blocks": (
         "output",
         lambda network, shapes: _of(nn.BatchNorm2d)(network, shapes)[:1] + _blocks(network, shapes),
