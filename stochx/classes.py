@@ -6,7 +6,11 @@ import dataclasses
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
 
 from stochx.engine.io.data import Data
 from stochx.engine.io.wnids import WNIDS
@@ -79,6 +83,78 @@ def match_classes(classes: Sequence[str], outputs: Sequence[str], used: Sequence
     if same:
         raise InputError(f"{_listed(same)} of `{name}` are one class of the network", "merge them")
     return {label: places[label][0] for label in used}
+
+
+def in_order_of(model: Classifier, source: Classifier, name: str) -> Classifier:
+    """Return `source`, the network `name`, with the outputs for the classes of `model`, in its order.
+
+    Raises `InputError` for a source that lacks some of them.
+    """
+    classes = [*range(len(model.classes))]
+    outputs = tuple(map(str, range(len(source.classes)))) if source.guessed_classes else source.classes
+    try:
+        places = match_classes(model.classes, outputs, classes, name)
+    except InputError as error:
+        raise InputError(
+            f"`{name}` cannot stand in for the network: {error}", "use one with the same classes"
+        ) from None
+    order = [places[label] for label in classes]
+    if order == [*range(len(source.classes))]:
+        return source
+    picked = nn.Sequential(source.network, _Outputs(order))
+    return (
+        Classifier(
+            picked,
+            model.classes,
+            source.preparation,
+            source.mean.flatten().tolist(),
+            source.std.flatten().tolist(),
+            source.arch,
+            source.noise,
+            source.noises,
+        )
+        .to(source.mean.device)
+        .eval()
+    )
+
+
+class _Outputs(nn.Module):
+    """Some outputs of a network (N, K), in another order."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
+        self.order = list(order)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits[:, self.order]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the classes of a data set meet the outputs of a network: by name, or by place; or why they do not."""
+
+    how: Literal["by name", "by place", "refused"]
+    places: Mapping[int, int]  # class of the data set -> output
+    reason: str = ""
+    hint: str = ""
+
+
+def matching(model: Classifier, data: Data, name: str) -> Matching:
+    """Return how `with_classes_of` matches `data`, for people to look at; the network gets the same names."""
+    before = model.classes
+    try:
+        matched = with_classes_of(model, data, name)
+    except InputError as error:
+        return Matching("refused", {}, str(error), error.hint)
+    pairs = {int(a): int(b) for a, b in zip(data.labels or (), matched.labels or (), strict=True)}
+    by_place = model.classes != before or are_numbers(before) or are_numbers(data.classes)
+    return Matching("by place" if by_place else "by name", dict(sorted(pairs.items())))
+
+
+def in_both(names: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Return the names that are among `others`, without case, spaces, underscores and hyphens."""
+    known = {_fold(name) for name in others} - {None}
+    return [name for name in names if _fold(name) in known]
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from stochx.engine.network.classifier import Classifier
 
-Source = Literal["file", "header", "recognised", "known", "given", "guessed", "measured"]
+Source = Literal[
+    "file", "header", "recognised", "known", "given", "guessed", "measured", "by name", "by place", "refused"
+]
 
 
 @dataclass(frozen=True)

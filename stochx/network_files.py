@@ -83,8 +83,10 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
         install_noise(model, header.noises)
         _fill_noise(model, stored, path)
         facts.append(Fact("noise layers", header.noises, "header"))
-    model.origin = dict(header.origin)
+    model.origin, model.trained = dict(header.origin), stored.trained
     facts += [Fact(key, value, "header") for key, value in model.origin.items()]
+    if stored.trained is not None:
+        facts.append(Fact("training images", f"{len(stored.trained):,}, by their fingerprints", "header"))
     facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in ("mean", "std")]
     return model, facts
 

@@ -6,56 +6,21 @@ import json
 import sys
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colours import COLOURS, data, folders, nearest_colour
 from support import stochx
-from torch import nn
 
 from stochx.catalog import MODELS
 from stochx.classes import match_classes, with_classes_of
-from stochx.engine.io.data import Data
-from stochx.engine.io.images import Preparation
 from stochx.engine.io.wnids import WNIDS
-from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.weights import save
 from stochx.errors import InputError
 from stochx.loading import load_data, load_model
 from stochx.presets import imagenet_classes
 
-COLOURS = {"ant": (220, 40, 40), "bee": (40, 200, 40), "cat": (40, 40, 220), "dog": (220, 220, 40)}
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def nearest_colour(classes):
-    """A network that needs no training: the nearest of four colours."""
-    colours = torch.tensor(
-        [COLOURS.get(name, default) for name, default in zip(classes, COLOURS.values(), strict=True)]
-    )
-    colours = colours / 255
-
-    class Nearest(nn.Module):
-        def forward(self, x):
-            return 20 * x.mean((2, 3)) @ colours.T - 10 * (colours**2).sum(1)
-
-    return Classifier(Nearest(), classes, Preparation(16, 16))
-
-
-def folders(place, names, colours=COLOURS):
-    """Three images of each name."""
-    for name in names:
-        (place / name).mkdir(parents=True)
-        for k in range(3):
-            pixels = np.full((16, 16, 3), colours[name.lower().strip("_ ")], np.uint8)
-            pixels[k, k] ^= 8
-            Image.fromarray(pixels).save(place / name / f"{k}.png")
-    return place
-
-
-def data(classes, labels):
-    return Data(classes, [str(i) for i in range(len(labels))], lambda i: None, labels)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from planted import encoded, grey, load, packed, plant
 
 from stochx.datasets import zip as zip_file
+from stochx.engine.io import images
 from stochx.errors import InputError
 from stochx.loading import load_data
 
@@ -23,12 +24,11 @@ from stochx.loading import load_data
 
 TWO = {"cat/a.png": "cat", "dog/b.png": "dog"}
 SPLITS = {"train/cat/a.png": "cat", "train/dog/b.png": "dog"}
-GREEK = {"x/Greek/alpha/1.png": "Greek/alpha", "x/Greek/beta/1.png": "Greek/beta", "x/Latin/a/1.png": "Latin/a"}
 HIDDEN = ["dog/._b.png", ".git/x/y.png", "__MACOSX/cat/a.png", "dog/notes.txt"]
 LAYOUTS = {  # the files, the split, and the class of each image in it
     "plain": (["dog/b.png", "cat/a.png", "cat/c.JPG"], "train", {**TWO, "cat/c.JPG": "cat"}),
     "wrapped": (["set/dog/b.png", "set/cat/a.png"], "train", {"set/cat/a.png": "cat", "set/dog/b.png": "dog"}),
-    "nested": (list(GREEK), "test", GREEK),
+    "nested": (["x/Greek/1.png", "x/Latin/1.png"], "test", {"x/Greek/1.png": "Greek", "x/Latin/1.png": "Latin"}),
     "one class": (["set/cat/a.png", "set/cat/b.png"], "train", {"set/cat/a.png": "cat", "set/cat/b.png": "cat"}),
     "hidden": (["cat/a.png", *HIDDEN, "dog/b.png"], "train", TWO),
     "train": ([*SPLITS, "test/dog/c.png"], "train", SPLITS),
@@ -115,6 +115,75 @@ def test_loose_images_have_no_labels(tmp_path: Path) -> None:
     assert data.item(1).label is None and grey(data, 1) == 1
 
 
+FORMS = {".jfif": "JPEG", ".JPE": "JPEG", ".avif": "AVIF", ".png": "PNG", ".jpg": "JPEG", ".pbm": "PPM"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "eurosat"])
+def test_images_are_found_under_all_their_suffixes(tmp_path: Path, kind: str) -> None:
+    if not images.AVIF:
+        pytest.skip("this build of Pillow has no AVIF")
+    files = {f"{name}/{i}{suffix}": encoded(9, form) for name in "ab" for i, (suffix, form) in enumerate(FORMS.items())}
+    for name, content in files.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    data = load(f"zip:path={tmp_path / 'a.zip'}" if kind == "zip" else f"{kind}:root={tmp_path / 'set'}")
+    assert sorted(data.keys) == sorted(files)
+    assert all(abs(int(grey(data, i)) - 9) <= 3 for i in range(12))
+
+
+OTHERS = ["cat/a.png", "cat/b.heic", "cat/c.heic", "dog/d.png", "bird/e.heic", "read me.txt", "cat/LICENSE", ".x.heic"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "images", "places:split=all"])
+def test_files_that_are_no_images_are_counted_and_empty_classes_named(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kind == "zip":
+        data = load(f"zip:path={packed(tmp_path / 'a.zip', *OTHERS)}")
+    else:
+        data = load(f"{kind}{',' if ':' in kind else ':'}root={plant(tmp_path, *OTHERS)}")
+    assert list(data.keys) == ["cat/a.png", "dog/d.png"]
+    assert "that are no images: 5 (.heic: 3, no suffix: 1, .txt: 1), such as `bird/e.heic`" in caplog.text
+    assert ("folders without images: 1, `bird`" in caplog.text) == (kind != "images")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_class_folders_with_nothing_in_them_are_named(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kind == "zip":
+        packed(tmp_path / "a.zip", "train/cat/a.png", "test/cat/b.png", "train/dog/c.png")
+        with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+            archive.mkdir("test/dog")
+        load(f"zip:path={tmp_path / 'a.zip'}")
+    else:
+        plant(tmp_path, "train/cat/a.png", "test/cat/b.png", "train/dog/c.png")
+        (tmp_path / "test" / "dog").mkdir()
+        load(f"folder:root={tmp_path}")
+    assert "folders without images: 1, `test/dog`" in caplog.text
+
+
+DEEP = ["land/forest/1.png", "land/beach/2.png", "land/3.png", "sea/4.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder:root=", "zip:path="])
+def test_folders_inside_class_folders_are_refused_unless_asked_for(tmp_path: Path, kind: str) -> None:
+    place = packed(tmp_path / "a.zip", *DEEP) if kind.startswith("zip") else plant(tmp_path / "set", *DEEP)
+    with pytest.raises(InputError, match=r"folders inside class folders, such as `land/beach`") as refused:
+        load(f"{kind}{place}")
+    assert "nested=classes" in refused.value.hint and "nested=parts" in refused.value.hint
+    for nested, titles in (
+        ("classes", ["land", "land/beach", "land/forest", "sea"]),
+        ("parts", ["land", "land", "land", "sea"]),
+    ):
+        data = load(f"{kind}{place},nested={nested}")
+        assert [data.classes[label] for label in data.labels] == titles
+        assert list(data.keys) == ["land/3.png", "land/beach/2.png", "land/forest/1.png", "sea/4.png"]
+
+
 # Zips -----------------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +199,13 @@ def test_threads_and_forks_read_one_zip(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0 if right else 1)
     assert right and os.waitpid(child, 0)[1] == 0
+
+
+def test_a_zip_with_backslashes_is_read(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", "set\\cat\\a.png", "set\\dog\\b.png", "set\\dog\\")
+    data = load(f"zip:path={path}")
+    assert data.classes == ("cat", "dog") and list(data.keys) == ["set/cat/a.png", "set/dog/b.png"]
+    assert [grey(data, i) for i in (0, 1)] == [0, 1]
 
 
 def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
@@ -212,12 +288,12 @@ def test_names_that_leave_the_zip_are_not_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "count", "classes", "first"),
     [
-        ("omniglot_images_background_small1", 2720, 136, "Balinese/character01"),
-        ("miniimagenet_val", 480, 16, "n01855672"),
+        ("omniglot_images_background_small1.zip,nested=classes", 2720, 136, "Balinese/character01"),
+        ("miniimagenet_val.zip", 480, 16, "n01855672"),
     ],
 )
 def test_real_few_shot_zips_are_read(name: str, count: int, classes: int, first: str) -> None:
-    data = load(f"zip:path={shared(f'fewshot/{name}.zip')}")
+    data = load(f"zip:path={shared('fewshot') / name}")
     assert data.labels is not None
     assert (len(data), len(data.classes), data.classes[0]) == (count, classes, first)
     assert np.bincount(data.labels).tolist() == [count // classes] * classes

@@ -29,6 +29,7 @@ from stochx.loading import install_noise, load_model
 from stochx.models.convnet import ConvNet
 from stochx.tasks.distill import calibrate_student, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import Adversarial, objective
+from stochx.tasks.reading import stack
 from stochx.tasks.train import build, split_for_training
 
 NAMES = ("red", "green", "blue")
@@ -93,10 +94,10 @@ def test_calibration_gives_batch_norms_the_variance_of_noisy_values(teacher):
 def test_accuracy_is_that_of_a_random_draw(teacher):
     student = install_noise(make_student(teacher, None, 0), "adaptive:beta=3")
     student.noise = "sample"
-    noisy, quiet = measure(student, DATA, draws=4, seed=0, world=World())
+    noisy, quiet = measure(student, stack(DATA, student.preparation), draws=4, seed=0, world=World())
     assert noisy.mean < quiet.mean and noisy.n == 192
     assert 192 * 4 * noisy.mean == pytest.approx(round(192 * 4 * noisy.mean))
-    assert measure(student, DATA, draws=4, seed=0, world=World())[0] == noisy
+    assert measure(student, stack(DATA, student.preparation), draws=4, seed=0, world=World())[0] == noisy
 
 
 class Unfit(torch.nn.Module):

@@ -116,7 +116,7 @@ def test_a_rule_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_omniglots_characters_are_classes_inside_nested_folders_of_a_zip() -> None:
-    data = load(f"zip:path={shared('fewshot/omniglot_images_background_small1.zip')}", "test")
+    data = load(f"zip:path={shared('fewshot/omniglot_images_background_small1.zip')},nested=classes", "test")
     assert len(data.classes) == 136 and len(data) == 136 * 20
     assert "Greek/character01" in data.classes
 

@@ -203,6 +203,56 @@ def test_16_bit_rgb_is_read_as_8_bit(tmp_path: Path) -> None:
     assert np.asarray(images.read(tmp_path / "deep.png"))[4, 4].tolist() == [255, 128, 1]
 
 
+def tiff(values: np.ndarray, bits: int, photometric: int) -> io.BytesIO:
+    """An uncompressed little-endian TIFF of one channel whose strip holds the bytes of `values`."""
+    strip = values.tobytes()
+    kind = 3 if values.dtype.kind == "f" else 1
+    entries = {
+        256: 8,
+        257: 8,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 134,
+        277: 1,
+        278: 8,
+        279: len(strip),
+        339: kind,
+    }
+    lines = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in entries.items())
+    return io.BytesIO(b"II" + struct.pack("<HIH", 42, 8, len(entries)) + lines + bytes(4) + strip)
+
+
+TWELVE = np.frombuffer(bytes([0x40, 0x04, 0x00]) * 32, np.uint8)  # 0x400 everywhere, a quarter
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "photometric", "grey"),
+    [
+        (np.full((8, 8), 10 * 257, "<u2"), 16, 1, 10),
+        (np.full((8, 8), 10 * 257, "<u2"), 16, 0, 245),
+        (np.full((8, 8), 10, np.uint8), 8, 0, 245),
+        (np.full((8, 8), 0.2, "<f4"), 32, 1, 51),
+        (np.full((8, 8), 0.2, "<f4"), 32, 0, 204),
+        (TWELVE, 12, 1, 64),
+    ],
+)
+def test_a_tiff_is_read_at_its_depth_and_where_its_white_is(
+    values: np.ndarray, bits: int, photometric: int, grey: int
+) -> None:
+    read = np.asarray(images.read(tiff(values, bits, photometric), "x.tif"))
+    if bits == 12:
+        read = read[:, ::2]
+    assert (read == grey).all()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
+def test_a_radiograph_with_zero_as_white_is_not_shown_as_its_negative(tmp_path: Path, compression: str | None) -> None:
+    stored = Image.fromarray(np.full((9, 8), 60000, np.uint16))
+    path = saved(tmp_path / "x.tif", stored, compression=compression, tiffinfo={262: 0})
+    assert (np.asarray(images.read(path)) == 255 - round(60000 / 257)).all()
+
+
 def test_floats_are_scaled_from_one(tmp_path: Path) -> None:
     image = images.read(saved(tmp_path / "f.tiff", Image.fromarray(np.full((9, 9), 0.5, np.float32))))
     assert np.asarray(image)[0, 0].tolist() == [128, 128, 128]

@@ -31,7 +31,7 @@ def matcher(head="prototypical", way=3, size=16):
 
 
 def domain(name="shapes:classes=5,size=16,count=100"):
-    return domain_of(name, load_data(name, "train"), matcher().backbone.model.preparation)
+    return domain_of(name, load_data(name, "train"), matcher().backbone.model.preparation)[0]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_classes_of_two_splits_are_apart_the_same_or_an_error():
 def test_domains_number_their_classes_one_after_the_other():
     texts = ["shapes:classes=5,size=16,count=50", "shapes:classes=4,size=16,count=40,domain=sketch"]
     found = domains_of({text: load_data(text, "train") for text in texts}, matcher().backbone.model.preparation)
-    assert [one.first for one in found] == [0, 5]
+    assert [one.first for one, _ in found] == [0, 5]
 
 
 def test_validation_is_the_mean_over_domains():
@@ -278,8 +278,8 @@ def test_large_scratch_tensors_lie_in_a_file_that_is_gone(monkeypatch, tmp_path)
 def test_a_guided_relation_network_tells_shapes_of_an_unseen_domain():
     model, task = make_fewshot("convnet:width=16", "relation", 5, 32, 0, {}), Task(5, 5, 8)
     preparation = model.backbone.model.preparation
-    source = domain_of("photo", load_data("shapes:count=1000", "train"), preparation)
-    unseen = domain_of("sketch", load_data("shapes:count=1000,domain=sketch", "test"), preparation)
+    source = domain_of("photo", load_data("shapes:count=1000", "train"), preparation)[0]
+    unseen = domain_of("sketch", load_data("shapes:count=1000,domain=sketch", "test"), preparation)[0]
     items, plan = Episodes([source], task, 300, 0), Plan(2, 1, 1e-3, "adamw", "constant", decay=0)
     for _ in fit(model, items, plan, 0, objective=episode_objective(model, GUIDES.make("lrp"), items, 0)):
         pass
@@ -291,6 +291,6 @@ def test_a_zip_of_real_photos_is_told_by_a_pretrained_network():
     file = shared("weights_imagenet/squeezenet1_1.safetensors")
     model = make_fewshot(str(file), "prototypical", 5, 84, 0, {})
     text = f"zip:path={shared('fewshot/caltech101.zip')}"
-    source = domain_of(text, load_data(text, "test"), model.backbone.model.preparation)
+    source = domain_of(text, load_data(text, "test"), model.backbone.model.preparation)[0]
     (found,) = accuracies(model, source, [Task(5, 5, 15)], 50, 0)
     assert float(found.mean()) > 0.8

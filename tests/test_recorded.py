@@ -59,6 +59,27 @@ FSC_EXPLAIN: dict[str, object] = {
     "--help": {"flags": ["--help", "-h"], "switch": True},
 }
 
+SAMPLES: dict[str, tuple[object, ...]] = {  # kind, count, total, hash, trained
+    "train/json/sample": ("all", 60, 60, "65c7b660d66b400b", None),
+    "train-adversarial/json/sample": ("all", 30, 30, "48f814198c9441b5", None),
+    "train-init/json/sample": ("first", 20, 60, "20e436f63fc4963d", None),
+    "distill/json/sample": ("first", 40, 60, "89f63c6d0dafa77e", None),
+    "explain/json/sample": ("first", 3, 13, "3617e375c658053a", 0),
+    "explain-noisy/json/sample": ("all", 1, 1, "e08ef6612b131f20", 0),
+    "score/json/sample": ("first", 4, 12, "7c9eb4fe4b420fd1", 0),
+    "score-controls/json/sample": ("all", 1, 1, "e08ef6612b131f20", 0),
+    "score-maps/json/sample": ("all", 3, 3, "1c2bcc776827b5d3", None),
+    "attack/json/sample": ("all", 12, 12, "41dd7bb82996bca7", 0),
+    "attack-l2/json/sample": ("first", 6, 12, "71d891a9f889db9c", 0),
+    "attack-eps/json/sample": ("first", 6, 12, "71d891a9f889db9c", 0),
+    "attack-noise/json/sample": ("first", 6, 12, "71d891a9f889db9c", 0),
+    "attack-versus/json/sample": ("all", 12, 12, "41dd7bb82996bca7", 0),
+    "train/json/test_sample": ("all", 12, 12, "41dd7bb82996bca7", 0),
+    "train-adversarial/json/test_sample": ("all", 6, 6, "71d891a9f889db9c", 0),
+    "train-init/json/test_sample": ("all", 12, 12, "41dd7bb82996bca7", 0),
+    "distill/json/test_sample": ("all", 12, 12, "41dd7bb82996bca7", 0),
+}
+
 INTENDED: dict[str, object] = {
     # every command takes entries from outside, a config file, and `--verbose`
     "help/*/--include": {
@@ -129,6 +150,20 @@ INTENDED: dict[str, object] = {
     "*/json/schema": 2,
     # the interval between validations follows the number of episodes
     "help/fsc-train/--every/default": ABSENT,
+    # a limit may be a share, and the document says which images were used
+    "help/*/--limit/value": "N|P%",
+    "help/*/--limit/range": ABSENT,
+    "help/*/--sample": {"flags": ["--sample"], "value": "first|balanced", "variable": "SAMPLE", "panel": "What"},
+    **{
+        f"runs/{place}": dict(zip(("kind", "count", "total", "hash", "trained"), values, strict=True))
+        for place, values in SAMPLES.items()
+    },
+    # files of trainings know their training images, and images that cannot be read do not stop a training
+    "runs/*.safetensors/metadata": ["stochx", "stochx.trained"],
+    **{f"runs/{command}/json/failed": [] for command in ("train*", "distill", "fsc-train*", "fsc-test*")},
+    "runs/fsc-test*/files/records.jsonl/0/0": "domain episodes failed",
+    # which output each class of a data set belongs to
+    "help/info/--data": {"flags": ["--data"], "value": "NAME[:KEY=VALUE,...]", "variable": "DATA", "panel": "What"},
 }
 
 

@@ -47,7 +47,7 @@ EPOCH_SECONDS, EPISODE_SECONDS, START_SECONDS, TEST_SECONDS = 12, 0.35, 0.17, 0.
 
 def domain(name: str) -> str:
     """Return the data set of a domain."""
-    return f"zip:path={SHARED / name}.zip"
+    return f"zip:path={SHARED / name}.zip" + (",nested=classes" if "omniglot" in name else "")
 
 
 def pretrain(args: argparse.Namespace, seed: int) -> str:

@@ -76,7 +76,8 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     option = setting.option
     if setting.name == "include":
         return _common("include", Include, None)
-    kind: Any = str if setting.choices or setting.type in (str, Path) else setting.type
+    texts = bool(setting.choices) or setting.or_text or setting.type in (str, Path)
+    kind: Any = str if texts else setting.type
     kind = list[kind] if setting.repeated else kind
     required = setting.default is dataclasses.MISSING
     default: Any = inspect.Parameter.empty if required else setting.default

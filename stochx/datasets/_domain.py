@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stochx.datasets import Split
+from stochx.datasets._listing import walk
 from stochx.datasets._splits import restricted
-from stochx.datasets._tree import class_tree, walk
+from stochx.datasets._tree import class_tree
 from stochx.engine.io import images
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
+
+log = logging.getLogger("stochx")
 
 
 def folder_of(root: str) -> Path:
@@ -35,7 +39,7 @@ def class_folders(root: str, below: Sequence[str], rule: str, split: Split, most
     means all.
     """
     where = first_of(folder_of(root), below)
-    tree = class_tree(walk(where), split, printable(where), "all")
+    tree = class_tree(walk(where), split, printable(where), "all", "classes")
     by_class: dict[str, list[str]] = defaultdict(list)
     for path, label in zip(tree.paths, tree.labels, strict=True):
         by_class[tree.classes[label]].append(path)
@@ -67,9 +71,15 @@ def table(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 def by_name(root: Path) -> Mapping[str, str]:
     """Map file names to paths for all images below `root`; raises `InputError` for a name that occurs twice."""
-    paths = walk(root)
+    paths = walk(root).images
     often = Counter(Path(path).name for path in paths)
     twice = next((name for name, count in often.items() if count > 1), None)
     if twice is not None:
         raise InputError(f"`{printable(root)}` has two images `{printable(twice)}`", "remove one of them")
     return {Path(path).name: path for path in paths}
+
+
+def warn_of_absent(file: Path, absent: Sequence[str]) -> None:
+    """Say how many images a table names that do not exist."""
+    if absent:
+        log.warning("`%s` names images that do not exist: %d, such as `%s`", printable(file), len(absent), absent[0])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Literal
 
 from stochx.datasets import Split
-from stochx.engine.io.images import SUFFIXES
+from stochx.datasets._listing import Listing
 from stochx.errors import InputError, printable
 
 SPLIT_NAMES: dict[str, Split] = {
@@ -18,6 +17,9 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+NAMED = 3  # folders in a message
+
+Nested = Literal["refused", "classes", "parts"]
 
 log = logging.getLogger("stochx")
 
@@ -31,50 +33,19 @@ class Tree:
     labels: tuple[int, ...]
 
 
-def image_names(names: Iterable[str]) -> list[str]:
-    """Return the names with an image suffix that are not hidden, sorted."""
-    return sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and not _is_hidden(name))
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
-
-
-def walk(root: Path) -> list[str]:
-    """Return the images at any depth below a folder, as sorted relative paths; follows links, but not in cycles."""
-    if not root.exists():
-        raise InputError(f"no such folder: `{printable(root)}`", "check the path")
-    if not root.is_dir():
-        raise InputError(f"`{printable(root)}` is not a folder", "name the folder that contains the images")
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"`{printable(error.filename)}` cannot be read: {error.strerror}", "check its permissions")
-
-    paths, seen = [], set()
-    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not _is_hidden(name))
-        paths += [Path(folder, name).relative_to(root).as_posix() for name in files]
-    names = image_names(paths)
-    if not names:
-        raise InputError(f"no images in `{printable(root)}`", "expected files ending in " + ", ".join(sorted(SUFFIXES)))
-    return names
-
-
-def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -> Tree:
-    """Return the images of a split, with classes named by their folders, also nested, below the common root.
+def class_tree(found: Listing, split: Split, where: str, rule: str = "auto", nested: Nested = "refused") -> Tree:
+    """Return the images of a split, with classes named by their folders below the common root.
 
     `train` beside `test` or `val` are splits, whose classes are numbered together; otherwise every split has all. So
     are their usual spellings, such as `Training` and `test_set`; where there is no `val`, `test` stands for it, and the
     other way round. With a `rule` other than `auto` such folders are not splits: their names are ignored and all
     images count.
-    Files beside the class folders are left out, with a warning; `where` names the source in messages.
+    Folders inside class folders are refused, or are `classes` of their own, or `parts` of the class above them.
+    Files beside the class folders, other files, and class folders without images are left out, with a warning; `where`
+    names the source in messages.
     """
-    parts = {name: PurePosixPath(name).parts for name in names}
+    found.warn_of_others(where)
+    parts = {name: PurePosixPath(name).parts for name in found.images}
     parents = [path[:-1] for path in parts.values()]
     shared = _common(min(parents), max(parents))  # everything in between shares the prefix of the two extremes
     tops = {parent[shared] for parent in parents if len(parent) > shared}
@@ -89,7 +60,8 @@ def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -
         parted = rule == "auto"
     elif not tops:  # one class, or none
         shared = max(0, shared - 1)
-    classed = {name: "/".join(path[shared:-1]) for name, path in parts.items()}
+    _warn_of_empty_folders(found, where)
+    classed = {name: _class_name(path[shared:-1], where, nested) for name, path in parts.items()}
     loose = [name for name, title in classed.items() if not title]
     if len(loose) == len(classed):
         raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder with its name")
@@ -104,6 +76,26 @@ def class_tree(names: list[str], split: Split, where: str, rule: str = "auto") -
     if not selected:
         raise InputError(f"`{where}` has no class folders in `{folder}`", "put the images of each class into one")
     return Tree(classes, tuple(selected), tuple(index[classed[name]] for name in selected))
+
+
+def _class_name(folders: tuple[str, ...], where: str, nested: Nested) -> str:
+    """Name the class of the images in `folders`, a path; raises `InputError` for nested ones unless asked for."""
+    if len(folders) > 1 and nested == "refused":
+        raise InputError(
+            f"`{where}` has folders inside class folders, such as `{printable('/'.join(folders))}`",
+            f"add `nested=classes` if it is a class of its own, or `nested=parts` if it belongs to the class "
+            f"`{printable(folders[0])}`, as in `--data folder:root=DIR,nested=parts`",
+        )
+    return "/".join(folders if nested == "classes" else folders[:1])
+
+
+def _warn_of_empty_folders(found: Listing, where: str) -> None:
+    """Name the folders without images, also below them, beside folders that have some: classes that were left empty."""
+    filled = {str(parent) for name in found.images for parent in PurePosixPath(name).parents}
+    empty = [name for name in found.folders if name not in filled and str(PurePosixPath(name).parent) in filled]
+    if empty:
+        listed = ", ".join(f"`{printable(name)}`" for name in empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
+        log.warning("`%s`: folders without images: %d, %s", where, len(empty), listed)
 
 
 def _split_folders(tops: set[str], where: str) -> dict[Split, str]:

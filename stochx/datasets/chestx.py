@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stochx.datasets import Split
-from stochx.datasets._domain import by_name, folder_of, listed, table
+from stochx.datasets._domain import by_name, folder_of, listed, table, warn_of_absent
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
@@ -26,11 +26,13 @@ class ChestX:
         root = folder_of(self.root)
         file = next(iter(sorted(root.glob("Data_Entry_2017*.csv"))), root / "Data_Entry_2017.csv")
         places = by_name(root)
-        pairs = [
-            (places[row["Image Index"]], row["Finding Labels"])
+        found = {
+            row["Image Index"]: row["Finding Labels"]
             for row in table(file, ("Image Index", "Finding Labels"))
-            if row["Finding Labels"] in FINDINGS and row["Image Index"] in places
-        ]
+            if row["Finding Labels"] in FINDINGS
+        }
+        warn_of_absent(file, [image for image in found if image not in places])
+        pairs = [(places[image], finding) for image, finding in found.items() if image in places]
         if not pairs:
             raise InputError(f"none of the images of `{printable(file)}` exist", "put the `images` folders beside it")
         return listed(root, pairs, self.split, split)

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from stochx.datasets import Split
 from stochx.datasets._ilsvrc import numbers, truth
+from stochx.datasets._listing import listing
 from stochx.datasets._root import data_root
-from stochx.datasets._tree import image_names
 from stochx.engine.io import images
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
@@ -57,7 +57,7 @@ def _find(root: Path) -> tuple[Path, list[str], list[str]]:
             if flat:
                 return place, flat, truth([Path(name).stem for name in flat], [base, base.parent, place])
             folders = [name for name in entries if FOLDER.fullmatch(name)]
-            paths = image_names(f"{folder}/{name}" for folder in folders for name in _entries(place / folder))
+            paths = listing(f"{folder}/{name}" for folder in folders for name in _entries(place / folder)).images
             if paths:
                 names = sorted(paths, key=lambda name: (PurePosixPath(name).name, name))
                 return place, names, [name.partition("/")[0] for name in names]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from stochx.datasets import Split
-from stochx.datasets._tree import walk
+from stochx.datasets._listing import walk
 from stochx.engine.io import images
 from stochx.engine.io.data import Data
+from stochx.errors import printable
 
 
 @dataclass(frozen=True)
@@ -25,5 +26,7 @@ class Images:
 
     def __call__(self, split: Split) -> Data:
         root = Path(self.root).expanduser()
-        names = walk(root)
+        found = walk(root)
+        found.warn_of_others(printable(root))
+        names = found.images
         return Data((), names, lambda i: images.read(root / names[i]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stochx.datasets import Split
-from stochx.datasets._domain import by_name, folder_of, listed, table
+from stochx.datasets._domain import by_name, folder_of, listed, table, warn_of_absent
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
@@ -28,12 +28,15 @@ class ISIC:
         if not files:
             raise InputError(f"no ground truth in `{printable(root)}`", "add `ISIC2018_Task3_Training_GroundTruth.csv`")
         places = by_name(root)
-        pairs = []
+        pairs, absent = [], []
         for row in table(files[0], ("image", *LESIONS)):
             lesions = [name for name in LESIONS if row[name] and float(row[name]) > 0.5]
-            path = places.get(f"{row['image']}.jpg")
-            if path is not None and len(lesions) == 1:
-                pairs.append((path, lesions[0]))
+            image = f"{row['image']}.jpg"
+            if image not in places:
+                absent.append(image)
+            elif len(lesions) == 1:
+                pairs.append((places[image], lesions[0]))
+        warn_of_absent(files[0], absent)
         if not pairs:
             raise InputError(
                 f"none of the images of `{printable(files[0])}` exist", "add `ISIC2018_Task3_Training_Input`"

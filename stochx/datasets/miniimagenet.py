@@ -8,7 +8,8 @@ from pathlib import Path
 from stochx.datasets import Split
 from stochx.datasets._cache import from_cache
 from stochx.datasets._domain import folder_of, listed, table
-from stochx.datasets._tree import class_tree, walk
+from stochx.datasets._listing import walk
+from stochx.datasets._tree import class_tree
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
@@ -55,7 +56,7 @@ def _images(root: Path, split: Split) -> list[tuple[str, str]]:
             f"`{printable(root)}` has neither `{split}/`, `{split}.csv` nor `mini-imagenet-cache-{split}.pkl`",
             "use one of the usual layouts of miniImageNet",
         )
-    tree = class_tree(walk(root / split), split, printable(root / split), "all")
+    tree = class_tree(walk(root / split), split, printable(root / split), "all", "classes")
     return [(f"{split}/{path}", tree.classes[label]) for path, label in zip(tree.paths, tree.labels, strict=True)]
 
 

@@ -9,13 +9,14 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from PIL import Image
 
 from stochx.datasets import Split
+from stochx.datasets._listing import listing
 from stochx.datasets._splits import restricted
-from stochx.datasets._tree import class_tree, image_names
+from stochx.datasets._tree import class_tree
 from stochx.engine.io import images
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
@@ -26,7 +27,7 @@ BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # bzip2 and lzma cannot be
 
 @dataclass(frozen=True)
 class Zip:
-    """Images in class folders inside a zip, also nested ones; folders `train`, `val` and `test` are splits.
+    """Images in class folders inside a zip; folders `train`, `val` and `test` are splits.
 
     Nothing is unpacked to disk: images are read from the zip on demand; keys are the paths inside it. For few-shot
     learning `split` assigns classes to splits, and the names of split folders are ignored.
@@ -36,14 +37,16 @@ class Zip:
 
     path: str  # zip file
     split: str = "auto"  # how to split the classes: auto, all, mod4, or a folder or JSON file of class lists
+    nested: Literal["refused", "classes", "parts"] = "refused"  # folders inside class folders: classes, or parts of one
 
     def __call__(self, split: Split) -> Data:
         path = Path(self.path).expanduser()
         archive = _Archive(path)
-        names = image_names(archive.members)
-        if not names:
+        found = listing(archive.members, archive.folders)
+        if not found.images:
+            found.warn_of_others(printable(path))
             raise InputError(f"no images in `{printable(path)}`", "zip class folders of images")
-        tree = class_tree(names, split, printable(path), self.split)
+        tree = class_tree(found, split, printable(path), self.split, self.nested)
         data = Data(tree.classes, tree.paths, lambda i: archive.read(tree.paths[i]), tree.labels)
         return restricted(data, self.split, split)
 
@@ -55,7 +58,9 @@ class _Archive:
         self.path = path
         self.lock = threading.Lock()
         self.zip = self._open()
-        self.members = {info.filename: info for info in self.zip.infolist() if not info.is_dir()}
+        names = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}  # old .NET writes backslashes
+        self.members = {name: info for name, info in names.items() if not name.endswith("/")}
+        self.folders = [name.rstrip("/") for name in names if name.endswith("/")]
 
     def _open(self) -> zipfile.ZipFile:
         self.owner = os.getpid()

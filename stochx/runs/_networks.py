@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import torch
 from stochx.engine.io.data import Data, Item
 from stochx.engine.io.images import read, to_tensor
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.world import World
 from stochx.errors import InputError, UsageError, suggest
-from stochx.loading import Given, Loaded, load_data, open_model
+from stochx.loading import Given, Loaded, open_model
+from stochx.runs._samples import Sample, count_trained, sample_of, take, unseen_data
+from stochx.runs.watch import Watch
 from stochx.settings.groups import Description, Images, Network
 from stochx.tasks.batches import Source
-
-log = logging.getLogger("stochx")
 
 
 def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
@@ -40,22 +40,19 @@ def explained_network(settings: Images, device: torch.device) -> Classifier:
     return model
 
 
-def image_sources(settings: Images, model: Classifier) -> list[Source]:
-    """Return the image files, then the data set's images, `limit` of them at most."""
-    sources = [Source(path, partial(_read_file, Path(path), model)) for path in settings.images]
-    if settings.data is not None:
-        sources += data_sources(limited(load_data(settings.data), settings.limit), settings.data, model)
-    return sources[: settings.limit]
-
-
-def limited(data: Data, limit: int | None) -> Data:
-    """Return `limit` images at most, see `Data.limited`, and say so where they are not the first ones.
-
-    The sample is the same for every command, if it is taken before labels are matched with a network.
-    """
-    if limit is not None and limit < len(data) and data.is_sorted_by_class:
-        log.warning("images come sorted by class: %d of %d are used, balanced over classes", limit, len(data))
-    return data.limited(limit)
+def image_sources(settings: Images, model: Classifier, world: World, watch: Watch) -> tuple[list[Source], Sample]:
+    """Return the image files, then the data set's images, as many as are asked for, and warn of those trained on."""
+    files, name = settings.images, settings.data
+    if name is None:
+        count = settings.limit_of(len(files))
+        sample = sample_of(files[:count], len(files), "first")
+        sources = [Source(path, partial(_read_file, Path(path), model)) for path in files[:count]]
+    else:
+        data, sample = take(unseen_data(name, {settings.model: model}), settings, name, files)
+        sources = [Source(path, partial(_read_file, Path(path), model)) for path in files[: sample.count]]
+        sources += data_sources(data, name, model) if sample.count > len(files) else []
+    trained = count_trained([(settings.model, model, sources)], world, watch)
+    return sources, dataclasses.replace(sample, trained=trained)
 
 
 def data_sources(data: Data, name: str, model: Classifier) -> list[Source]:

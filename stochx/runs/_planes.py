@@ -46,7 +46,7 @@ def check_alike(models: Mapping[str, Classifier]) -> None:
                 f"`{other}` takes images of {model.input_size} pixels, `{name}` of {first.input_size}",
                 "compare networks of one input size",
             )
-        numbered = any(label.isdecimal() for label in (model.classes[0], first.classes[0]))
+        numbered = are_numbers(model.classes) or are_numbers(first.classes)
         if len(model.classes) != len(first.classes) or not (numbered or model.classes == first.classes):
             raise InputError(f"`{other}` has other classes than `{name}`", "compare networks for the same data")
 

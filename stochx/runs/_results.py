@@ -91,5 +91,10 @@ def make_document(
     """Make the object of `--json` and result.json; with `failed`, None aside, it lists what failed."""
     document = compose(settings.command, settings.recorded(), machine, rows, watch.seconds)
     if failed is not None:
-        document["failed"] = [{"image": f.image, "error": str(f.error), "hint": f.error.hint} for f in failed]
+        document["failed"] = describe_failed(failed)
     return document
+
+
+def describe_failed(failed: Sequence[Failed]) -> list[Record]:
+    """Return what failed, as JSON."""
+    return [{"image": f.image, "error": str(f.error), "hint": f.error.hint} for f in failed]

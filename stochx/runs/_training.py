@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from stochx.catalog import ATTACKS
-from stochx.datasets import Split
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import parameter_groups
@@ -32,7 +31,6 @@ from stochx.settings.train import Train
 from stochx.tasks.objectives import Adversarial
 from stochx.tasks.train import Trained, TrainingSplit, validation
 
-PARTS: tuple[Split, Split] = ("train", "test")
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
 SELECTING, MONITORING = 1000, 512  # images held out by default to select the best epoch, or to monitor; at most a tenth
 

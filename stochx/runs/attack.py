@@ -11,7 +11,7 @@ from typing import Any
 
 from stochx import attacks
 from stochx.catalog import ATTACKS
-from stochx.classes import with_classes_of
+from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
 from stochx.engine.io.store import RunFolder, to_toml, write_text
@@ -20,11 +20,11 @@ from stochx.engine.network.stochastic import at_scale, noise_layers
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
 from stochx.errors import UsageError, storable
-from stochx.loading import Loaded, load_data
+from stochx.loading import Loaded
 from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
-from stochx.runs._networks import class_index, data_sources, limited, open_network
+from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._results import (
     Record,
     earlier_records,
@@ -35,6 +35,7 @@ from stochx.runs._results import (
     open_folder,
     raise_lone_failure,
 )
+from stochx.runs._samples import count_trained, take, unseen_data
 from stochx.runs.watch import Watch
 from stochx.settings import Attack
 from stochx.settings.attack import Point
@@ -81,8 +82,11 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             f"`{settings.model}` has no noise layers whose degree could be swept",
             "make a student with `stochx distill`, or use `--sweep eps=...`",
         )
-    data = limited(load_data(settings.data), settings.limit)
+    models = {name: loaded.model for name, loaded in networks.items()}
+    data, sample = take(unseen_data(settings.data, models), settings, settings.data)
     with runtime.scope():
+        seen = [(name, model, data_sources(data, settings.data, model)) for name, model in models.items()]
+        sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
         parts = [
             _attack(
                 Case(_at(settings, name, file, point), point, networks[name].model, data, source, methods), world, watch
@@ -100,6 +104,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
         document |= _details(settings, networks, parts, verdicts)
+        document["sample"] = dataclasses.asdict(sample)
         _write(settings, parts, document)
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
@@ -124,6 +129,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     settings, model = case.settings, case.model
     ball = Ball(case.point.eps, settings.norm)
     sources = _labelled_sources(settings, model, case.data)
+    source = None if case.source is None else in_order_of(model, case.source, str(settings.source))
     names = [source.name for source in sources]
     folder = open_folder(settings, world)
     before = earlier_records(folder, names)
@@ -141,7 +147,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
             case.methods,
             sources,
             ball,
-            source_model=case.source,
+            source_model=source,
             target=class_index(settings.target, model),
             judge_any=settings.judge == "any",
             seed=settings.seed,

@@ -20,9 +20,11 @@ from stochx.runs import Outcome
 from stochx.runs._networks import open_network
 from stochx.runs._planes import View, check_alike, make_views
 from stochx.runs._results import Record, inference_facts, make_document, open_folder
+from stochx.runs._samples import unseen_data, warn_of_trained
 from stochx.runs.watch import Watch
 from stochx.settings import Boundary
 from stochx.tasks.boundary import BoundaryRecord, BoundaryRow, Predictions, measure, outside, pooled_row, record
+from stochx.tasks.known import trained_among
 
 AXES = {
     "images": "L2 distance from image 1 towards image 2",
@@ -81,7 +83,13 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
     check_alike(models)
     with runtime.scope():
         with watch.progress("making planes"):
-            views = make_views(settings, models[settings.models[0]], load_data(settings.data))
+            # Indices are those of the whole data set.
+            data = unseen_data(settings.data, models) if settings.images is None else load_data(settings.data)
+            views = make_views(settings, models[settings.models[0]], data)
+        for name, model in models.items():
+            items = {item.key: item.image for view in views for item in view.items}
+            if model.trained is not None and world.leads:
+                warn_of_trained(trained_among(items.items(), model.trained), len(items), name)
         folder = open_folder(settings, world)
         case = Case(settings, models, views)
         records = _records(case, folder, world, watch)

@@ -13,16 +13,18 @@ from stochx.architectures import architecture, untrained
 from stochx.catalog import LESSONS
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.io.held_out import ENTRY
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import install_noise, load_data, open_model
+from stochx.loading import install_noise, open_model
 from stochx.runs import Outcome
-from stochx.runs._networks import given, limited
-from stochx.runs._results import machine_facts, make_document
-from stochx.runs._training import PARTS, make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._networks import given
+from stochx.runs._results import exit_code, machine_facts, make_document
+from stochx.runs._samples import note_training, training_data
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
 from stochx.settings import Distill
 from stochx.tasks.distill import (
@@ -35,6 +37,7 @@ from stochx.tasks.distill import (
     shared_draws,
 )
 from stochx.tasks.objectives import objective
+from stochx.tasks.reading import stack
 from stochx.tasks.train import accuracy, split_for_training
 
 
@@ -43,15 +46,17 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     if settings.arch is not None:
         architecture(settings.arch, 2)  # raises for an unknown one, before data and teacher are read
     runtime = select_runtime(settings.device, settings.precision)
-    train, test = (limited(load_data(settings.data, part), settings.limit) for part in PARTS)
     teacher = open_model(settings.teacher, given(settings, settings.teacher_arch), runtime.device).model
-    train, test = (with_classes_of(teacher, data, settings.data) for data in (train, test))
+    data = training_data(settings, teacher)
+    train, test = (with_classes_of(teacher, part, settings.data) for part in (data.train, data.test))
     teacher = check_teacher(teacher, train)
-    with watch.progress("reading images", len(train)) as advance:
+    with watch.progress("reading images", len(train) + len(test)) as advance:
         split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)), advance)
+        tests = stack(test, teacher.preparation, advance)
     lesson = None if settings.kd == "none" else LESSONS.make(settings.kd)
     with runtime.scope():
         student = _make_student(settings, teacher, split.pixels, watch)
+        known = note_training(student, split, tests, data.held_out, teacher)
         loss = objective(
             make_criterion(teacher, lesson),
             make_adversarial(settings),
@@ -59,22 +64,24 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
             settings.seed,
         )
         folder, rows = train_classifier(settings, student, loss, split, world, watch)
-        passes = 1 + len(shared_draws(student, settings.draws, world)) + 1 + 2  # read, draws, noise off, teacher
-        with watch.progress("testing", passes * len(test)) as advance:
-            noisy, quiet = measure(student, test, settings.draws, settings.seed, world, advance)
+        passes = len(shared_draws(student, settings.draws, world)) + 2  # draws, noise off, teacher
+        with watch.progress("testing", passes * len(tests)) as advance:
+            noisy, quiet = measure(student, tests, settings.draws, settings.seed, world, advance)
             if not world.leads:
                 return Outcome(None)
-            taught = accuracy(teacher, test, advance)
+            taught = accuracy(teacher, tests, advance)
         machine = machine_facts(settings)
     path = folder.folder / "student.safetensors"
     save(path, student)
     row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
     for name, estimate in (("off", quiet), ("teacher", taught)):
         row |= {f"accuracy_{name}": estimate.mean, f"low_{name}": estimate.low, f"high_{name}": estimate.high}
-    row |= {"noise": settings.noise, "kind": student.noise, "model": str(path), **student.origin}
-    document = make_document(settings, watch, machine, [row])
+    row |= {"noise": settings.noise, "kind": student.noise, "model": str(path)}
+    row |= {name: text for name, text in student.origin.items() if name != ENTRY}
+    failed = [*split.failed, *tests.failed]
+    document = make_document(settings, watch, machine, [row], failed) | data.documents(known)
     folder.finish(rows, document)
-    return Outcome(document)
+    return Outcome(document, exit_code(rows, failed))
 
 
 def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor, watch: Watch) -> Classifier:

@@ -39,7 +39,7 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     methods = {text: ATTRIBUTIONS.make(text) for text in settings.method}
     runtime = select_runtime(settings.device, settings.precision, settings.rows)
     model = explained_network(settings, runtime.device)
-    sources = image_sources(settings, model)
+    sources, sample = image_sources(settings, model, world, watch)
     names = file_names([source.name for source in sources])
     folder = open_folder(settings, world)
     before = earlier_records(folder, [source.name for source in sources])
@@ -68,7 +68,7 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None, exit_code(rows, failed))
     raise_lone_failure(rows, failed)
-    document = make_document(settings, watch, machine, rows, failed)
+    document = make_document(settings, watch, machine, rows, failed) | {"sample": dataclasses.asdict(sample)}
     if rows:
         folder.begin()
         folder.finish(rows, document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from stochx.classes import in_both
 from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Task
 from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
@@ -13,7 +14,7 @@ from stochx.errors import printable
 from stochx.fewshot_networks import load_fewshot
 from stochx.loading import load_data
 from stochx.runs import Outcome
-from stochx.runs._results import Record, machine_facts, make_document, open_folder
+from stochx.runs._results import Record, describe_failed, machine_facts, make_document, open_folder
 from stochx.runs.watch import Watch
 from stochx.settings import FscTest
 from stochx.tasks.fewshot import accuracies, domain_of
@@ -34,7 +35,7 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     with runtime.scope(), watch.progress("domains", len(settings.data)) as advance:
         for text in settings.data:
             if text not in records:
-                records[text] = {"domain": text, "episodes": _measure(settings, models, text, world, watch)}
+                records[text] = {"domain": text, **_measure(settings, models, text, world, watch)}
                 if world.leads:
                     folder.append([records[text]])
             advance(1)
@@ -42,19 +43,20 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None)
     rows = [_row(settings, models[0], text, shot, records[text]) for text in settings.data for shot in settings.shot]
-    document = make_document(settings, watch, machine, rows)
+    document = make_document(settings, watch, machine, rows, [])
+    document["failed"] = failed = [each for text in settings.data for each in records[text].get("failed", [])]
     folder.finish([records[text] for text in settings.data], document)
-    return Outcome(document)
+    return Outcome(document, 1 if failed else 0)
 
 
-def _measure(
-    settings: FscTest, models: list[FewShotNetwork], text: str, world: World, watch: Watch
-) -> list[dict[str, list[float]]]:
-    """Return for each network the accuracy in every episode of a domain, by shot."""
+def _measure(settings: FscTest, models: list[FewShotNetwork], text: str, world: World, watch: Watch) -> Record:
+    """Return for each network the accuracy in every episode of a domain, by shot, and the images that are unusable."""
     data, by_network = load_data(text, "test"), []
+    failed: list[Record] = []
     for model in models:
         with watch.progress("reading images", len(data)) as advance:
-            domain = domain_of(text, data, model.backbone.model.preparation, report=advance)
+            domain, unusable = domain_of(text, data, model.backbone.model.preparation, report=advance)
+        failed += [each for each in describe_failed(unusable) if each not in failed]
         _warn_of_known_classes(model, text, domain.pool.classes)
         tasks = [Task(settings.way or models[0].way, shot, settings.queries) for shot in settings.shot]
         episodes = len(range(world.rank, settings.episodes, world.size)) * len(tasks)
@@ -62,12 +64,11 @@ def _measure(
             counts = settings.episodes, settings.seed
             values = accuracies(model, domain, tasks, *counts, settings.transductive, world, advance)
         by_network.append({str(task.shot): value.tolist() for task, value in zip(tasks, values, strict=True)})
-    return by_network
+    return {"episodes": by_network, "failed": failed}
 
 
 def _warn_of_known_classes(model: FewShotNetwork, text: str, classes: tuple[str, ...]) -> None:
-    trained = {name for names in model.facts.get("classes", {}).values() for name in names}
-    known = [name for name in classes if name in trained]
+    known = in_both(classes, (name for names in model.facts.get("classes", {}).values() for name in names))
     if known:
         log.warning(
             "`%s`: %d of %d classes have the name of a training class, e.g. `%s`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +27,7 @@ from stochx.runs.watch import Watch
 from stochx.settings import FscExplain
 from stochx.tasks.batches import Failed
 from stochx.tasks.explain_fewshot import Matched, explain_match
+from stochx.tasks.reading import stack
 
 log = logging.getLogger("stochx")
 
@@ -36,11 +38,11 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     model = load_fewshot(settings.model, arch=settings.arch, device=runtime.device)
     rules = cast(LRP, ATTRIBUTIONS.make(settings.method)).rules()
     preparation = model.backbone.model.preparation
-    classes, support = _support(load_data(settings.support), settings.support, preparation)
+    classes, support, unusable = _support(load_data(settings.support), settings.support, preparation)
     folder = open_folder(settings, world)
     done = {record["image"] for record in folder.records}
     rows = [record for record in folder.records if record["image"] in settings.images]
-    names, failed = file_names(settings.images), list[Failed]()
+    names, failed = file_names(settings.images), [*unusable]
     with runtime.scope(), watch.progress("explaining", len(names)) as advance:
         for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):
             if path not in done:
@@ -67,20 +69,18 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     return Outcome(document, exit_code(rows, failed))
 
 
-def _support(data: Data, where: str, preparation: Preparation) -> tuple[list[str], Tensor]:
-    """Return class names, and equally many images of each, (N, K, 3, H, W)."""
-    if data.labels is None:
-        raise InputError(f"`{where}` has no class folders", "put the images of each class into a folder of its name")
-    places: dict[int, list[int]] = {}
-    for i, label in enumerate(data.labels):
-        places.setdefault(int(label), []).append(i)
+def _support(data: Data, where: str, preparation: Preparation) -> tuple[list[str], Tensor, Sequence[Failed]]:
+    """Return class names, equally many images of each, (N, K, 3, H, W), and those that could not be read."""
+    images = stack(data, preparation)
+    places = {k: (images.labels == k).nonzero().flatten() for k in sorted({*images.labels.tolist()})}
     if len(places) < 2:
-        raise InputError(f"`{where}` has one class, `{printable(data.classes[0])}`", "a match needs at least two")
+        name = printable(data.classes[next(iter(places))])
+        raise InputError(f"`{where}` has one class, `{name}`", "a match needs at least two")
     shots = min(map(len, places.values()))
     if any(len(indices) > shots for indices in places.values()):
         log.warning("`%s`: only the first %d images of each class are used, as many as the smallest has", where, shots)
-    images = [[data.item(i, preparation).image for i in places[k][:shots]] for k in sorted(places)]
-    return [data.classes[k] for k in sorted(places)], torch.stack([torch.stack(shot) for shot in images])
+    support = torch.stack([images.pixels[indices[:shots]].float() / 255 for indices in places.values()])
+    return [data.classes[k] for k in places], support, images.failed
 
 
 def _rows(path: str, matched: Matched, classes: list[str]) -> list[Record]:

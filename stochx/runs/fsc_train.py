@@ -14,11 +14,11 @@ from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import install_noise, load_data
 from stochx.reports.training import draw_curves
 from stochx.runs import Outcome
-from stochx.runs._results import Record, machine_facts, make_document
+from stochx.runs._results import Record, exit_code, machine_facts, make_document
 from stochx.runs._training import TrainingJob, make_plan, train_into
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
-from stochx.tasks.fewshot import are_disjoint, domains_of, episode_objective, validation
+from stochx.tasks.fewshot import Read, are_disjoint, domains_of, episode_objective, validation
 
 FEATURE_WISE = "feature-wise:site=block-end,share=batch"  # the noise of `--fwt`
 
@@ -30,13 +30,16 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     task = Task(settings.way, settings.shot, settings.queries)
     runtime = select_runtime(settings.device, settings.precision)
     model = _initial(settings, task)
-    domains = _domains(settings, model, "train", watch)
+    read = _domains(settings, model, "train", watch)
+    domains, failed = [domain for domain, _ in read], [each for _, unusable in read for each in unusable]
     for domain in domains:
         check_pool(domain.pool, task)
     model.facts["classes"] = model.facts.get("classes", {}) | {
         domain.pool.name: list(domain.pool.classes) for domain in domains
     }
-    held = _held_out(settings, domains, model, task, watch) if settings.validation else []
+    validated = _held_out(settings, domains, model, task, watch) if settings.validation else []
+    held = [domain for domain, _ in validated]
+    failed += [each for _, unusable in validated for each in unusable]
     if settings.fwt:
         install_noise(model.backbone.model, FEATURE_WISE)
     model.to(runtime.device)
@@ -59,9 +62,10 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     draw_curves(folder.folder / "curves.png", rows, selected if held else None, attacked=False)
     path = folder.folder / "model.safetensors"
     save_fewshot(path, model)
-    document = make_document(settings, watch, machine, [_row(settings, model, rows, selected) | {"model": str(path)}])
+    row = _row(settings, model, rows, selected) | {"model": str(path)}
+    document = make_document(settings, watch, machine, [row], failed)
     folder.finish(rows, document)
-    return Outcome(document)
+    return Outcome(document, exit_code(rows, failed))
 
 
 def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], selected: Record) -> Record:
@@ -100,21 +104,19 @@ def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:
     return model
 
 
-def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch) -> list[Domain]:
+def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch) -> list[Read]:
     data = {text: load_data(text, split) for text in settings.data}
     with watch.progress("reading images", sum(map(len, data.values()))) as advance:
         return domains_of(data, model.backbone.model.preparation, advance)
 
 
-def _held_out(
-    settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task, watch: Watch
-) -> list[Domain]:
+def _held_out(settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task, watch: Watch) -> list[Read]:
     """Return the domains with validation classes of their own."""
     held = []
-    for train, other in zip(domains, _domains(settings, model, "val", watch), strict=True):
+    for train, (other, failed) in zip(domains, _domains(settings, model, "val", watch), strict=True):
         if are_disjoint(train.pool, other.pool):
             check_pool(other.pool, task)
-            held.append(other)
+            held.append((other, failed))
         else:
             log.warning("`%s` has no validation classes: it does not select the best epoch", train.pool.name)
     return held

@@ -33,6 +33,7 @@ from stochx.runs._results import (
     open_folder,
     raise_lone_failure,
 )
+from stochx.runs._samples import sample_of
 from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
@@ -80,7 +81,14 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     runtime = select_runtime(settings.device, settings.precision, settings.rows)
     model = explained_network(settings, runtime.device) if pictured else None
     with runtime.scope():
-        sources = [] if model is None else _with_maps(image_sources(settings, model), store)
+        if model is None:
+            assert store is not None
+            total = len(store.places)
+            store = store.first(settings.limit_of(total))
+            sources, sample = list[Source](), sample_of(list(store.places), total, "first")
+        else:
+            images, sample = image_sources(settings, model, world, watch)
+            sources = _with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world)
@@ -98,6 +106,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
     _report_exclusions(rows)
     document = make_document(settings, watch, machine, rows, failed)
+    document["sample"] = dataclasses.asdict(sample)
     document["images"] = len({record["index"] for record in records})
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:

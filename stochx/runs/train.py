@@ -14,14 +14,16 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import load_data, open_model
+from stochx.loading import open_model
 from stochx.runs import Outcome
-from stochx.runs._networks import given, limited
-from stochx.runs._results import machine_facts, make_document
-from stochx.runs._training import PARTS, make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._networks import given
+from stochx.runs._results import exit_code, machine_facts, make_document
+from stochx.runs._samples import TrainingData, note_training, training_data
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
 from stochx.runs.watch import Watch
 from stochx.settings import Train
 from stochx.tasks.objectives import objective
+from stochx.tasks.reading import stack
 from stochx.tasks.train import accuracy, build, split_for_training
 
 
@@ -30,11 +32,14 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     if settings.arch is not None:
         architecture(settings.arch, 2)  # raises for an unknown one, before the data is read
     runtime = select_runtime(settings.device, settings.precision)
-    train, test = (limited(load_data(settings.data, part), settings.limit) for part in PARTS)
-    model, train, test = _initial(settings, train, test)
+    start = None if settings.init is None else open_model(settings.init, given(settings, settings.arch)).model
+    data = training_data(settings, start)
+    model, train, test = _initial(settings, start, data)
     model = model.to(runtime.device)
-    with watch.progress("reading images", len(train)) as advance:
+    with watch.progress("reading images", len(train) + len(test)) as advance:
         split = split_for_training(train, model.preparation, validation_size(settings, len(train)), advance)
+        tests = stack(test, model.preparation, advance)
+    known = note_training(model, split, tests, data.held_out, start)
     loss = objective(
         adversarial=make_adversarial(settings),
         penalty=penalty if noise_layers(model) else None,
@@ -44,8 +49,8 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
         folder, rows = train_classifier(settings, model, loss, split, world, watch)
         if not world.leads:
             return Outcome(None)
-        with seeded(settings.seed, "test"), watch.progress("testing", 2 * len(test)) as advance:
-            measured = accuracy(model, test, advance)
+        with seeded(settings.seed, "test"), watch.progress("testing", len(tests)) as advance:
+            measured = accuracy(model, tests, advance)
         machine = machine_facts(settings)
     path = folder.folder / "model.safetensors"
     model.origin = {
@@ -55,19 +60,21 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     }
     save(path, model)
     trained = summarise_training(settings, rows, measured, len(split.held_labels))
-    document = make_document(settings, watch, machine, [dataclasses.asdict(trained) | {"model": str(path)}])
+    failed = [*split.failed, *tests.failed]
+    document = make_document(settings, watch, machine, [dataclasses.asdict(trained) | {"model": str(path)}], failed)
+    document |= data.documents(known)
     folder.finish(rows, document)
-    return Outcome(document)
+    return Outcome(document, exit_code(rows, failed))
 
 
-def _initial(settings: Train, train: Data, test: Data) -> tuple[Classifier, Data, Data]:
-    """Return the network to train, a new one or `init` with its weights, and the data with its classes."""
-    if settings.init is None:
-        chosen = architecture(settings.arch or "resnet20", len(train.classes))  # draws, so not within `build`
-        return build(partial(untrained, chosen), train.classes, settings.seed), train, test
-    model = open_model(settings.init, given(settings, settings.arch)).model
-    train, test = (with_classes_of(model, data, settings.data) for data in (train, test))
-    return model.requires_grad_(True), train, test
+def _initial(settings: Train, start: Classifier | None, data: TrainingData) -> tuple[Classifier, Data, Data]:
+    """Return the network to train, a new one or `start` with its weights, and the data with its classes."""
+    if start is None:
+        chosen = architecture(settings.arch or "resnet20", len(data.train.classes))  # draws, so not within `build`
+        model = build(partial(untrained, chosen), data.train.classes, settings.seed)
+        return model, data.train, data.test
+    train, test = (with_classes_of(start, part, settings.data) for part in (data.train, data.test))
+    return start.requires_grad_(True), train, test
 
 
 def _describe(settings: Train) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Setting:
     repeated: bool = False  # a tuple
     choices: tuple[str, ...] = ()  # closed, unless `type` is a number
     or_number: bool = False  # a text that stands for a number, such as 8/255; from Python a number too
+    or_text: bool = False  # a whole number, or a text that the settings read themselves, such as 10%
 
     @property
     def flag(self) -> str:
@@ -89,6 +91,8 @@ class Setting:
             return at_home(str(value))
         if self.or_number and isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
+        if self.or_text and isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+            return int(value)
         return value
 
     def check(self, value: Any) -> None:
@@ -122,7 +126,7 @@ class Setting:
 
     def _check_type(self, value: object) -> None:
         fits: tuple[type, ...] = {float: (float, int), Path: (Path, str)}.get(self.type, (self.type,))
-        if self.choices or self.type is str:
+        if self.choices or self.type is str or self.or_text:
             fits = (*fits, str)
         if not isinstance(value, fits) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"`{self.flag}` expects {KINDS[self.type]}, got `{value!r}`")
@@ -237,6 +241,7 @@ def _setting(field: dataclasses.Field[Any], annotation: Any) -> Setting:
         repeated,
         tuple(map(str, choices)),
         or_number={str, float} <= parts,
+        or_text={str, int} <= parts,
     )
 
 

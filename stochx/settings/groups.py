@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, Settings
-from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Schedule
-from stochx.settings.values import USUAL, Number, channels, class_names, radius, sides
+from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Sample, Schedule
+from stochx.settings.values import USUAL, Number, channels, class_names, radius, share, sides
 
 Channels = tuple[float, float, float]
 RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning rates
@@ -58,9 +58,32 @@ class Network(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class Limited(Settings):
-    """Number of images to use."""
+    """The sample of images to use."""
 
-    limit: Annotated[int | None, Option(WHAT, "Use only the first N images.", metavar="N", minimum=1, free=True)] = None
+    limit: Annotated[
+        int | str | None,
+        Option(WHAT, "Use only N images, or a share of them, such as 10%.", metavar="N|P%", minimum=1, free=True),
+    ] = None
+    sample: Annotated[
+        Sample | None,
+        Option(
+            WHAT,
+            "Images that `--limit` takes: the first, or as many of each class; default balanced where images come "
+            "sorted by class.",
+        ),
+    ] = None
+
+    def limit_of(self, total: int) -> int:
+        """Return the number of images to use, of `total`."""
+        if isinstance(self.limit, str):
+            return min(total, max(1, round(total * share(self.limit, "--limit"))))
+        return total if self.limit is None else min(total, self.limit)
+
+    def check(self) -> None:
+        super().check()
+        _ = self.limit_of(0)  # raises for a text that is no share
+        if self.sample is not None and self.limit is None:
+            raise UsageError(f"`--sample {self.sample}` has no `--limit`", "add `--limit 100` or `--limit 10%`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +127,11 @@ class Images(Network, Limited, Batches):
     precision: Annotated[
         Precision, Option(RUN, "Floating-point precision; auto is fp32. Maps in bf16 differ visibly.")
     ] = "auto"
+
+    def check(self) -> None:
+        super().check()
+        if self.sample == "balanced" and self.data is None:
+            raise UsageError("`--sample balanced` needs classes", "name a data set with `--data`, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

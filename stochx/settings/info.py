@@ -17,6 +17,8 @@ class Info(Network):
       stochx info resnet20.safetensors
 
       stochx info weights.pth --arch robust-cnn:first=2,second=2 --json
+
+      stochx info teacher.safetensors --data photos/
     """
 
     command: ClassVar[str] = "info"
@@ -27,3 +29,7 @@ class Info(Network):
             WHAT, "Weights, a torchvision name, timm:NAME or package.module:factory.", metavar="MODEL", positional=True
         ),
     ]
+    data: Annotated[
+        str | None,
+        Option(WHAT, "Show which output each class of this data set belongs to.", family="datasets", or_path=True),
+    ] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from stochx.errors import InputError, UsageError
@@ -32,6 +33,21 @@ def radius(eps: Number, norm: Norm) -> float:
             f"`--eps {text}` is a radius for linf, not for {norm}",
             f"a usual one is `--eps {USUAL[norm]}`; write `--eps {value:.4g}` if you mean it",
         )
+    return value
+
+
+def share(text: str, option: str) -> float:
+    """Read `10%` as 0.1; raises `UsageError` for anything else, and for shares that are not above 0 and at most 1."""
+    try:
+        value = float(text.removesuffix("%")) / 100 if text.endswith("%") else math.nan
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise UsageError(
+            f"`{option} {text}` is neither a number nor a share", f"write `{option} 100` or `{option} 10%`"
+        )
+    if not 0 < value <= 1:
+        raise UsageError(f"`{option} {text}` is not a share", "use more than 0% and at most 100%")
     return value
 
 

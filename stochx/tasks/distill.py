@@ -18,7 +18,8 @@ from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import Lesson
 from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
-from stochx.tasks.train import Report, correct, stack, unreported
+from stochx.tasks.reading import Report, Stack, unreported
+from stochx.tasks.train import correct
 
 CALIBRATION = 32  # batches for the statistics of noise layers and batch norms
 BATCH = 128
@@ -87,17 +88,16 @@ def shared_draws(student: Classifier, draws: int, world: World) -> range:
 
 
 def measure(
-    student: Classifier, data: Data, draws: int, seed: int, world: World, report: Report = unreported
+    student: Classifier, images: Stack, draws: int, seed: int, world: World, report: Report = unreported
 ) -> tuple[Estimate, Estimate]:
     """Return the test accuracy of a random draw (a mean over `draws` per image), and without noise.
 
-    The ranks share the draws. `report` counts every image when it is read, and in each draw.
+    The ranks share the draws. `report` counts every image in each draw.
     """
-    pixels, labels = stack(data, student.preparation, report)
 
     def right(draw: int) -> list[bool]:
         with seeded(seed, "accuracy", draw):
-            return list(map(bool, correct(student, pixels, labels, report)))
+            return list(map(bool, correct(student, images, report)))
 
     mine = shared_draws(student, draws, world)
     noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)

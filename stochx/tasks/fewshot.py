@@ -17,24 +17,30 @@ from stochx.engine.network.stochastic import at_scale
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, Validate
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
-from stochx.tasks.train import Report, stack, unreported
+from stochx.tasks.batches import Failed
+from stochx.tasks.reading import Report, stack, unreported
 
 # Approximate bytes of the episodes compared at once; on a CPU they fit its caches
 AT_ONCE, AT_ONCE_CPU = 256 * 2**20, 4 * 2**20
 
 
-def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0, report: Report = unreported) -> Domain:
+Read = tuple[Domain, Sequence[Failed]]
+"""A domain, and the images that could not be read."""
+
+
+def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0, report: Report = unreported) -> Read:
     """Return the images of a data set as a domain, with classes numbered from `first`."""
-    pixels, labels = stack(data, preparation, report)
-    return Domain(pool(name, data.classes, labels), pixels, first)
+    images = stack(data, preparation, report)
+    return Domain(pool(name, data.classes, images.labels), images.pixels, first), images.failed
 
 
-def domains_of(named: Mapping[str, Data], preparation: Preparation, report: Report = unreported) -> list[Domain]:
+def domains_of(named: Mapping[str, Data], preparation: Preparation, report: Report = unreported) -> list[Read]:
     """Return all data sets as domains, with consecutively numbered classes."""
-    domains: list[Domain] = []
+    domains: list[Read] = []
+    first = 0
     for name, data in named.items():
-        first = domains[-1].first + len(domains[-1].pool.classes) if domains else 0
         domains.append(domain_of(name, data, preparation, first, report))
+        first += len(domains[-1][0].pool.classes)
     return domains
 
 

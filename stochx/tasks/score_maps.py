@@ -32,6 +32,10 @@ class MapStore:
         """Methods of all images, sorted."""
         return sorted({method for maps in self.places.values() for method in maps})
 
+    def first(self, count: int) -> MapStore:
+        """Return the maps of the first `count` images."""
+        return MapStore(dict(list(self.places.items())[:count]))
+
     def of(self, image: str) -> Mapping[str, Callable[[], MapFile]]:
         """Return the maps of an image by name: the same path, or the same file name without its suffix."""
         stems = {image, PurePath(image).name, PurePath(image).stem}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,24 +13,17 @@ from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
-from stochx.engine.io.scratch import scratch
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, wilson
 from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
+from stochx.tasks.batches import Failed
 from stochx.tasks.objectives import Adversarial
+from stochx.tasks.reading import Report, Stack, stack, unreported
 
 QUICK = 512  # maximum number of images of the quick robust accuracy
 QUICK_STEPS = 10  # steps of its PGD
-READERS = 8  # images decoded in parallel
-
-Report = Callable[[int], None]
-"""Takes the number of images that were read or predicted since the last call."""
-
-
-def unreported(count: int) -> None:
-    """Ignore a count."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +49,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Training images (N, 3, H, W) uint8 with labels (N,), and held-out ones for validation."""
+    """Training images (N, 3, H, W) uint8 with labels (N,), held-out ones for validation, and what cannot be read."""
 
     pixels: Tensor
     labels: Tensor
     held_pixels: Tensor
     held_labels: Tensor
+    failed: Sequence[Failed] = ()
 
 
 def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int) -> Classifier:
@@ -80,7 +73,8 @@ def split_for_training(
 
     Raises `InputError` if fewer than two classes, or no images, are left for training.
     """
-    pixels, labels = stack(data, preparation, report)
+    images = stack(data, preparation, report)
+    pixels, labels = images.pixels, images.labels
     if validation_size >= len(labels):
         raise InputError(
             f"{validation_size} images for validation leave none of {len(labels)} for training", "hold out fewer"
@@ -91,7 +85,7 @@ def split_for_training(
     if len(classes) < 2:
         name = data.classes[classes[0]]
         raise InputError(f"all training images have the same class, `{name}`", "a classifier needs at least two")
-    return TrainingSplit(pixels[~held_out], labels[~held_out], pixels[held_out], labels[held_out])
+    return TrainingSplit(pixels[~held_out], labels[~held_out], pixels[held_out], labels[held_out], images.failed)
 
 
 def _last_of_each_class(labels: Tensor) -> Tensor:
@@ -110,7 +104,7 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
     """
 
     def measure(model: nn.Module) -> Mapping[str, float]:
-        measures = {"clean": float(correct(model, pixels, labels).double().mean())}
+        measures = {"clean": float(correct(model, Stack(pixels, labels, ()), unreported).double().mean())}
         if adversarial is not None:
             quick = Adversarial(PGD(QUICK_STEPS, eot=getattr(adversarial.attack, "eot", 1)), adversarial.ball)
             like, y = next(model.parameters()), labels[:QUICK]
@@ -124,42 +118,18 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
     return measure
 
 
-def accuracy(model: Classifier, data: Data, report: Report = unreported) -> Estimate:
-    """Return the share of images whose top prediction is their label, with its interval.
-
-    `report` counts every image twice: when it is read, and when it is predicted.
-    """
-    right = correct(model, *stack(data, model.preparation, report), report)
+def accuracy(model: Classifier, images: Stack, report: Report = unreported) -> Estimate:
+    """Return the share of images whose top prediction is their label, with its interval; `report` counts them."""
+    right = correct(model, images, report)
     return wilson(int(right.sum()), len(right))
 
 
-def correct(model: nn.Module, pixels: Tensor, labels: Tensor, report: Report = unreported) -> Tensor:
-    """Return a mask (N,), on the CPU, of images (N, 3, H, W) uint8 whose top prediction is their label."""
+def correct(model: nn.Module, images: Stack, report: Report = unreported) -> Tensor:
+    """Return a mask (N,), on the CPU, of images whose top prediction is their label."""
     like = next(model.parameters())
     predictions = []
     with full_precision():
-        for part in torch.split(pixels, 1024):
+        for part in torch.split(images.pixels, 1024):
             predictions.append(logits(model, part.to(like.device).to(like.dtype) / 255).argmax(1).cpu())
             report(len(part))
-    return torch.cat(predictions) == labels.cpu()
-
-
-def stack(data: Data, preparation: Preparation, report: Report = unreported) -> tuple[Tensor, Tensor]:
-    """Return the images (N, 3, H, W) uint8 at the network's size, and their labels (N,)."""
-    if data.labels is None:
-        raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
-    count = len(data)
-    labels = torch.tensor([int(label) for label in data.labels])
-    if data.pixels is not None and data.pixels.shape[-2:] == (preparation.crop, preparation.crop):
-        report(count)
-        return data.pixels, labels
-    side = preparation.crop
-    pixels = scratch((count, 3, side, side), torch.uint8)
-
-    def place(i: int) -> None:
-        pixels[i] = (data.item(i, preparation).image * 255).round().to(torch.uint8)
-
-    with ThreadPoolExecutor(READERS) as readers:
-        for _ in readers.map(place, range(count)):  # an unusable image raises its error here
-            report(1)
-    return pixels, labels
+    return torch.cat(predictions) == images.labels.cpu()

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable, storable
+from stochx.settings.choices import Sample
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,24 @@ class Data(Dataset[tuple[Tensor, int]]):
         changes = sum(a != b for a, b in itertools.pairwise(labels))
         return 0 < changes < len({*labels})
 
-    def limited(self, count: int | None) -> Data:
-        """Return `count` images: the first ones, or a sample balanced over classes if they come sorted by class.
+    @property
+    def usual_sample(self) -> Sample:
+        """The sample to take where none is asked for: the first images, balanced ones if they come sorted by class."""
+        return "balanced" if self.is_sorted_by_class else "first"
 
-        The sample depends on the sizes of the classes alone, and that of a smaller count is part of it: one image of
-        each class, in a random order of classes, then another one of each, and so on.
+    def limited(self, count: int | None, sample: Sample | None = None) -> Data:
+        """Return `count` images: the first ones, or a sample balanced over classes; by default the usual one.
+
+        A balanced sample depends on the sizes of the classes alone, and that of a smaller count is part of it: one
+        image of each class, in a random order of classes, then another one of each, and so on. Raises `InputError` for
+        a balanced sample of images without labels.
         """
+        sample = sample or self.usual_sample
+        if sample == "balanced" and self.labels is None:
+            raise InputError("images without labels have no balanced sample", "leave out `--sample`")
         if count is None or count >= len(self):
             return self
-        if not self.is_sorted_by_class:
+        if sample == "first":
             return self.subset(range(count))
         assert self.labels is not None
         labels = torch.tensor([int(label) for label in self.labels])

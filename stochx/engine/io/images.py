@@ -13,15 +13,23 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
 from stochx.errors import InputError, printable
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs: EPS runs Ghostscript
+AVIF = features.check_module("avif")  # not in every build of Pillow
+SUFFIXES = frozenset(
+    {".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
+    | {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".apng"}
+    | {".pbm", ".pgm", ".pnm", ".ppm"}
+    | ({".avif"} if AVIF else set())
+)
+# Others may run programs: EPS runs Ghostscript.
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if AVIF else []))
+TIFF_BITS, TIFF_WHITE = 258, 262  # tags: bits per sample; 0 where zero is white
 
 Resampling = Literal["bilinear", "bicubic", "lanczos"]
 RESAMPLING: dict[str, Image.Resampling] = {
@@ -96,8 +104,8 @@ def open_file(path: Path) -> BinaryIO:
 def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
     """Read an image file as upright 8-bit RGB; `name` denotes an open file in messages.
 
-    EXIF rotation is applied, CMYK and 16-bit images are converted, transparency is blended onto white, and the first
-    frame of an animation is used (with a warning if information is lost).
+    EXIF rotation is applied, CMYK and 16-bit images are converted, also where zero is white, transparency is blended
+    onto white, and the first frame of an animation is used (with a warning if information is lost).
 
     Raises `InputError` for files that are not images, are damaged, have a side under 8 or over 100 million pixels.
     """
@@ -188,10 +196,19 @@ WIDE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def _from_wide(image: Image.Image) -> np.ndarray:
+    """Return 8-bit grey values (H, W) of an image of more bits, black at zero."""
+    values, tags = np.asarray(image), image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(TIFF_BITS) in (12, (12,)):
+        values = values << 4 | values >> 8
+    grey = WIDE[image.mode](values)
+    return 255 - grey if tags.get(TIFF_WHITE) == 0 else grey  # Pillow inverts 8 bits and fewer, but no more
+
+
 def _rgb(name: str, image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB, without a copy if it already is, so that a 90-megapixel photo is in memory once."""
     if image.mode in WIDE:  # Pillow's own conversion clips at 255
-        return Image.fromarray(WIDE[image.mode](np.asarray(image))).convert("RGB")
+        return Image.fromarray(_from_wide(image)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")

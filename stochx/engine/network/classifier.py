@@ -23,7 +23,8 @@ class Classifier(nn.Module):
     `network` gets (x - mean) / std. `noise` says how forward passes differ: not at all (`none`), by an independent draw
     per sample (`sample`), or by one draw per batch (`forward`). `arch` is the spec that rebuilds the network, `noises`
     the spec of its noise layers; `origin` describes where it comes from. `guessed_classes` is true where the names of
-    `classes` were concluded from their number.
+    `classes` were concluded from their number. `trained` holds the fingerprints of the images that it was trained on,
+    None where they are not known.
     """
 
     mean: Tensor
@@ -45,6 +46,7 @@ class Classifier(nn.Module):
         self.network = unwrapped(network)
         self.classes = tuple(classes)
         self.guessed_classes = False
+        self.trained: Tensor | None = None
         self.preparation = preparation
         self.arch = arch
         self.noise: Noise = noise

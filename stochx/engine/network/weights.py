@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 import warnings
 import zipfile
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stochx.engine.io.fingerprints import from_bytes, to_bytes
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
@@ -23,16 +25,21 @@ from stochx.errors import InputError, storable
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
+TRAINED = "stochx.trained"  # entry of a file's metadata
 NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What may be the network's weights, the likeliest first, our header, and the file's other metadata."""
+    """What may be the network's weights, the likeliest first, our header, the file's other metadata, and `trained`.
+
+    `trained` are fingerprints of training images.
+    """
 
     parts: Sequence[Part]
     header: Header = field(default_factory=ClassifierHeader)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    trained: Tensor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -59,11 +66,15 @@ def save(path: Path, model: Classifier) -> None:
         origin=model.origin,
     )
     names = stored_names(model.network)
-    write(path, {names[name]: value for name, value in model.network.state_dict().items()}, header)
+    tensors = {names[name]: value for name, value in model.network.state_dict().items()}
+    write(path, tensors, header, model.trained)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Write named tensors, with `header` as the entry `stochx` of the file's metadata."""
+def write(path: Path, tensors: Mapping[str, Tensor], header: Header, trained: Tensor | None = None) -> None:
+    """Write named tensors, with `header` as the entry `stochx` of the file's metadata.
+
+    Fingerprints of training images become an entry too, so that the tensors remain those of the network.
+    """
     stored: dict[str, Tensor] = {}
     seen = set[int]()
     for name, value in tensors.items():
@@ -71,8 +82,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
         copied = value.detach().clone() if place in seen else value.detach()  # tied weights: files hold no aliases
         stored[name] = copied.cpu().contiguous()
         seen.add(place)
+    metadata = {"stochx": serialise(header)}
+    if trained is not None:
+        metadata[TRAINED] = base64.b64encode(to_bytes(trained)).decode()
     with atomic(path) as temporary:
-        save_file(stored, temporary, metadata={"stochx": serialise(header)})
+        save_file(stored, temporary, metadata=metadata)
 
 
 def load(path: Path) -> Weights:
@@ -118,8 +132,12 @@ def _safetensors(path: Path) -> Weights:
     except (SafetensorError, ValueError) as error:
         raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
     own = "stochx" in metadata
-    header = parse(metadata.pop("stochx", "{}"), path)
-    return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata)
+    header, trained = parse(metadata.pop("stochx", "{}"), path), metadata.pop(TRAINED, None)
+    try:
+        known = None if trained is None else from_bytes(base64.b64decode(trained, validate=True))
+    except ValueError:
+        raise InputError(f"the entry `{TRAINED}` of `{path}` is damaged", "copy or download it again") from None
+    return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata, known)
 
 
 class _Inert:

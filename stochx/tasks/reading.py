@@ -1,0 +1,72 @@
+"""The images of a data set as one tensor, at a network's size, without those that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stochx.engine.io.data import Data
+from stochx.engine.io.images import Preparation
+from stochx.engine.io.scratch import scratch
+from stochx.errors import InputError
+from stochx.tasks.batches import Failed
+
+READERS = 8  # images decoded in parallel
+
+Report = Callable[[int], None]
+"""Takes the number of images that were read or predicted since the last call."""
+
+
+def unreported(count: int) -> None:
+    """Ignore a count."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images (N, 3, H, W) uint8 with labels (N,) and keys, and the images that could not be read."""
+
+    pixels: Tensor
+    labels: Tensor
+    keys: Sequence[str]
+    failed: Sequence[Failed] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def stack(data: Data, preparation: Preparation, report: Report = unreported) -> Stack:
+    """Read all images at the network's size; raises the first error if none can be read."""
+    if data.labels is None:
+        raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
+    count, side = len(data), preparation.crop
+    labels = torch.tensor([int(label) for label in data.labels])
+    if data.pixels is not None and data.pixels.shape[-2:] == (side, side):
+        report(count)
+        return Stack(data.pixels, labels, data.keys)
+    pixels = scratch((count, 3, side, side), torch.uint8)
+
+    def place(i: int) -> InputError | None:
+        try:
+            pixels[i] = (data.item(i, preparation).image * 255).round().to(torch.uint8)
+        except InputError as error:
+            return error
+        return None
+
+    kept, failed = list[int](), list[Failed]()
+    with ThreadPoolExecutor(READERS) as readers:
+        for i, error in enumerate(readers.map(place, range(count))):
+            if error is None:
+                kept.append(i)
+            else:
+                failed.append(Failed(i, data.keys[i], error))
+            report(1)
+    if failed and not kept:
+        raise failed[0].error
+    for new, old in enumerate(kept):  # in place: the images may be larger than memory
+        if new != old:
+            pixels[new] = pixels[old]
+    return Stack(pixels[: len(kept)], labels[kept], [data.keys[i] for i in kept], failed)
