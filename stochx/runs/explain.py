@@ -13,7 +13,8 @@ from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import InputError
-from stochx.reports.maps import draw_explanation, file_names, save_map
+from stochx.reports.explanation import draw_explanation
+from stochx.reports.maps import file_names, save_map
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (

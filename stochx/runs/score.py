@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Item
@@ -17,7 +19,7 @@ from stochx.engine.io.mapfile import MapFile, find_maps, read_map
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
-from stochx.errors import InputError
+from stochx.errors import InputError, UsageError
 from stochx.metrics import Metric
 from stochx.reports.maps import file_names
 from stochx.reports.scores import draw_curves, draw_gallery, save_strip
@@ -69,6 +71,16 @@ class Case:
         """The methods that made the maps, or will."""
         return list(self.settings.methods) or (self.store.methods if self.store else [])
 
+    @property
+    def unsigned(self) -> set[str]:
+        """The methods whose maps count by their absolute value, as far as they are known here."""
+        unsigned = set[str]()
+        for text in self.methods:
+            with contextlib.suppress(UsageError):  # a map from another tool
+                if not is_signed(ATTRIBUTIONS.make(text)):
+                    unsigned.add(text)
+        return unsigned
+
 
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
@@ -115,7 +127,7 @@ def _score(
     def keep(scored: Scored) -> None:
         folder.begin()
         if settings.figure and scored.image is not None:
-            save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored)
+            save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored, case.unsigned)
 
     def report(results: Sequence[Any], count: int) -> None:
         if records := _records(results):
@@ -187,7 +199,7 @@ def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: M
     if case.settings.figure:
         strips, files = folder.folder / "strips", file_names(case.names)
         draw_curves(folder.folder / "curves.png", records, case.methods, case.metrics)
-        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files)
+        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files, case.unsigned)
 
 
 def _open_maps(root: Path) -> MapStore:

@@ -38,12 +38,14 @@ R = TypeVar("R", bound=Indexed)
 class Source:
     """An image: its name in results, a function that reads it at the network's size, and the class to explain.
 
-    The item's `key` seeds the random draws. Without a target of its own it gets the run's.
+    The item's `key` seeds the random draws. Without a target of its own it gets the run's. `true` is the name of its
+    class, if it is known.
     """
 
     name: str
     read: Callable[[], Item]
     target: int | None = None
+    true: str | None = None
 
 
 @dataclass(frozen=True)
