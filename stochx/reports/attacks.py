@@ -36,7 +36,7 @@ from stochx.tasks.robustness import WORST
 
 SHOWN = 8  # images in a figure of examples
 LEVELS = 255
-ROOM = 0.03  # share of an axis that a letter below it takes
+ROOM = 0.024  # share of an axis that a letter below it takes
 
 
 def round_to_8_bits(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:

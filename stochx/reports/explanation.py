@@ -48,7 +48,7 @@ def make_figure(explained: Explained, classes: Sequence[str]) -> Figure:
     lines = -(-blocks // ACROSS)
     columns = -(-blocks // lines)
     aspect = image.shape[0] / image.shape[1]
-    figure = new_figure(columns * (SIDE + BAR) + 0.5, lines * (2 * SIDE * aspect + 1.0) + 0.9)
+    figure = new_figure(columns * (SIDE + BAR) + 0.5, lines * (2 * SIDE * aspect + 0.75) + 0.7)
     axes = figure.subplots(2 * lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_visible(False)
@@ -82,25 +82,16 @@ def _draw_bars(axis: Axes, explained: Explained, classes: Sequence[str]) -> None
     places = top.indices.tolist()
     colours = class_colours(places)
     axis.set_visible(True)
-    axis.barh(range(len(places)), top.values.tolist(), color=list(colours.values()), height=0.7)
-    axis.set_yticks(range(len(places)), [])
-    axis.invert_yaxis()
+    axis.barh(range(len(places)), top.values.tolist(), color=list(colours.values()), height=0.35)
+    axis.set_yticks([])
+    axis.set_ylim(len(places) - 0.5, -0.7)
     axis.set_xlim(0, 1)
     axis.set_xticks([0, 0.5, 1])
     axis.set_xlabel("probability")
     style_axis(axis)
-    for y, (k, height) in enumerate(zip(places, top.values.tolist(), strict=True)):
+    for y, k in enumerate(places):
         weight = "bold" if k == explained.rows[0].target else "normal"
-        inside = height > 0.5  # the name stands where there is room
-        axis.text(
-            0.02 if inside else height + 0.02,
-            y,
-            as_label(classes[k], 16),
-            va="center",
-            fontsize=TICK,
-            fontweight=weight,
-            color="white" if inside else None,
-        )
+        axis.text(0.01, y - 0.24, as_label(classes[k], LETTERS), va="bottom", fontsize=TICK, fontweight=weight)
 
 
 def _draw_method(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 COLOURS = (
     *("#4477AA", "#EE6677", "#CCBB44", "#228833", "#66CCEE", "#AA3377"),
     *("#7755CC", "#FFBB99", "#553311", "#BB99FF"),
-    *("#1111FF", "#4411BB", "#44DDCC", "#223388", "#CCDD11", "#1155FF", "#FF3344", "#883344", "#AA3311", "#CC7799"),
+    *("#66EEDD", "#113388", "#BB88AA", "#114433", "#BB3311", "#FF6655", "#FFCC33", "#BB1155", "#661155", "#FF99AA"),
 )
 OTHER = "#AAAAAA"  # what has no colour of its own
 LINES = ("-", "--", ":", "-.")
