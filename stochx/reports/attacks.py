@@ -156,6 +156,7 @@ def _mark_points(axis: Axes, typed: Mapping[float, str]) -> None:
         if (free - point) / span > ROOM * (len(typed[point]) + len(typed[kept[-1]])) / 2:
             kept.append(point)
             free = point
+    kept.reverse()
     axis.set_xticks(kept, [typed[point] for point in kept])
     axis.set_xticks(points, minor=True)
 

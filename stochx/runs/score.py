@@ -39,6 +39,7 @@ from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
 from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.doubts import Accuracy, doubts, fewest_images
 from stochx.tasks.score import Scored, check_needs, score, summarise
 from stochx.tasks.score_maps import MapStore, score_maps
 
@@ -99,7 +100,8 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         before = earlier_records(folder, case.names)
         done = {record["index"] for record in before}
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
-            results = _score(case, folder, done, world, advance)
+            accuracies = list[Accuracy]()
+            results = _score(case, folder, done, world, advance, accuracies)
         machine = inference_facts(settings, model)
     failed = [result for result in results if isinstance(result, Failed)]
     records = merge_records(before, _records(results), case.methods)
@@ -108,6 +110,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     raise_lone_failure(records, failed)
     rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
     _report_exclusions(rows)
+    _report_doubts(case, accuracies, rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["images"] = len({record["index"] for record in records})
     document["gates"] = gates = _judge(rows, settings.gates)
@@ -118,14 +121,23 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
 
 
 def _score(
-    case: Case, folder: RunFolder, done: set[int], world: World, advance: Callable[[int], None]
+    case: Case,
+    folder: RunFolder,
+    done: set[int],
+    world: World,
+    advance: Callable[[int], None],
+    accuracies: list[Accuracy],
 ) -> Sequence[Any]:
-    """Score the maps of a network, or stored ones without it; finished images go into the run folder."""
+    """Score the maps of a network, or stored ones without it; finished images go into the run folder.
+
+    What is known of the accuracy of the maps is added to `accuracies`.
+    """
     settings, store = case.settings, case.store
     files = file_names(case.names)
 
     def keep(scored: Scored) -> None:
         folder.begin()
+        accuracies.extend(scored.accuracies)
         if settings.figure and scored.image is not None:
             save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored, case.unsigned)
 
@@ -191,6 +203,23 @@ def _report_exclusions(rows: Sequence[Record]) -> None:
         if row["excluded"]:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in row["why"].items())
             log.warning("`%s`: %d images are left out for all methods: %s", metric, row["excluded"], reasons)
+
+
+def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Record]) -> None:
+    """Warn of maps that are mostly noise, and of too few images for a comparison."""
+    noisy = case.model is not None and case.model.noise != "none"
+    methods = {text: ATTRIBUTIONS.make(text) for text in case.settings.methods}
+    for text in doubts(accuracies, methods, case.settings.draws if noisy else None):
+        log.warning("%s", text)
+    compared = [row["n"] for row in rows if row["better"] != "none"]
+    least = fewest_images(len(case.methods))
+    if len(case.methods) > 1 and compared and max(compared) < least:
+        log.warning(
+            "%d images are too few for a significant best of %d methods: use at least %d",
+            max(compared),
+            len(case.methods),
+            least,
+        )
 
 
 def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stochx.attributions import Attribution
@@ -29,6 +30,16 @@ class Measured(Protocol):
     def logit(self) -> float: ...
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of a map that has no row of its own."""
+
+    method: str
+    error: float | None
+    gap: float | None
+    logit: float
+
+
 def doubt(row: Measured) -> Doubt | None:
     """Return why a map should not be read as it is; None where nothing speaks against it."""
     if row.error is not None and row.error > NOISY:
@@ -52,6 +63,14 @@ def doubts(rows: Sequence[Measured], methods: Mapping[str, Attribution], draws: 
                 share = "the map" if len(own) == 1 else f"{len(doubtful)} of {len(own)} maps"
                 warnings.append(f"`{name}`: {share} {describe(doubtful, method, draws)}")
     return warnings
+
+
+def fewest_images(methods: int, level: float = 0.05) -> int:
+    """Return how many images a best method needs to be significantly better than all others.
+
+    The p-value of a sign-flip test over n images is 2 / 2^n at least, and Holm multiplies it by the comparisons.
+    """
+    return math.floor(math.log2(2 * max(1, methods - 1) / level)) + 1
 
 
 def _noisy(rows: Sequence[Measured], method: Attribution, draws: int | None) -> str:

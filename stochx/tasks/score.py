@@ -24,6 +24,7 @@ from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric, Score
 from stochx.tasks.adaptive import bind_objective
 from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, rows_of, sweep_images
+from stochx.tasks.doubts import Accuracy
 
 SIGNIFICANT = 0.05
 
@@ -87,13 +88,14 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Scored:
-    """The maps of an image, summed over channels (H, W), by method, and their records."""
+    """The maps of an image, summed over channels (H, W), by method, their records, and their accuracy."""
 
     index: int
     name: str
     image: Tensor | None
     maps: Mapping[str, Tensor]
     records: Sequence[ScoreRecord]
+    accuracies: Sequence[Accuracy] = ()
 
 
 def score(
@@ -174,7 +176,9 @@ def _score_batch(
             for name, (e, seconds) in results.items()
         ]
         maps = {name: total[n].float().cpu() for name, total in sums.items()}
-        scored.append(Scored(i, image, batch.items[n].image, maps, records))
+        logit = float(batch.logits[n, chosen])
+        accuracies = [Accuracy(m, number(e.error, n), number(e.gap, n), logit) for m, (e, _) in results.items()]
+        scored.append(Scored(i, image, batch.items[n].image, maps, records, accuracies))
     return scored
 
 
