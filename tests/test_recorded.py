@@ -119,6 +119,9 @@ INTENDED: dict[str, object] = {
     },
     "runs/attack-eps/table/rows/1/eps": "2/255",
     "runs/attack-eps/table/rows/2/eps": "8/255",
+    # the records of scores name the image's class
+    "runs/score*/files/records.jsonl/0/0": "class_name disagreement image index method probability scores seconds sigma"
+    " target true",
     # the interval between validations follows the number of episodes
     "help/fsc-train/--every/default": ABSENT,
 }

@@ -167,7 +167,9 @@ def _gallery_figure(
         axis.imshow(picture, interpolation="nearest")
         axis.set_axis_off()
         disagreement = record["disagreement"]
-        text = f"{wrapped_label(record['class_name'], 22)}\n(p = {record['probability']:.2f})"
+        lines = [f"true: {record['true']}"] if record.get("true") is not None else []
+        lines = [wrapped_label(line, 24) for line in (*lines, f"explained: {record['class_name']}")]
+        text = "\n".join([*lines, f"(p = {record['probability']:.2f})"])
         text += "" if disagreement is None else f"\ndisagreement {disagreement:.2f}"
         axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=TICK)
     for column, title in enumerate(titles):

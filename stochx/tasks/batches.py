@@ -62,6 +62,7 @@ class ImageBatch:
     """Images of one size, with the network's predictions.
 
     `images` (N, C, H, W) in [0, 1], `probabilities` and `logits` (N, K), `target` (N,); `keys` hold the seed.
+    `true` are the names of the images' classes, where they are known.
     """
 
     indices: Sequence[int]
@@ -73,6 +74,7 @@ class ImageBatch:
     logits: Tensor
     target: Tensor
     draws: int
+    true: Sequence[str | None]
 
     @property
     def key(self) -> str:
@@ -179,6 +181,7 @@ def _classified(
         logits=out,
         target=chosen,
         draws=draws,
+        true=[sources[i].true for i, _ in pairs],
     )
 
 

@@ -96,7 +96,7 @@ def explain(
                 if isinstance(result, Failed):
                     rows.append(result)
                 else:
-                    keep(replace(result, unsigned=unsigned, true=sources[result.index].true))
+                    keep(replace(result, unsigned=unsigned))
                     rows += result.rows
         return rows
 
@@ -133,4 +133,4 @@ def _explain_batch(
             for method, (e, seconds) in results.items()
         ]
         maps = {method: e.map[n].float().cpu() for method, (e, _) in results.items()}
-        yield Explained(i, name, batch.items[n].image, batch.probabilities[n].cpu(), maps, rows)
+        yield Explained(i, name, batch.items[n].image, batch.probabilities[n].cpu(), maps, rows, true=batch.true[n])

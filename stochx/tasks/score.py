@@ -43,7 +43,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """All metrics of one method's map of one image.
+    """All metrics of one method's map of one image, whose class is `true`, if it is known.
 
     `disagreement` is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods. Fields about the
     network are None for maps that are scored without one. `seconds` is the time of the map.
@@ -54,6 +54,7 @@ class ScoreRecord:
     method: str
     target: int | None = None
     class_name: str | None = None
+    true: str | None = None
     probability: float | None = None
     sigma: float | None = None
     disagreement: float | None = None
@@ -167,6 +168,7 @@ def _score_batch(
                 method=name,
                 target=chosen,
                 class_name=model.classes[chosen],
+                true=batch.true[n],
                 probability=float(batch.probabilities[n, chosen]),
                 sigma=None if e.chosen is None else number(e.chosen.sigma, n),
                 disagreement=number(per_image, n),
