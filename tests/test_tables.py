@@ -131,7 +131,7 @@ def test_a_terminal_says_what_the_numbers_mean(view, rows, notes, monkeypatch):
 
 def test_scores_on_a_terminal_keep_two_lines_of_heading(monkeypatch):
     file = terminal(monkeypatch)
-    row = {"mean": 0.5, "ci95": 0.1, "n": 6, "better": "lower", "best": False}
+    row = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 6, "better": "lower", "best": False}
     rows = [row | {"method": m, "metric": s} for m in ("a", "b") for s in ("aupc", "autvc")]
     output.show({"results": rows}, score.VIEW, as_json=False, quiet=True)
     assert [line.split() for line in plain(file)[:2]] == [["method", "aupc", "↓", "autvc", "↓"], ["(n", "=", "6)"] * 2]

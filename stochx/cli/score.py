@@ -26,7 +26,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         number("excluded"),
         text("better"),
         Column("best", lambda row: "yes" if row["best"] else ""),
-        number("p", "{:.3g}", note="paired test against the method with the best mean"),
+        number("p", "{:.3g}", note="paired test against the best mean, adjusted for all pairs"),
         text("setting"),
     ]
 

@@ -68,9 +68,10 @@ def doubts(rows: Sequence[Measured], methods: Mapping[str, Attribution], draws: 
 def fewest_images(methods: int, level: float = 0.05) -> int:
     """Return how many images a best method needs to be significantly better than all others.
 
-    The p-value of a sign-flip test over n images is 2 / 2^n at least, and Holm multiplies it by the comparisons.
+    The p-value of a sign-flip test over n images is 2 / 2^n at least, and Holm multiplies it by the pairs of methods.
     """
-    return math.floor(math.log2(2 * max(1, methods - 1) / level)) + 1
+    pairs = max(1, math.comb(methods, 2))
+    return math.floor(math.log2(2 * pairs / level)) + 1
 
 
 def _noisy(rows: Sequence[Measured], method: Attribution, draws: int | None) -> str:
