@@ -19,7 +19,8 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, off, regions, through
 from stochx.errors import InputError, RunError
-from stochx.reports.boundary import COLOURS, OTHER, Panel, Scene, make_figure, palette, short_names
+from stochx.reports.boundary import Panel, Scene, make_figure, palette, short_names
+from stochx.reports.palette import COLOURS, METHODS, OTHER, class_colours
 from stochx.tasks.boundary import (
     BoundaryRecord,
     BoundaryRow,
@@ -291,11 +292,17 @@ def test_planes_together_have_the_median_of_all_images():
 # Figures --------------------------------------------------------------------------------------------------------------
 
 
-def test_colours_go_by_area_and_end():
-    colours = palette([torch.tensor([3, 1, 1]), torch.tensor([1, 3, 0])])
-    assert list(colours) == [1, 3, 0] and len({*colours.values()}) == 3
-    many = palette([torch.arange(12)])
-    assert [many[10], many[11]] == [OTHER, OTHER] and len({*many.values()}) == 11
+def test_a_class_has_one_colour_in_all_figures():
+    first, second = palette([torch.tensor([3, 1, 1])]), palette([torch.tensor([3, 3, 3, 0, 1])])
+    assert list(first) == [1, 3] and list(second) == [3, 0, 1], "the largest comes first"
+    assert first[1] == second[1] == COLOURS[1] and first[3] == second[3] == COLOURS[3]
+
+
+def test_no_two_classes_of_a_figure_share_a_colour_while_there_are_any():
+    colours = class_colours([25, 5, 45])
+    assert colours[5] == COLOURS[5] and colours[25] == COLOURS[6] and colours[45] == COLOURS[7]
+    many = class_colours(range(100, 122))
+    assert len({*many.values()}) == 21 and [many[120], many[121]] == [OTHER, OTHER]
 
 
 def test_names_are_as_short_as_they_can_be():
@@ -310,11 +317,12 @@ PROTAN = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.0
 
 
 @pytest.mark.parametrize("seen", [np.eye(3), DEUTAN, PROTAN], ids=["all", "deutan", "protan"])
-def test_colours_are_told_apart(seen):
-    colours = np.array([to_rgb(colour) for colour in COLOURS]) ** 2.2 @ np.transpose(seen)
+@pytest.mark.parametrize(("chosen", "least"), [(METHODS, 16.5), (COLOURS, 16)], ids=["methods", "classes"])
+def test_colours_are_told_apart(chosen, least, seen):
+    colours = np.array([to_rgb(colour) for colour in chosen]) ** 2.2 @ np.transpose(seen)
     lab = rgb2lab(colours.clip(0, 1)[None] ** (1 / 2.2))[0]
-    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(COLOURS), 1)]
-    assert len(apart) == 45 and apart.min() > 15  # 2.3 is what can just be noticed
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(chosen), 1)]
+    assert len(apart) in (45, 190) and apart.min() > least  # 2.3 is what can just be noticed
 
 
 @pytest.mark.parametrize("panels", [1, 4])

@@ -120,7 +120,7 @@ def test_a_sweep_gives_a_curve_that_falls(place):
     assert rows[0]["robust"] == rows[0]["clean"] >= rows[1]["robust"] >= rows[2]["robust"] == 0
     assert (place / "sweep" / "result.json").exists()
     picture = np.asarray(Image.open(place / "sweep" / "sweep.png").convert("RGB")).astype(int)
-    blue = (np.abs(picture - [31, 119, 180]).sum(2) < 30)[: len(picture) * 3 // 4]
+    blue = (np.abs(picture - [68, 119, 170]).sum(2) < 30)[: len(picture) * 3 // 4]
     shares = blue.reshape(len(blue), 2, -1).mean((0, 2))
     assert (shares > 0.001).all(), "the line runs through both panels"
 

@@ -40,6 +40,7 @@ LEVELS = {
     "entries": 1,
     "declarations": 1,
     "errors": 0,
+    "wrapping": 0,
 }
 FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides", "lessons"}
 

@@ -148,6 +148,20 @@ INTENDED: dict[str, object] = {
     "runs/fsc-explain/json/failed": [],
     # the ends of intervals replace half-widths, which raises the version of the schema
     "*/json/schema": 2,
+    # a point of a sweep is shown as it was typed
+    "runs/attack/json/results/*/typed": "1/255",
+    "runs/attack-versus/json/results/*/typed": "1/255",
+    "runs/attack-l2/json/results/*/typed": "0.05",
+    **{
+        f"runs/attack-{name}/json/results/{row}/typed": text
+        for name, texts in {"eps": ("0", "2/255", "8/255"), "noise": ("0", "0.5", "1")}.items()
+        for row, text in enumerate(texts)
+    },
+    "runs/attack-eps/table/rows/1/eps": "2/255",
+    "runs/attack-eps/table/rows/2/eps": "8/255",
+    # the records of scores name the image's class
+    "runs/score*/files/records.jsonl/0/0": "class_name disagreement image index method probability scores seconds sigma"
+    " target true",
     # the interval between validations follows the number of episodes
     "help/fsc-train/--every/default": ABSENT,
     # a limit may be a share, and the document says which images were used

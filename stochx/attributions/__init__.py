@@ -51,6 +51,11 @@ class Explanation:
 Measure = Callable[["nn.Module", "Tensor", "Tensor", "Tensor", "Sequence[Key]"], "Tensor"]
 
 
+def is_signed(method: Attribution) -> bool:
+    """Return whether a positive value speaks for the class, and a negative one against it."""
+    return bool(getattr(method, "signed", True))
+
+
 class Attribution(Protocol):
     """x: (N, C, H, W) in [0, 1]; target: (N,) class indices -> `Explanation`.
 

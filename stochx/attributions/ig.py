@@ -30,6 +30,8 @@ class IntegratedGradients:
     """
 
     examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
+    sampled: ClassVar[str] = "draws"  # key that lowers the Monte-Carlo error
+    remedy: ClassVar[str] = "use more `steps`, or `rule=gauss-legendre`"  # what makes a map more complete
 
     steps: int = 50  # quadrature nodes, one gradient each
     baseline: Literal["black", "white", "mean", "blur", "noise"] = "black"  # baseline image, without evidence

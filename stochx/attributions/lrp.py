@@ -32,6 +32,7 @@ class LRP:
     """
 
     few_shot: ClassVar[bool] = True  # its `rules` also explain few-shot networks
+    remedy: ClassVar[str] = "biases absorb the rest; try another `composite`, or `ig`"  # what makes a map more complete
 
     composite: Literal[
         "epsilon-plus-flat",

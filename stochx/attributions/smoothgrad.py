@@ -26,6 +26,7 @@ class SmoothGrad:
     """
 
     examples: ClassVar[tuple[str, ...]] = ("samples=6",)  # settings that are tested
+    sampled: ClassVar[str] = "samples"  # key that lowers the Monte-Carlo error
 
     samples: int = 50  # noisy copies per image; the maximum if `error` is set
     sigma: float = 0.15  # standard deviation of the noise
@@ -40,6 +41,11 @@ class SmoothGrad:
             raise ValueError("sigma must be positive")
         if not 0 <= self.error < 1:
             raise ValueError("error must lie in [0, 1)")
+
+    @property
+    def signed(self) -> bool:
+        """Whether the sign of a map is evidence: squares and variances have none."""
+        return self.form == "mean"
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         sigma = noise_in_pixels(model, x, self.sigma, self.unit)

@@ -35,6 +35,8 @@ class SmoothTaylor:
     """
 
     examples: ClassVar[tuple[str, ...]] = ("roots=6",)  # settings that are tested
+    signed: ClassVar[bool] = False  # the sign of a map is no evidence for or against the class
+    sampled: ClassVar[str] = "roots"  # key that lowers the Monte-Carlo error
 
     sigma: float = 0.3  # standard deviation of the roots (noise=fixed)
     roots: int = 500  # roots per image; the maximum if `error` is set

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stochx.cli.output import Column, Row, View, interval, number, remark, text
+from stochx.cli.output import View, interval, number, remark, text
+from stochx.cli.table import Column, Row
 
 if TYPE_CHECKING:
     from stochx.runs import Document
@@ -15,22 +16,26 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns; models, radii, votes and noise only where the rows differ in them or have them."""
-    optional = [("vote", "vote"), ("noise off", "robust_off")]
+    optional = {
+        "vote": number("vote", "{:.4f}", note="accuracy of the mean probabilities"),
+        "robust_off": number("noise off", "{:.4f}", "robust_off", note="robust accuracy without the network's noise"),
+    }
     return [
-        *(Column(key, _cell(key)) for key in ("model", "eps", "degree") if len({str(row[key]) for row in rows}) > 1),
+        *(column for column in (text("model"), RADIUS, DEGREE) if len({*map(column.cell, rows)}) > 1),
         text("attack"),
         interval("clean", "clean", "clean_low", "clean_high"),
         interval("robust", "robust", "low", "high"),
-        number("success", "{:.4f}"),
-        *(number(name, "{:.4f}", key) for name, key in optional if any(row[key] is not None for row in rows)),
+        number("success", "{:.4f}", note="share of the clean accuracy that is lost"),
+        *(column for key, column in optional.items() if any(row[key] is not None for row in rows)),
         number("n"),
-        number("forwards", "{:.1f}"),
-        number("seconds", "{:.1f}"),
+        number("forwards", "{:.1f}", note="forward passes per image", minor=True),
+        number("seconds", "{:.1f}", minor=True),
     ]
 
 
-def _cell(key: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key])
+# A radius is shown as it was typed.
+RADIUS = Column("eps", lambda row: str(row["typed"]) if row["degree"] is None else f"{row['eps']:.4g}")
+DEGREE = number("degree", "{:.4g}")
 
 
 def _remark(document: Document) -> None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.cli.output import Column, Row, View, number, text
+from stochx.cli.output import View, number, text
+from stochx.cli.table import Column, Row
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns; disagreement and distance in eps only where there are any."""
-    optional = [number("disagreement", "{:.4f}"), number("distance_eps", "{:.3f}")]
+    optional = [
+        number("disagreement", "{:.4f}", note="share of draws that differ from the most frequent class"),
+        number("distance_eps", "{:.3f}", note="distance in units of eps"),
+    ]
     return [
         text("plane"),
         text("model"),
-        number("agreement", "{:.4f}"),
-        number("iou", "{:.4f}"),
+        number("agreement", "{:.4f}", note="share of points with the same class as the first network"),
+        number("iou", "{:.4f}", minor=True),
         number("regions"),
-        Column("classes", lambda row: str(len(row["shares"]))),
+        Column("classes", lambda row: str(len(row["shares"])), numeric=True, minor=True),
         number("confidence", "{:.4f}"),
-        number("distance", "{:.4f}"),
+        number("distance", "{:.4f}", note="to the next class, in L2"),
         *(column for column in optional if any(row[column.name] is not None for row in rows)),
-        Column("changed", lambda row: f"{row['changed']}/{row['n']}"),
-        number("seconds", "{:.1f}"),
+        Column("changed", lambda row: f"{row['changed']}/{row['n']}", numeric=True),
+        number("seconds", "{:.1f}", minor=True),
     ]
 
 

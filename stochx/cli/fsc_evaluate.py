@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.cli.output import Column, Row, View, number, text
+from stochx.cli.output import View, number, text
+from stochx.cli.table import Column, Row
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -20,7 +21,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         columns += [
             _percent("versus %", "accuracy_versus", "_versus"),
             _percent("difference", "difference", "_difference", "+"),
-            number("p", "{:.2g}"),
+            number("p", "{:.2g}", note="paired sign-flip test over episodes"),
         ]
     return columns
 
@@ -32,7 +33,7 @@ def _percent(name: str, key: str, ends: str, sign: str = "") -> Column:
         mean, low, high = (f"{100 * row[k]:{sign}.2f}" for k in (key, f"low{ends}", f"high{ends}"))
         return f"{mean} [{low}, {high}]"
 
-    return Column(name, cell)
+    return Column(name, cell, numeric=True)
 
 
 VIEW = View(_columns)

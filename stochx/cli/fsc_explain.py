@@ -7,7 +7,7 @@ VIEW = View(
         text("image"),
         text("class", "class_name"),
         number("probability", "{:.3f}"),
-        number("evidence", "{:+.3f}"),
-        number("relevance", "{:+.3f}"),
+        number("evidence", "{:+.3f}", note="the class's score minus the mean of the others'"),
+        number("relevance", "{:+.3f}", note="the part of it that reaches the query's pixels"),
     ]
 )

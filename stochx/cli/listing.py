@@ -9,6 +9,7 @@ import typer
 from stochx.catalog import FAMILIES
 from stochx.cli import output
 from stochx.cli.build import Include, Json
+from stochx.cli.table import Column
 from stochx.errors import UsageError, suggest
 from stochx.runs.document import compose
 
@@ -53,7 +54,7 @@ def list_(
     else:
         rows = [{"name": name, "help": FAMILIES[family].summary(name)} for name in FAMILIES[family]]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]
-    columns = [output.Column(key, lambda row, key=key: str(row[key] or "")) for key in keys]  # type: ignore[misc]
+    columns = [Column(key, lambda row, key=key: str(row[key] or "")) for key in keys]  # type: ignore[misc]
     output.show(compose("list", {"what": what}, {}, rows), output.View(lambda rows: columns), json, quiet=False)
 
 

@@ -6,17 +6,18 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stochx.cli.table import Column, Row, fit_table
+from stochx.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from stochx.runs import Document
-
-Row = Mapping[str, Any]
 
 
 def escape_unprintable() -> None:
@@ -28,10 +29,13 @@ def escape_unprintable() -> None:
 
 @cache
 def stdout() -> Console:
-    """Return the console of results. Rich is imported late: completions must not wait for it."""
+    """Return the console of results. Rich is imported late: completions must not wait for it.
+
+    Whether it is a terminal decides the format; variables that speak of colour change nothing in a pipe.
+    """
     from rich.console import Console
 
-    return Console(emoji=False, highlight=False)
+    return Console(emoji=False, highlight=False, force_terminal=sys.stdout.isatty())
 
 
 @cache
@@ -39,15 +43,7 @@ def stderr() -> Console:
     """Return the console of everything else."""
     from rich.console import Console
 
-    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a result table: its heading, and the text of a row's cell."""
-
-    name: str
-    cell: Callable[[Row], str]
+    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True, force_terminal=sys.stderr.isatty())
 
 
 def text(name: str, key: str = "") -> Column:
@@ -55,14 +51,18 @@ def text(name: str, key: str = "") -> Column:
     return Column(name, lambda row: str(row[key or name]))
 
 
-def number(name: str, pattern: str = "{}", key: str = "") -> Column:
+def number(name: str, pattern: str = "{}", key: str = "", note: str = "", minor: bool = False) -> Column:
     """Make a column of numbers from the values under `key`, empty where they are None."""
-    return Column(name, lambda row: "" if row[key or name] is None else pattern.format(row[key or name]))
+
+    def cell(row: Row) -> str:
+        return "" if row[key or name] is None else pattern.format(row[key or name])
+
+    return Column(name, cell, numeric=True, note=note, minor=minor)
 
 
 def interval(name: str, mean: str, low: str, high: str) -> Column:
     """Make a column of means with the ends of their intervals."""
-    return Column(name, lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]")
+    return Column(name, lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]", numeric=True)
 
 
 def _silent(document: Document) -> None:
@@ -95,40 +95,43 @@ def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
     elif not stdout().is_terminal:
         _print_lines(rows, view.columns(rows))
     elif view.fold is None:
-        _print_table(rows, view.columns(rows))
+        _print_table(rows, view.columns(rows), quiet)
     else:
-        _print_table(*view.fold(rows))
+        _print_table(*view.fold(rows), quiet)
     sys.stdout.flush()
     if not (as_json or quiet):
         view.remark(document)
 
 
-def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _print_table(rows: Sequence[Row], columns: Sequence[Column], quiet: bool) -> None:
+    """Print rows as wide as the terminal, and below them what the numbers mean."""
+    tables, shown = fit_table(rows, columns, stdout().width)
+    for table in tables:
+        _print_styled(table.heading, "bold")
+        _print_styled(table.body)
+    if not quiet:
+        notes = "; ".join(f"{column.name}: {column.note}" for column in shown if column.note)
+        hidden = ", ".join(column.name for column in columns if column.minor and column not in shown)
+        for line in (notes, f"no room for {hidden}: see `--json`" if hidden else ""):
+            if line:
+                stdout().print(line, style="dim", markup=False)
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column.name), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(column.cell(row)) for column in columns))
-    stdout().print(table)
+
+def _print_styled(lines: Sequence[str], style: str = "") -> None:
+    for line in lines:
+        stdout().print(line, style=style, markup=False, soft_wrap=True)
 
 
 def _print_lines(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
-    sys.stdout.write("".join("\t".join(_plain(cell) for cell in line) + "\n" for line in lines))
-
-
-def _plain(cell: str) -> str:
-    return cell.replace("\t", " ").replace("\n", " ")
+    sys.stdout.write("".join("\t".join(map(printable, line)) + "\n" for line in lines))
 
 
 def remark(label: str, message: str, style: str = "") -> None:
-    """Print a line on stderr that begins with a label: `error: ...`, `ok  ...`; the message is taken as it is."""
+    """Print a line on stderr that begins with a label: `error: ...`, `ok  ...`; control characters become text."""
     from rich.text import Text
 
-    stderr().print(Text.assemble((label, f"bold {style}"), " ", message))
+    stderr().print(Text.assemble((label, f"bold {style}"), " ", printable(message)))
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stochx.cli.output import Column, Row, View, number, stdout, text
+from stochx.cli.output import View, number, stdout, text
+from stochx.cli.table import Column, Row
 
 if TYPE_CHECKING:
     from stochx.runs import Document
@@ -25,7 +26,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         number("excluded"),
         text("better"),
         Column("best", lambda row: "yes" if row["best"] else ""),
-        number("p", "{:.3g}"),
+        number("p", "{:.3g}", note="paired test against the best mean, adjusted for all pairs"),
         text("setting"),
     ]
 
@@ -39,7 +40,7 @@ def _fold(rows: Sequence[Row]) -> tuple[list[Row], list[Column]]:
     for metric in dict.fromkeys(row["metric"] for row in rows):
         first = next(row for row in rows if row["metric"] == metric)
         title = f"{metric} {ARROWS[first['better']]}\n(n = {first['n']})"
-        columns.append(Column(title, lambda line, metric=metric: _cell(line[metric])))  # type: ignore[misc]
+        columns.append(Column(title, lambda line, metric=metric: _cell(line[metric]), numeric=True))  # type: ignore[misc]
     return list(lines.values()), columns
 
 

@@ -45,6 +45,11 @@ class AUPC:
     reduction: ClassVar[str] = "mean of |channel sum| over windows"
     axis: ClassVar[str] = "regions perturbed"
 
+    @property
+    def height(self) -> str:
+        """Label of the curve's y axis."""
+        return f"{self.read} / first {self.read}"
+
     def __post_init__(self) -> None:
         if self.kernel < 0:
             raise ValueError("kernel must not be negative")

@@ -45,6 +45,7 @@ class AUTVC:
     reduction: ClassVar[str] = "|channel sum| of each level of the pyramid"
     axis: ClassVar[str] = "level of the pyramid"
     bounds: ClassVar[Bounds] = (0.0, math.inf)
+    height: ClassVar[str] = "total variation per pixel"
 
     def __post_init__(self) -> None:
         if self.norm < 1:

@@ -44,6 +44,7 @@ class Randomisation:
     reduction: ClassVar[str] = "ranks of the abs of the channel sum"
     axis: ClassVar[str] = "share of layers re-drawn"
     bounds: ClassVar[Bounds] = (-1.0, 1.0)
+    height: ClassVar[str] = "rank correlation with the map"
 
     def __post_init__(self) -> None:
         if self.stages < 0:

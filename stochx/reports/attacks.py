@@ -18,12 +18,25 @@ from stochx.engine.io.images import to_image
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
-from stochx.reports.figure import save_figure, shorten, style_axis
+from stochx.reports.figure import (
+    INK,
+    TICK,
+    WRONG,
+    as_label,
+    hide_frame,
+    legend_columns,
+    new_figure,
+    own_style,
+    save_figure,
+    style_axis,
+)
+from stochx.reports.palette import line_style
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
 
 SHOWN = 8  # images in a figure of examples
 LEVELS = 255
+ROOM = 0.024  # share of an axis that a letter below it takes
 
 
 def round_to_8_bits(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
@@ -67,67 +80,95 @@ def save_images(
 
 def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:
     """Draw images, their worst adversarial images, and the differences, magnified to the whole range."""
+    save_figure(path, _example_figure(attacked, classes))
+
+
+@own_style()
+def _example_figure(attacked: Attacked, classes: Sequence[str]) -> Figure:
     order = sorted(range(len(attacked.records)), key=lambda n: attacked.records[n].worst - attacked.records[n].clean)
     shown = order[:SHOWN]
-    figure = Figure(figsize=(1.5 * len(shown) + 0.9, 5.2), dpi=110, layout="constrained")
+    figure = new_figure(1.35 * len(shown) + 0.4, 5.3)
     axes = figure.subplots(3, len(shown), squeeze=False)
     for column, n in enumerate(shown):
         record = attacked.records[n]
         name = record.worst_attack or next(iter(attacked.adversarial))
         x, adv = attacked.x[n].cpu(), attacked.adversarial[name][n].cpu()
         change = adv - x
-        scale = float(change.abs().max()) or 1.0
-        pictures = [x, adv, 0.5 + change / (2 * scale)]
-        prediction = classes[record.attacks[name].prediction]
-        titles = [classes[record.label], prediction, f"x {0.5 / scale:.0f}"]
-        for axis, picture, title in zip(axes[:, column], pictures, titles, strict=True):
+        scale = float(change.abs().max())
+        pictures = [x, adv, 0.5 + change / (2 * scale or 1.0)]
+        predictions = record.prediction, record.attacks[name].prediction
+        first = f"true: {as_label(classes[record.label], 13)}\npredicted: {as_label(classes[predictions[0]], 13)}"
+        titles = [first, f"predicted: {as_label(classes[predictions[1]], 13)}", _magnified(scale)]
+        wrong = [*(prediction != record.label for prediction in predictions), False]
+        for axis, picture, title, red in zip(axes[:, column], pictures, titles, wrong, strict=True):
             axis.imshow(np.asarray(to_image(picture)), interpolation="nearest")
-            wrong = axis is axes[1, column] and record.worst < record.clean
-            axis.set_title(shorten(title, 19), fontsize=7, color="#b2182b" if wrong else "0.2")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
+            axis.set_title(title, fontsize=TICK, color=WRONG if red else INK)
+            hide_frame(axis)
     for axis, text in zip(axes[:, 0], ("image", "attacked", "difference"), strict=True):
-        axis.set_ylabel(text, fontsize=8)
-    save_figure(path, figure)
+        axis.set_ylabel(text)
+    return figure
+
+
+def _magnified(scale: float) -> str:
+    return f"× {0.5 / scale:.3g}" if scale else "unchanged"
 
 
 def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "degree of noise (1: as trained)") -> None:
     """Draw accuracy with 95 % intervals and attack success over the radius or the `degree`, a line for each attack."""
+    save_figure(path, _sweep_figure(rows, degree))
+
+
+@own_style()
+def _sweep_figure(rows: Sequence[Mapping[str, Any]], degree: str) -> Figure:
     key = "eps" if rows[0]["degree"] is None else "degree"
-    norm, scale = rows[0]["norm"], 255 if key == "eps" and rows[0]["norm"] == "linf" else 1
-    radius = "radius (linf, of 255)" if scale == 255 else f"radius ({norm}, pixels in [0, 1])"
-    figure = Figure(figsize=(9.6, 4.4), dpi=110, layout="constrained")
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    entries = legend_columns(["no attack", *names], 7.2)
+    figure = new_figure(7.2, 3.2 + 0.17 * -(-(len(names) + 1) // entries))
     left, right = figure.subplots(1, 2)
     clean = {row[key]: row for row in rows}
-    _curve(left, clean.values(), (key, scale), ("clean", "clean_low", "clean_high"), "no attack", "0.5", ":")
-    for k, name in enumerate(dict.fromkeys(row["attack"] for row in rows)):
+    _curve(left, clean.values(), key, ("clean", "clean_low", "clean_high"), "no attack", "0.5", ":")
+    for k, name in enumerate(names):
         of_attack = [row for row in rows if row["attack"] == name]
-        style = ("0.1", "--") if name == WORST else (f"C{k}", "-")
-        _curve(left, of_attack, (key, scale), ("robust", "low", "high"), name, *style)
-        _curve(right, of_attack, (key, scale), ("success", "success", "success"), "", *style)
-    left.set_ylabel(f"accuracy (n = {rows[0]['n']})", fontsize=9)
-    right.set_ylabel("attack success", fontsize=9)
+        colour, dashes = ("0.1", "--") if name == WORST else line_style(k)
+        _curve(left, of_attack, key, ("robust", "low", "high"), as_label(name, 60), colour, dashes)
+        _curve(right, of_attack, key, ("success", "success", "success"), "", colour, dashes)
+    left.set_ylabel(f"accuracy (n = {rows[0]['n']})")
+    right.set_ylabel("attack success")
+    typed = {row[key]: row["typed"] if key == "eps" else f"{row[key]:.4g}" for row in rows}
     for axis in (left, right):
-        axis.set_xlabel(radius if key == "eps" else degree, fontsize=9)
+        axis.set_xlabel(f"radius eps ({rows[0]['norm']}, pixels in [0, 1])" if key == "eps" else degree)
         axis.set_ylim(-0.02, 1.02)
+        _mark_points(axis, typed)
         style_axis(axis)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    save_figure(path, figure)
+    figure.legend(loc="outside lower center", ncols=entries)
+    return figure
+
+
+def _mark_points(axis: Axes, typed: Mapping[float, str]) -> None:
+    """Mark the points of a sweep as they were typed, as many as have room for their texts."""
+    points = sorted(typed)
+    span = points[-1] - points[0] or 1.0
+    kept, free = [points[-1]], points[-1]  # from the right, where the points of most sweeps are far apart
+    for point in reversed(points[:-1]):
+        if (free - point) / span > ROOM * (len(typed[point]) + len(typed[kept[-1]])) / 2:
+            kept.append(point)
+            free = point
+    kept.reverse()
+    axis.set_xticks(kept, [typed[point] for point in kept])
+    axis.set_xticks(points, minor=True)
 
 
 def _curve(
     axis: Axes,
     rows: Iterable[Mapping[str, Any]],
-    over: tuple[str, float],
+    over: str,
     of: tuple[str, str, str],
     label: str,
     colour: str,
     line: str,
 ) -> None:
-    """Draw the mean, low and high ends that the keys `of` name, over another key times its scale."""
-    key, scale = over
-    points = sorted((scale * row[key], *(row[name] for name in of)) for row in rows)
+    """Draw the mean, low and high ends that the keys `of` name, over another key."""
+    points = sorted((row[over], *(row[name] for name in of)) for row in rows)
     x, mean, low, high = np.array(points, dtype=float).T
-    axis.plot(x, mean, marker="o", markersize=3.5, label=label, color=colour, linestyle=line)
+    axis.plot(x, mean, marker="o", label=label, color=colour, linestyle=line)
     axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=colour)

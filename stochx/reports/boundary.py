@@ -19,22 +19,26 @@ from torch import Tensor
 from stochx.engine.io.images import to_image
 from stochx.engine.plane import Plane
 from stochx.reports.arrays import save_arrays
-from stochx.reports.figure import save_figure
+from stochx.reports.figure import (
+    FAINT,
+    LABEL,
+    TICK,
+    as_label,
+    legend_columns,
+    new_figure,
+    own_style,
+    save_figure,
+    wrapped_label,
+)
+from stochx.reports.palette import OTHER, class_colours
 from stochx.tasks.boundary import BoundaryRow, Predictions
 
-# Tol's bright scheme and four more colours, distinguishable with red-green blindness; the largest class comes first.
-COLOURS = (
-    *("#4477AA", "#EE6677", "#CCBB44", "#228833", "#66CCEE", "#AA3377"),
-    *("#7755CC", "#FFBB99", "#553311", "#BB99FF"),
-)
-OTHER = "#AAAAAA"  # classes beyond these
 PALE = 0.22  # saturation of a class at the lowest confidence
 EDGE, HATCH = "#222222", "#00000055"
 BEYOND = 0.05  # share of an image's values outside [0, 1] above which the plane is hatched
 CELLS = 900  # least pixels on the longer side of a panel
 COLUMNS = 4  # panels in a row, where each network has a single panel
 SIDE, STRIP = 3.3, 1.25  # inches: side of a panel, width of the strip of images
-ENTRY, LETTER = 0.53, 0.062  # inches: width of a legend entry without its label, and of a letter of the label
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,12 @@ class Panel:
 
 
 def palette(maps: Sequence[Tensor]) -> dict[int, str]:
-    """Assign a colour to each class that appears in maps of labels, in the order of area."""
+    """Return the colour of each class that appears in maps of labels, in the order of area."""
     area: dict[int, int] = {}
     for labels in maps:
         for k, count in enumerate(labels.flatten().bincount().tolist()):
             area[k] = area.get(k, 0) + count
-    order = sorted((k for k, count in area.items() if count), key=lambda k: (-area[k], k))
-    return {k: COLOURS[place] if place < len(COLOURS) else OTHER for place, k in enumerate(order)}
+    return class_colours(sorted((k for k, count in area.items() if count), key=lambda k: (-area[k], k)))
 
 
 def short_names(texts: Sequence[str]) -> list[str]:
@@ -120,15 +123,15 @@ def scale_end(panels: Sequence[Panel]) -> float | None:
     return max(0.1, *noisy) if noisy else None
 
 
+@own_style()
 def make_figure(scene: Scene, panels: Sequence[Panel], largest: float | None) -> Figure:
     """Return the figure of the panels, with a second column for disagreement where its scale ends at `largest`."""
     columns = min(len(panels), COLUMNS) if largest is None else 2
     rows = -(-len(panels) // columns) if largest is None else len(panels)
     handles, width = _handles(scene), columns * (SIDE + 0.3) + (0.0 if largest is None else 0.6)
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    entries = min(6, max(1, int(width / (ENTRY + LETTER * longest))))
+    entries = legend_columns([str(handle.get_label()) for handle in handles], width)
     height = rows * (SIDE * len(scene.b) / len(scene.a) + 0.75) + 0.22 * -(-len(handles) // entries) + 0.2
-    figure = Figure(figsize=(STRIP + width, height), dpi=120, layout="constrained")
+    figure = new_figure(STRIP + width, height)
     strip, body = figure.subfigures(1, 2, squeeze=False, width_ratios=[STRIP, width])[0]
     _strip(strip, scene, height)
     axes = body.subplots(rows, columns, squeeze=False)
@@ -140,13 +143,12 @@ def make_figure(scene: Scene, panels: Sequence[Panel], largest: float | None) ->
             _disagreement(axes[place, 1], scene, panel, largest)
     used = len(panels) * (1 if largest is None else 2)
     for place, axis in enumerate(axes.flat):
-        axis.set_xlabel(scene.labels[0] if place + columns >= used else "", fontsize=8)
-        axis.set_ylabel(scene.labels[1] if place % columns == 0 else "", fontsize=8)
+        axis.set_xlabel(scene.labels[0] if place + columns >= used else "")
+        axis.set_ylabel(scene.labels[1] if place % columns == 0 else "")
     if largest is not None:
         bar = body.colorbar(ScalarMappable(Normalize(0, largest), "magma_r"), ax=axes[:, 1], shrink=0.8, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-        bar.set_label("share of draws that disagree", fontsize=8)
-    body.legend(handles=handles, loc="outside lower center", ncols=entries, fontsize=8, frameon=False)
+        bar.set_label("share of draws that disagree")
+    body.legend(handles=handles, loc="outside lower center", ncols=entries)
     return figure
 
 
@@ -158,15 +160,15 @@ def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
         axis.set_axis_off()
     for axis, (picture, caption) in zip(axes, scene.pictures, strict=False):
         axis.imshow(np.asarray(to_image(picture.clamp(0, 1))), interpolation="nearest")
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(wrapped_label(caption, 22), fontsize=LABEL)
 
 
 def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
     """Draw the predicted classes, under the network's name and numbers."""
     axis.imshow(_colour(panel.predictions, scene), extent=_extent(scene), origin="lower")
     _furnish(axis, scene, EDGE)
-    axis.set_title(panel.name, fontsize=9, loc="left", fontweight="bold", pad=16)
-    axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
+    axis.set_title(as_label(panel.name, 44), loc="left", fontweight="bold", pad=16)
+    axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=TICK, color=FAINT, va="bottom")
 
 
 def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> None:
@@ -185,7 +187,7 @@ def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> Non
     )
     _furnish(axis, scene, "#3366AA")
     text = f"mean {panel.row.disagreement:.3f}"
-    axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=7.5, color="0.3", va="bottom")
+    axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=TICK, color=FAINT, va="bottom")
 
 
 def _colour(predictions: Predictions, scene: Scene) -> np.ndarray:
@@ -228,7 +230,6 @@ def _furnish(axis: Axes, scene: Scene, colour: str) -> None:
         axis.plot(x, y, "o", ms=11 if several else 6, mfc="white", mec=EDGE, mew=1.0)
         axis.text(x, y, str(n) if several else "", ha="center", va="center_baseline", fontsize=7.5, fontweight="bold")
     axis.set_axis_on()
-    axis.tick_params(labelsize=7)
     axis.set_aspect("equal")
 
 
@@ -243,7 +244,8 @@ def _handles(scene: Scene) -> list[Patch | Line2D]:
     """Return the legend's entries: the classes by area, the ball, and the hatching."""
     own = [k for k, colour in scene.colours.items() if colour != OTHER]
     handles: list[Patch | Line2D] = [
-        Patch(facecolor=scene.colours[k], edgecolor=EDGE, linewidth=0.6, label=scene.classes[k]) for k in own
+        Patch(facecolor=scene.colours[k], edgecolor=EDGE, linewidth=0.6, label=as_label(scene.classes[k], 40))
+        for k in own
     ]
     if len(own) < len(scene.colours):
         handles.append(Patch(facecolor=OTHER, label=f"{len(scene.colours) - len(own)} others"))

@@ -1,12 +1,15 @@
-"""Colours of maps: blue for negative, red for positive, white for zero."""
+"""Colours of maps: blue for negative, red for positive, white for zero; of maps without a sign, white to purple."""
 
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
 PERCENTILE = 99.0
 # Blue to white to red at even steps; equal lightness on both sides, distinguishable with red-green blindness.
 STOPS = np.array([[0.02, 0.19, 0.42], [0.26, 0.58, 0.78], [0.97, 0.97, 0.97], [0.90, 0.46, 0.35], [0.45, 0.01, 0.10]])
+
+PURPLES = np.array([[0.97, 0.97, 0.97], [0.78, 0.72, 0.86], [0.54, 0.42, 0.71], [0.35, 0.13, 0.53], [0.16, 0.0, 0.30]])
 
 
 def scale_of(values: np.ndarray) -> float:
@@ -15,16 +18,29 @@ def scale_of(values: np.ndarray) -> float:
     return top if top > 0 else float(np.abs(values).max()) or 1.0
 
 
-def diverging(values: np.ndarray, scale: float) -> np.ndarray:
-    """Turn signed values (H, W) into colours (H, W, 3) in [0, 1], saturated at +-scale."""
-    place = (np.clip(values / scale, -1, 1) + 1) / 2
-    stops = np.linspace(0, 1, len(STOPS))
-    return np.stack([np.interp(place, stops, STOPS[:, c]) for c in range(3)], -1).astype(np.float32)
+def colours_of(values: np.ndarray, scale: float, signed: bool = True) -> np.ndarray:
+    """Turn values (H, W) into colours (H, W, 3) in [0, 1], saturated at +-scale; of unsigned ones |values| counts."""
+    place = (np.clip(values / scale, -1, 1) + 1) / 2 if signed else np.clip(np.abs(values) / scale, 0, 1)
+    stops = STOPS if signed else PURPLES
+    steps = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(place, steps, stops[:, c]) for c in range(3)], -1).astype(np.float32)
 
 
-def overlay(image: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
-    """Blend the colours of signed values (H, W) over a pale grey image (H, W, 3), by strength: (H, W, 3) in [0, 1]."""
+def colour_map(signed: bool = True) -> LinearSegmentedColormap:
+    """Return the same colours for a colour bar."""
+    return LinearSegmentedColormap.from_list("stochx", (STOPS if signed else PURPLES).tolist())
+
+
+def overlay(image: np.ndarray, values: np.ndarray, scale: float, signed: bool = True) -> np.ndarray:
+    """Blend the colours of a map (H, W) over a pale grey image (H, W, 3), by strength: (H, W, 3) in [0, 1]."""
     grey = image.mean(2, keepdims=True)
     weight = np.clip(np.abs(values) / scale, 0, 1)[..., None] ** 0.7
-    blend: np.ndarray = (1 - weight) * (0.35 + 0.6 * grey) + weight * diverging(values, scale)
+    blend: np.ndarray = (1 - weight) * (0.35 + 0.6 * grey) + weight * colours_of(values, scale, signed)
     return blend
+
+
+def legend_of_colours(signed: bool, unsigned: bool) -> str:
+    """Return what the colours of a figure mean that has maps of these kinds."""
+    parts = ["red: for the class, blue: against it"] if signed else []
+    parts += ["purple: strength alone, as the sign of the map is no evidence"] if unsigned else []
+    return "; ".join([*parts, "colours end at the 99th percentile of each map"])

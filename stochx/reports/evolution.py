@@ -12,10 +12,12 @@ from PIL import Image
 
 from stochx.engine.io.store import atomic
 from stochx.reports.boundary import Panel, Scene, make_figure, scale_end
-from stochx.reports.figure import save_figure, style_axis
+from stochx.reports.figure import as_label, new_figure, own_style, save_figure, style_axis, write_figure
+from stochx.reports.palette import COLOURS
 from stochx.tasks.boundary import BoundaryRow
 
 FRAME, LAST = 700, 2500  # milliseconds
+MOST_NAMES = 12  # networks that are named below an axis
 
 
 def animate(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
@@ -29,7 +31,7 @@ def animate(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
 def _frame(scene: Scene, panel: Panel, largest: float | None) -> Image.Image:
     """Draw a frame in 256 colours, which keep rare colours of the legend."""
     file = io.BytesIO()
-    make_figure(scene, [panel], largest).savefig(file, format="png")
+    write_figure(file, make_figure(scene, [panel], largest))
     with Image.open(file) as picture:
         return picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
 
@@ -45,17 +47,24 @@ CURVES: dict[str, Callable[[BoundaryRow], float | None]] = {
 
 def draw_evolution(path: Path, names: Sequence[str], rows: Sequence[BoundaryRow]) -> None:
     """Draw each number over the networks in their order, in a small plot of its own, with gaps where it is missing."""
+    save_figure(path, _curves(names, rows))
+
+
+@own_style()
+def _curves(names: Sequence[str], rows: Sequence[BoundaryRow]) -> Figure:
     shown = {title: [of(row) for row in rows] for title, of in CURVES.items()}
     shown = {title: values for title, values in shown.items() if any(value is not None for value in values)}
-    figure = Figure(figsize=(2.7 * len(shown), 2.9), dpi=110, layout="constrained")
+    figure = new_figure(2.3 * len(shown), 2.6)
     for axis, (title, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        axis.plot([float("nan") if value is None else value for value in values], "o-", ms=3.5, color="#4477AA")
-        axis.set_title(title, fontsize=9)
+        axis.plot([float("nan") if value is None else value for value in values], "o-", color=COLOURS[0])
+        axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
         axis.set_xlim(-0.3, len(rows) - 0.7)
-        style_axis(axis, 7)
-        if len(names) <= 12:
-            axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+        style_axis(axis)
+        if len(names) <= MOST_NAMES:
+            labels = [as_label(name, 24) for name in names]
+            axis.set_xticks(range(len(names)), labels, rotation=60, ha="right", rotation_mode="anchor")
         else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    save_figure(path, figure)
+            axis.set_xlabel("network, in the order given")
+    return figure

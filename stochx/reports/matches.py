@@ -12,7 +12,17 @@ from torch import Tensor
 
 from stochx.reports.arrays import save_arrays
 from stochx.reports.colours import overlay, scale_of
-from stochx.reports.figure import save_figure, shorten
+from stochx.reports.figure import (
+    FAINT,
+    TICK,
+    TITLE,
+    as_label,
+    hide_frame,
+    new_figure,
+    own_style,
+    save_figure,
+    wrapped_label,
+)
 from stochx.tasks.explain_fewshot import Matched
 
 SHOWN = 3  # support images of a class
@@ -35,27 +45,36 @@ def draw_matches(path: Path, matched: Matched, query: Tensor, support: Tensor, c
 
     query (3, H, W), support (N, K, 3, H, W). All maps of the query share a scale, and so do those of the support.
     """
+    save_figure(path, _make_figure(matched, query, support, classes))
+
+
+@own_style()
+def _make_figure(matched: Matched, query: Tensor, support: Tensor, classes: Sequence[str]) -> Figure:
     ways, shots = support.shape[0], min(support.shape[1], SHOWN)
-    figure = Figure(figsize=(0.4 + 2.1 * (ways + 1), 0.8 + 2.2 * (1 + shots)), layout="constrained", dpi=110)
+    figure = new_figure(0.5 + 1.7 * (ways + 1), 0.9 + 1.75 * (1 + shots))
     axes = figure.subplots(1 + shots, ways + 1, squeeze=False)
     order = matched.probabilities.argsort(descending=True).tolist()
-    top = f"{shorten(classes[order[0]], 40)}  (p = {float(matched.probabilities[order[0]]):.3f})"
-    figure.suptitle(f"predicted: {top}", fontsize=12)
+    top = f"{as_label(classes[order[0]], 40)} (p = {float(matched.probabilities[order[0]]):.3f})"
+    figure.suptitle(f"predicted: {top}", fontsize=TITLE + 2)
     axes[0, 0].imshow(query.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes[0, 0].set_title("query", fontsize=9)
+    axes[0, 0].set_title("query")
     scales = scale_of(matched.query.sum(1).numpy()), scale_of(matched.support.sum(2).numpy())
     for column, k in enumerate(order, 1):
         _draw_overlay(axes[0, column], query, matched.query[k], scales[0])
-        axes[0, column].set_title(f"{shorten(classes[k], 20)}\np = {float(matched.probabilities[k]):.3f}", fontsize=9)
+        name = wrapped_label(classes[k], 20, 2)
+        axes[0, column].set_title(f"{name}\np = {float(matched.probabilities[k]):.3f}")
         for row in range(shots):
             _draw_overlay(axes[1 + row, column], support[k, row], matched.support[k, row], scales[1])
-    left = "" if shots == support.shape[1] else f"\n(the first {shots} of {support.shape[1]})"
-    axes[1, 0].text(0.5, 0.5, f"support of\neach class{left}", ha="center", va="center", fontsize=9)
     for axis in axes.flat:
-        axis.set_axis_off()
+        hide_frame(axis)
+    axes[0, 1].set_ylabel("evidence in the query")
+    for row in range(shots):
+        axes[1 + row, 1].set_ylabel(f"in support image {row + 1}")
+    left = "" if shots == support.shape[1] else f" (the first {shots} of {support.shape[1]} images)"
     words = "query: red speaks for the class rather than for the others, blue against it"
-    figure.supxlabel(f"{words}; support: red raises its class's own score, blue lowers it", fontsize=8)
-    save_figure(path, figure)
+    more = f"support{left}: red raises the score of its own class, blue lowers it"
+    figure.supxlabel(f"{words}\n{more}", fontsize=TICK, color=FAINT)
+    return figure
 
 
 def _draw_overlay(axis: Axes, image: Tensor, relevance: Tensor, scale: float) -> None:

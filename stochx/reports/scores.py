@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,12 +13,24 @@ from PIL import Image
 from stochx.engine.io.store import atomic
 from stochx.engine.statistics import interval
 from stochx.metrics import Metric
-from stochx.reports.colours import diverging, scale_of
-from stochx.reports.figure import save_figure, shorten, style_axis
+from stochx.reports.colours import colours_of, legend_of_colours, scale_of
+from stochx.reports.figure import (
+    FAINT,
+    TICK,
+    as_label,
+    legend_columns,
+    new_figure,
+    own_style,
+    save_figure,
+    style_axis,
+    wrapped_label,
+)
+from stochx.reports.palette import line_style
 from stochx.tasks.score import Scored, bounds_of
 
 STRIP = 160  # pixels of a side in a gallery
 SHOWN = 10  # images of a gallery
+LETTER = 0.065  # inches of a letter in a title of a gallery
 ARROWS = {True: "higher is better", False: "lower is better", None: "for comparison"}
 
 
@@ -33,32 +43,43 @@ def draw_curves(
     panels = {name: curves for name, curves in panels.items() if curves}
     if not panels:
         return False
+    save_figure(path, _curve_figure(panels, methods, curved))
+    return True
+
+
+@own_style()
+def _curve_figure(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    methods: Sequence[str],
+    metrics: Mapping[str, Metric],
+) -> Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.4 * columns, 4.0 * rows + 0.5 + 0.16 * len(methods)), layout="constrained", dpi=110)
+    entries = legend_columns(methods, 3.6 * columns)
+    figure = new_figure(3.6 * columns + 0.2, 2.9 * rows + 0.3 + 0.17 * -(-len(methods) // entries))
     axes = figure.subplots(rows, columns, squeeze=False)
-    colours = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for axis, (name, curves) in zip(axes.flat, panels.items(), strict=False):
         counts = set()
         for place, (method, (places, heights)) in enumerate(curves.items()):
-            colour, n = colours[methods.index(method) % len(colours)], len(heights)
+            (colour, dashes), n = line_style(methods.index(method)), len(heights)
             counts.add(n)
             mean = heights.mean(0)
             marker = "o" if len(places) < 12 else None
-            axis.plot(places, mean, color=colour, label=method, marker=marker, markersize=3, zorder=3 + place)
+            axis.plot(places, mean, dashes, color=colour, label=as_label(method), marker=marker, zorder=3 + place)
             if n > 2:
-                band = [interval(column, bounds_of(curved[name])) for column in heights.T.tolist()]
+                band = [interval(column, bounds_of(metrics[name])) for column in heights.T.tolist()]
                 low, high = ([getattr(each, end) for each in band] for end in ("low", "high"))
                 axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
-        axis.set_title(f"{name}  (n = {', '.join(map(str, sorted(counts)))})", fontsize=10)
-        axis.set_xlabel(f"{curved[name].axis}  ({ARROWS[curved[name].higher_is_better]})", fontsize=9)
+        metric = metrics[name]
+        axis.set_title(f"{wrapped_label(name, 40)}  (n = {', '.join(map(str, sorted(counts)))})")
+        axis.set_xlabel(f"{metric.axis}  ({ARROWS[metric.higher_is_better]})")
+        axis.set_ylabel(getattr(metric, "height", getattr(metric, "read", "value")))
         style_axis(axis)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
-    save_figure(path, figure)
-    return True
+    figure.legend(handles, labels, loc="outside lower center", ncols=entries)
+    return figure
 
 
 def _curves(
@@ -78,24 +99,39 @@ def _curves(
     return {m: (np.array(places), np.array([row[m]["curve"] for row in whole])) for m in methods}
 
 
-def save_strip(path: Path, scored: Scored) -> None:
-    """Write the image and its maps side by side as a small PNG, a row of the gallery."""
+def save_strip(path: Path, scored: Scored, unsigned: Collection[str] = ()) -> None:
+    """Write the image and its maps side by side as a small PNG, a row of the gallery.
+
+    Maps of `unsigned` methods are drawn by their absolute value.
+    """
     assert scored.image is not None
     picture = scored.image.permute(1, 2, 0).numpy()
-    maps = [relevance.numpy() for relevance in scored.maps.values()]
-    tiles = [(picture * 255).astype(np.uint8)]
-    tiles += [(diverging(values, scale_of(values)) * 255).astype(np.uint8) for values in maps]
+    tiles = [picture]
+    for method, relevance in scored.maps.items():
+        values = relevance.numpy()
+        tiles.append(colours_of(values, scale_of(values), method not in unsigned))
     height, width = picture.shape[:2]
     size = (max(1, round(STRIP * width / height)), STRIP)
-    small = [np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BILINEAR)) for tile in tiles]
+    small = [_resized(tile, size) for tile in tiles]
     gap = np.full((STRIP, 4, 3), 255, np.uint8)
     row = np.concatenate([part for tile in small for part in (tile, gap)][:-1], axis=1)
     with atomic(path) as temporary:
         Image.fromarray(row).save(temporary, format="PNG")
 
 
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a picture (H, W, 3) in [0, 1] as 8-bit pixels of another size (width, height)."""
+    pixels = Image.fromarray((picture * 255).astype(np.uint8))
+    return np.asarray(pixels.resize(size, Image.Resampling.BILINEAR))
+
+
 def draw_gallery(
-    path: Path, strips: Path, records: Sequence[Mapping[str, Any]], methods: Sequence[str], files: Sequence[str]
+    path: Path,
+    strips: Path,
+    records: Sequence[Mapping[str, Any]],
+    methods: Sequence[str],
+    files: Sequence[str],
+    unsigned: Collection[str] = (),
 ) -> bool:
     """Draw the strips of the images on which the methods disagree most, largest first; return False without strips."""
     by_image = {record["index"]: record for record in records}
@@ -107,22 +143,45 @@ def draw_gallery(
     for record in shown:
         with Image.open(strips / f"{files[record['index']]}.png") as image:
             pictures.append(np.asarray(image.convert("RGB")))
+    save_figure(path, _gallery_figure(shown, pictures, methods, set(unsigned).intersection(methods)))
+    return True
+
+
+@own_style()
+def _gallery_figure(
+    shown: Sequence[Mapping[str, Any]],
+    pictures: Sequence[np.ndarray],
+    methods: Sequence[str],
+    unsigned: Collection[str],
+) -> Figure:
     widest = max(picture.shape[1] for picture in pictures)
-    width, height, margin = widest / 100 + 2.2, 1.7 * len(shown) + 0.4, 2.0  # inches; the names stand in the margin
-    figure = Figure(figsize=(width, height), dpi=110)
-    figure.subplots_adjust(margin / width, 0.1 / height, 1 - 0.1 / width, 1 - 0.3 / height, hspace=0.05)
+    tile = widest / 100 / (1 + len(methods))  # inches
+    titles = ["image", *(wrapped_label(method, max(8, int(tile / LETTER))) for method in methods)]
+    top = 0.15 + 0.14 * max(title.count("\n") + 1 for title in titles)
+    width, margin = widest / 100 + 2.0, 1.9  # inches; the names stand in the margin
+    height = 1.7 * len(shown) + top + 0.3
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(margin / width, 0.3 / height, 1 - 0.1 / width, 1 - top / height, hspace=0.05)
     axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-    columns = 1 + len(methods)
     for axis, record, picture in zip(axes, shown, pictures, strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.set_axis_off()
         disagreement = record["disagreement"]
-        name = "\n".join(textwrap.wrap(record["class_name"], 20))
-        text = f"{name}\n(p = {record['probability']:.2f})"
+        lines = [f"true: {record['true']}"] if record.get("true") is not None else []
+        lines = [wrapped_label(line, 24) for line in (*lines, f"explained: {record['class_name']}")]
+        text = "\n".join([*lines, f"(p = {record['probability']:.2f})"])
         text += "" if disagreement is None else f"\ndisagreement {disagreement:.2f}"
-        axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=7)
-    for column, title in enumerate(["image", *methods]):
-        place = (column + 0.5) / columns
-        axes[0].text(place, 1.04, shorten(title, 26), transform=axes[0].transAxes, ha="center", va="bottom", fontsize=7)
-    save_figure(path, figure)
-    return True
+        axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=TICK)
+    for column, title in enumerate(titles):
+        place = (column + 0.5) / len(titles)
+        axes[0].text(place, 1.02, title, transform=axes[0].transAxes, ha="center", va="bottom", fontsize=TICK)
+    figure.text(
+        0.5,
+        0.08 / height,
+        legend_of_colours(len(unsigned) < len(methods), bool(unsigned)),
+        ha="center",
+        va="bottom",
+        fontsize=TICK,
+        color=FAINT,
+    )
+    return figure

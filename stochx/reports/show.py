@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stochx.engine.maps import Maps, maps_of
 from stochx.errors import InputError, UsageError
-from stochx.reports.colours import diverging, overlay, scale_of
-from stochx.reports.figure import shorten
+from stochx.reports.colours import colours_of, overlay, scale_of
+from stochx.reports.figure import as_label, hide_frame, own_style, write_figure
 
 SIDE = 3.0  # inches
 
@@ -21,15 +21,17 @@ class Shown(Figure):
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
-        self.savefig(file, format="png")
+        write_figure(file, self)
         return file.getvalue()
 
 
-def show(map: Maps, image: Tensor | None = None, *, titles: Sequence[str] | str = ()) -> Figure:
+@own_style()
+def show(map: Maps, image: Tensor | None = None, *, titles: Sequence[str] | str = (), signed: bool = True) -> Figure:
     """Return a figure with a row for each map: its image, the map, and the map on its image.
 
     `map` is an explanation, or maps as metrics take them; `image` (N, C, H, W) or (C, H, W) in [0, 1]. Red speaks for
-    the class, blue against it. Raises `StochxError` for what cannot be drawn.
+    the class, blue against it; `signed=False` draws |map| in purple, for maps whose sign is no evidence, as those of
+    SmoothTaylor (`stochx.attributions.is_signed(method)`). Raises `StochxError` for what cannot be drawn.
     """
     x = None if image is None else _pictures(image)
     maps, _ = maps_of(map, x, image is not None and image.dim() == 3)
@@ -37,19 +39,19 @@ def show(map: Maps, image: Tensor | None = None, *, titles: Sequence[str] | str 
     if names and len(names) != len(maps):
         raise UsageError(f"there are {len(names)} titles for {len(maps)} maps", "give one for each")
     columns, (height, width) = (1 if x is None else 3), maps.shape[2:]
-    figure = Shown(figsize=(SIDE * columns, (SIDE * height / width + 0.3) * len(maps)), layout="constrained", dpi=110)
+    figure = Shown(figsize=(SIDE * columns, (SIDE * height / width + 0.3) * len(maps)), layout="constrained")
     axes = figure.subplots(len(maps), columns, squeeze=False)
     for n, relevance in enumerate(maps.sum(1).float().cpu().numpy()):
         scale = scale_of(relevance)
-        pictures = [diverging(relevance, scale)]
+        pictures = [colours_of(relevance, scale, signed)]
         if x is not None:
             grid = x[n].float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
-            pictures = [grid, *pictures, overlay(grid, relevance, scale)]
+            pictures = [grid, *pictures, overlay(grid, relevance, scale, signed)]
         for axis, picture in zip(axes[n], pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_axis_off()
+            hide_frame(axis)
         if names:
-            axes[n, 0].set_title(shorten(names[n], 40), fontsize=9, loc="left", parse_math=False)
+            axes[n, 0].set_title(as_label(names[n], 40), loc="left")
     return figure
 
 

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stochx.reports.figure import save_figure, style_axis
+from stochx.reports.figure import new_figure, own_style, save_figure, style_axis
 
-COLOURS = {"clean": "#2166ac", "validation": "#2166ac", "robust": "#b2182b", "accuracy": "0.55"}
+# Training, validation and attack have the colour of their own in both panels.
+COLOURS = {"clean": "#4477AA", "validation": "#4477AA", "robust": "#EE6677", "accuracy": "0.45"}
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> None:
@@ -20,10 +21,15 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str
 
     With `attacked`, training accuracy is that on adversarial images.
     """
-    figure = Figure(figsize=(9.0, 3.6), dpi=110, layout="constrained")
+    save_figure(path, _make_figure(rows, best, attacked))
+
+
+@own_style()
+def _make_figure(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> Figure:
+    figure = new_figure(7.2, 3.1)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    _line(left, epochs, [row["loss"] for row in rows], "training", "0.25")
+    _line(left, epochs, [row["loss"] for row in rows], "", COLOURS["accuracy"])
     names = {
         "accuracy": "training, attacked" if attacked else "training",
         "clean": "validation",
@@ -34,19 +40,21 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str
         if key in rows[-1]:
             _line(right, epochs, [row.get(key) for row in rows], name, COLOURS[key])
     if best is not None:
-        right.axvline(best["epoch"], color="0.3", linestyle=":", linewidth=1, label=f"kept: epoch {best['epoch']}")
-    left.set_ylabel("loss", fontsize=9)
-    right.set_ylabel("accuracy", fontsize=9)
+        for axis in (left, right):
+            label = f"kept: epoch {best['epoch']}" if axis is right else ""
+            axis.axvline(best["epoch"], color="0.3", linestyle=":", linewidth=1, label=label)
+    left.set_ylabel("training loss")
+    right.set_ylabel("accuracy")
     right.set_ylim(-0.02, 1.02)
     for axis in (left, right):
-        axis.set_xlabel("epoch", fontsize=9)
+        axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         style_axis(axis)
-    right.legend(fontsize=8, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    save_figure(path, figure)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
 
 
 def _line(axis: Axes, epochs: Sequence[int], values: Sequence[float | None], name: str, colour: str) -> None:
     """Draw a line with gaps where there is no value."""
     heights = [float("nan") if value is None else value for value in values]
-    axis.plot(epochs, heights, marker="o", markersize=3, label=name, color=colour)
+    axis.plot(epochs, heights, marker="o", label=name, color=colour)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from stochx.classes import are_numbers, match_classes
 from stochx.engine.io.data import Data, Item
 from stochx.engine.io.images import read, to_tensor
 from stochx.engine.network.classifier import Classifier
@@ -59,7 +60,23 @@ def data_sources(data: Data, name: str, model: Classifier) -> list[Source]:
     """Return the images of the data set `name`."""
     if not len(data):
         raise InputError(f"`{name}` holds no images", "check the path")
-    return [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(len(data))]
+    names = _true_classes(data, name, model)
+    return [
+        Source(data.keys[i], partial(data.item, i, model.preparation), true=names[i] if names else None)
+        for i in range(len(data))
+    ]
+
+
+def _true_classes(data: Data, name: str, model: Classifier) -> list[str]:
+    """Return the class of each image as the network calls it, or else as the data set does; empty without labels."""
+    labels = [] if data.labels is None else [int(label) for label in data.labels]
+    if are_numbers(model.classes):
+        return [data.classes[label] for label in labels]
+    try:
+        outputs = match_classes(data.classes, model.classes, sorted({*labels}), name)
+    except InputError:
+        return [data.classes[label] for label in labels]
+    return [model.classes[outputs[label]] for label in labels]
 
 
 def _read_file(path: Path, model: Classifier) -> Item:

@@ -193,7 +193,8 @@ def _keeper(
 def _rows(case: Case, records: Sequence[Record], noisy: bool) -> list[Record]:
     """Return the table of one network at one point; each row names the attack's settings, defaults included."""
     settings, point = case.settings, case.point
-    where = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
+    where: Record = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
+    where["typed"] = point.text
     rows = summarise(records, list(case.methods), noisy, settings.target is not None)
     return [where | dataclasses.asdict(row) | {"parameters": _parameters(case.methods.get(row.attack))} for row in rows]
 

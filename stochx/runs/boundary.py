@@ -15,6 +15,7 @@ from stochx.engine.world import World
 from stochx.loading import load_data
 from stochx.reports.boundary import Panel, Scene, draw_plane, palette, read_maps, save_maps, save_plane, short_names
 from stochx.reports.evolution import animate, draw_evolution
+from stochx.reports.figure import as_label
 from stochx.reports.maps import file_names
 from stochx.runs import Outcome
 from stochx.runs._networks import open_network
@@ -178,17 +179,17 @@ def _scene(case: Case, view: View, colours: dict[int, str]) -> Scene:
     settings, plane = case.settings, view.plane
     a, b = plane.grid(settings.resolution)
     beyond, far = outside(plane.to(case.first.mean), settings.resolution)
-    labels = [item.key if item.label is None else view.classes[item.label] for item in view.items]
+    labels = [item.key if item.label is None else f"true: {view.classes[item.label]}" for item in view.items]
     if case.eps is None:
         pairs = zip(view.items, labels, strict=True)
-        pictures = [(item.image, f"{n}: {label}") for n, (item, label) in enumerate(pairs, 1)]
+        pictures = [(item.image, f"{n}, {label}") for n, (item, label) in enumerate(pairs, 1)]
         second = "L2 distance, towards image 3"
     else:
         ends = plane.origin + case.eps * plane.axes
         steps = [(end, f"+ eps {arrow}") for end, arrow in zip(ends, "→↑", strict=True)]
         pictures, second = [(view.items[0].image, labels[0]), *steps], "a random orthogonal direction, as long"
     unit = case.eps or 1.0
-    first = AXES[settings.plane].format(name=case.names[0], eps=settings.eps)
+    first = AXES[settings.plane].format(name=as_label(case.names[0], 30), eps=settings.eps)
     return Scene(
         plane=plane,
         a=a / unit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import InputError
-from stochx.reports.maps import draw_explanation, file_names, save_map
+from stochx.reports.explanation import draw_explanation
+from stochx.reports.maps import file_names, save_map
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
@@ -29,7 +31,10 @@ from stochx.runs._results import (
 from stochx.runs.watch import Watch
 from stochx.settings import Explain
 from stochx.tasks.batches import Failed
+from stochx.tasks.doubts import doubts
 from stochx.tasks.explain import Explained, ExplanationRow, explain
+
+log = logging.getLogger("stochx")
 
 
 def run(settings: Explain, world: World, watch: Watch) -> Outcome:
@@ -68,6 +73,9 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None, exit_code(rows, failed))
     raise_lone_failure(rows, failed)
+    new = [result for result in results if isinstance(result, ExplanationRow)]
+    for text in doubts(new, methods, settings.draws if model.noise != "none" else None):
+        log.warning("%s", text)
     document = make_document(settings, watch, machine, rows, failed) | {"sample": dataclasses.asdict(sample)}
     if rows:
         folder.begin()

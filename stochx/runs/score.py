@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Item
@@ -17,7 +19,7 @@ from stochx.engine.io.mapfile import MapFile, find_maps, read_map
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
-from stochx.errors import InputError
+from stochx.errors import InputError, UsageError
 from stochx.metrics import Metric
 from stochx.reports.maps import file_names
 from stochx.reports.scores import draw_curves, draw_gallery, save_strip
@@ -38,6 +40,7 @@ from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
 from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.doubts import Accuracy, doubts, fewest_images
 from stochx.tasks.score import Scored, check_needs, score, summarise
 from stochx.tasks.score_maps import MapStore, score_maps
 
@@ -70,6 +73,16 @@ class Case:
         """The methods that made the maps, or will."""
         return list(self.settings.methods) or (self.store.methods if self.store else [])
 
+    @property
+    def unsigned(self) -> set[str]:
+        """The methods whose maps count by their absolute value, as far as they are known here."""
+        unsigned = set[str]()
+        for text in self.methods:
+            with contextlib.suppress(UsageError):  # a map from another tool
+                if not is_signed(ATTRIBUTIONS.make(text)):
+                    unsigned.add(text)
+        return unsigned
+
 
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
@@ -95,7 +108,8 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         before = earlier_records(folder, case.names)
         done = {record["index"] for record in before}
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
-            results = _score(case, folder, done, world, advance)
+            accuracies = list[Accuracy]()
+            results = _score(case, folder, done, world, advance, accuracies)
         machine = inference_facts(settings, model)
     failed = [result for result in results if isinstance(result, Failed)]
     records = merge_records(before, _records(results), case.methods)
@@ -105,6 +119,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     with watch.progress("comparing"):
         rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
     _report_exclusions(rows)
+    _report_doubts(case, accuracies, rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["sample"] = dataclasses.asdict(sample)
     document["images"] = len({record["index"] for record in records})
@@ -117,16 +132,25 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
 
 
 def _score(
-    case: Case, folder: RunFolder, done: set[int], world: World, advance: Callable[[int], None]
+    case: Case,
+    folder: RunFolder,
+    done: set[int],
+    world: World,
+    advance: Callable[[int], None],
+    accuracies: list[Accuracy],
 ) -> Sequence[Any]:
-    """Score the maps of a network, or stored ones without it; finished images go into the run folder."""
+    """Score the maps of a network, or stored ones without it; finished images go into the run folder.
+
+    What is known of the accuracy of the maps is added to `accuracies`.
+    """
     settings, store = case.settings, case.store
     files = file_names(case.names)
 
     def keep(scored: Scored) -> None:
         folder.begin()
+        accuracies.extend(scored.accuracies)
         if settings.figure and scored.image is not None:
-            save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored)
+            save_strip(folder.folder / "strips" / f"{files[scored.index]}.png", scored, case.unsigned)
 
     def report(results: Sequence[Any], count: int) -> None:
         if records := _records(results):
@@ -192,13 +216,30 @@ def _report_exclusions(rows: Sequence[Record]) -> None:
             log.warning("`%s`: %d images are left out for all methods: %s", metric, row["excluded"], reasons)
 
 
+def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Record]) -> None:
+    """Warn of maps that are mostly noise, and of too few images for a comparison."""
+    noisy = case.model is not None and case.model.noise != "none"
+    methods = {text: ATTRIBUTIONS.make(text) for text in case.settings.methods}
+    for text in doubts(accuracies, methods, case.settings.draws if noisy else None):
+        log.warning("%s", text)
+    compared = [row["n"] for row in rows if row["better"] != "none"]
+    least = fewest_images(len(case.methods))
+    if len(case.methods) > 1 and compared and max(compared) < least:
+        log.warning(
+            "%d images are too few for a significant best of %d methods: use at least %d",
+            max(compared),
+            len(case.methods),
+            least,
+        )
+
+
 def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:
     folder.begin()
     folder.finish(records, document)
     if case.settings.figure:
         strips, files = folder.folder / "strips", file_names(case.names)
         draw_curves(folder.folder / "curves.png", records, case.methods, case.metrics)
-        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files)
+        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files, case.unsigned)
 
 
 def _open_maps(root: Path) -> MapStore:

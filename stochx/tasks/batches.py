@@ -38,12 +38,14 @@ R = TypeVar("R", bound=Indexed)
 class Source:
     """An image: its name in results, a function that reads it at the network's size, and the class to explain.
 
-    The item's `key` seeds the random draws. Without a target of its own it gets the run's.
+    The item's `key` seeds the random draws. Without a target of its own it gets the run's. `true` is the name of its
+    class, if it is known.
     """
 
     name: str
     read: Callable[[], Item]
     target: int | None = None
+    true: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ImageBatch:
     """Images of one size, with the network's predictions.
 
     `images` (N, C, H, W) in [0, 1], `probabilities` and `logits` (N, K), `target` (N,); `keys` hold the seed.
+    `true` are the names of the images' classes, where they are known.
     """
 
     indices: Sequence[int]
@@ -71,6 +74,7 @@ class ImageBatch:
     logits: Tensor
     target: Tensor
     draws: int
+    true: Sequence[str | None]
 
     @property
     def key(self) -> str:
@@ -177,6 +181,7 @@ def _classified(
         logits=out,
         target=chosen,
         draws=draws,
+        true=[sources[i].true for i, _ in pairs],
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from stochx.attributions import Attribution
+from stochx.attributions import Attribution, is_signed
 from stochx.engine.io.data import Item
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -53,7 +53,10 @@ class ExplanationRow:
 
 @dataclass(frozen=True)
 class Explained:
-    """The maps (C, H, W) of an image by method, with the network's input and probabilities."""
+    """The maps (C, H, W) of an image by method, with the network's input and probabilities.
+
+    `unsigned` names methods whose maps count by their absolute value; `true` is the image's class, if it is known.
+    """
 
     index: int
     name: str
@@ -61,6 +64,8 @@ class Explained:
     probabilities: Tensor
     maps: Mapping[str, Tensor]
     rows: Sequence[ExplanationRow]
+    unsigned: frozenset[str] = frozenset()
+    true: str | None = None
 
 
 def explain(
@@ -81,6 +86,7 @@ def explain(
     The target is the class index `target`, or each image's top prediction. A map of a stochastic network is the
     mean over `draws` of its noise. Unreadable images, and logits or maps that are not finite, become `Failed`.
     """
+    unsigned = frozenset(name for name, method in methods.items() if not is_signed(method))
     methods = {name: bind_objective(method) for name, method in methods.items()}
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[ExplanationRow | Failed]:
@@ -90,7 +96,7 @@ def explain(
                 if isinstance(result, Failed):
                     rows.append(result)
                 else:
-                    keep(result)
+                    keep(replace(result, unsigned=unsigned))
                     rows += result.rows
         return rows
 
@@ -127,4 +133,4 @@ def _explain_batch(
             for method, (e, seconds) in results.items()
         ]
         maps = {method: e.map[n].float().cpu() for method, (e, _) in results.items()}
-        yield Explained(i, name, batch.items[n].image, batch.probabilities[n].cpu(), maps, rows)
+        yield Explained(i, name, batch.items[n].image, batch.probabilities[n].cpu(), maps, rows, true=batch.true[n])

@@ -24,6 +24,7 @@ from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric, Score
 from stochx.tasks.adaptive import bind_objective
 from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, rows_of, sweep_images
+from stochx.tasks.doubts import Accuracy
 
 SIGNIFICANT = 0.05
 
@@ -42,7 +43,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """All metrics of one method's map of one image.
+    """All metrics of one method's map of one image, whose class is `true`, if it is known.
 
     `disagreement` is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods. Fields about the
     network are None for maps that are scored without one. `seconds` is the time of the map.
@@ -53,6 +54,7 @@ class ScoreRecord:
     method: str
     target: int | None = None
     class_name: str | None = None
+    true: str | None = None
     probability: float | None = None
     sigma: float | None = None
     disagreement: float | None = None
@@ -87,13 +89,14 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Scored:
-    """The maps of an image, summed over channels (H, W), by method, and their records."""
+    """The maps of an image, summed over channels (H, W), by method, their records, and their accuracy."""
 
     index: int
     name: str
     image: Tensor | None
     maps: Mapping[str, Tensor]
     records: Sequence[ScoreRecord]
+    accuracies: Sequence[Accuracy] = ()
 
 
 def score(
@@ -165,6 +168,7 @@ def _score_batch(
                 method=name,
                 target=chosen,
                 class_name=model.classes[chosen],
+                true=batch.true[n],
                 probability=float(batch.probabilities[n, chosen]),
                 sigma=None if e.chosen is None else number(e.chosen.sigma, n),
                 disagreement=number(per_image, n),
@@ -174,7 +178,9 @@ def _score_batch(
             for name, (e, seconds) in results.items()
         ]
         maps = {name: total[n].float().cpu() for name, total in sums.items()}
-        scored.append(Scored(i, image, batch.items[n].image, maps, records))
+        logit = float(batch.logits[n, chosen])
+        accuracies = [Accuracy(m, number(e.error, n), number(e.gap, n), logit) for m, (e, _) in results.items()]
+        scored.append(Scored(i, image, batch.items[n].image, maps, records, accuracies))
     return scored
 
 

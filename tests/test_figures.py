@@ -1,0 +1,256 @@
+"""Figures: texts as typed, one style and one colour a class, grids that wrap, labels that do not overlap."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from matplotlib.text import Text
+from PIL import Image
+
+from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor, is_signed
+from stochx.reports import attacks, explanation, fonts, scores, training
+from stochx.reports.colours import colours_of
+from stochx.reports.figure import as_label, new_figure, own_style, save_figure
+from stochx.reports.palette import COLOURS
+from stochx.tasks.attack import Attacked, AttackRecord, Outcome
+from stochx.tasks.explain import Explained, ExplanationRow
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+def explained(methods, classes=CLASSES, target=0, **more):
+    """Return an explained image, its maps random."""
+    maps = {m: torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)) for m in methods}
+    rows = [
+        ExplanationRow(0, "a.png", m, target, classes[target], 0.7, 2.0, None, None, None, None, None, None, 0.1)
+        for m in methods
+    ]
+    return Explained(0, "a.png", torch.rand(3, 8, 8), torch.tensor([0.7, 0.2, 0.1]), maps, rows, **more)
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+@pytest.fixture
+def base_font_alone(monkeypatch):
+    """A machine without other fonts than matplotlib's own."""
+    fonts.fonts_for.cache_clear()
+    own = [font for font in font_manager.fontManager.ttflist if font.name == fonts.BASE]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    yield
+    fonts.fonts_for.cache_clear()
+
+
+# Style ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"text.usetex": True},
+        {"savefig.bbox": "tight"},
+        {"font.family": ["no such font"]},
+        {"figure.facecolor": "black"},
+        {"savefig.dpi": 20},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_no_matplotlibrc_changes_a_figure(setting, tmp_path):
+    explanation.draw_explanation(tmp_path / "plain.png", explained(["ig"]), CLASSES)
+    with matplotlib.rc_context(setting):
+        explanation.draw_explanation(tmp_path / "set.png", explained(["ig"]), CLASSES)
+        assert all(matplotlib.rcParams[key] == value for key, value in setting.items()), "the user's own stay"
+    with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "set.png") as two:
+        assert one.size == two.size
+
+
+def test_figures_are_drawn_with_a_wrong_backend_and_tex(place, tmp_path):
+    for name in ("net.safetensors", "a.png"):
+        shutil.copy(place / name, tmp_path)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "stochx", "explain", "a.png", "-m", "gradient", "--model", "net.safetensors"],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "nonsense"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stochx-out/explain/a.explained.png").exists()
+
+
+def test_a_dollar_is_a_dollar(tmp_path):
+    classes = ["$\\frac{a}", "a$b$c", "owl"]
+    figure = explanation.make_figure(explained(["from:$x^{$"], classes), classes)
+    save_figure(tmp_path / "a.png", figure)
+    assert {"from:$x^{$", "a$b$c", "predicted: $\\frac{a} (p = 0.700)"} <= {*texts(figure)}
+
+
+# Letters --------------------------------------------------------------------------------------------------------------
+
+
+def test_control_characters_are_shown_as_codes(caplog):
+    assert as_label("\x1b[31mcat\u202e") == "\\x1b[31mcat\\u202e" and not caplog.messages
+
+
+def test_letters_without_a_font_are_shown_as_codes_with_one_warning(base_font_alone, tmp_path, caplog, recwarn):
+    classes = ["猫", "狗", "owl"]
+    with caplog.at_level(logging.WARNING, "stochx"):
+        explanation.draw_explanation(tmp_path / "a.png", explained(["ig"], classes), classes)
+    assert "predicted: \\u732b (p = 0.700)" in texts(explanation.make_figure(explained(["ig"], classes), classes))
+    assert len({*caplog.messages}) == 1 and "no installed font has some letters" in caplog.messages[0]
+    assert not recwarn.list, "nothing with a source path"
+
+
+@pytest.mark.parametrize("name", ["قطة", "😀", "Käse", "кошка"])
+def test_names_that_the_base_font_has_are_drawn_without_a_word(name, tmp_path, caplog):
+    with own_style():
+        figure = new_figure(2, 2)
+        figure.suptitle(as_label(name))
+    save_figure(tmp_path / "a.png", figure)
+    assert texts(figure) == [name] and not caplog.messages
+
+
+def make_font(path, letters):
+    """Write a font that has these letters alone, each a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = [".notdef", *(f"u{ord(letter):x}" for letter in letters)]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(letter): name for letter, name in zip(letters, names[1:], strict=True)})
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Few Letters", "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_a_name_is_drawn_with_an_installed_font_that_has_its_letters(base_font_alone, tmp_path, caplog):
+    make_font(tmp_path / "few.ttf", "猫狗")
+    font_manager.fontManager.addfont(tmp_path / "few.ttf")
+    with own_style():
+        figure = new_figure(2, 2)
+        title = figure.suptitle(as_label("cat 猫"))
+    save_figure(tmp_path / "a.png", figure)
+    assert title.get_text() == "cat 猫" and title.get_fontfamily() == ["DejaVu Sans", "Few Letters"]
+    assert not caplog.messages
+
+
+# Explanations ---------------------------------------------------------------------------------------------------------
+
+
+def overlapping(figure):
+    """Return pairs of texts whose boxes intersect."""
+    with own_style():
+        figure.draw_without_rendering()
+    visible = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in visible if text.axes is None or drawn(text.axes)]
+    return [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if one.overlaps(two)]
+
+
+def drawn(axis):
+    return axis.get_visible() and axis.axison
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 10, 16])
+def test_methods_wrap_into_a_grid_whose_texts_keep_apart(count):
+    methods = [f"smoothtaylor:sigma=0.{n}25,roots=1500,unit=range" for n in range(count)]
+    classes = ["black-and-tan coonhound of the northern woods", "a" * 60, "owl"]
+    figure = explanation.make_figure(explained(methods, classes, true="b" * 60), classes)
+    assert figure.get_figwidth() < 14 and not overlapping(figure)
+    labels = [axis.get_ylabel() for axis in figure.axes if drawn(axis)]
+    assert labels.count("map") == labels.count("map on the image") == -(-(count + 1) // 5)
+
+
+def test_a_figure_names_the_true_the_predicted_and_the_explained_class():
+    assert "true: owl    predicted: cat (p = 0.700)" in texts(
+        explanation.make_figure(explained(["ig"], true="owl"), CLASSES)
+    )
+    other = texts(explanation.make_figure(explained(["ig"], target=1), CLASSES))
+    assert "predicted: cat (p = 0.700)    explained: dog (p = 0.700)" in other
+
+
+def test_bars_have_the_colours_of_their_classes():
+    figure = explanation.make_figure(explained(["ig"]), CLASSES)
+    (bars,) = (axis.patches for axis in figure.axes if axis.get_xlabel() == "probability")
+    assert [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in bars] == [*COLOURS[:3]]
+
+
+def test_a_map_whose_sign_is_no_evidence_is_drawn_by_its_strength():
+    assert not is_signed(SmoothTaylor()) and not is_signed(SmoothGrad(form="squared"))
+    assert is_signed(SmoothGrad()) and is_signed(IntegratedGradients())
+    values = np.array([[-1.0, 0.0, 1.0]])
+    left, middle, right = colours_of(values, 1.0, signed=False)[0]
+    assert (left == right).all() and middle.min() > 0.9 > right.max()
+    words = texts(explanation.make_figure(explained(["smoothtaylor"], unsigned=frozenset({"smoothtaylor"})), CLASSES))
+    assert "|relevance|" in words and any("the sign of the map is no evidence" in text for text in words)
+    assert "relevance" in texts(explanation.make_figure(explained(["ig"]), CLASSES))
+
+
+def test_doubtful_numbers_are_red():
+    few = explained(["ig"])
+    noisy = replace(few, rows=[replace(few.rows[0], error=0.83, used=150)])
+    figure = explanation.make_figure(noisy, CLASSES)
+    (label,) = [t for t in figure.findobj(Text) if t.get_text() == "Monte-Carlo error 0.83, n = 150"]
+    assert label.get_color() == "#B2182B"
+
+
+# Other commands -------------------------------------------------------------------------------------------------------
+
+
+def sweep_rows(points):
+    return [
+        {"eps": eps, "typed": typed, "degree": None, "norm": "linf", "attack": "fgsm", "n": 9, "success": 0.5}
+        | dict.fromkeys(("clean", "clean_low", "clean_high", "robust", "low", "high"), 0.5)
+        for eps, typed in points
+    ]
+
+
+def test_radii_stand_on_the_axis_as_they_were_typed():
+    points = [(k / 255, f"{k}/255") for k in (1, 2, 4, 8, 16, 64)]
+    figure = attacks._sweep_figure(sweep_rows(points), "")
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks[-1] == "64/255" and len(ticks) > 2 and {*ticks} <= {typed for _, typed in points}
+    assert not overlapping(figure)
+    assert figure.axes[0].get_xlabel() == "radius eps (linf, pixels in [0, 1])"
+
+
+def test_examples_name_the_true_and_the_predicted_class():
+    x = torch.zeros(1, 3, 4, 4)
+    outcome = Outcome(0.0, 0.0, False, None, 2, -1.0, 0.1, 0.7, 1, 0, 3)
+    record = AttackRecord(0, "a", 0, 1.0, True, None, 0, 1.0, {"fgsm": outcome}, 0.0, "fgsm")
+    words = texts(attacks._example_figure(Attacked(x, {"fgsm": x + 0.1}, [record]), CLASSES))
+    assert "true: cat\npredicted: cat" in words and "predicted: owl" in words and "× 5" in words
+
+
+def test_axes_of_curves_have_names():
+    class Metric:
+        axis, higher_is_better, read = "share of pixels removed", False, "probability"
+
+    curves = {"deletion": {"ig": (np.array([0.0, 1.0]), np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]]))}}
+    (axis,) = scores._curve_figure(curves, ["ig"], {"deletion": Metric()}).axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("share of pixels removed  (lower is better)", "probability")
+    rows = [{"epoch": 1, "loss": 2.0, "accuracy": 0.5}]
+    left, right = training._make_figure(rows, None, False).axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("training loss", "accuracy")
