@@ -139,7 +139,7 @@ def test_draws_go_together_only_where_each_image_draws_its_own(noise, batches, t
     with torch.random.fork_rng():
         loss_gradient(model, waves[0][:4], Goal(waves[1][:4]), cross_entropy, 6)
     handle.remove()
-    assert seen[1:] == batches  # the first call measures memory, on one image
+    assert [rows for rows in seen if rows > 1] == batches  # on single images, gradients and memory are measured
 
 
 def test_more_draws_than_fit_are_taken_in_turns(trained, waves):
