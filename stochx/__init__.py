@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises, settings
     from stochx.catalog import include
     from stochx.engine.calls import gradient, logits
+    from stochx.engine.io.images import Preparation
+    from stochx.engine.network.classifier import Classifier
     from stochx.errors import InputError, RunError, StochxError, UsageError
     from stochx.fewshot_networks import load_fewshot
     from stochx.loading import load_data, load_model, read_image
     from stochx.reports.show import show
     from stochx.runs import run
 
-__all__ = ["InputError", "RunError", "StochxError", "UsageError"]
+__all__ = ["Classifier", "InputError", "Preparation", "RunError", "StochxError", "UsageError"]
 __all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "read_image", "run", "show"]
 __all__ += [
     "attacks",
@@ -45,6 +47,8 @@ __all__ += [
 _HOMES = {
     "stochx.catalog": ("include",),
     "stochx.engine.calls": ("gradient", "logits"),
+    "stochx.engine.io.images": ("Preparation",),
+    "stochx.engine.network.classifier": ("Classifier",),
     "stochx.errors": ("InputError", "RunError", "StochxError", "UsageError"),
     "stochx.fewshot_networks": ("load_fewshot",),
     "stochx.loading": ("load_data", "load_model", "read_image"),

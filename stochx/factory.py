@@ -221,9 +221,10 @@ def _errors_of(text: str) -> Iterator[None]:
             place = f"{Path(error.filename).name}:{error.lineno}"
         what = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         first = (what.splitlines() or [""])[0][:200]
-        raise InputError(
-            f"`{text}` fails at {place}: {first}", "mend its code; it must run without arguments"
-        ) from None
+        hint = "mend its code; it must run without arguments"
+        if isinstance(error, ImportError) and (error.name or "").startswith("stochx."):
+            hint = "public names stand at the top: `from stochx import Classifier, Preparation`"
+        raise InputError(f"`{text}` fails at {place}: {first}", hint) from None
 
 
 def _is_theirs(file: str) -> bool:

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import stochx
 from stochx.attributions.gradient import Gradient
 from stochx.attributions.lrp import LRP
-from stochx.engine.network.reading import LUMA, probes, read_as_classifier, unwrapped
+from stochx.engine.network.reading import LUMA, in_single_precision, probes, read_as_classifier
 from stochx.engine.network.weights import save
+from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError
 from stochx.loading import Given, load_model, open_model
 from stochx.settings.values import class_names, sides
@@ -137,7 +139,7 @@ def test_wrappers_are_taken_off(wrap):
 
 def test_half_and_double_precision_become_single():
     for made in (Net().half(), Net().double()):
-        assert unwrapped(made).conv.weight.dtype == torch.float32
+        assert in_single_precision(made).conv.weight.dtype == torch.float32
 
 
 CODE = """
@@ -282,3 +284,11 @@ def test_a_file_without_names_is_refused(content, message, tmp_path):
 def test_names_that_are_typed_wrongly_are_refused(text, message):
     with pytest.raises((UsageError, InputError), match=message):
         class_names(text)
+
+
+def test_the_hint_names_the_public_place_of_what_moved(code):
+    (code / "old.py").write_text("from stochx.engine.classifier import Classifier\n")
+    with pytest.raises(InputError) as caught:
+        load_model("old:make")
+    assert "from stochx import Classifier, Preparation" in caught.value.hint
+    assert issubclass(stochx.Classifier, torch.nn.Module) and stochx.Preparation(256, 224).crop == 224
