@@ -102,8 +102,8 @@ INTENDED: dict[str, object] = {
         for name in ("mean", "std")
     },
     "runs/info*/*/4/value": "3: disc, square, triangle",
-    "runs/info/*/8/source": "header",
-    "runs/info-noisy/*/9/source": "header",
+    "runs/info/*/9/source": "header",
+    "runs/info-noisy/*/10/source": "header",
     # one rule for folders that hold files
     "help/*/--overwrite": {"flags": ["--overwrite"], "variable": "OVERWRITE", "panel": "Run", "switch": True},
     # a pipeline's own STOCHX_VERSION is not ours

@@ -51,7 +51,7 @@ def trained(tmp_path):
 def test_training_and_its_final_test_are_shown_and_limited(tmp_path):
     recorder, document = watched(trained(tmp_path / "run"))
     assert document["results"][0]["n"] == 7
-    assert recorder.stages["reading images"] == [7, 7] and recorder.stages["testing"] == [14, 14]
+    assert recorder.stages["reading images"] == [14, 14] and recorder.stages["testing"] == [7, 7]
     assert "validating" in recorder.stages
 
 
@@ -70,7 +70,7 @@ def test_distillation_and_its_final_test_are_shown_and_limited(tmp_path):
     )
     recorder, document = watched(student)
     assert document["results"][0]["n"] == 6
-    assert recorder.stages["testing"] == [6 * (1 + 3 + 1 + 2)] * 2
+    assert recorder.stages["testing"] == [6 * (3 + 1 + 1)] * 2
     assert recorder.stages["calibrating"] == [2, 2]
 
 
