@@ -22,7 +22,7 @@ from stochx.engine.threat import Ball
 from stochx.loading import install_noise, load_model
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
-from stochx.tasks.checks import _accuracy, check_evaluation
+from stochx.tasks.checks import _accuracy, _normalisation, check_evaluation
 from stochx.tasks.distill import calibrate_student
 from stochx.tasks.robustness import summarise
 
@@ -211,3 +211,19 @@ def test_random_self_ensemble_without_adversarial_training_is_broken():
     assert clean > 0.6 and robust["rand:steps=15,eot=5"] < 0.05
     with at_scale(student, 0.0):
         assert student.noise == "none"
+
+
+class Bright(nn.Module):
+    """Class 1 for images whose normalised mean is above a half."""
+
+    def forward(self, z):
+        level = z.mean((1, 2, 3))
+        return torch.stack([0.5 - level, level - 0.5], 1)
+
+
+@pytest.mark.parametrize(("gained", "verdict"), [(1, "ok"), (8, "warn")])
+def test_one_image_of_eight_is_no_evidence_for_another_normalisation(gained, verdict):
+    model = Classifier(Bright(), ["dark", "bright"], Preparation(8, 8)).eval()
+    levels = torch.tensor([0.1] * (8 - gained) + [0.55] * gained)  # 0.55 is bright as given, dark with other means
+    x = levels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    assert _normalisation(model, x, torch.zeros(8, dtype=torch.long), 0).verdict == verdict
