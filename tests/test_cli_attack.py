@@ -275,3 +275,15 @@ def test_a_real_teacher_falls_and_a_robust_network_stands(tmp_path):
         done = stochx("attack", weights, *options, "-o", name, "-q", cwd=tmp_path)
         robust[name] = json.loads(done.stdout)["results"][0]["robust"]
     assert robust["resnet20"] <= 0.02 and 0.1 < robust["robust_resnet2b"] < 0.35
+
+
+def test_examples_of_small_batches_fill_the_figure(place):
+    """Large images come one a batch, and the first may be broken."""
+    sizes = []
+    for batch in ("4", "auto"):
+        out = place / f"examples-{batch}"
+        more = ("--data", DATA, "--limit", 12, "-a", "fgsm", "--checks", "none", "--batch-size", batch)
+        assert stochx("attack", "net.safetensors", *more, "-o", out, "-q", cwd=place).returncode == 0
+        with Image.open(out / "examples.png") as figure:
+            sizes.append(figure.width)
+    assert sizes[0] == sizes[1] > 800

@@ -34,7 +34,7 @@ from stochx.reports.palette import line_style
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
 
-SHOWN = 8  # images in a figure of examples
+EXAMPLES = 8  # images in a figure of examples
 LEVELS = 255
 ROOM = 0.024  # share of an axis that a letter below it takes
 
@@ -86,7 +86,7 @@ def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> Non
 @own_style()
 def _example_figure(attacked: Attacked, classes: Sequence[str]) -> Figure:
     order = sorted(range(len(attacked.records)), key=lambda n: attacked.records[n].worst - attacked.records[n].clean)
-    shown = order[:SHOWN]
+    shown = order[:EXAMPLES]
     figure = new_figure(1.35 * len(shown) + 0.4, 5.3)
     axes = figure.subplots(3, len(shown), squeeze=False)
     for column, n in enumerate(shown):

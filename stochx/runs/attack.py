@@ -21,7 +21,7 @@ from stochx.engine.threat import Ball
 from stochx.engine.world import World
 from stochx.errors import UsageError, storable
 from stochx.loading import Loaded
-from stochx.reports.attacks import Saved, draw_examples, draw_sweep, save_images
+from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._networks import class_index, data_sources, open_network
@@ -39,7 +39,7 @@ from stochx.runs._samples import count_trained, take, unseen_data
 from stochx.runs.watch import Watch
 from stochx.settings import Attack
 from stochx.settings.attack import Point
-from stochx.tasks.attack import Attacked, attack
+from stochx.tasks.attack import Attacked, attack, joined
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.checks import CHECKED, Check, check_evaluation
 from stochx.tasks.robustness import compare, summarise
@@ -134,7 +134,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     folder = open_folder(settings, world)
     before = earlier_records(folder, names)
     saved: dict[int, Saved] = {}
-    keep = _keeper(case, folder, ball, file_names(names), saved)
+    keep = _keeper(case, folder, ball, file_names(names), saved, draws=settings.figure and world.leads)
     degree = 1.0 if case.point.noise is None else case.point.noise
     with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
 
@@ -176,16 +176,20 @@ def _records(results: Sequence[Any], saved: Mapping[int, Saved]) -> list[Record]
 
 
 def _keeper(
-    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: dict[int, Saved]
+    case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: dict[int, Saved], *, draws: bool
 ) -> Callable[[Attacked], None]:
-    """Return what is done with a batch of adversarial images: they are saved and drawn as asked."""
+    """Return what is done with a batch of adversarial images: they are saved, and the first few drawn, as asked."""
+    figure = folder.folder / "examples.png"
+    examples: list[Attacked] = []  # batches of large images hold few: the figure grows until it is full
+    draws = draws and not (case.settings.resume and figure.exists())
 
     def keep(attacked: Attacked) -> None:
         folder.begin()
         if case.settings.save_adversarial:
             saved.update(save_images(folder.folder / "adversarial", case.model, attacked, ball, files))
-        if case.settings.figure and attacked.records[0].index == 0:
-            draw_examples(folder.folder / "examples.png", attacked, case.model.classes)
+        if draws and sum(len(batch.records) for batch in examples) < EXAMPLES:
+            examples.append(attacked)
+            draw_examples(figure, joined(examples), case.model.classes)
 
     return keep
 

@@ -77,6 +77,15 @@ class Attacked:
     records: Sequence[AttackRecord]
 
 
+def joined(batches: Sequence[Attacked]) -> Attacked:
+    """Return batches under the same attacks as one."""
+    return Attacked(
+        torch.cat([batch.x for batch in batches]),
+        {name: torch.cat([batch.adversarial[name] for batch in batches]) for name in batches[0].adversarial},
+        [record for batch in batches for record in batch.records],
+    )
+
+
 def attack(
     model: Classifier,
     attacks: Mapping[str, Attack],
