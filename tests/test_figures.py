@@ -254,3 +254,12 @@ def test_axes_of_curves_have_names():
     rows = [{"epoch": 1, "loss": 2.0, "accuracy": 0.5}]
     left, right = training._make_figure(rows, None, False).axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("training loss", "accuracy")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_epochs_on_the_axis_are_whole(count):
+    rows = [{"epoch": k + 1, "loss": 2.0, "accuracy": 0.5} for k in range(count)]
+    for axis in training._make_figure(rows, None, False).axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) for tick in ticks)

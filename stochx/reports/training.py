@@ -48,7 +48,8 @@ def _make_figure(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | No
     right.set_ylim(-0.02, 1.02)
     for axis in (left, right):
         axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         style_axis(axis)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
