@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import random_images
 from matplotlib.colors import to_rgb
+from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 from torch import nn
@@ -19,8 +20,11 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane, across, off, regions, through
 from stochx.errors import InputError, RunError
+from stochx.loading import load_data
 from stochx.reports.boundary import Panel, Scene, make_figure, palette, short_names
 from stochx.reports.palette import COLOURS, METHODS, OTHER, class_colours
+from stochx.runs._planes import make_views
+from stochx.settings import Boundary
 from stochx.tasks.boundary import (
     BoundaryRecord,
     BoundaryRow,
@@ -343,3 +347,15 @@ def test_legends_stay_inside_the_figure(panels, classes):
     inside, box = figure.subfigs[1].bbox, legend.get_window_extent()
     assert inside.x0 <= box.x0
     assert box.x1 <= inside.x1
+
+
+@pytest.mark.parametrize(("folder", "shown"), [("n01440764", "tench"), ("my_fish", "my_fish")])
+def test_true_classes_are_named_as_the_network_names_them_where_it_knows_them(folder, shown, tmp_path):
+    for shade, name in enumerate((folder, "n01860187", "n02086240")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), ["red", "green", "blue"][shade]).save(tmp_path / name / "a.png")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    model = Classifier(network, ["Shih-Tzu", "black swan", "tench", "lark"], Preparation(8, 8)).eval()
+    (view,) = make_views(Boundary(models=("net",), data=str(tmp_path)), model, load_data(str(tmp_path)))
+    named = {item.key.split("/")[0]: view.classes[item.label or 0] for item in view.items}
+    assert named[folder] == shown

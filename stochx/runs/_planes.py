@@ -27,13 +27,11 @@ class View:
 
 def make_views(settings: Boundary, first: Classifier, data: Data) -> list[View]:
     """Return the planes, by directions of the `first` network."""
-    if settings.plane != "images" and data.labels is not None:  # a loss is followed
-        try:
-            data = with_classes_of(first, data, settings.data)
-        except InputError as error:
+    try:
+        data = with_classes_of(first, data, settings.data)
+    except InputError as error:
+        if settings.plane != "images" and data.labels is not None:  # a loss is followed
             raise InputError(str(error), f"{error.hint}; or use `--plane images`") from None
-    elif are_numbers(first.classes) and len(data.classes) == len(first.classes):
-        first.classes = data.classes
     return [_view(settings, first, data, indices) for indices in _choose_images(settings, data)]
 
 
