@@ -262,3 +262,16 @@ def test_a_real_photo_is_explained_with_real_weights(tmp_path):
     assert row["class_name"] == "European fire salamander" and row["probability"] > 0.9
     assert abs(row["gap"]) < 0.05 * abs(row["logit"])
     assert list((tmp_path / "stochx-out" / "explain").glob("*.explained.png"))
+
+
+def test_ctrl_c_during_the_first_imports_is_no_traceback():
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "runpy.run_module('stochx', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
