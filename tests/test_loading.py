@@ -14,11 +14,14 @@ import torch
 from conftest import shared
 from safetensors.torch import load_file, save_file
 from support import cifar_test_images
+from torch import nn
 from torchvision import models
 
 from stochx.architectures import recognise
 from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
 from stochx.loading import Given, architecture, is_factory, load_model, open_model
@@ -346,3 +349,11 @@ def test_an_architecture_may_be_written_with_underscores(text):
 
 def test_ones_own_code_may_be_called_as_an_architecture():
     assert is_factory("robust_cnn:net") and is_factory("mine:net") and not is_factory("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)), ((0.5,), (63.0,)), ((2.0,), (1.0,))]
+)
+def test_a_normalisation_of_pixels_from_0_to_255_is_refused(mean, std):
+    with pytest.raises(InputError, match=r"not in units of \[0, 1\]"):
+        Classifier(nn.Flatten(), ["a"], Preparation(8, 8), mean, std)

@@ -14,6 +14,8 @@ from stochx.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+WIDEST = 10.0  # std of pixels in [0, 1], far above any; that of pixels from 0 to 255 is about 60
+
 Noise = Literal["none", "sample", "forward"]
 
 
@@ -62,13 +64,17 @@ class Classifier(nn.Module):
         return self.preparation.crop
 
     def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0."""
+        """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0, and
+        for values of 0 to 255.
+        """
         self.mean, self.std = (
             torch.tensor(tuple(map(float, values)), dtype=torch.float32, device=self.mean.device).view(1, -1, 1, 1)
             for values in (mean, std)
         )
         if not (self.std > 0).all():
             raise InputError("standard deviations must be positive", "check `--std`")
+        if not (self.mean <= 1).all() or not (self.std <= WIDEST).all():
+            raise InputError("the mean and std of the normalisation are not in units of [0, 1]", "divide them by 255")
 
     def normalise(self, x: Tensor) -> Tensor:
         """Normalise pixels for `network`."""
