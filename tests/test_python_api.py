@@ -80,6 +80,13 @@ def test_pixels_of_a_classifier_lie_in_0_to_1_as_it_normalises_them(tiny, images
     refused(lambda: FGSM()(tiny, 4 * images - 2, 1), "not 0 to 1", "`stochx.models.Classifier`")
 
 
+def test_a_single_channel_is_not_repeated_by_the_normalisation(tiny, images):
+    model = Classifier(tiny, list("abcde"), Preparation(16, 16)).eval()
+    refused(lambda: Gradient()(model, images[:, :1], 1), "`x` has 1 channel, the model takes 3", "repeat")
+    refused(lambda: FGSM()(model, images[0, :1], 1), "`x` has 1 channel, the model takes 3", "repeat")
+    assert Gradient()(model, images[:, :1].repeat_interleave(3, -3), 1).map.shape == images.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_images_of_any_float_type_are_taken_in_that_of_the_network(dtype, tiny, images):
     x = images.to(dtype)

@@ -182,6 +182,11 @@ def _class_count(model: nn.Module, x: Tensor) -> int:
         raise InputError(f"the model returns a {type(out).__name__}", "wrap it in a module that returns logits (N, K)")
     if out.dim() != 2 or len(out) != 1 or not out.shape[1]:
         raise InputError(f"the model returns {tuple(out.shape)} for one image", "it must return logits (N, K)")
+    channels = model.mean.shape[1] if isinstance(model, Classifier) else x.shape[1]
+    if channels > 1 == x.shape[1]:  # the normalisation repeats a single channel, but gradients of it have no meaning
+        raise InputError(
+            f"`x` has 1 channel, the model takes {channels}", f"repeat it: `x.repeat_interleave({channels}, -3)`"
+        )
     return out.shape[1]
 
 
