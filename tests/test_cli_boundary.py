@@ -109,7 +109,7 @@ def test_resume_asks_only_the_networks_whose_maps_are_gone(run, place):
     after = [json.loads(line) for line in (place / "run/records.jsonl").read_text().splitlines()]
     assert lost.exists() and after[:2] == before[:2] and after[2]["distances"] == before[2]["distances"]
     refused = stochx(*again, "--resume", "--resolution", 9, cwd=place)
-    assert refused.returncode == 2 and "`resolution` = 16" in refused.stderr
+    assert refused.returncode == 2 and "`resolution` `16`, not `9`" in refused.stderr
 
 
 def test_gradient_planes_have_a_row_each_and_one_for_all(place):

@@ -87,7 +87,7 @@ def test_a_config_brings_the_sample_back(colours):
     assert more["args"]["limit"] == 6 and more["sample"]["count"] == more["results"][0]["n"] == 6
     done = stochx("attack", "colour:net", "--config", "one/config.toml", "-o", "one", "--sample", "first", "--resume",
                   cwd=colours)  # fmt: skip
-    assert done.returncode == 2 and "was run with `sample` = None, not first" in done.stderr
+    assert done.returncode == 2 and "was run with `sample` unset, not `first`" in done.stderr
 
 
 @pytest.mark.parametrize(

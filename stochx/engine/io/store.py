@@ -144,7 +144,7 @@ class RunFolder:
             for key in sorted({*before, *self.config} - self._free):
                 if before.get(key) != self.config.get(key):
                     raise UsageError(
-                        f"`{path}` was run with `{key}` = {before.get(key)}, not {self.config.get(key)}",
+                        f"`{path}` was run with `{key}` {_typed(before.get(key))}, not {_typed(self.config.get(key))}",
                         "use the settings of that run, or choose another `--output`",
                     )
         return [record for file in self._record_files() for record in _read_records(file)]
@@ -200,3 +200,10 @@ def _escaped(value: object) -> object:
 def to_toml(values: Mapping[str, object]) -> str:
     """Return a flat TOML document; strings, numbers, booleans and lists are the same in JSON."""
     return "".join(f"{key} = {json.dumps(_escaped(value), ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def _typed(value: object) -> str:
+    """Return a setting as it was typed, between backticks."""
+    if value is None:
+        return "unset"
+    return ", ".join(f"`{one}`" for one in (value if isinstance(value, list | tuple) else [value]))
