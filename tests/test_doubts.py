@@ -69,5 +69,5 @@ def test_explain_and_score_warn(place):
     assert "warning: `smoothtaylor:roots=4`: " in done.stderr and "mostly noise" in done.stderr
     done = stochx("score", *few, "-m", "gradient", "-s", "sparseness", "-o", "doubtful-scores", cwd=place)
     assert "mostly noise" in done.stderr
-    assert "warning: 2 images are too few for a significant best of 2 methods: use at least 6" in done.stderr
+    assert "warning: n = 2 is too few for a significant best of 2 methods: use at least 6 images" in done.stderr
     assert stochx("explain", "a.png", *few[2:], "-o", "quiet", "-q", cwd=place).stderr == ""

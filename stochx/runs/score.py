@@ -226,7 +226,7 @@ def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Re
     least = fewest_images(len(case.methods))
     if len(case.methods) > 1 and compared and max(compared) < least:
         log.warning(
-            "%d images are too few for a significant best of %d methods: use at least %d",
+            "n = %d is too few for a significant best of %d methods: use at least %d images",
             max(compared),
             len(case.methods),
             least,
