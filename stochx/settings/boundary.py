@@ -15,7 +15,7 @@ from stochx.settings.values import Number, radius
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(Network, Batches, RunFiles):
-    """Draw decision boundaries on planes through images, their evolution, and how far networks agree.
+    """Draw decision boundaries on planes through images, and measure how far networks agree.
 
     Examples:
       stochx boundary teacher.safetensors student.safetensors --data cifar10 --images 3,17,42 -o planes/

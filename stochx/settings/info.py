@@ -11,7 +11,7 @@ from stochx.settings.groups import Network
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Network):
-    """Show what is known about a model, and from where: its file, recognition, or a guess.
+    """Show what is known about a model: read from its file, recognised or guessed.
 
     Examples:
       stochx info resnet20.safetensors
