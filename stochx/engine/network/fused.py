@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio, value_and_gradient
+from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import UsageError
@@ -196,8 +196,11 @@ def _name(model: nn.Module) -> str:
 
 
 def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
-    """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both without noise."""
-    with comparable(model), comparable(network):
+    """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both with the same noise.
+
+    The trace holds the scale of the noise, so that it could not be turned off in `network`.
+    """
+    with as_outside():
         pairs = [value_and_gradient(function, x) for function in (model, network)]
     limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
     for name, limit, own, other in zip(("values", "gradients"), limits, *pairs, strict=True):
