@@ -176,7 +176,7 @@ def takes_names(outputs: Sequence[str], classes: Sequence[str]) -> bool:
 
 
 def _numbered(classes: Sequence[str], outputs: Sequence[str]) -> list[int] | None:
-    """Return the places of classes that are numbers, by their value: as outputs are, or all of 0, 1, 2, ...; or None."""
+    """Return the places of classes that are numbers as outputs are, or are all of 0, 1, 2, ...; else None."""
     numbers, others = _numbers(classes), _numbers(outputs)
     if numbers is None:
         return None

@@ -6,6 +6,7 @@ import json
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from colours import COLOURS, data, folders, nearest_colour
@@ -160,6 +161,16 @@ def test_a_larger_limit_resumes_with_the_images_that_are_done(colours):
     assert more["results"][0]["n"] == 12 and more["results"][0]["clean"] == 1
     assert len(all_of_them) == 12 and few < all_of_them
     assert [line["image"] for line in lines()] == sorted(all_of_them)  # each at its place
+
+
+def test_an_image_with_another_label_is_attacked_again(colours):
+    pixels = np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in COLOURS.values()])
+    words = ("attack", "colour:net", "--data", "a.npz", "-a", "fgsm", "--eps", "0.001", "--json", "-o", "run")
+    found = []
+    for labels, more in (([0, 1, 3, 2], []), ([0, 1, 2, 3], ["--resume"])):
+        np.savez(colours / "a.npz", images=pixels, labels=labels)
+        found.append(json.loads(stochx(*words, *more, cwd=colours).stdout)["results"][0]["clean"])
+    assert found == [0.5, 1.0]
 
 
 def test_every_command_takes_the_same_images_for_every_network(colours, monkeypatch):

@@ -101,10 +101,11 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
         with watch.progress("drawing"):
             _draw(case, rows, maps)
         machine = inference_facts(settings, case.first)
-    document = make_document(settings, watch, machine, [dataclasses.asdict(row) for row in rows], failed)
+    results = [dataclasses.asdict(row) for row in rows]
+    document = make_document(settings, watch, machine, results, failed)
     document["planes"] = [_describe(view) for view in views]
     folder.finish([dataclasses.asdict(record) for record in records], document)
-    return Outcome(document, exit_code(rows, failed))
+    return Outcome(document, exit_code(results, failed))
 
 
 def _describe(view: View) -> Record:
