@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from stochx.attacks import Ball, Context
-from stochx.attributions import Gradient
+from stochx.attributions import LRP, Gradient
 from stochx.catalog import ATTACKS, MODELS, NOISES
 from stochx.engine.ascent import loss_gradient
 from stochx.engine.losses import LOSSES, Goal
@@ -287,6 +287,27 @@ def test_only_a_reversed_gradient_is_warned_about_once(network, request, caplog)
     for _ in range(2):
         Gradient()(network, x, TARGET)
     assert caplog.text.count("points backwards") == (request.node.callspec.params["network"] == "reversed")
+
+
+class Optional(nn.Module):
+    """Has an argument with a default, and activations in place behind an identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Identity(), nn.ReLU(inplace=True))
+
+    def forward(self, x, mask=None, *, scale=2.0):
+        out = self.body(x).mean((2, 3)) * scale
+        return out if mask is None else out * mask
+
+
+def test_arguments_with_defaults_and_activations_behind_identities_are_fused():
+    net, x = Optional().eval().requires_grad_(False), random_images(2, 3, 12, 12).float().requires_grad_()
+    assert fused(net, x).stem is not None
+    (slope,) = torch.autograd.grad(net(x).gather(1, TARGET[:, None]).sum(), x)
+    torch.testing.assert_close(Gradient()(net, x, TARGET).map, slope)
+    explanation = LRP(composite="epsilon")(net, x, TARGET)
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), net(x.detach()).gather(1, TARGET[:, None])[:, 0])
 
 
 class CutOff(nn.Module):

@@ -43,7 +43,7 @@ def _warn_of_newer_files(folder: Path, config: Mapping[str, object]) -> None:
     began = replayable.stat().st_mtime if replayable.exists() else float("inf")
     texts = [str(text) for value in config.values() for text in (value if isinstance(value, list | tuple) else [value])]
     # Parts of texts too: the FILE of `npz:path=FILE`, `FILE#PART` and `FILE.py:function`.
-    for text in dict.fromkeys(part for text in texts for part in (text, *re.split("[=,:#]", text))):
+    for text in dict.fromkeys(part for whole in texts for part in (whole, *re.split("[=,:#]", whole))):
         file = Path(text).expanduser()
         try:
             newer = file.is_file() and file.stat().st_mtime > began

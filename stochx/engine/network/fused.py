@@ -267,9 +267,12 @@ def _make(model: nn.Module) -> FusedNetwork:
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
     """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
     hidden = next(iter(tail.graph.nodes))
-    for node in list(hidden.users):
-        keywords = node.kwargs
-        if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
+    readers = list(hidden.users)
+    for node in readers:
+        keywords, module = node.kwargs, tail.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):  # in eval mode these return their input
+            readers += node.users
+        elif module is not None and getattr(module, "inplace", False):
             outside = copy.copy(module)
             outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
             node.target = f"start_{node.name}"
