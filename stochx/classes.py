@@ -36,8 +36,10 @@ def with_classes_of(model: Classifier, data: Data, name: str) -> Data:
     labels = [int(label) for label in data.labels]
     used = sorted({*labels})
     count = len(model.classes)
-    if are_numbers(model.classes) and len(data.classes) == count:
+    if takes_names(model.classes, data.classes):
         model.classes = data.classes
+    elif are_numbers(model.classes) and len(data.classes) == count and not are_numbers(data.classes):
+        _warn_of_order(data.classes, name)
     elif model.guessed_classes and len(data.classes) == count:
         try:
             match_classes(data.classes, model.classes, used, name)
@@ -52,10 +54,13 @@ def match_classes(classes: Sequence[str], outputs: Sequence[str], used: Sequence
     """Return the place among a network's `outputs` of every class in `used`, indices of the data set's `classes`.
 
     Names match exactly, else without case, spaces, underscores and hyphens, else as ImageNet's classes, by name or
-    WordNet id. Numbers are places.
+    WordNet id. Numbers match numbers, whatever their order; beside names, 0, 1, 2, ... are places.
     """
     if tuple(classes) == tuple(outputs):
         return {label: label for label in used}
+    places_of = _numbered(classes, outputs)
+    if places_of is not None:
+        return {label: places_of[label] for label in used}
     if are_numbers(outputs) or are_numbers(classes):
         return _by_place(classes, outputs, used, name)
     places: dict[int, list[int]] = {}
@@ -160,6 +165,49 @@ def in_both(names: Sequence[str], others: Iterable[str]) -> list[str]:
 def are_numbers(names: Sequence[str]) -> bool:
     """Return true for classes without names, which are called 0, 1, 2, ..."""
     return all(name == str(place) for place, name in enumerate(names))
+
+
+def takes_names(outputs: Sequence[str], classes: Sequence[str]) -> bool:
+    """Return true if a network without names gets those of a data set: of as many classes, and no numbers of outputs.
+
+    Folders called 0, 1, 10, 2, ... come in the order of text, but say themselves which outputs they are.
+    """
+    return are_numbers(outputs) and len(classes) == len(outputs) and _numbered(classes, outputs) is None
+
+
+def _numbered(classes: Sequence[str], outputs: Sequence[str]) -> list[int] | None:
+    """Return the places of classes that are numbers as outputs are, or are all of 0, 1, 2, ...; else None."""
+    numbers, others = _numbers(classes), _numbers(outputs)
+    if numbers is None:
+        return None
+    if others is not None:
+        place = {number: i for i, number in enumerate(others)}
+        return [place[number] for number in numbers] if place.keys() >= {*numbers} else None
+    return numbers if sorted(numbers) == [*range(len(numbers))] and len(numbers) <= len(outputs) else None
+
+
+def _numbers(names: Sequence[str]) -> list[int] | None:
+    """Return the values of names that are different whole numbers, such as `7` or `007`; None for others."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return None
+    numbers = [int(name) for name in names]
+    return numbers if len({*numbers}) == len(numbers) else None
+
+
+def _warn_of_order(classes: Sequence[str], name: str) -> None:
+    """Say by which numbers classes are matched, where those who count folders in the order of names mean others."""
+    numbers = _numbers(classes) or []
+    moved = next((i for i, number in enumerate(numbers) if number != i), None)
+    if moved is not None:
+        log.warning(
+            "`%s`: class `%s` is output %d, by its number; if the network counts classes in the order of names, "
+            "where it is %d, give `--classes %s`",
+            name,
+            classes[moved],
+            numbers[moved],
+            moved,
+            ",".join(classes) if len(classes) <= 2 * SHOWN else f"{','.join(classes[:SHOWN])},...",
+        )
 
 
 def _by_place(classes: Sequence[str], outputs: Sequence[str], used: Sequence[int], name: str) -> dict[int, int]:

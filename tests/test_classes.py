@@ -6,6 +6,7 @@ import json
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from colours import COLOURS, data, folders, nearest_colour
@@ -38,6 +39,10 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
         (("0", "1", "2"), ("0", "1", "2", "3"), {0: 0, 1: 1, 2: 2}),
         (("0", "1", "2"), ("x", "y", "z", "w"), {0: 0, 1: 1, 2: 2}),
         (("x", "y"), ("0", "1"), {0: 0, 1: 1}),
+        (("0", "1", "10", "2"), tuple(map(str, range(11))), {0: 0, 1: 1, 2: 10, 3: 2}),
+        (("003", "7"), tuple(map(str, range(8))), {0: 3, 1: 7}),
+        (("0", "1", "2"), ("0", "2", "1"), {0: 0, 1: 2, 2: 1}),  # trained on folders in the order of text
+        (("0", "2", "1"), ("x", "y", "z"), {0: 0, 1: 2, 2: 1}),
     ],
 )
 def test_classes_are_matched(classes, outputs, expected):
@@ -53,6 +58,8 @@ def test_classes_are_matched(classes, outputs, expected):
         (("big cat", "bigcat"), ("Big-Cat", "dog"), "`big cat`, `bigcat` of `photos` are one class"),
         (("x", "y", "z"), ("0", "1"), "has 3 classes, the network has 2"),
         (("0", "1", "2"), ("x", "y"), "has 3 classes, the network has 2"),
+        (("0", "3"), ("x", "y", "z", "w"), "does not know 2 of 2 classes of `photos`: `0`, `3`"),
+        (("1", "2"), ("5", "6", "1"), "does not know 1 of 2 classes of `photos`: `2`"),
     ],
 )
 def test_what_cannot_be_matched_is_refused_and_named(classes, outputs, message):
@@ -70,6 +77,17 @@ def test_labels_become_outputs_and_names_are_given_to_a_network_without():
     assert named.labels == [3, 0] and model.classes == named.classes == ("ant", "bee", "cat", "dog")
     moved = with_classes_of(model, data(("dog", "ant"), [0, 1, 1]), "photos")
     assert moved.labels == [3, 0, 0] and moved.classes == model.classes
+
+
+def test_folders_that_are_numbers_are_outputs_of_that_number_and_this_is_said(caplog):
+    order = sorted(map(str, range(12)))
+    model = nearest_colour(("0", "1", "2", "3"))
+    model.classes = tuple(map(str, range(12)))
+    named = with_classes_of(model, data(tuple(order), [2, 4]), "photos")
+    assert named.labels == [10, 2] and model.classes[2] == "2"
+    assert "class `10` is output 10, by its number" in caplog.text and "`--classes 0,1,10,...`" in caplog.text
+    model.classes = tuple(order)
+    assert with_classes_of(model, data(tuple(order), [2, 4]), "photos").labels == [2, 4]
 
 
 def test_a_guess_of_the_names_gives_way(tmp_path, caplog):
@@ -143,6 +161,16 @@ def test_a_larger_limit_resumes_with_the_images_that_are_done(colours):
     assert more["results"][0]["n"] == 12 and more["results"][0]["clean"] == 1
     assert len(all_of_them) == 12 and few < all_of_them
     assert [line["image"] for line in lines()] == sorted(all_of_them)  # each at its place
+
+
+def test_an_image_with_another_label_is_attacked_again(colours):
+    pixels = np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in COLOURS.values()])
+    words = ("attack", "colour:net", "--data", "a.npz", "-a", "fgsm", "--eps", "0.001", "--json", "-o", "run")
+    found = []
+    for labels, more in (([0, 1, 3, 2], []), ([0, 1, 2, 3], ["--resume"])):
+        np.savez(colours / "a.npz", images=pixels, labels=labels)
+        found.append(json.loads(stochx(*words, *more, cwd=colours).stdout)["results"][0]["clean"])
+    assert found == [0.5, 1.0]
 
 
 def test_every_command_takes_the_same_images_for_every_network(colours, monkeypatch):

@@ -104,8 +104,11 @@ def test_one_logit_is_the_probability_of_the_positive_class(out):
     z = Net(classes=1)(probes(16))
     torch.testing.assert_close(network(probes(16)).softmax(1)[:, 1], z[:, 0].sigmoid())
     assert "one logit" in reading.notes[0]
-    gradient = Gradient()(network, probes(16), torch.tensor([1, 1, 1])).map
-    assert gradient.abs().max() > 0
+    maps = [Gradient()(network, probes(16), torch.tensor([k, k, k])).map for k in (0, 1)]
+    assert maps[1].abs().max() > 0 and torch.equal(maps[0], -maps[1])
+    explanation = LRP(composite="epsilon")(network, probes(16), torch.tensor([0, 0, 0]))
+    assert explanation.map.abs().max() > 0
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), network(probes(16))[:, 0] + explanation.gap)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
@@ -124,12 +127,12 @@ def test_a_module_that_makes_probabilities_is_taken_out(module):
 
 def test_a_single_sigmoid_is_undone():
     network, _ = read(nn.Sequential(Net(classes=1), nn.Sigmoid()))
-    torch.testing.assert_close(network(probes(16))[:, 1], Net(classes=1)(probes(16))[:, 0])
+    torch.testing.assert_close(network(probes(16)).diff(dim=1), Net(classes=1)(probes(16)))
 
 
 def test_logits_that_look_like_probabilities_of_one_class_stay():
     network, reading = read(Net(lambda z, maps: 0.5 + 0 * z, classes=1))
-    assert torch.equal(network(probes(16))[:, 1], torch.full((3,), 0.5)) and len(reading.notes) == 1
+    assert torch.equal(network(probes(16)).diff(dim=1), torch.full((3, 1), 0.5)) and len(reading.notes) == 1
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])

@@ -14,11 +14,14 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from stochx.attacks import Ball, Context
-from stochx.attributions import Gradient
-from stochx.catalog import ATTACKS
+from stochx.attributions import LRP, Gradient
+from stochx.catalog import ATTACKS, MODELS, NOISES
+from stochx.engine.ascent import loss_gradient
+from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.derivative import slope_ratio
 from stochx.engine.network.fused import fused
-from stochx.errors import RunError
+from stochx.errors import InputError, RunError
+from stochx.loading import install_noise
 
 TARGET = torch.tensor([1, 2])
 
@@ -204,6 +207,19 @@ def test_a_network_that_can_be_fused_is():
     assert fused(Wrapped().eval(), random_images(1, 3, 12, 12).float()).graph is not None
 
 
+@pytest.mark.parametrize("noise", list(NOISES))
+def test_a_stochastic_network_can_be_fused(noise):
+    torch.manual_seed(0)
+    model = install_noise(MODELS.make("resnet-cifar:depth=8")(3), noise).eval().requires_grad_(False)
+    x = random_images(2, 3, 32, 32).float()
+    torch.manual_seed(3)
+    own = model(x)
+    graph = fused(model, x).whole
+    assert graph is not model
+    torch.manual_seed(3)
+    torch.testing.assert_close(graph(x), own, rtol=1e-3, atol=1e-3)
+
+
 def test_a_trace_with_another_value_or_gradient_is_not_used(monkeypatch, caplog):
     from stochx.engine.network import fused as module
 
@@ -271,6 +287,48 @@ def test_only_a_reversed_gradient_is_warned_about_once(network, request, caplog)
     for _ in range(2):
         Gradient()(network, x, TARGET)
     assert caplog.text.count("points backwards") == (request.node.callspec.params["network"] == "reversed")
+
+
+class Optional(nn.Module):
+    """Has an argument with a default, and activations in place behind an identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Identity(), nn.ReLU(inplace=True))
+
+    def forward(self, x, mask=None, *, scale=2.0):
+        out = self.body(x).mean((2, 3)) * scale
+        return out if mask is None else out * mask
+
+
+def test_arguments_with_defaults_and_activations_behind_identities_are_fused():
+    net, x = Optional().eval().requires_grad_(False), random_images(2, 3, 12, 12).float().requires_grad_()
+    assert fused(net, x).stem is not None
+    (slope,) = torch.autograd.grad(net(x).gather(1, TARGET[:, None]).sum(), x)
+    torch.testing.assert_close(Gradient()(net, x, TARGET).map, slope)
+    explanation = LRP(composite="epsilon")(net, x, TARGET)
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), net(x.detach()).gather(1, TARGET[:, None])[:, 0])
+
+
+class CutOff(nn.Module):
+    """A network whose pixels are rounded without a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = (x * 8).round() / 8
+        return self.conv(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_network_without_a_gradient_has_no_gradient_map_and_can_be_attacked(frozen):
+    net, x = CutOff().eval().requires_grad_(not frozen), random_images(2, 3, 12, 12).float()
+    with pytest.raises(InputError, match="cuts its outputs off from the pixels"):
+        Gradient()(net, x, TARGET)
+    assert loss_gradient(net, x, Goal(TARGET), LOSSES["ce"]).gradient.eq(0).all()
 
 
 def test_a_gradient_of_nan_ends_an_attack():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,16 @@ def test_resume_without_an_output_folder_continues_the_newest(here):
     done = stochx("explain", "b.jpg", *QUICK, "--resume", "--json", cwd=here)
     assert json.loads(done.stdout)["args"]["output"] == "stochx-out/explain-2"
     assert not (here / "stochx-out" / "explain-3").exists()
+
+
+@pytest.mark.parametrize("newer", ["net.safetensors", "a.png"])
+def test_resume_says_that_results_are_kept_of_files_that_are_newer(here, newer):
+    words = ("explain", "a.png", *QUICK, "-o", "run")
+    assert stochx(*words, cwd=here).returncode == 0
+    assert "newer" not in stochx(*words, "--resume", cwd=here).stderr
+    began = (here / "run" / "config.toml").stat().st_mtime
+    os.utime(here / newer, (began + 5, began + 5))
+    assert f"`{newer}` is newer than the results in `run`" in stochx(*words, "--resume", cwd=here).stderr
 
 
 @pytest.mark.parametrize(

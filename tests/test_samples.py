@@ -120,6 +120,21 @@ def test_a_balanced_sample_of_a_mixed_set_has_as_many_of_each_class():
     assert sum(unequal.limited(10, "balanced").labels) == 5 and sum(unequal.limited(10).labels) == 7
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([0, 0, 0, 1, 1, 1], "balanced"),
+        ([0, 0, 0, 1, 1, 1] * 2, "balanced"),  # sorted twice, as folders `test` and `train` are with `split=all`
+        ([0] * 9 + [1, 0] + [1] * 9, "balanced"),  # one image in the wrong place
+        ([0, 1, 2] * 5, "first"),
+        ([0, 1, 1, 0, 2, 0, 1, 2, 2, 0], "first"),
+        ([0] * 6, "first"),
+    ],
+)
+def test_images_that_come_nearly_sorted_by_class_are_sampled(labels, kind):
+    assert data(("a", "b", "c"), labels).usual_sample == kind
+
+
 def test_image_files_come_before_a_sample_of_the_data(colours):
     files = [str(colours / "data" / name) for name in ("ant/0.png", "bee/0.png")]
     words = ("explain", *files, "--model", "colour:net", "-m", "sobel", "--no-figure", "--data", "data")
@@ -295,6 +310,24 @@ def test_broken_images_leave_the_others_in_their_places(tmp_path):
     assert images.labels.tolist() == [0, 0, 1, 1, 1] and [f.index for f in images.failed] == [1, 2, 7]
     for key, pixels in zip(images.keys, images.pixels, strict=True):
         assert pixels.equal(torch.from_numpy(np.array(Image.open(tmp_path / key))).permute(2, 0, 1))
+
+
+def test_images_in_memory_are_cropped_as_others_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    whole = from_arrays(pixels, [0, 1], ("a", "b"), "x")
+    images = stack(whole, Preparation(20, 16))
+    for i in range(2):
+        assert torch.equal(images.pixels[i], (whole.item(i, Preparation(20, 16)).image * 255).round().byte())
+
+
+def test_a_broken_image_leaves_its_place_in_a_plane_to_the_next_of_its_class(tmp_path, colours):
+    (colours / "data/bee/0.png").write_bytes(b"")
+    words = ("boundary", "colour:net", "--data", "data", "--resolution", 3, "--no-figure")
+    found, _ = document(*words, "-o", tmp_path / "run", cwd=colours, code=1)
+    assert found["planes"][0]["images"] == ["ant/0.png", "bee/1.png", "cat/0.png"]
+    assert [each["image"] for each in found["failed"]] == ["bee/0.png"]
+    done = stochx(*words, "--images", "0,3,7", "-o", tmp_path / "named", cwd=colours)
+    assert done.returncode == 2 and "`data/bee/0.png` is empty" in done.stderr
 
 
 def test_images_that_are_all_broken_are_an_error(tmp_path):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
+from stochx.engine.gradients import target_slope
 from stochx.engine.network.fused import fused
 from stochx.engine.network.graph import last_convolution, node_of
 from stochx.engine.network.positions import Recorder, late_layer, maps_or_error, name_of
@@ -53,9 +54,9 @@ class GradCAM:
             activations = recorder.values[node]
             if not isinstance(activations, Tensor):
                 raise InputError(f"`{self.layer}` returns several values", "choose another layer with `layer=`")
-            (slope,) = torch.autograd.grad(logits.gather(1, target[start:stop, None]).sum(), activations)
             slope, values = (
-                maps_or_error(graph, node, value, recorder.values) for value in (slope, activations.detach())
+                maps_or_error(graph, node, value, recorder.values)
+                for value in (target_slope(logits, target[start:stop], activations), activations.detach())
             )
             cam = (slope.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True)
             maps.append(F.interpolate((cam.relu() if self.relu else cam).to(x.dtype), x.shape[2:], mode="bilinear"))

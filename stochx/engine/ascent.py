@@ -121,5 +121,7 @@ class _Draws:
             yield out.to(self.points.dtype).view(copies, len(self.points), -1)
 
     def _climb(self, total: Tensor) -> None:
-        if self.points.requires_grad:
-            self.slope = torch.autograd.grad(total, self.points)[0] + self.slope
+        """Add the gradient of `total`, which is zero if the network cuts its outputs off from the pixels."""
+        if self.points.requires_grad and total.requires_grad:
+            (slope,) = torch.autograd.grad(total, self.points, allow_unused=True)
+            self.slope = self.slope if slope is None else slope + self.slope

@@ -142,5 +142,17 @@ def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
             raise InputError(
                 f"the model returns {tuple(outputs.shape)} for {len(points)} images", "it must return logits (N, K)"
             )
-        (slope,) = torch.autograd.grad(outputs.gather(1, target[:, None]).sum(), points)
+        return target_slope(outputs, target, points)
+
+
+def target_slope(outputs: Tensor, target: Tensor, leaf: Tensor) -> Tensor:
+    """Return d logit[target] / d leaf, for logits (N, K); raises `InputError` if they are cut off from it."""
+    slope = None
+    if outputs.requires_grad:
+        (slope,) = torch.autograd.grad(outputs.gather(1, target[:, None]).sum(), leaf, allow_unused=True)
+    if slope is None:
+        raise InputError(
+            "the network cuts its outputs off from the pixels, so that there is no gradient",
+            "use `occlusion`, which needs none; or mend its forward, for example a `torch.no_grad` or `detach`",
+        )
     return slope

@@ -12,6 +12,7 @@ from stochx.engine.plane import Plane
 from stochx.errors import InputError, UsageError
 from stochx.reports.maps import file_names
 from stochx.settings import Boundary
+from stochx.tasks.batches import Failed
 from stochx.tasks.planes import make_plane
 
 
@@ -25,14 +26,19 @@ class View:
     classes: Sequence[str]
 
 
-def make_views(settings: Boundary, first: Classifier, data: Data) -> list[View]:
-    """Return the planes, by directions of the `first` network."""
+def make_views(settings: Boundary, first: Classifier, data: Data) -> tuple[list[View], list[Failed]]:
+    """Return the planes, by directions of the `first` network, and images that would be in them but cannot be read.
+
+    An image that is named must be readable; of those that are not, the next one of the class takes the place.
+    """
     try:
         data = with_classes_of(first, data, settings.data)
     except InputError as error:
         if settings.plane != "images" and data.labels is not None:  # a loss is followed
             raise InputError(str(error), f"{error.hint}; or use `--plane images`") from None
-    return [_view(settings, first, data, indices) for indices in _choose_images(settings, data)]
+    failed = list[Failed]()
+    chosen = _choose_images(settings, data, first, failed)
+    return [_view(settings, first, data, indices) for indices in chosen], failed
 
 
 def check_alike(models: Mapping[str, Classifier]) -> None:
@@ -49,14 +55,13 @@ def check_alike(models: Mapping[str, Classifier]) -> None:
             raise InputError(f"`{other}` has other classes than `{name}`", "compare networks for the same data")
 
 
-def _choose_images(settings: Boundary, data: Data) -> list[list[int]]:
-    """Return the images of each plane, by their index in the data."""
+def _choose_images(settings: Boundary, data: Data, first: Classifier, failed: list[Failed]) -> list[list[int]]:
+    """Return the images of each plane, by their index in the data; adds those that cannot be read to `failed`."""
     size = 3 if settings.plane == "images" else 1
     if not len(data):
         raise InputError(f"`{settings.data}` holds no images", "check the path")
     if settings.images is None:
-        labels = [int(label) for label in data.labels] if data.labels is not None else list(range(len(data)))
-        indices = [labels.index(label) for label in dict.fromkeys(labels)][:size]
+        indices = _first_readable(data, first, size, failed)
     else:
         indices = [_index(text.strip(), data, settings.data) for text in settings.images.split(",")]
     if len({*indices}) < len(indices):
@@ -67,6 +72,24 @@ def _choose_images(settings: Boundary, data: Data) -> list[list[int]]:
             "name three with `--images 3,17,42`, or use `--plane gradient`",
         )
     return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+def _first_readable(data: Data, first: Classifier, count: int, failed: list[Failed]) -> list[int]:
+    """Return the first readable image of each of `count` classes; without labels, the first ones."""
+    labels = [int(label) for label in data.labels] if data.labels is not None else list(range(len(data)))
+    found = dict[int, int]()
+    for label in dict.fromkeys(labels):
+        for place in (i for i, other in enumerate(labels) if other == label and len(found) < count):
+            try:
+                data.item(place, first.preparation)
+            except InputError as error:
+                failed.append(Failed(place, data.keys[place], error))
+            else:
+                found[label] = place
+                break
+    if failed and len(found) < count:
+        raise failed[0].error
+    return [*found.values()]
 
 
 def _index(text: str, data: Data, name: str) -> int:

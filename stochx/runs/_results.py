@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from stochx.engine.device import current
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
+from stochx.errors import printable
 from stochx.runs.document import Document, compose
 from stochx.runs.watch import Watch
 from stochx.settings.base import Settings
@@ -18,13 +22,39 @@ from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Machine
 from stochx.tasks.batches import Failed
 
+log = logging.getLogger("stochx")
+
 Record = dict[str, Any]
 """A line of records.jsonl, or a row of `results`, as JSON."""
 
 
 def open_folder(settings: RunFiles, world: World) -> RunFolder:
-    """Open the run folder; with `resume`, it brings the records of the earlier run."""
-    return RunFolder(settings.folder, settings.recorded(), settings.free(), world.rank, settings.resume)
+    """Open the run folder; with `resume`, it brings the records of the earlier run, which may be of older files."""
+    config = settings.recorded()
+    folder = RunFolder(settings.folder, config, settings.free(), world.rank, settings.resume)
+    if folder.records and world.leads:
+        _warn_of_newer_files(settings.folder, config)
+    return folder
+
+
+def _warn_of_newer_files(folder: Path, config: Mapping[str, object]) -> None:
+    """Warn of files that settings name, such as weights, if they were written after the run in `folder` began."""
+    replayable = folder / "config.toml"
+    began = replayable.stat().st_mtime if replayable.exists() else float("inf")
+    texts = [str(text) for value in config.values() for text in (value if isinstance(value, list | tuple) else [value])]
+    # Parts of texts too: the FILE of `npz:path=FILE`, `FILE#PART` and `FILE.py:function`.
+    for text in dict.fromkeys(part for whole in texts for part in (whole, *re.split("[=,:#]", whole))):
+        file = Path(text).expanduser()
+        try:
+            newer = file.is_file() and file.stat().st_mtime > began
+        except (OSError, ValueError):  # no name of a file
+            continue
+        if newer:
+            log.warning(
+                "`%s` is newer than the results in `%s` that are kept; leave out `--resume` if it has changed",
+                printable(text),
+                folder,
+            )
 
 
 def earlier_records(folder: RunFolder, names: Sequence[str]) -> list[Record]:

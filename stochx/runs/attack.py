@@ -132,7 +132,11 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     source = None if case.source is None else in_order_of(model, case.source, str(settings.source))
     names = [source.name for source in sources]
     folder = open_folder(settings, world)
-    before = earlier_records(folder, names)
+    before = [  # without those of images whose label was mended
+        record
+        for record in earlier_records(folder, names)
+        if model.classes[record["label"]] == sources[record["index"]].true
+    ]
     saved: dict[int, Saved] = {}
     keep = _keeper(case, folder, ball, file_names(names), saved, draws=settings.figure and world.leads)
     degree = 1.0 if case.point.noise is None else case.point.noise

@@ -20,7 +20,7 @@ from stochx.reports.maps import file_names
 from stochx.runs import Outcome
 from stochx.runs._networks import open_network
 from stochx.runs._planes import View, check_alike, make_views
-from stochx.runs._results import Record, inference_facts, make_document, open_folder
+from stochx.runs._results import Record, exit_code, inference_facts, make_document, open_folder
 from stochx.runs._samples import unseen_data, warn_of_trained
 from stochx.runs.watch import Watch
 from stochx.settings import Boundary
@@ -86,7 +86,7 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
         with watch.progress("making planes"):
             # Indices are those of the whole data set.
             data = unseen_data(settings.data, models) if settings.images is None else load_data(settings.data)
-            views = make_views(settings, models[settings.models[0]], data)
+            views, failed = make_views(settings, models[settings.models[0]], data)
         for name, model in models.items():
             items = {item.key: item.image for view in views for item in view.items}
             if model.trained is not None and world.leads:
@@ -101,10 +101,11 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
         with watch.progress("drawing"):
             _draw(case, rows, maps)
         machine = inference_facts(settings, case.first)
-    document = make_document(settings, watch, machine, [dataclasses.asdict(row) for row in rows], [])
+    results = [dataclasses.asdict(row) for row in rows]
+    document = make_document(settings, watch, machine, results, failed)
     document["planes"] = [_describe(view) for view in views]
     folder.finish([dataclasses.asdict(record) for record in records], document)
-    return Outcome(document)
+    return Outcome(document, exit_code(results, failed))
 
 
 def _describe(view: View) -> Record:

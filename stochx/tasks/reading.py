@@ -44,7 +44,7 @@ def stack(data: Data, preparation: Preparation, report: Report = unreported) -> 
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
     count, side = len(data), preparation.crop
     labels = torch.tensor([int(label) for label in data.labels])
-    if data.pixels is not None and data.pixels.shape[-2:] == (side, side):
+    if data.pixels is not None and data.pixels.shape[-2:] == (side, side) and preparation.resize == side:
         report(count)
         return Stack(data.pixels, labels, data.keys)
     pixels = scratch((count, 3, side, side), torch.uint8)

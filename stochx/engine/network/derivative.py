@@ -17,9 +17,16 @@ ROUNDING = 1e-4  # relative change of the outputs that float32 still resolves
 
 
 @contextmanager
+def as_outside() -> Iterator[None]:
+    """In the block autograd and the global random state are as outside a context, whatever it does to the latter."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
+        yield
+
+
+@contextmanager
 def comparable(model: nn.Module) -> Iterator[None]:
     """In the block `model` has no noise of ours, and autograd and the global random state are as outside a context."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(), at_scale(model, 0):
+    with as_outside(), at_scale(model, 0):
         yield
 
 

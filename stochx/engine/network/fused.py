@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio, value_and_gradient
+from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import UsageError
@@ -196,8 +196,11 @@ def _name(model: nn.Module) -> str:
 
 
 def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
-    """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both without noise."""
-    with comparable(model), comparable(network):
+    """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both with the same noise.
+
+    The trace holds the scale of the noise, so that it could not be turned off in `network`.
+    """
+    with as_outside():
         pairs = [value_and_gradient(function, x) for function in (model, network)]
     limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
     for name, limit, own, other in zip(("values", "gradients"), limits, *pairs, strict=True):
@@ -264,9 +267,12 @@ def _make(model: nn.Module) -> FusedNetwork:
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
     """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
     hidden = next(iter(tail.graph.nodes))
-    for node in list(hidden.users):
-        keywords = node.kwargs
-        if node.op == "call_module" and getattr(module := tail.get_submodule(str(node.target)), "inplace", False):
+    readers = list(hidden.users)
+    for node in readers:
+        keywords, module = node.kwargs, tail.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):  # in eval mode these return their input
+            readers += node.users
+        elif module is not None and getattr(module, "inplace", False):
             outside = copy.copy(module)
             outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
             node.target = f"start_{node.name}"

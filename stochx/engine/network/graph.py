@@ -9,6 +9,7 @@ to get lost, such as a backward of the user's own, and `fused` compares both on 
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,6 +68,16 @@ def _contexts() -> tuple[bool, ...]:
 
 class _Tracer(fx.Tracer):
     """Refuses what a trace loses; noise layers are leaves: every forward pass computes new draws and statistics."""
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Bind all arguments but the first to their defaults: the network is called with images alone."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        parameters = list(inspect.signature(root_fn).parameters.values())[: len(args)]
+        for place, parameter in enumerate(parameters[2:], 2):
+            if parameter.default is not parameter.empty:
+                self.graph.erase_node(args[place].node)
+                args[place] = parameter.default
+        return function, args
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _contexts() != self._outside:

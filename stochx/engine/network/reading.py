@@ -1,7 +1,8 @@
 """Reading a network as a classifier: RGB images in, logits (N, K) out, whatever it takes and returns itself.
 
 A network that takes gray images gets the luma of RGB. Of several outputs the logits are taken, probabilities are turned
-back into logits, and a single logit z becomes [0, z], whose softmax is its sigmoid. What cannot be read is refused.
+back into logits, and a single logit z becomes [-z/2, z/2], whose softmax is its sigmoid, and whose maps are not empty
+for either class. What cannot be read is refused.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ def _flat(z: Tensor) -> Tensor:
 def _two(z: Tensor) -> Tensor:
     """The logit (N,) or (N, 1) of the positive class -> logits of both."""
     z = z.reshape(-1, 1)
-    return torch.cat([torch.zeros_like(z), z], 1)
+    return torch.cat([z * -0.5, z * 0.5], 1)
 
 
 def _log(p: Tensor) -> Tensor:
