@@ -11,7 +11,8 @@ from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.world import World
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
-from stochx.loading import install_noise, load_data
+from stochx.loading import load_data
+from stochx.network_files import install_noise
 from stochx.reports.training import draw_curves
 from stochx.runs import Outcome
 from stochx.runs._results import Record, exit_code, machine_facts, make_document

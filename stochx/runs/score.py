@@ -40,8 +40,9 @@ from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
 from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.comparison import summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
-from stochx.tasks.score import Scored, check_needs, score, summarise
+from stochx.tasks.score import Scored, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
 
 log = logging.getLogger("stochx")

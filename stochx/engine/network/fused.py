@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio, value_and_gradient
-from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
+from stochx.engine.network.folding import folded
+from stochx.engine.network.graph import UntraceableError, cut, hooks_of, lean, trace
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import UsageError
 
