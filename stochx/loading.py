@@ -48,7 +48,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user tells about a network: it wins over every other source.
+    """What the user states about a network, which overrides every other source.
 
     `size` is the side of the input in pixels, or (side, side before the crop); `classes` names the outputs.
     """

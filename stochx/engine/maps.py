@@ -1,4 +1,4 @@
-"""Maps as people have them, explanations, tensors or arrays, made into what metrics and figures take."""
+"""Explanations, tensors and arrays as maps, in the form that metrics and figures take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HasMap(Protocol):
 
 
 Maps = Tensor | np.ndarray | HasMap
-Explained = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, or a function that returns maps
+Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, or a function that returns maps
 
 
 def maps_of(given: Maps, x: Tensor | None = None, alone: bool = False) -> tuple[Tensor, bool]:

@@ -1,4 +1,4 @@
-"""Results that are mostly noise, or miss most of what they explain, and the setting that would mend them."""
+"""Warnings of maps that are mostly noise, or incomplete, with the setting that would help."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from stochx.engine.network.stochastic import Noisy
 from stochx.engine.network.wrappers import traceable, unwrapped
+from stochx.errors import first_line
 
 
 class UntraceableError(Exception):
@@ -45,14 +46,10 @@ def trace(network: nn.Module) -> fx.GraphModule:
         except UntraceableError:
             raise
         except Exception as error:  # tracing runs the user's forward on symbols, which can raise anything
-            raise UntraceableError(f"its operations cannot be traced: {_first_line(error)}") from None
+            raise UntraceableError(f"its operations cannot be traced: {first_line(error)}") from None
         if any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True)):
             raise UntraceableError("it draws random numbers, which a trace would turn into constants")
     return traced
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _contexts() -> tuple[bool, ...]:
@@ -224,9 +221,9 @@ def _within(node: fx.Node, module: str) -> bool:
     return any(name == module or name.startswith(f"{module}.") for name in names)
 
 
-ELEMENTWISE: frozenset[object] = frozenset(
-    {torch.add, torch.cat, torch.relu, nn.functional.relu, nn.functional.relu6, nn.functional.dropout, "relu", "add"}
-    | {operator.add, operator.iadd}
+SUMS: frozenset[object] = frozenset({operator.add, operator.iadd, torch.add})
+ELEMENTWISE = SUMS | frozenset(
+    {torch.cat, torch.relu, nn.functional.relu, nn.functional.relu6, nn.functional.dropout, "relu", "add"}
 )
 
 

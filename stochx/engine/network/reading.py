@@ -61,13 +61,13 @@ def read_as_classifier(network: nn.Module, x: Tensor, name: str) -> tuple[nn.Mod
             raise failure(out, name, x.shape[-1])
         out, is_gray = other, True
         notes.append("takes gray images: it gets the luma of RGB")
-    after, value, said = _pick(out, len(x), name)
+    after, value, picked = _pick(out, len(x), name)
     steps, more = _to_logits(value, calls.kind(value), name)
     if calls.module and any(step in UNDO.values() for step in steps):
         parent, _, last = calls.module.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())
         steps = [step for step in steps if step not in UNDO.values()]
-    reading = Reading(is_gray, (*after, *steps), (*notes, *said, *more))
+    reading = Reading(is_gray, (*after, *steps), (*notes, *picked, *more))
     return _with_steps(network, reading), reading
 
 

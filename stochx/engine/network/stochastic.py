@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.sites import SITES, Place, Site, evaluating, sites
+from stochx.engine.passes import Report, unreported
 from stochx.errors import InputError
 
 
@@ -146,9 +147,7 @@ def penalty(model: nn.Module) -> Tensor:
     return sum(terms, torch.zeros(()))
 
 
-def calibrate(
-    model: Classifier, batches: Sequence[Tensor], report: Callable[[int], None] = lambda batches: None
-) -> None:
+def calibrate(model: Classifier, batches: Sequence[Tensor], report: Report = unreported) -> None:
     """Measure the noise layers' statistics without noise, then those of batch norms, and running ones, with noise.
 
     Noise increases the variance at batch norms, by a factor of 1 + beta^2 for adaptive noise. `batches` are clean
@@ -169,7 +168,7 @@ def _average(
     model: Classifier,
     batches: Sequence[Tensor],
     measuring: Sequence[tuple[nn.Module, str]],
-    report: Callable[[int], None],
+    report: Report,
 ) -> None:
     """Run one pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]

@@ -21,7 +21,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
-from stochx.errors import InputError, storable
+from stochx.errors import InputError, first_line, storable
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
@@ -130,7 +130,7 @@ def _safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
+        raise InputError(f"`{path}` is damaged: {first_line(error)[:120]}", "copy or download it again") from None
     own = "stochx" in metadata
     header, trained = parse(metadata.pop("stochx", "{}"), path), metadata.pop(TRAINED, None)
     try:
@@ -185,9 +185,5 @@ def _pickle(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"`{path}` is not a weights file, or is damaged: {_first_line(error)}", "copy or download it again"
+        f"`{path}` is not a weights file, or is damaged: {first_line(error)[:120]}", "copy or download it again"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
