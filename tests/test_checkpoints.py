@@ -233,7 +233,7 @@ def test_the_side_of_a_vision_transformer_is_read_from_its_positions():
 )
 def test_preprocessing_is_what_the_published_weights_declare(name, size, source, tmp_path):
     declared = TorchvisionNetwork(name).declared(tmp_path / "w.pth", "0" * 64, 1000)
-    preparation = declared.view.preparation
+    preparation = declared.preprocessing.preparation
     assert (preparation.resize, preparation.crop, preparation.resampling) == size and declared.preparation == source
     assert TorchvisionNetwork(name).declared(tmp_path / "w.pth", "0" * 64, 7).preparation == "guessed"
 
@@ -248,7 +248,7 @@ def test_every_published_file_is_known_by_its_name(name, tmp_path):
         declared = TorchvisionNetwork(name, image_size=side).declared(
             tmp_path / pathlib.Path(preset.url).name, "0" * 64, 1000
         )
-        found = declared.view.preparation
+        found = declared.preprocessing.preparation
         assert (found.resize, found.crop) == (view.resize_size[0], view.crop_size[0])
         assert found.resampling == view.interpolation.value and declared.preparation == "known"
 
