@@ -119,7 +119,7 @@ class _Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class Matching:
-    """How the classes of a data set meet the outputs of a network: by name, or by place; or why they do not."""
+    """The outputs of a network that the classes of a data set belong to, by name or by place; or why there are none."""
 
     how: Literal["by name", "by place", "refused"]
     places: Mapping[int, int]  # class of the data set -> output
@@ -128,7 +128,7 @@ class Matching:
 
 
 def matching(model: Classifier, data: Data, name: str) -> Matching:
-    """Return how `with_classes_of` matches `data`, for people to look at; the network gets the same names."""
+    """Return how `with_classes_of` matches `data`, for display; the network gets the same names."""
     before = model.classes
     try:
         matched = with_classes_of(model, data, name)

@@ -22,7 +22,7 @@ TRANSFORMED = frozenset(AUXILIARY)  # their weights expect other normalised pixe
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network sees an image: resized, cropped, normalised."""
+    """The preprocessing of images: resized, cropped, normalised."""
 
     preparation: Preparation
     mean: tuple[float, ...]
@@ -87,7 +87,7 @@ class TorchvisionNetwork:
 
     @property
     def text(self) -> str:
-        """What `--arch` takes to build the network again."""
+        """The text with which `--arch` builds the network again."""
         given = {key: getattr(self, key) for key in OPTIONS if getattr(self, key) != getattr(TorchvisionNetwork, key)}
         options = ",".join(f"{key}={str(value).lower() if value is False else value}" for key, value in given.items())
         return f"{self.name}:{options}" if options else self.name

@@ -87,7 +87,7 @@ def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
 
 
 def _view(config: Any) -> Preprocessing:
-    """What timm's configuration of data declares."""
+    """The preprocessing that timm's configuration of data declares."""
     crop = int(config["input_size"][-1])
     preparation = Preparation(round(crop / config["crop_pct"]), crop, resampling=config["interpolation"])
     return Preprocessing(preparation, tuple(config["mean"]), tuple(config["std"]))

@@ -1,4 +1,4 @@
-"""How every attack is called: with checked arguments and a judge, in torch's plain modes."""
+"""The call of every attack: with checked arguments and a judge, in torch's plain modes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DRAWS = 32  # of a stochastic network, which choose among the candidates of an a
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     @overload
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt: ...

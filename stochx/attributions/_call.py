@@ -1,4 +1,4 @@
-"""How every attribution is called: with checked arguments, in torch's plain modes."""
+"""The call of every attribution: with checked arguments, in torch's plain modes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, target: Classes | None = None, keys: Keys | None = None, **more: Any

@@ -126,7 +126,7 @@ def like_of(model: object) -> Tensor | None:
 
 
 def check_images(model: nn.Module, x: object, *, pixels: bool) -> tuple[Tensor, bool]:
-    """Return images (N, C, H, W) in the type of the network, and whether a single one was given."""
+    """Return images (N, C, H, W) in the type of the network, and true if a single one was given."""
     if not isinstance(x, Tensor):
         raise UsageError(
             f"`x` is a {type(x).__name__}, not a tensor",

@@ -24,7 +24,7 @@ Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, 
 
 
 def maps_of(given: Maps, x: Tensor | None = None, alone: bool = False) -> tuple[Tensor, bool]:
-    """Return maps (N, C, H, W), and whether it is that of a single image.
+    """Return maps (N, C, H, W), and true if it is that of a single image.
 
     (H, W) is one map; (N, H, W) are several, or the channels of one where an explanation or the image is `alone`. With
     images x (N, C, H, W) there is one for each, of their size and type. Raises `StochxError` for anything else.

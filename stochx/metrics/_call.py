@@ -1,4 +1,4 @@
-"""How every metric is called: with evidence, or with a network, images and maps that become it."""
+"""The call of every metric: with evidence, or with a network, images and maps that become it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DECLARED = {
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     def __init_subclass__(cls) -> None:
         """Raise `InputError` for a metric that does not declare what all of them do."""
@@ -98,7 +98,7 @@ def _evidence(
     mask: Tensor | np.ndarray | None,
     keys: Keys | None,
 ) -> tuple[Evidence, bool]:
-    """Return what the metric is given, and whether it is of a single image; raises `UsageError` for what it lacks."""
+    """Return the evidence for the metric, and true if it is of a single image; raises `UsageError` for what it lacks."""
     name, whole = type(metric).__name__, model is not None and x is not None
     given: dict[Need, bool] = {"model": whole, "explain": explain is not None, "mask": mask is not None}
     for need in get_args(Need):

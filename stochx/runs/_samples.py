@@ -1,4 +1,4 @@
-"""The images that a command uses: a sample of a data set, and whether its networks were trained on them."""
+"""The images that a command uses: a sample of a data set, and those that its networks were trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of where a command writes: folders, and whether they may hold files already."""
+"""Output folders of commands, and the options that let them hold files already."""
 
 from __future__ import annotations
 

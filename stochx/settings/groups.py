@@ -17,7 +17,7 @@ RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning ra
 
 @dataclass(frozen=True, kw_only=True)
 class Description(Settings):
-    """What a network's file may not tell: normalisation, size of the input, names of classes."""
+    """Facts that a network's file may lack: normalisation, size of the input, names of classes."""
 
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
@@ -51,7 +51,7 @@ class Description(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Description):
-    """What a network's file may not tell, its architecture too."""
+    """Facts that a network's file may lack, its architecture too."""
 
     arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
 

@@ -18,7 +18,7 @@ Doubt = Literal["noisy", "incomplete"]
 
 
 class Measured(Protocol):
-    """What is known of the accuracy of a map."""
+    """A row with the accuracy of a map, as far as it is known."""
 
     @property
     def method(self) -> str: ...

@@ -28,7 +28,7 @@ Step = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a network is read: what is done with its input and its output, and what to say about it."""
+    """The changes to the input and output of a network by which it becomes a classifier, and notes about them."""
 
     gray: bool = False
     after: tuple[Step, ...] = ()
@@ -156,7 +156,7 @@ def failure(error: Exception, name: str, side: int) -> InputError:
 
 
 def _pick(out: Any, count: int, name: str) -> tuple[tuple[Step, ...], Tensor, list[str]]:
-    """Return how to get at the logits among the outputs, the logits, and what to say about it."""
+    """Return the steps that take the logits from the outputs, the logits, and notes about it."""
     if isinstance(out, Tensor):
         return (), out, []
     if isinstance(getattr(out, "logits", None), Tensor) and not isinstance(out, Mapping):
@@ -228,7 +228,7 @@ UNDO: dict[str, Step] = {"softmax": _log, "sigmoid": _logit}
 
 
 def _to_logits(value: Tensor, kind: str, name: str) -> tuple[list[Step], list[str]]:
-    """Return the steps from an output to logits (N, K), and what to say about them."""
+    """Return the steps from an output to logits (N, K), and notes about them."""
     if not value.is_floating_point():
         raise InputError(f"`{name}` returns {value.dtype} instead of logits", "return scores of classes, not classes")
     if not value.dim() or len(value) != PROBES:

@@ -31,9 +31,9 @@ NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 @dataclass(frozen=True)
 class Weights:
-    """What may be the network's weights, the likeliest first, our header, the file's other metadata, and `trained`.
+    """Candidates for the network's weights, the likeliest first, our header, and the file's other metadata.
 
-    `trained` are fingerprints of training images.
+    `trained` holds the fingerprints of training images.
     """
 
     parts: Sequence[Part]
@@ -141,7 +141,7 @@ def _safetensors(path: Path) -> Weights:
 
 
 class _Inert:
-    """What stands for an object of a checkpoint that is no tensor; nothing of the object's own code runs."""
+    """A stand-in for an object of a checkpoint that is not a tensor; nothing of the object's own code runs."""
 
     def __init__(self, *args: object) -> None:
         pass
