@@ -98,7 +98,7 @@ def _evidence(
     mask: Tensor | np.ndarray | None,
     keys: Keys | None,
 ) -> tuple[Evidence, bool]:
-    """Return the evidence for the metric, and true if it is of a single image; raises `UsageError` for what it lacks."""
+    """Return the evidence, and true if it is of a single image; raises `UsageError` for what the metric lacks."""
     name, whole = type(metric).__name__, model is not None and x is not None
     given: dict[Need, bool] = {"model": whole, "explain": explain is not None, "mask": mask is not None}
     for need in get_args(Need):

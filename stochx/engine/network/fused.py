@@ -138,7 +138,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 @dataclass
 class _Verdict:
-    """Facts of a network with these settings: why it is used as it is, if it is; `compared` once it has met an image."""
+    """Facts of a network with these settings: the reason to use it as it is, and true once it has met an image."""
 
     settings: list[object]
     reason: str = ""
