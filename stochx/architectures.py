@@ -129,7 +129,7 @@ def _torchvision(network: TorchvisionNetwork, classes: int) -> Candidate:
 
 def _timm(name: str, classes: int) -> Candidate:
     return Candidate(
-        f"timm:{name}", lambda: timm_classifier(name, classes), lambda *known: timm_declared(name, known[2])
+        f"timm:{name}", lambda: timm_classifier(name, classes), lambda path, sha256, count: timm_declared(name, count)
     )
 
 
@@ -149,7 +149,7 @@ def recognise(shapes: Shapes, path: str) -> Candidate:
         fitting = []
         for candidate in candidates:
             expected = expected_shapes(candidate)
-            given = needed(shapes, expected, candidate.unused)
+            given = needed_tensors(shapes, expected, candidate.unused)
             if given == expected:
                 fitting.append(candidate)
             elif (moved := _with_another_head(candidate, expected, given, classes)) is not None:
@@ -165,15 +165,15 @@ def recognise(shapes: Shapes, path: str) -> Candidate:
     if score < 0.3:
         raise InputError(f"the network in `{path}` is unknown", hint)
     raise InputError(
-        f"`{path}` is no network that is known; closest is `{arch}`: {differences(expected, shapes)}", hint
+        f"`{path}` matches no known architecture; closest is `{arch}`: {differences(expected, shapes)}", hint
     )
 
 
-def needed(shapes: Shapes, expected: Shapes, unused: tuple[str, ...] = ()) -> Shapes:
+def needed_tensors(shapes: Shapes, expected: Shapes, unused: tuple[str, ...] = ()) -> Shapes:
     """Return the tensors that a network must have: without counters, auxiliary heads and what training leaves."""
     return {
         name: shape
-        for name, shape in counted(shapes).items()
+        for name, shape in without_counters(shapes).items()
         if name in expected or not (is_stray(name) or (unused and name.startswith(unused)))
     }
 
@@ -251,7 +251,7 @@ def expected_shapes(candidate: Candidate) -> Shapes:
 
 def shapes_of(network: nn.Module) -> Shapes:
     """The names and shapes of a network's tensors, without batch counters."""
-    return counted({name: tuple(value.shape) for name, value in network.state_dict().items()})
+    return without_counters({name: tuple(value.shape) for name, value in network.state_dict().items()})
 
 
 class _Undrawn(TorchFunctionMode):
@@ -268,19 +268,19 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
-def counted(shapes: Shapes) -> Shapes:
+def without_counters(shapes: Shapes) -> Shapes:
     """Without the batch counters, which older files lack."""
     return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
 
 
 def _overlap(expected: Shapes, shapes: Shapes) -> float:
     same = sum(expected.get(name) == shape for name, shape in shapes.items())
-    return same / max(len(counted(shapes)), len(expected), 1)
+    return same / max(len(without_counters(shapes)), len(expected), 1)
 
 
 def differences(expected: Shapes, shapes: Shapes) -> str:
     """The first few tensors that are missing, mis-shaped or not expected."""
-    stored = counted(shapes)
+    stored = without_counters(shapes)
     wrong = [
         f"`{n}` is {_size(stored[n])}, not {_size(s)}" for n, s in expected.items() if n in stored and stored[n] != s
     ]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from stochx.declarations import Field, class_variable, classes, fields, reexports
-from stochx.entries import Entry, built_in, declared, installed, package_file
+from stochx.entries import Entry, built_in, check_kind, declared, installed, package_file
 from stochx.errors import InputError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -213,12 +213,7 @@ def _returning(kind: type) -> type:
 
     class Call:
         def __call__(self, *args: Any, **keywords: Any) -> Any:
-            result = super().__call__(*args, **keywords)  # type: ignore[misc]  # that of the entry
-            if not isinstance(result, kind):
-                raise InputError(
-                    f"`{type(self).__name__}` returns a {type(result).__name__}", f"return a `{kind.__name__}`"
-                )
-            return result
+            return check_kind(self, super().__call__(*args, **keywords), kind)  # type: ignore[misc]  # that of the entry
 
     return Call
 

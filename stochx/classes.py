@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from stochx.engine.io.data import Data
 from stochx.engine.io.wnids import WNIDS
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, quoted
 from stochx.presets import imagenet_classes
 
-SHOWN = 3  # class names in a message
+SHOWN = 3  # names in a command to type
 SYNONYMS = {"airplane": "plane", "aeroplane": "plane", "automobile": "car"}  # names of CIFAR-10's classes in tutorials
 
 log = logging.getLogger("stochx")
@@ -75,18 +75,18 @@ def match_classes(classes: Sequence[str], outputs: Sequence[str], used: Sequence
     unknown = [classes[label] for label in used if not places.get(label)]
     if unknown:
         raise InputError(
-            f"the network does not know {len(unknown)} of {len(used)} classes of `{name}`: {_listed(unknown)}",
-            f"its classes are {_listed(outputs)}: rename those of the data, or leave them out",
+            f"the network does not know {len(unknown)} of {len(used)} classes of `{name}`: {quoted(unknown)}",
+            f"its classes are {quoted(outputs)}: rename those of the data, or leave them out",
         )
     ambiguous = [classes[label] for label in used if len(places[label]) > 1]
     if ambiguous:
         raise InputError(
-            f"several classes of the network fit {_listed(ambiguous)} of `{name}`", "use WordNet ids, or unique names"
+            f"several classes of the network fit {quoted(ambiguous)} of `{name}`", "use WordNet ids, or unique names"
         )
     counts = Counter(places[label][0] for label in used)
     same = [classes[label] for label in used if counts[places[label][0]] > 1]
     if same:
-        raise InputError(f"{_listed(same)} of `{name}` are one class of the network", "merge them")
+        raise InputError(f"{quoted(same)} of `{name}` are one class of the network", "merge them")
     return {label: places[label][0] for label in used}
 
 
@@ -106,21 +106,10 @@ def in_order_of(model: Classifier, source: Classifier, name: str) -> Classifier:
     order = [places[label] for label in classes]
     if order == [*range(len(source.classes))]:
         return source
-    picked = nn.Sequential(source.network, _Outputs(order))
-    return (
-        Classifier(
-            picked,
-            model.classes,
-            source.preparation,
-            source.mean.flatten().tolist(),
-            source.std.flatten().tolist(),
-            source.arch,
-            source.noise,
-            source.noises,
-        )
-        .to(source.mean.device)
-        .eval()
-    )
+    reordered = nn.Sequential(source.network, _Outputs(order))
+    mean, std = (values.flatten().tolist() for values in (source.mean, source.std))
+    facts = source.arch, source.noise, source.noises
+    return Classifier(reordered, model.classes, source.preparation, mean, std, *facts).to(source.mean.device).eval()
 
 
 class _Outputs(nn.Module):
@@ -136,7 +125,7 @@ class _Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class Matching:
-    """How the classes of a data set meet the outputs of a network: by name, or by place; or why they do not."""
+    """The outputs of a network that the classes of a data set belong to, by name or by place; or why there are none."""
 
     how: Literal["by name", "by place", "refused"]
     places: Mapping[int, int]  # class of the data set -> output
@@ -145,7 +134,7 @@ class Matching:
 
 
 def matching(model: Classifier, data: Data, name: str) -> Matching:
-    """Return how `with_classes_of` matches `data`, for people to look at; the network gets the same names."""
+    """Return how `with_classes_of` matches `data`, for display; the network gets the same names."""
     before = model.classes
     try:
         matched = with_classes_of(model, data, name)
@@ -246,8 +235,3 @@ def _fold(name: str) -> Hashable:
     """Return a name without case, spaces, underscores and hyphens; None if nothing else is left."""
     letters = re.sub(r"[\W_]+", "", name.casefold())
     return SYNONYMS.get(letters, letters) or None
-
-
-def _listed(names: Sequence[str]) -> str:
-    listed = ", ".join(f"`{printable(name)}`" for name in names[:SHOWN])
-    return listed if len(names) <= SHOWN else f"{listed}, ..."

@@ -9,7 +9,7 @@ StochxError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -21,6 +21,16 @@ def printable(text: object) -> str:
 def storable(text: str) -> str:
     r"""Return a text that UTF-8 can write: bytes of a file name that are not UTF-8 become `\udcff` and the like."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def quoted(names: Sequence[object], most: int = 3) -> str:
+    """Return names as messages hold them: in backticks, the first `most` of them."""
+    return ", ".join(f"`{printable(name)}`" for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.network.reading import in_single_precision, probes, read_as_classifier
 from stochx.engine.network.wrappers import unwrapped
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, quoted
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.presets import imagenet_classes
 
@@ -30,17 +30,17 @@ GIVEN: Source = "given"
 DECLARING = ("image_size", "img_size", "input_size")  # attributes in which networks keep their input size
 
 
-def made_by(text: str) -> nn.Module:
-    """Return what the function returns: a network, or a `Classifier`.
+def call_factory(text: str) -> nn.Module:
+    """Return what the user's function returns: a network, or a `Classifier`.
 
     Raises `UsageError` for what cannot be imported or called, `InputError` where it fails or returns no network.
     """
     where, _, what = text.rpartition(":")
-    with _errors_of(text):
+    with _as_input_errors(text):
         module = _module(where, text)
-    function = _attribute(module, what, where, text)
+    function = _attribute(module, what, where)
     _check_callable(function, text)
-    with _errors_of(text):
+    with _as_input_errors(text):
         made: object = function()
     if isinstance(made, Classifier):
         return made
@@ -55,7 +55,7 @@ def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classi
 
     Its input size (crop, resize) is the given one, else what it declares, else the first usual one that it takes.
     """
-    made = made_by(text)
+    made = call_factory(text)
     if isinstance(made, Classifier):
         model, seen, source = made, GIVEN, GIVEN
     else:
@@ -73,7 +73,7 @@ def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classi
 def read_outputs(model: Classifier, text: str) -> list[Fact]:
     """Read a network as a classifier, see `read_as_classifier`, and number its classes if they have no names.
 
-    Raises `InputError` for a network that is none, and where names and outputs differ in number.
+    Raises `InputError` for a network that is not a classifier, and where names and outputs differ in number.
     """
     x = model.normalise(probes(model.input_size))
     model.network, reading = read_as_classifier(model.network, x, text)
@@ -133,7 +133,7 @@ def _module(where: str, text: str) -> ModuleType:
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
-            raise UsageError(f"`{where}` is no Python file", "name the function as FILE.py:function")
+            raise UsageError(f"`{where}` is not a Python file", "name the function as FILE.py:function")
         module = importlib.util.module_from_spec(spec)
         with _importable(file.parent):
             sys.modules[name] = module  # for classes that look themselves up
@@ -167,14 +167,14 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
-def _attribute(module: ModuleType, what: str, where: str, text: str) -> Any:
+def _attribute(module: ModuleType, what: str, where: str) -> Any:
     value: Any = module
     for part in what.split("."):
         if not part or not hasattr(value, part):
             functions = [
                 n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
             ]
-            known = ", ".join(f"`{name}`" for name in functions[:5])
+            known = quoted(functions, 5)
             raise UsageError(
                 f"`{where}` has no `{what}`", f"it has {known}" if known else "name a function that returns a network"
             )
@@ -191,7 +191,7 @@ def _check_callable(function: object, text: str) -> None:
         )
     if not callable(function):
         raise UsageError(
-            f"`{text}` is no function, but of type {type(function).__name__}", "name a function without arguments"
+            f"`{text}` is not a function, but of type {type(function).__name__}", "name a function without arguments"
         )
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -200,14 +200,14 @@ def _check_callable(function: object, text: str) -> None:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
     if needed:
-        listed = ", ".join(f"`{each}`" for each in needed)
         raise UsageError(
-            f"`{text}` needs arguments: {listed}", f"write a function without any: `def make(): return {name}(...)`"
+            f"`{text}` needs arguments: {quoted(needed, 10)}",
+            f"write a function without any: `def make(): return {name}(...)`",
         )
 
 
 @contextlib.contextmanager
-def _errors_of(text: str) -> Iterator[None]:
+def _as_input_errors(text: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an `InputError` with its last line, `sys.exit` too."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stochx.architectures import architecture
 from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.io.images import Preparation
@@ -21,7 +22,8 @@ from stochx.engine.network.stochastic import stored_names
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact
-from stochx.loading import architecture, load_model, trusted
+from stochx.loading import load_model
+from stochx.network_files import trusted
 from stochx.presets import names
 
 

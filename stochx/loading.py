@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from stochx.architectures import architecture, is_factory
+from stochx.architectures import is_factory
 from stochx.catalog import DATASETS
 from stochx.classes import with_classes_of
 from stochx.datasets import Split
@@ -26,10 +26,8 @@ from stochx.engine.network.reading import failure
 from stochx.errors import UsageError
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
-from stochx.network_files import file_and_part, from_file, install_noise, trusted
+from stochx.network_files import file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
-
-__all__ = ["Loaded", "architecture", "install_noise", "is_factory", "load_data", "load_model", "open_model", "trusted"]
 
 REMEDIES = {
     "input": "; `--size` gives it",
@@ -50,7 +48,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user tells about a network: it wins over every other source.
+    """What the user states about a network, which overrides every other source.
 
     `size` is the side of the input in pixels, or (side, side before the crop); `classes` names the outputs.
     """

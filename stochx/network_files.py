@@ -1,4 +1,4 @@
-"""Weights files -> `Classifier`: which architecture they belong to, which of their tensors, and what they tell."""
+"""Weights files -> `Classifier`: their architecture, the tensors that belong to it, and the facts that they declare."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stochx.architectures import (
     class_count,
     differences,
     is_factory,
-    needed,
+    needed_tensors,
     recognise,
     shapes_of,
 )
@@ -25,10 +25,10 @@ from stochx.catalog import MODELS, NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.contents import Part, plain, views
+from stochx.engine.network.contents import Part, views, without_norms
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, quoted
 from stochx.factory import read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.presets import imagenet_classes
@@ -52,7 +52,7 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
     if isinstance(header, FewShotHeader):
         raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    parts = _chosen(list(stored.parts), chosen, path)
+    parts = _choose_parts(list(stored.parts), chosen, path)
     if header.noises:
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
     source: Source
@@ -63,9 +63,8 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
         source = "recognised"
         candidate, part, model = _recognise(parts, path)
     if part.unknown and not chosen:
-        names = ", ".join(f"`{name}`" for name in part.unknown[:3])
         raise InputError(
-            f"`{path}` holds {names} beside a whole `{model.arch}`, as part of a larger network",
+            f"`{path}` holds {quoted(part.unknown)} beside a whole `{model.arch}`, as part of a larger network",
             f"give its code as `--arch package.module:factory`, or `{path}#{part.place}` to leave them out",
         )
     facts = [
@@ -77,8 +76,10 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
     ]
     if len(model.classes) == 1:
         facts += read_outputs(model, str(path))
-    facts += _name(model, header)
-    facts += _see(model, header, _told(header, stored.metadata, part), candidate, path, sha256)
+    facts += _name_classes(model, header)
+    facts += _set_preprocessing(
+        model, header, _stored_normalisation(header, stored.metadata, part), candidate, path, sha256
+    )
     if header.noises:
         install_noise(model, header.noises)
         _fill_noise(model, stored, path)
@@ -98,16 +99,14 @@ def trusted(arch: str, path: Path) -> str:
     return arch
 
 
-def _chosen(parts: Sequence[Part], chosen: str, path: Path) -> list[Part]:
+def _choose_parts(parts: Sequence[Part], chosen: str, path: Path) -> list[Part]:
     """Return the parts whose place ends with the chosen one."""
     if not chosen:
         return list(parts)
     fitting = [view for part in parts for view in views(part) if f".{view.place}".endswith(f".{chosen}")]
     if not fitting:
         places = [part.place for part in parts if part.place]
-        raise UsageError(
-            f"`{path}` has no part `{chosen}`", "it holds " + (", ".join(f"`{p}`" for p in places) or "one network")
-        )
+        raise UsageError(f"`{path}` has no part `{chosen}`", f"it holds {quoted(places, 10) or 'one network'}")
     return fitting
 
 
@@ -116,7 +115,7 @@ def _readings(parts: Sequence[Part]) -> Iterator[Part]:
     for part in parts:
         for view in views(part):
             yield view
-            bare = plain(view.tensors)
+            bare = without_norms(view.tensors)
             if bare.keys() != view.tensors.keys():
                 yield replace(view, tensors=bare)
 
@@ -147,7 +146,7 @@ def _fill(arch: str, parts: Sequence[Part], path: Path) -> tuple[Candidate, Part
     model = candidate.build()
     for part in readings:
         expected = shapes_of(model.network)
-        if needed(_shapes(part), expected, candidate.unused) == expected:
+        if needed_tensors(_shapes(part), expected, candidate.unused) == expected:
             return candidate, part, _loaded(model, part, path)
     lack = differences(shapes_of(model.network), _shapes(readings[0]))
     raise InputError(f"`{path}` does not fit `{candidate.arch}`: {lack}", "check `--arch`")
@@ -201,7 +200,7 @@ def _is_own(model: Classifier) -> bool:
     return model.arch.partition(":")[0] in MODELS
 
 
-def _name(model: Classifier, header: ClassifierHeader) -> list[Fact]:
+def _name_classes(model: Classifier, header: ClassifierHeader) -> list[Fact]:
     """Name the classes by the best source."""
     count = len(model.classes)
     named: Source = "header"
@@ -217,7 +216,7 @@ def _name(model: Classifier, header: ClassifierHeader) -> list[Fact]:
     return [classes_fact(model, named)]
 
 
-def _told(
+def _stored_normalisation(
     header: ClassifierHeader, metadata: Mapping[str, str], part: Part
 ) -> tuple[Sequence[float], Sequence[float], Source] | None:
     """Return mean and standard deviation as the file tells them."""
@@ -227,10 +226,10 @@ def _told(
     return None if part.normalisation is None else (*part.normalisation, "file")
 
 
-def _see(
+def _set_preprocessing(
     model: Classifier,
     header: ClassifierHeader,
-    told: tuple[Sequence[float], Sequence[float], Source] | None,
+    normalisation: tuple[Sequence[float], Sequence[float], Source] | None,
     candidate: Candidate,
     path: Path,
     sha256: str,
@@ -241,11 +240,11 @@ def _see(
     prepared: Source = "known" if own else "guessed"
     if candidate.declared is not None:
         declared = candidate.declared(path, sha256, len(model.classes))
-        model.preparation = declared.view.preparation
-        model.normalise_by(declared.view.mean, declared.view.std)
+        model.preparation = declared.preprocessing.preparation
+        model.normalise_by(declared.preprocessing.mean, declared.preprocessing.std)
         normalised, prepared = declared.normalisation, declared.preparation
-    if told is not None:
-        mean, std, normalised = told
+    if normalisation is not None:
+        mean, std, normalised = normalisation
         model.normalise_by(mean, std)
     if header.crop and header.resize:
         model.preparation, prepared = Preparation(header.resize, header.crop, resampling=header.resampling), "header"

@@ -21,8 +21,8 @@ TRANSFORMED = frozenset(AUXILIARY)  # their weights expect other normalised pixe
 
 
 @dataclass(frozen=True)
-class View:
-    """How a network sees an image: resized, cropped, normalised."""
+class Preprocessing:
+    """The preprocessing of images: resized, cropped, normalised."""
 
     preparation: Preparation
     mean: tuple[float, ...]
@@ -33,7 +33,7 @@ class View:
 class Declared:
     """The preprocessing of some weights, and where it is known from."""
 
-    view: View
+    preprocessing: Preprocessing
     preparation: Source
     normalisation: Source
 
@@ -50,11 +50,11 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(torchvision_models.get_model_weights("resnet18").DEFAULT.meta["categories"])
 
 
-def view_of(preset: Any) -> View:
+def preprocessing_of(preset: Any) -> Preprocessing:
     """Return what an entry of torchvision's weights declares."""
     declared = preset.transforms()
     preparation = Preparation(declared.resize_size[0], declared.crop_size[0], resampling=declared.interpolation.value)
-    return View(preparation, tuple(declared.mean), tuple(declared.std))
+    return Preprocessing(preparation, tuple(declared.mean), tuple(declared.std))
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,21 @@ class TorchvisionNetwork:
             try:
                 options[key] = OPTIONS[key](value)
             except ValueError:
-                raise UsageError(f"`{item}` is no value of `{key}`", f"use `{text.partition(':')[0]}` alone") from None
+                raise UsageError(
+                    f"`{value}` is not a value of `{key}`", f"use `{text.partition(':')[0]}` alone"
+                ) from None
         return TorchvisionNetwork(name, **options)
 
     @property
     def text(self) -> str:
-        """What `--arch` takes to build the network again."""
+        """The text with which `--arch` builds the network again."""
         given = {key: getattr(self, key) for key in OPTIONS if getattr(self, key) != getattr(TorchvisionNetwork, key)}
         options = ",".join(f"{key}={str(value).lower() if value is False else value}" for key, value in given.items())
         return f"{self.name}:{options}" if options else self.name
 
     def __call__(self, classes: int) -> Classifier:
         """Return the network untrained, behind the preprocessing that its usual weights declare."""
-        view = self.views()[0][1]
+        view = self.published()[0][1]
         labels = [str(i) for i in range(classes)]
         return Classifier(self.network(classes), labels, view.preparation, view.mean, view.std, arch=self.text)
 
@@ -111,18 +113,23 @@ class TorchvisionNetwork:
             _move_head(network, self.head)
         return network.eval()
 
-    def views(self) -> list[tuple[str, View]]:
+    def published(self) -> list[tuple[str, Preprocessing]]:
         """Return the address of each published weights' file, and its preprocessing, for images of `image_size`."""
         found = []
         for preset in torchvision_models.get_model_weights(self.name):
             if preset.meta.get("categories"):  # else trained for features
-                found.append((str(preset.url), view_of(preset)))
+                found.append((str(preset.url), preprocessing_of(preset)))
         sides = {view.preparation.crop for _, view in found}
         side = self.image_size or (224 if self.name.startswith("vit") else 0)
         fitting = [(url, view) for url, view in found if side in (0, view.preparation.crop)]
         if side and side not in sides:
             view = found[0][1]
-            fitting = [("", View(Preparation(side, side, resampling=view.preparation.resampling), view.mean, view.std))]
+            fitting = [
+                (
+                    "",
+                    Preprocessing(Preparation(side, side, resampling=view.preparation.resampling), view.mean, view.std),
+                )
+            ]
         return fitting
 
     def declared(self, path: Path, sha256: str, classes: int) -> Declared:
@@ -131,7 +138,7 @@ class TorchvisionNetwork:
         Published files are known by their hash, which their names repeat. Others share it where all weights of the
         architecture agree; for other numbers of classes that is a guess.
         """
-        views = self.views()
+        views = self.published()
         for url, view in views:
             mark = Path(url).stem.rpartition("-")[2]
             if mark and (sha256.startswith(mark) or path.stem.endswith(f"-{mark}")):
@@ -139,7 +146,7 @@ class TorchvisionNetwork:
         return agreed([view for _, view in views], usual=classes == 1000)
 
 
-def agreed(views: Sequence[View], usual: bool) -> Declared:
+def agreed(views: Sequence[Preprocessing], usual: bool) -> Declared:
     """Return the first of some views; what they agree on is known, for weights with the `usual` classes."""
 
     def source(values: set[object]) -> Source:

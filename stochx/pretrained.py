@@ -20,9 +20,17 @@ from torchvision import models as torchvision_models
 from stochx.catalog import MODELS
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import InputError, UsageError, first_line, suggest
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
-from stochx.presets import Declared, TorchvisionNetwork, View, agreed, imagenet_classes, names, view_of
+from stochx.presets import (
+    Declared,
+    Preprocessing,
+    TorchvisionNetwork,
+    agreed,
+    imagenet_classes,
+    names,
+    preprocessing_of,
+)
 
 SECONDS_FOR_A_CONNECTION = 5
 
@@ -50,7 +58,7 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
         ) from None
     finally:
         socket.setdefaulttimeout(patience)
-    view, crop = view_of(preset), preset.transforms().crop_size[0]
+    view, crop = preprocessing_of(preset), preset.transforms().crop_size[0]
     size = crop if name.startswith("vit") and crop != 224 else 0
     arch = TorchvisionNetwork(name, image_size=size).text
     model = Classifier(network, preset.meta["categories"], view.preparation, view.mean, view.std, arch=arch)
@@ -78,11 +86,11 @@ def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
     return Classifier(network, classes, view.preparation, view.mean, view.std, arch=f"timm:{name}")
 
 
-def _view(config: Any) -> View:
-    """What timm's configuration of data declares."""
+def _view(config: Any) -> Preprocessing:
+    """The preprocessing that timm's configuration of data declares."""
     crop = int(config["input_size"][-1])
     preparation = Preparation(round(crop / config["crop_pct"]), crop, resampling=config["interpolation"])
-    return View(preparation, tuple(config["mean"]), tuple(config["std"]))
+    return Preprocessing(preparation, tuple(config["mean"]), tuple(config["std"]))
 
 
 def timm_declared(name: str, classes: int) -> Declared:
@@ -163,7 +171,7 @@ def _create(timm: Any, name: str) -> Any:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].strip().rstrip(".")
+        reason = first_line(error)[:120].strip().rstrip(".")
         raise InputError(
             f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file with `--model FILE`"
         ) from None

@@ -60,15 +60,21 @@ class Quadratic(nn.Module):
         return (0.5 * (flat @ self.A * flat).sum(1) + flat @ self.b)[:, None]
 
 
+def save_net(file, classes):
+    """Write a small untrained network that knows these three classes, and return its path."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS.make("convnet:width=4")(3).eval()
+    model.classes = classes
+    save(file, model)
+    return file
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small network and a few images."""
     folder = tmp_path_factory.mktemp("cli")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS.make("convnet:width=4")(3).eval()
-    model.classes = ("cat", "dog", "owl")
-    save(folder / "net.safetensors", model)
+    save_net(folder / "net.safetensors", ("cat", "dog", "owl"))
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg", "odd [name] é.png"):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)

@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import save_net, shared
 from PIL import Image
 
-from stochx.catalog import MODELS
 from stochx.cli import main
-from stochx.engine.network.weights import save
 from stochx.errors import StochxError
 from stochx.testing.samples import features, make_head
 
@@ -63,12 +61,7 @@ def stochx(*args, cwd=".", env=None):
 
 def shapes_net(folder):
     """Write an untrained network that knows three shapes into the folder, and return its path."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS.make("convnet:width=4")(3).eval()
-    model.classes = ("disc", "square", "triangle")
-    save(folder / "shapes.safetensors", model)
-    return folder / "shapes.safetensors"
+    return save_net(folder / "shapes.safetensors", ("disc", "square", "triangle"))
 
 
 def cifar_test_images(count):

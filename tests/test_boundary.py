@@ -356,6 +356,6 @@ def test_true_classes_are_named_as_the_network_names_them_where_it_knows_them(fo
         Image.new("RGB", (8, 8), ["red", "green", "blue"][shade]).save(tmp_path / name / "a.png")
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     model = Classifier(network, ["Shih-Tzu", "black swan", "tench", "lark"], Preparation(8, 8)).eval()
-    (view,) = make_views(Boundary(models=("net",), data=str(tmp_path)), model, load_data(str(tmp_path)))
+    (view,), _ = make_views(Boundary(models=("net",), data=str(tmp_path)), model, load_data(str(tmp_path)))
     named = {item.key.split("/")[0]: view.classes[item.label or 0] for item in view.items}
     assert named[folder] == shown

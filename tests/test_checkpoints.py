@@ -16,7 +16,7 @@ from torchvision import models
 from stochx.architectures import SIGNS
 from stochx.catalog import MODELS
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.contents import parts, plain, views
+from stochx.engine.network.contents import parts, views, without_norms
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
 from stochx.loading import Given, load_model, open_model
@@ -146,7 +146,7 @@ def norms():
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("norm", norms(), ids=["weight", "spectral", "old weight", "old spectral"])
 @pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 5, 3), lambda: nn.Linear(4, 6)], ids=["conv", "linear"])
-def test_normed_weights_are_made_plain(norm, layer):
+def test_normed_weights_are_made_without_norms(norm, layer):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(norm(layer())).eval()
@@ -154,7 +154,7 @@ def test_normed_weights_are_made_plain(norm, layer):
     other = nn.Sequential(layer()).double().to(x.dtype)
     net = net.to(x.dtype)
     expected = net(x)
-    other.load_state_dict(plain(net.state_dict()))
+    other.load_state_dict(without_norms(net.state_dict()))
     torch.testing.assert_close(other(x), expected)
 
 
@@ -233,7 +233,7 @@ def test_the_side_of_a_vision_transformer_is_read_from_its_positions():
 )
 def test_preprocessing_is_what_the_published_weights_declare(name, size, source, tmp_path):
     declared = TorchvisionNetwork(name).declared(tmp_path / "w.pth", "0" * 64, 1000)
-    preparation = declared.view.preparation
+    preparation = declared.preprocessing.preparation
     assert (preparation.resize, preparation.crop, preparation.resampling) == size and declared.preparation == source
     assert TorchvisionNetwork(name).declared(tmp_path / "w.pth", "0" * 64, 7).preparation == "guessed"
 
@@ -248,7 +248,7 @@ def test_every_published_file_is_known_by_its_name(name, tmp_path):
         declared = TorchvisionNetwork(name, image_size=side).declared(
             tmp_path / pathlib.Path(preset.url).name, "0" * 64, 1000
         )
-        found = declared.view.preparation
+        found = declared.preprocessing.preparation
         assert (found.resize, found.crop) == (view.resize_size[0], view.crop_size[0])
         assert found.resampling == view.interpolation.value and declared.preparation == "known"
 

@@ -17,7 +17,8 @@ from stochx.catalog import MODELS
 from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
 from stochx.engine.training.items import Images
-from stochx.loading import install_noise, load_data, load_model
+from stochx.loading import load_data, load_model
+from stochx.network_files import install_noise
 from stochx.tasks.train import build
 
 DATA = "shapes:size=32,classes=3,count=1800"

@@ -25,8 +25,9 @@ from stochx.engine.training.items import Images
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import SoftLabels
-from stochx.loading import install_noise, load_model
+from stochx.loading import load_model
 from stochx.models.convnet import ConvNet
+from stochx.network_files import install_noise
 from stochx.tasks.distill import calibrate_student, check_teacher, make_criterion, make_student, measure
 from stochx.tasks.objectives import Adversarial, objective
 from stochx.tasks.reading import stack

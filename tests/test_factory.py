@@ -188,7 +188,7 @@ def code(tmp_path, monkeypatch):
         ("own_networks:breaks", r"fails at own_networks.py:21: KeyError: 'key'"),
         ("own_networks:nothing", "returns None, not a network"),
         ("own_networks:instance", "is a network, not a function that makes one"),
-        ("own_networks:number", "is no function, but of type int"),
+        ("own_networks:number", "is not a function, but of type int"),
         ("own_networks:nope", "has no `nope`"),
         ("no_such_module:f", "No module named"),
         ("./nope.py:f", "no such file"),
@@ -258,7 +258,7 @@ def test_a_wrong_given_size_is_one_error(code):
 def test_sizes(text):
     assert sides("240") == (240, 240) and sides("240/255") == (240, 255) and sides(None) is None
     if text != "240/":
-        with pytest.raises(UsageError, match="is no size"):
+        with pytest.raises(UsageError, match="is not a size"):
             sides(text)
 
 

@@ -17,14 +17,14 @@ from support import cifar_test_images
 from torch import nn
 from torchvision import models
 
-from stochx.architectures import recognise
+from stochx.architectures import architecture, is_factory, recognise
 from stochx.catalog import MODELS
 from stochx.engine.gradients import logits
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.weights import save
 from stochx.errors import InputError, UsageError
-from stochx.loading import Given, architecture, is_factory, load_model, open_model
+from stochx.loading import Given, load_model, open_model
 
 
 @pytest.fixture

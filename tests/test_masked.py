@@ -19,7 +19,8 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball
-from stochx.loading import install_noise, load_model
+from stochx.loading import load_model
+from stochx.network_files import install_noise
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
 from stochx.tasks.checks import _accuracy, _normalisation, check_evaluation

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import random_images, shared
 
+from stochx.architectures import architecture
 from stochx.catalog import GUIDES, HEADS, MODELS
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
 from stochx.engine.fewshot.network import cached_features, scores_of
@@ -18,7 +19,8 @@ from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
 from stochx.errors import InputError, UsageError
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
-from stochx.loading import architecture, install_noise, load_data, load_model
+from stochx.loading import load_data, load_model
+from stochx.network_files import install_noise
 from stochx.runs.fsc_train import FEATURE_WISE
 from stochx.tasks.fewshot import accuracies, are_disjoint, domain_of, domains_of, episode_objective, validation
 

@@ -16,19 +16,13 @@ from stochx.engine.gradients import logits
 from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.stochastic import (
-    Site,
-    calibrate,
-    noise_layers,
-    parameter_groups,
-    penalty,
-    sites,
-)
+from stochx.engine.network.sites import Site, sites
+from stochx.engine.network.stochastic import calibrate, noise_layers, parameter_groups, penalty
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
-from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet
 from stochx.models.resnet_cifar import ResNetCIFAR
+from stochx.network_files import install_noise
 from stochx.testing.cases import specs
 
 N = 200_000  # draws of the statistical tests: a standard deviation is known to 1 / sqrt(2 N) = 0.16 %

@@ -13,11 +13,12 @@ from torchvision import models as torchvision_models
 from stochx.catalog import NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.stochastic import Site, calibrate, noise_layers, penalty
+from stochx.engine.network.sites import Site
+from stochx.engine.network.stochastic import calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
-from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet
+from stochx.network_files import install_noise
 
 x = random_images(6, 3, 16, 16)
 

@@ -21,7 +21,7 @@ from stochx.engine.threat import Ball
 from stochx.engine.training.fit import TrainingBatch
 from stochx.errors import UsageError
 from stochx.lessons import Features, Logits, SoftLabels, SoftRandomisation
-from stochx.loading import install_noise
+from stochx.network_files import install_noise
 from stochx.tasks.objectives import Adversarial, Teaching, cross_entropy, frozen, objective
 
 BALL = Ball(0.03)

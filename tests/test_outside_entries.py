@@ -29,7 +29,7 @@ MODULES = {"stochx": ["-m", "stochx"], "pytest": ["-m", "pytest", "-q", "-p", "n
 BROKEN = {  # what is changed in an entry of the manual, and what the contract tests say then
     "attributions": ("(x - self.level) * gradient(model, x, target)", "x.mean((2, 3))", "return (N, C or 1, H, W)"),
     "attacks": ("ball.project(x + step, x)", "x + 2 * step", "`ball.project(x', x)`"),
-    "metrics": ("top.sum(1) / relevance.sum(1)", "top.sum() / relevance.sum()", "one number an image"),
+    "metrics": ("top.sum(1) / relevance.sum(1)", "top.sum() / relevance.sum()", "one number per image"),
     "models": (
         "return Classifier(network, names, Preparation(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, arch=arch)",
         "return network",

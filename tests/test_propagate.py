@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from stochx.engine.lrp import rules
 from stochx.engine.lrp.tape import RelevanceTape, Rules
-from stochx.engine.network.graph import folded, trace
+from stochx.engine.network.folding import folded
+from stochx.engine.network.graph import trace
 from stochx.errors import InputError
 
 

@@ -65,10 +65,10 @@ def test_the_snippets_from_python_run(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 20), (30 * label, 90, 200)).save(file)
     Image.effect_noise((24, 20), 60).convert("RGB").save(tmp_path / "img.jpg")
-    section = TEXT.partition("## From Python")[2].partition("\n## ")[0]
+    section = TEXT.partition("## From Python")[2].partition("\n## ")[0] + (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
     names = {"support": torch.rand(2, 1, 3, 16, 16), "query": torch.rand(3, 3, 16, 16)}
     for block in blocks:
         exec(block.replace("roots=500", "roots=5").replace("steps=20", "steps=2"), names)
-    assert len(blocks) == 3 and names["adversarial"].shape[1:] == (3, 16, 16) and (tmp_path / "map.png").exists()
+    assert len(blocks) == 4 and names["adversarial"].shape[1:] == (3, 16, 16) and (tmp_path / "map.png").exists()
     assert names["scores"].shape == (3, 2) and names["rows"][0]["n"] == 6 and names["data"][-1][1] == 2

@@ -17,7 +17,7 @@ from support import stochx
 from stochx.catalog import MODELS
 from stochx.classes import in_both, in_order_of
 from stochx.engine.io.data import from_arrays
-from stochx.engine.io.fingerprints import fingerprint, fingerprints, from_bytes, joined, to_bytes
+from stochx.engine.io.fingerprints import fingerprint, fingerprints, from_bytes, to_bytes, union
 from stochx.engine.io.held_out import HeldOut
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.weights import load, save
@@ -250,7 +250,7 @@ def test_a_fingerprint_is_the_same_for_bytes_and_floats_and_tells_one_bit():
     other = pixels[0].clone()
     other[0, 0, 0] ^= 1
     assert fingerprint(other) not in known.tolist() and fingerprint(pixels[0].view(3, 6, 7)) not in known.tolist()
-    assert from_bytes(to_bytes(known)).equal(known) and joined(known, known[:2]).equal(known)
+    assert from_bytes(to_bytes(known)).equal(known) and union(known, known[:2]).equal(known)
 
 
 def test_a_file_keeps_fingerprints_beside_its_weights(tmp_path):

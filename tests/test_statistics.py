@@ -25,7 +25,7 @@ from stochx.engine.statistics import (
     student,
     wilson,
 )
-from stochx.tasks import robustness, score
+from stochx.tasks import comparison, robustness
 
 
 def draws(*shape: int, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -243,7 +243,7 @@ def test_tests_made_together_are_those_made_alone():
 def test_the_row_of_a_pointing_game_of_ten_hits_is_wilsons():
     value = {"value": 1.0, "setting": "", "why": ""}
     records = [{"index": n, "method": "ig", "scores": {"pointing-game": value}} for n in range(10)]
-    (row,) = score.summarise(records, ["ig"], {"pointing-game": METRICS.make("pointing-game")})
+    (row,) = comparison.summarise(records, ["ig"], {"pointing-game": METRICS.make("pointing-game")})
     assert (row.mean, row.high) == (1, 1) and row.low == pytest.approx(0.7225, abs=1e-4)
 
 

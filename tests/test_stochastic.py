@@ -17,11 +17,12 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.fused import fused
-from stochx.engine.network.stochastic import SITES, at_scale, calibrate, noise_layers, parameter_groups, penalty, sites
+from stochx.engine.network.sites import SITES, sites
+from stochx.engine.network.stochastic import at_scale, calibrate, noise_layers, parameter_groups, penalty
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
-from stochx.loading import install_noise
 from stochx.models.convnet import ConvNet
+from stochx.network_files import install_noise
 
 x = random_images(4, 3, 16, 16).float()
 

@@ -11,15 +11,14 @@ import sys
 
 import pytest
 import torch
+from conftest import save_net
 from PIL import Image
 from rich.console import Console
 from support import stochx
 
-from stochx.catalog import MODELS
 from stochx.cli import attack, explain, output, score
 from stochx.cli.preview import preview
 from stochx.cli.table import Column, fit_table
-from stochx.engine.network.weights import save
 from stochx.tasks.explain import Explained, ExplanationRow
 from stochx.wrapping import shorten, width, wrap
 
@@ -174,11 +173,7 @@ def hostile(place, tmp_path_factory):
     for name in names:
         shutil.copy(place / "a.png", folder / name)
     (folder / "\x1b[31m[b].png").write_bytes(b"no image")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS.make("convnet:width=4")(3).eval()
-    model.classes = ("\x1b]0;title\x07cat", "[/red]dog", ":smile: owl")
-    save(folder / "net.safetensors", model)
+    save_net(folder / "net.safetensors", ("\x1b]0;title\x07cat", "[/red]dog", ":smile: owl"))
     return folder, names
 
 

@@ -1,4 +1,4 @@
-"""How every attack is called: with checked arguments and a judge, in torch's plain modes."""
+"""The call of every attack: with checked arguments and a judge, in torch's plain modes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from stochx.engine.arguments import (
 from stochx.engine.judging import Judge
 from stochx.engine.modes import is_inside, plain_modes
 from stochx.engine.threat import Ball, Norm
+from stochx.entries import check_kind
 from stochx.errors import InputError, RunError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ DRAWS = 32  # of a stochastic network, which choose among the candidates of an a
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     @overload
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt: ...
@@ -76,9 +77,9 @@ class CheckedCall:
             return _checked(self, formula(model, x, y, ball, context), x)  # type: ignore[arg-type]
         with plain_modes():
             given = check_arguments(model, x, keys if context is None else context.keys, pixels=True)
-            labels = given.chosen(y, "y")
+            labels = given.class_indices(y, "y")
             if context is None:
-                goal = None if target is None else given.chosen(target)
+                goal = None if target is None else given.class_indices(target)
                 context = _context(given, labels, goal, None if source is None else check_model(source))
             attempt = _checked(self, formula(given.model, given.x, labels, ball, context), given.x)
         if not ball.holds(attempt.x, given.x).all():
@@ -115,16 +116,14 @@ def _checked_norm(norm: object) -> Norm:
     raise UsageError(f"unknown norm `{norm!r:.40}`", suggest(str(norm), get_args(Norm)))
 
 
-def _checked(attack: object, attempt: object, x: Tensor) -> Attempt:
+def _checked(attack: object, result: object, x: Tensor) -> Attempt:
     """Return the attempt on x (N, C, H, W); raises `InputError`, which names the attack, for anything else."""
-    name = type(attack).__name__
-    if not isinstance(attempt, Attempt):
-        raise InputError(f"`{name}` returns a {type(attempt).__name__}", "return an `Attempt`")
+    name, attempt = type(attack).__name__, check_kind(attack, result, Attempt)
     if attempt.x.shape != x.shape:
         raise InputError(
             f"`{name}` returns {tuple(attempt.x.shape)} for images {tuple(x.shape)}", "keep the shape of x"
         )
     for part in ("step", "restart", "forwards"):
         if getattr(attempt, part).shape != x.shape[:1]:
-            raise InputError(f"`{name}` returns a `{part}` that is not one number an image", "give (N,)")
+            raise InputError(f"`{name}` returns a `{part}` that is not one number per image", "give (N,)")
     return attempt

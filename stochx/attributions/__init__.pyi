@@ -38,7 +38,7 @@ class Explanation:
 Measure = Callable[['nn.Module', 'Tensor', 'Tensor', 'Tensor', 'Sequence[Key]'], 'Tensor']
 
 def is_signed(method: Attribution) -> bool:
-    """Return whether a positive value speaks for the class, and a negative one against it."""
+    """Return true if positive values speak for the class and negative ones against it."""
     return bool(getattr(method, 'signed', True))
 
 class Attribution(Protocol):

@@ -1,4 +1,4 @@
-"""How every attribution is called: with checked arguments, in torch's plain modes."""
+"""The call of every attribution: with checked arguments, in torch's plain modes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stochx.attributions import Explanation
 from stochx.engine.arguments import Classes, Keys, are_ready, check_arguments, first_of
 from stochx.engine.modes import is_inside, plain_modes
+from stochx.entries import check_kind
 from stochx.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, target: Classes | None = None, keys: Keys | None = None, **more: Any
@@ -32,16 +33,14 @@ class CheckedCall:
             return _checked(self, formula(model, x, target, keys, **more), x)  # type: ignore[arg-type]
         with plain_modes():
             given = check_arguments(model, x, keys, pixels=False)
-            classes = given.chosen(target)
+            classes = given.class_indices(target)
             explanation = _checked(self, formula(given.model, given.x, classes, given.keys, **more), given.x)
         return first_of(explanation) if given.alone else explanation
 
 
-def _checked(method: object, explanation: object, x: Tensor) -> Explanation:
+def _checked(method: object, result: object, x: Tensor) -> Explanation:
     """Return the explanation of x (N, C, H, W); raises `InputError`, which names the method, for anything else."""
-    name = type(method).__name__
-    if not isinstance(explanation, Explanation):
-        raise InputError(f"`{name}` returns a {type(explanation).__name__}", "return an `Explanation`")
+    name, explanation = type(method).__name__, check_kind(method, result, Explanation)
     shape, (count, channels, *sides) = tuple(explanation.map.shape), x.shape
     if shape not in {(count, channels, *sides), (count, 1, *sides)}:
         raise InputError(

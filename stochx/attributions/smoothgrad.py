@@ -44,7 +44,7 @@ class SmoothGrad:
 
     @property
     def signed(self) -> bool:
-        """Whether the sign of a map is evidence: squares and variances have none."""
+        """True if the sign of a map is evidence: squares and variances have none."""
         return self.form == "mean"
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:

@@ -48,6 +48,9 @@ class Bars:
         if self._tasks:
             self._progress.update(self._tasks[-1], passes=f"{self._passes} passes")
 
+    def note(self, text: str) -> None:
+        """Print nothing: the bars show it."""
+
     @contextlib.contextmanager
     def stage(self, label: str, total: int | None) -> Iterator[Bar]:
         """Show a stage for the block; one around it that counts nothing is hidden meanwhile."""

@@ -150,7 +150,7 @@ def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]])
         for title, rows in panels.items():
             console.print(_panel(title, rows, width))
         if command.name in COMMANDS:
-            console.print("", f"Options may also come from a file (--config), or {_variables(command.name)}.", sep="\n")
+            console.print("", f"Options can also be set in a file (--config) or {_variables(command.name)}.", sep="\n")
     return drawn.get()
 
 
@@ -158,7 +158,7 @@ def _variables(command: str) -> str:
     """Say how the environment variables of a command's options are named."""
     option = next(s for s in settings_of(getattr(settings, COMMANDS[command])) if not s.option.positional)
     variable = f"STOCHX_{command}_{option.name}".replace("-", "_").upper()
-    return f"from variables: {variable} for {option.flag}"
+    return f"by environment variables, e.g. {variable} for {option.flag}"
 
 
 def _place(title: str) -> int:

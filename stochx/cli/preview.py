@@ -18,7 +18,7 @@ GAP = 1
 
 
 def preview(explained: Explained) -> None:
-    """Draw the image and its maps side by side on stderr, in as many rows as it takes; says so where it cannot."""
+    """Draw the image and its maps side by side on stderr, in several rows if needed; a note where it cannot."""
     if not output.stderr().is_terminal or output.stderr().color_system in (None, "standard"):
         output.remark("note:", "`--show` needs a colour terminal")
         return

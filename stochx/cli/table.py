@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stochx.errors import printable
@@ -108,14 +108,14 @@ def _shrink(blocks: Sequence[_Block], places: int) -> list[_Block]:
         if not wide:
             break
         widths[max(wide, key=lambda n: widths[n])] -= 1
-    narrowed = [_Block(b.column, b.cells, w, b.floor) for b, w in zip(blocks, widths, strict=True)]
+    narrowed = [replace(b, width=w) for b, w in zip(blocks, widths, strict=True)]
     return [_tighten(block) for block in narrowed]
 
 
 def _tighten(block: _Block) -> _Block:
     """Give back the room that broken names do not use."""
     used = max(width(line.strip()) for cell in block.cells for line in block.lines(cell))
-    return _Block(block.column, block.cells, max(used, 1), block.floor)
+    return replace(block, width=max(used, 1))
 
 
 def _lay_out(blocks: Sequence[_Block]) -> Table:

@@ -30,13 +30,18 @@ class Stage(Protocol):
 
 
 class Display(Protocol):
-    """Shows the stages that are open, one within the other; `refresh` seconds lie between two descriptions."""
+    """Shows the stages that are open, one within the other; `refresh` seconds lie between two descriptions.
+
+    A `note` of what is finished is printed where no bar shows it.
+    """
 
     refresh: float
 
     def stage(self, label: str, total: int | None) -> contextlib.AbstractContextManager[Stage]: ...
 
     def passed(self, rows: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def start(self) -> None: ...
 
@@ -95,8 +100,7 @@ class TerminalWatch(Quiet):
             yield QuietTraining()
             return
         with self._display.stage("training", epochs * items) as stage:
-            lines = isinstance(self._display, Lines)
-            yield ShownTraining(epochs, items, unit, stage, self._display.refresh, lines)
+            yield ShownTraining(epochs, items, unit, stage, self._display)
         self._rest.describe("finishing")
 
     def preview(self, explained: Explained) -> None:
@@ -124,6 +128,9 @@ class Lines:
     def passed(self, rows: int) -> None:
         self._passes += rows
 
+    def note(self, text: str) -> None:
+        output.stderr().print(text, markup=False)
+
     @contextlib.contextmanager
     def stage(self, label: str, total: int | None) -> Iterator[Stage]:
         stage, self._passes = LineStage(label, total), 0
@@ -137,7 +144,7 @@ class Lines:
         while not self._ended.wait(INTERVAL):
             for stage in self._stages[-1:]:
                 passes = f", {self._passes} passes" if self._passes else ""
-                output.stderr().print(f"{stage}{passes}, {_duration(self._seconds())}", markup=False)
+                self.note(f"{stage}{passes}, {_duration(self._seconds())}")
 
 
 class LineStage:
@@ -160,17 +167,16 @@ class LineStage:
 
 
 class ShownTraining:
-    """Shows loss, measures of the last epoch and items per second; in `lines` also a line at the end of each epoch."""
+    """Shows loss, measures of the last epoch and items per second, and notes the end of each epoch."""
 
-    def __init__(self, epochs: int, items: int, unit: str, stage: Stage, refresh: float, lines: bool) -> None:
-        self._epochs, self._items, self._unit, self._stage = epochs, items, unit, stage
-        self._refresh, self._lines = refresh, lines
+    def __init__(self, epochs: int, items: int, unit: str, stage: Stage, display: Display) -> None:
+        self._epochs, self._items, self._unit, self._stage, self._display = epochs, items, unit, stage, display
         self._start, self._seen, self._refreshed, self._measures = time.perf_counter(), 0, 0.0, ""
 
     def step(self, epoch: int, items: int, loss: Any) -> None:
         self._seen += items
         now = time.perf_counter()
-        if now - self._refreshed > self._refresh:
+        if now - self._refreshed > self._display.refresh:
             self._refreshed = now
             speed = _rounded(self._seen / (now - self._start))
             text = f"epoch {epoch + 1}/{self._epochs}  loss {float(loss):.4f}{self._measures}  {speed} {self._unit}/s"
@@ -180,8 +186,8 @@ class ShownTraining:
     def end(self, row: Mapping[str, Any], again: bool) -> None:
         self._measures = "".join(f"  {text}" for text in _measures(row))
         self._stage.reach(row["epoch"] * self._items)
-        if self._lines and not again:
-            output.stderr().print(epoch_line(row, self._epochs, self._unit), markup=False)
+        if not again:
+            self._display.note(epoch_line(row, self._epochs, self._unit))
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""What lies below a folder, or in a zip: images, and what else is there and must not be left out without a word."""
+"""The contents of a folder or zip: images, and other files, which are not left out in silence."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ class Listing:
             printable(self.others[0]),
         )
 
+    def check_images(self, where: str, hint: str) -> None:
+        """Raise `InputError` if there is no image, after a warning of what there is."""
+        if not self.images:
+            self.warn_of_others(where)
+            raise InputError(f"no images in `{where}`", hint)
+
 
 def listing(files: Iterable[str], folders: Iterable[str] = ()) -> Listing:
     """Sort out relative paths of files, and of folders, which may be empty."""
@@ -79,7 +85,5 @@ def walk(root: Path) -> Listing:
         folders.append(Path(folder).relative_to(root).as_posix())
         files += [Path(folder, name).relative_to(root).as_posix() for name in names]
     found = listing(files, folders)
-    if not found.images:
-        found.warn_of_others(printable(root))
-        raise InputError(f"no images in `{printable(root)}`", "expected files ending in " + ", ".join(sorted(SUFFIXES)))
+    found.check_images(printable(root), "expected files ending in " + ", ".join(sorted(SUFFIXES)))
     return found

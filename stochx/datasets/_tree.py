@@ -10,14 +10,13 @@ from typing import Literal
 
 from stochx.datasets import Split
 from stochx.datasets._listing import Listing
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, printable, quoted
 
 SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-NAMED = 3  # folders in a message
 
 Nested = Literal["refused", "classes", "parts"]
 
@@ -94,8 +93,7 @@ def _warn_of_empty_folders(found: Listing, where: str) -> None:
     filled = {str(parent) for name in found.images for parent in PurePosixPath(name).parents}
     empty = [name for name in found.folders if name not in filled and str(PurePosixPath(name).parent) in filled]
     if empty:
-        listed = ", ".join(f"`{printable(name)}`" for name in empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
-        log.warning("`%s`: folders without images: %d, %s", where, len(empty), listed)
+        log.warning("`%s`: folders without images: %d, %s", where, len(empty), quoted(empty))
 
 
 def _split_folders(tops: set[str], where: str) -> dict[Split, str]:

@@ -43,9 +43,7 @@ class Zip:
         path = Path(self.path).expanduser()
         archive = _Archive(path)
         found = listing(archive.members, archive.folders)
-        if not found.images:
-            found.warn_of_others(printable(path))
-            raise InputError(f"no images in `{printable(path)}`", "zip class folders of images")
+        found.check_images(printable(path), "zip class folders of images")
         tree = class_tree(found, split, printable(path), self.split, self.nested)
         data = Data(tree.classes, tree.paths, lambda i: archive.read(tree.paths[i]), tree.labels)
         return restricted(data, self.split, split)

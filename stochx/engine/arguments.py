@@ -1,4 +1,4 @@
-"""What a user gives to a method, an attack or a metric, checked once and made into what their formulas take."""
+"""Arguments of methods, attacks and metrics: checked once, and converted to what formulas take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier, Noise, measure_noise
 from stochx.engine.network.wrappers import unwrapped
 from stochx.engine.seeds import Key, seeded
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, first_line
 
 Classes = int | Sequence[int] | Tensor  # of each image, or one for all
 Keys = Key | Sequence[Key]
@@ -49,7 +49,7 @@ class Arguments:
         """How forward passes differ."""
         return self.model.noise if isinstance(self.model, Classifier) else measure_noise(self.model, self.x[:1])
 
-    def chosen(self, given: Classes | None, name: str = "target") -> Tensor:
+    def class_indices(self, given: Classes | None, name: str = "target") -> Tensor:
         """Return class indices (N,): as given, or what the network predicts.
 
         Raises `InputError` for what is no class index, or not one an image.
@@ -98,7 +98,7 @@ def check_arguments(model: object, x: object, keys: Keys | None = None, *, pixel
 
 
 def check_model(model: object) -> nn.Module:
-    """Return the network without wrappers; raises `UsageError` for one in train mode, or that is none."""
+    """Return the network without wrappers; raises `UsageError` for one in train mode, and for anything else."""
     if isinstance(model, str):
         raise UsageError(f"`model` is the text `{model}`", "load it with `stochx.load_model`")
     if not callable(model) or isinstance(model, type | Tensor):
@@ -111,7 +111,10 @@ def check_model(model: object) -> nn.Module:
     ):
         raise UsageError("the model is in train mode", "call `model.eval()` first")
     if any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
-        raise InputError("the model was made in `torch.inference_mode`, so that it has no gradients", "make it outside")
+        raise InputError(
+            "the model was made in `torch.inference_mode`, so that it has no gradients",
+            "create it outside of the block",
+        )
     return network
 
 
@@ -123,11 +126,11 @@ def like_of(model: object) -> Tensor | None:
 
 
 def check_images(model: nn.Module, x: object, *, pixels: bool) -> tuple[Tensor, bool]:
-    """Return images (N, C, H, W) in the type of the network, and whether a single one was given."""
+    """Return images (N, C, H, W) in the type of the network, and true if a single one was given."""
     if not isinstance(x, Tensor):
         raise UsageError(
             f"`x` is a {type(x).__name__}, not a tensor",
-            "`stochx.read_image` reads an image file, `torch.as_tensor` arrays",
+            "`stochx.read_image` reads an image file, `torch.as_tensor` converts arrays",
         )
     if not x.is_floating_point():
         raise InputError(
@@ -136,7 +139,7 @@ def check_images(model: nn.Module, x: object, *, pixels: bool) -> tuple[Tensor, 
     if x.dim() not in (3, 4):
         raise InputError(f"`x` is {tuple(x.shape)}", "give images (N, C, H, W), or one image (C, H, W)")
     if not x.numel():
-        raise InputError(f"`x` is {tuple(x.shape)}, without an image", "give one image at least")
+        raise InputError(f"`x` is {tuple(x.shape)}, without an image", "give at least one image")
     like = like_of(model)
     if like is not None and like.device != x.device:
         raise InputError(f"`x` is on `{x.device}`, the model on `{like.device}`", f'write `x.to("{like.device}")`')
@@ -175,7 +178,7 @@ def _class_count(model: nn.Module, x: Tensor) -> int:
     except (RuntimeError, ValueError) as error:
         last = x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3)
         raise InputError(
-            f"the model cannot take images {tuple(x.shape[1:])}: {(str(error).splitlines() or [''])[0]}",
+            f"the model cannot take images {tuple(x.shape[1:])}: {first_line(error)}",
             "move the channels: `x.movedim(-1, -3)`" if last else "check their channels and size",
         ) from error
     if not isinstance(out, Tensor):

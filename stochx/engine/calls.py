@@ -1,4 +1,4 @@
-"""`stochx.gradient` and `stochx.logits`: the engine's functions with the arguments that methods take."""
+"""`stochx.gradient` and `stochx.logits`: the engine's functions with checked arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gradient(model: nn.Module, x: Tensor, target: Classes | None = None) -> Tens
         return gradients.gradient(model, x, target)
     with plain_modes():
         given = check_arguments(model, x, pixels=False)
-        slope = gradients.gradient(given.model, given.x, given.chosen(target))
+        slope = gradients.gradient(given.model, given.x, given.class_indices(target))
     return slope[0] if given.alone else slope
 
 

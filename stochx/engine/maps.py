@@ -1,4 +1,4 @@
-"""Maps as people have them, explanations, tensors or arrays, made into what metrics and figures take."""
+"""Explanations, tensors and arrays as maps, in the form that metrics and figures take."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class HasMap(Protocol):
 
 
 Maps = Tensor | np.ndarray | HasMap
-Explained = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, or a function that returns maps
+Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor | HasMap]  # a method, or a function that returns maps
 
 
 def maps_of(given: Maps, x: Tensor | None = None, alone: bool = False) -> tuple[Tensor, bool]:
-    """Return maps (N, C, H, W), and whether it is that of a single image.
+    """Return maps (N, C, H, W), and true if it is that of a single image.
 
     (H, W) is one map; (N, H, W) are several, or the channels of one where an explanation or the image is `alone`. With
     images x (N, C, H, W) there is one for each, of their size and type. Raises `StochxError` for anything else.

@@ -1,4 +1,4 @@
-"""Rows that pass through networks, counted for whoever watches a run: a method may take minutes for an image."""
+"""Work that is counted for whoever watches a run: items that are done, and rows that pass through networks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-LISTENER: ContextVar[Callable[[int], None]] = ContextVar("LISTENER")
+Report = Callable[[int], None]
+"""Takes the number of items (images, batches, episodes) that were done since the last call."""
+
+LISTENER: ContextVar[Report] = ContextVar("LISTENER")
+
+
+def unreported(count: int) -> None:
+    """Ignore a count."""
 
 
 @contextlib.contextmanager
-def counting(listener: Callable[[int], None]) -> Iterator[None]:
-    """Tell `listener` in the block of all rows (images, noisy copies, points of a path) as they pass."""
+def counting(listener: Report) -> Iterator[None]:
+    """Tell `listener` in the block of all rows (images, noisy copies, points of a path) as they pass.
+
+    A method may take minutes for an image, which would look like a standstill.
+    """
     token = LISTENER.set(listener)
     try:
         yield

@@ -14,7 +14,7 @@ from stochx.catalog import METRICS, lazy_entries
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stochx.engine.maps import Explained as Explained
+    from stochx.engine.maps import Explainer as Explainer
     from stochx.engine.maps import Maps as Maps
     from stochx.engine.seeds import Key as Key
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from torch import Tensor, nn
-from stochx.engine.maps import Explained as Explained
+from stochx.engine.maps import Explainer as Explainer
 from stochx.engine.maps import Maps as Maps
 from stochx.engine.seeds import Key as Key
 Need = Literal['model', 'explain', 'mask']

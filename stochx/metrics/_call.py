@@ -1,4 +1,4 @@
-"""How every metric is called: with evidence, or with a network, images and maps that become it."""
+"""The call of every metric: with evidence, or with a network, images and maps that become it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from stochx.engine.arguments import Classes, Keys, check_arguments, check_keys, first_of
-from stochx.engine.maps import Explained, Maps, maps_of, masks_of
+from stochx.engine.maps import Explainer, Maps, maps_of, masks_of
 from stochx.engine.modes import plain_modes
+from stochx.entries import check_kind
 from stochx.errors import InputError, UsageError
 from stochx.metrics import Evidence, Need, Score
 
@@ -33,7 +34,7 @@ DECLARED = {
 
 
 class CheckedCall:
-    """Stands before the formula of an entry, as its first base; within stochx it hands on what it gets."""
+    """First base of an entry: checks arguments before its formula, and passes on those of calls within stochx."""
 
     def __init_subclass__(cls) -> None:
         """Raise `InputError` for a metric that does not declare what all of them do."""
@@ -55,7 +56,7 @@ class CheckedCall:
         map: Maps | None = None,
         target: Classes | None = None,
         *,
-        explain: Explained | None = None,
+        explain: Explainer | None = None,
         mask: Tensor | np.ndarray | None = None,
         keys: Keys | None = None,
     ) -> Score: ...
@@ -67,7 +68,7 @@ class CheckedCall:
         map: Maps | None = None,
         target: Classes | None = None,
         *,
-        explain: Explained | None = None,
+        explain: Explainer | None = None,
         mask: Tensor | np.ndarray | None = None,
         keys: Keys | None = None,
     ) -> Score:
@@ -93,11 +94,11 @@ def _evidence(
     x: Tensor | None,
     map: Maps | None,
     target: Classes | None,
-    explain: Explained | None,
+    explain: Explainer | None,
     mask: Tensor | np.ndarray | None,
     keys: Keys | None,
 ) -> tuple[Evidence, bool]:
-    """Return what the metric is given, and whether it is of a single image; raises `UsageError` for what it lacks."""
+    """Return the evidence, and true if it is of a single image; raises `UsageError` for what the metric lacks."""
     name, whole = type(metric).__name__, model is not None and x is not None
     given: dict[Need, bool] = {"model": whole, "explain": explain is not None, "mask": mask is not None}
     for need in get_args(Need):
@@ -111,7 +112,7 @@ def _evidence(
         maps, alone = maps_of(map)
         return Evidence(maps, check_keys(keys, len(maps), alone), mask=masks_of(mask, maps)), alone
     of = check_arguments(model, x, keys, pixels=True)
-    classes = of.chosen(target)
+    classes = of.class_indices(target)
     again = None if explain is None else _again(explain, of.keys)
     if map is None:
         assert again is not None
@@ -120,7 +121,7 @@ def _evidence(
     return Evidence(maps, of.keys, of.x, classes, of.model, again, masks_of(mask, maps)), of.alone
 
 
-def _again(explain: Explained, keys: Sequence[Key]) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+def _again(explain: Explainer, keys: Sequence[Key]) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """Return the map of a method, with the same draws, for another network or other pixels."""
     by_key = "keys" in inspect.signature(explain).parameters
 
@@ -132,13 +133,11 @@ def _again(explain: Explained, keys: Sequence[Key]) -> Callable[[nn.Module, Tens
     return again
 
 
-def _checked(metric: object, score: object, count: int) -> Score:
+def _checked(metric: object, result: object, count: int) -> Score:
     """Return the score of `count` maps; raises `InputError`, which names the metric, for anything else."""
-    name = type(metric).__name__
-    if not isinstance(score, Score):
-        raise InputError(f"`{name}` returns a {type(score).__name__}", "return a `Score`")
+    name, score = type(metric).__name__, check_kind(metric, result, Score)
     if score.value.shape != (count,):
         raise InputError(
-            f"`{name}` returns {tuple(score.value.shape)} for {count} maps", "return one number an image, (N,)"
+            f"`{name}` returns {tuple(score.value.shape)} for {count} maps", "return one number per image, (N,)"
         )
     return score

@@ -6,14 +6,14 @@ Add one by writing `stochx/noises/<name>.py` with one frozen dataclass that fits
 from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 from torch import nn
-from stochx.engine.network.stochastic import Site as Site
+from stochx.engine.network.sites import Site as Site
 from stochx.engine.network.stochastic import drawn as drawn
 
 class Noise(Protocol):
     """place in a network -> a module that maps the value there, (N, *shape) or a weight, to the noise added to it.
 
     The noise has mean zero over draws from torch's global generator, is drawn in eval mode too, and independently for
-    every image unless `share` says otherwise. `site` is a kind of place (see `engine.network.stochastic.sites`),
+    every image unless `share` says otherwise. `site` is a kind of place (see `engine.network.sites.sites`),
     `layers` a pattern of module names. A module may have `penalty(layer)`, a term of the loss.
     """
 

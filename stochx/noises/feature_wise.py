@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.network.stochastic import Site, drawn
+from stochx.engine.network.sites import Site
+from stochx.engine.network.stochastic import drawn
 
 
 @dataclass(frozen=True)

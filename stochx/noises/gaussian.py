@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from stochx.engine.network.stochastic import Site, normal
+from stochx.engine.network.sites import Site
+from stochx.engine.network.stochastic import normal
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.network.stochastic import Site, normal
+from stochx.engine.network.sites import Site
+from stochx.engine.network.stochastic import normal
 
 MINIMUM = 0.01
 

@@ -51,7 +51,7 @@ def round_to_8_bits(adv: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
 @dataclass(frozen=True)
 class Saved:
-    """An image that was saved: whether rounding to 8 bits took it out of the ball, or made it correct again."""
+    """An image that was saved: true where rounding to 8 bits took it out of the ball, or made it correct again."""
 
     outside: bool
     healed: bool

@@ -19,7 +19,7 @@ from stochx.reports.fonts import BASE, escape_missing, fit_fonts
 from stochx.wrapping import shorten, width, wrap
 
 INK, FAINT = "0.15", "0.45"  # greys of texts: of titles and labels, and of remarks
-WRONG = "#B2182B"  # what a network says that is not so
+WRONG = "#B2182B"  # wrong predictions, doubtful maps
 TITLE, LABEL, TICK = 9, 8, 7  # points
 ENTRY, LETTER = 0.53, 0.062  # inches: width of a legend entry without its label, and of a letter of the label
 STYLE: Any = {  # matplotlib has a type for the keys, since 3.11

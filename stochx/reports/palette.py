@@ -1,4 +1,4 @@
-"""Colours of classes and of methods, the same in every figure; they can be told apart with red-green blindness."""
+"""Colours of classes and of methods, the same in every figure, distinguishable with red-green blindness."""
 
 from __future__ import annotations
 

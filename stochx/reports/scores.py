@@ -26,7 +26,8 @@ from stochx.reports.figure import (
     wrapped_label,
 )
 from stochx.reports.palette import line_style
-from stochx.tasks.score import Scored, bounds_of
+from stochx.tasks.comparison import bounds_of
+from stochx.tasks.score import Scored
 
 STRIP = 160  # pixels of a side in a gallery
 SHOWN = 10  # images of a gallery

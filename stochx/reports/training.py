@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stochx.reports.figure import new_figure, own_style, save_figure, style_axis
+from stochx.reports.figure import FAINT, new_figure, own_style, save_figure, style_axis
+from stochx.reports.palette import COLOURS
 
 # Training, validation and attack have the colour of their own in both panels.
-COLOURS = {"clean": "#4477AA", "validation": "#4477AA", "robust": "#EE6677", "accuracy": "0.45"}
+ROLES = {"clean": COLOURS[0], "validation": COLOURS[0], "robust": COLOURS[1], "accuracy": FAINT}
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> None:
@@ -29,7 +30,7 @@ def _make_figure(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | No
     figure = new_figure(7.2, 3.1)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    _line(left, epochs, [row["loss"] for row in rows], "", COLOURS["accuracy"])
+    _line(left, epochs, [row["loss"] for row in rows], "", ROLES["accuracy"])
     names = {
         "accuracy": "training, attacked" if attacked else "training",
         "clean": "validation",
@@ -38,7 +39,7 @@ def _make_figure(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | No
     }
     for key, name in names.items():
         if key in rows[-1]:
-            _line(right, epochs, [row.get(key) for row in rows], name, COLOURS[key])
+            _line(right, epochs, [row.get(key) for row in rows], name, ROLES[key])
     if best is not None:
         for axis in (left, right):
             label = f"kept: epoch {best['epoch']}" if axis is right else ""

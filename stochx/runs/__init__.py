@@ -32,16 +32,17 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
     """Run a command; raises `StochxError` for what a user can fix."""
     settings.prepare()
     _check_temporary_folder()
+    from stochx.engine.modes import plain_modes  # now, as they import torch
+    from stochx.engine.passes import counting
+    from stochx.engine.world import process_group
+    from stochx.runs._claim import claimed
+
     run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
-    claimed = importlib.import_module("stochx.runs._claim").claimed
-    modes, passes, world_of = (
-        importlib.import_module(f"stochx.engine.{name}") for name in ("modes", "passes", "world")
-    )
-    with modes.plain_modes(), world_of.process_group() as world, claimed(settings, world) as settled:
+    with plain_modes(), process_group() as world, claimed(settings, world) as settled:
         watch = watch if world.leads else Quiet()
         if isinstance(settled, Output):
             watch.opened(settled.folder)
-        with passes.counting(watch.passed):
+        with counting(watch.passed):
             outcome: Outcome = run(settled, world, watch)
     return outcome
 

@@ -28,7 +28,7 @@ def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
 
 
 def given(settings: Description, arch: str | None) -> Given:
-    """What the settings tell about a network."""
+    """Return what the settings state about a network."""
     mean, std = settings.normalisation
     return Given(arch, mean, std, settings.sides, settings.class_names)
 

@@ -1,4 +1,4 @@
-"""The images that a command uses: a sample of a data set, and whether its networks were trained on them."""
+"""The images that a command uses: a sample of a data set, and those that its networks were trained on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Literal
 
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
-from stochx.engine.io.fingerprints import fingerprints, joined
+from stochx.engine.io.fingerprints import fingerprints, union
 from stochx.engine.io.held_out import ENTRY, HeldOut, data_hash
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, printable, quoted
 from stochx.loading import load_data
 from stochx.runs.document import Document
 from stochx.runs.watch import Watch
+from stochx.settings.choices import Sampling
 from stochx.settings.distill import Distill
 from stochx.settings.groups import Limited
 from stochx.settings.train import Train
@@ -27,7 +28,6 @@ from stochx.tasks.known import trained_among, trained_sources
 from stochx.tasks.reading import Stack
 from stochx.tasks.train import TrainingSplit
 
-NAMED = 3  # images in a message
 SPLITS: tuple[Split, Split] = ("train", "test")
 
 log = logging.getLogger("stochx")
@@ -40,7 +40,7 @@ class Sample:
     `trained` counts those that a network was trained on, None where no network's file says.
     """
 
-    kind: Literal["all", "first", "balanced"]
+    kind: Literal["all"] | Sampling
     count: int
     total: int
     hash: str
@@ -65,7 +65,7 @@ class TrainingData:
         }
 
 
-def sample_of(names: Sequence[str], total: int, kind: Literal["first", "balanced"]) -> Sample:
+def sample_of(names: Sequence[str], total: int, kind: Sampling) -> Sample:
     """Describe the sample `names`."""
     text = "".join(f"{name}\n" for name in names)
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -75,8 +75,8 @@ def sample_of(names: Sequence[str], total: int, kind: Literal["first", "balanced
 def take(data: Data, settings: Limited, name: str, files: Sequence[str] = ()) -> tuple[Data, Sample]:
     """Return the images of the data set `name` that `--limit` and `--sample` ask for, after image files.
 
-    The sample is the same for every command, if it is taken before labels are matched with a network. What is not the
-    first images by default is said.
+    The sample is the same for every command, if it is taken before labels are matched with a network. A warning
+    announces a balanced sample that was not asked for.
     """
     total = len(files) + len(data)
     count = settings.limit_of(total)
@@ -164,12 +164,12 @@ def note_training(
     """
     known = None if start is None else start.trained
     own = fingerprints([*split.pixels, *split.held_pixels])
-    model.trained = own if known is None else joined(known, own)
+    model.trained = own if known is None else union(known, own)
     note = {ENTRY: start.origin[ENTRY]} if start is not None and ENTRY in start.origin else {}
     model.origin |= note if held is None else held.note()
     among = trained_among(zip(tests.keys, tests.pixels, strict=True), model.trained)
     if among:
-        log.warning("%d of the %d test images are training images too: %s", len(among), len(tests), _listed(among))
+        log.warning("%d of the %d test images are training images too: %s", len(among), len(tests), quoted(among))
     return len(among)
 
 
@@ -189,8 +189,4 @@ def count_trained(seen: Iterable[tuple[str, Classifier, Sequence[Source]]], worl
 def warn_of_trained(known: Sequence[str], total: int, model: str) -> None:
     """Warn of the images `known`, of `total`, that a network was trained on."""
     if known:
-        log.warning("`%s` was trained on %d of the %d images: %s", printable(model), len(known), total, _listed(known))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{printable(name)}`" for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+        log.warning("`%s` was trained on %d of the %d images: %s", printable(model), len(known), total, quoted(known))

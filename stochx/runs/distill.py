@@ -19,7 +19,8 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
-from stochx.loading import install_noise, open_model
+from stochx.loading import open_model
+from stochx.network_files import install_noise
 from stochx.runs import Outcome
 from stochx.runs._networks import given
 from stochx.runs._results import exit_code, machine_facts, make_document

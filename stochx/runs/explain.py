@@ -76,7 +76,8 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     new = [result for result in results if isinstance(result, ExplanationRow)]
     for text in doubts(new, methods, settings.draws if model.noise != "none" else None):
         log.warning("%s", text)
-    document = make_document(settings, watch, machine, rows, failed) | {"sample": dataclasses.asdict(sample)}
+    document = make_document(settings, watch, machine, rows, failed)
+    document["sample"] = dataclasses.asdict(sample)
     if rows:
         folder.begin()
         folder.finish(rows, document)

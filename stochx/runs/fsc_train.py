@@ -11,14 +11,15 @@ from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.world import World
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
-from stochx.loading import install_noise, load_data
+from stochx.loading import load_data
+from stochx.network_files import install_noise
 from stochx.reports.training import draw_curves
 from stochx.runs import Outcome
 from stochx.runs._results import Record, exit_code, machine_facts, make_document
 from stochx.runs._training import TrainingJob, make_plan, train_into
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
-from stochx.tasks.fewshot import Read, are_disjoint, domains_of, episode_objective, validation
+from stochx.tasks.fewshot import ReadDomain, are_disjoint, domains_of, episode_objective, validation
 
 FEATURE_WISE = "feature-wise:site=block-end,share=batch"  # the noise of `--fwt`
 
@@ -104,13 +105,17 @@ def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:
     return model
 
 
-def _domains(settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch) -> list[Read]:
+def _domains(
+    settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch
+) -> list[ReadDomain]:
     data = {text: load_data(text, split) for text in settings.data}
     with watch.progress("reading images", sum(map(len, data.values()))) as advance:
         return domains_of(data, model.backbone.model.preparation, advance)
 
 
-def _held_out(settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task, watch: Watch) -> list[Read]:
+def _held_out(
+    settings: FscTrain, domains: list[Domain], model: FewShotNetwork, task: Task, watch: Watch
+) -> list[ReadDomain]:
     """Return the domains with validation classes of their own."""
     held = []
     for train, (other, failed) in zip(domains, _domains(settings, model, "val", watch), strict=True):

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate
 from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.comparison import summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
-from stochx.tasks.score import Scored, check_needs, score, summarise
+from stochx.tasks.score import Scored, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
 
 log = logging.getLogger("stochx")
@@ -73,7 +74,7 @@ class Case:
         """The methods that made the maps, or will."""
         return list(self.settings.methods) or (self.store.methods if self.store else [])
 
-    @property
+    @cached_property
     def unsigned(self) -> set[str]:
         """The methods whose maps count by their absolute value, as far as they are known here."""
         unsigned = set[str]()
@@ -141,7 +142,7 @@ def _score(
 ) -> Sequence[Any]:
     """Score the maps of a network, or stored ones without it; finished images go into the run folder.
 
-    What is known of the accuracy of the maps is added to `accuracies`.
+    The accuracy of the maps, as far as it is known, is appended to `accuracies`.
     """
     settings, store = case.settings, case.store
     files = file_names(case.names)

@@ -37,7 +37,7 @@ class Distill(Description, Epochs, RunFiles):
         str | None,
         Option(
             METHOD,
-            "Another architecture for the student, which then starts at random; torchvision's and timm:NAME too.",
+            "Another architecture for the student, which then starts at random; also a torchvision name or timm:NAME.",
             family="models",
             or_other=True,
         ),

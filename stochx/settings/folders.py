@@ -1,4 +1,4 @@
-"""Settings of where a command writes: folders, and whether they may hold files already."""
+"""Output folders of commands, and the options that let them hold files already."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Output(Settings):
         Path | None,
         Option(
             OUTPUT,
-            "Folder for the files, which must be empty; default stochx-out/COMMAND, then stochx-out/COMMAND-2, ...",
+            "Folder for the files, which must be empty; default: stochx-out/COMMAND, then stochx-out/COMMAND-2, ...",
             short="-o",
             free=True,
         ),
     ] = None
     overwrite: Annotated[
         bool,
-        Option(RUN, "Write into a folder with files, and replace them; without -o the newest.", recorded=False),
+        Option(RUN, "Replace the files in the output folder; without -o, in that of the newest run.", recorded=False),
     ] = False
 
     ways_out: ClassVar[str] = "use `--overwrite` or another `--output`"
@@ -75,7 +75,7 @@ class RunFiles(Output):
         bool,
         Option(
             RUN,
-            "Continue the run in the output folder, and keep what is finished; without -o the newest.",
+            "Continue the run in the output folder; without -o, the newest run.",
             recorded=False,
         ),
     ] = False

@@ -61,9 +61,9 @@ class FscTrain(Episodes, Fitting, RunFiles):
         int,
         Option(METHOD, "Episodes per validation, on held-out classes, for model selection; 0 for none.", minimum=0),
     ] = 200
-    fwt: Annotated[bool, Option(METHOD, "Perturb the ends of blocks in training (feature-wise transformation).")] = (
-        False
-    )
+    fwt: Annotated[
+        bool, Option(METHOD, "Perturb features at the end of each block in training (feature-wise transformation).")
+    ] = False
     augment: Annotated[bool, Option(METHOD, "Crop, mirror and recolour images.")] = True
     lr: Annotated[float, Option(METHOD, "Learning rate.", minimum=1e-6)] = 1e-3
     batch_size: Annotated[int, Option(METHOD, "Episodes per step.", minimum=1)] = 1

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option, Settings
-from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Sample, Schedule
+from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Sampling, Schedule
 from stochx.settings.values import USUAL, Number, channels, class_names, radius, share, sides
 
 Channels = tuple[float, float, float]
@@ -17,16 +17,16 @@ RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning ra
 
 @dataclass(frozen=True, kw_only=True)
 class Description(Settings):
-    """What a network's file may not tell: normalisation, size of the input, names of classes."""
+    """Facts that a network's file may lack: normalisation, size of the input, names of classes."""
 
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
     size: Annotated[
-        str | None, Option(WHAT, "Side of the network's input in pixels; N/M crops it from M.", metavar="N[/M]")
+        str | None, Option(WHAT, "Input size of the network in pixels; N/M resizes to M and crops N.", metavar="N[/M]")
     ] = None
     classes: Annotated[
         str | None,
-        Option(WHAT, "Names of the network's classes, in order, or a file with one a line.", metavar="A,B,C|FILE"),
+        Option(WHAT, "Class names of the network, in order, or a file with one per line.", metavar="A,B,C|FILE"),
     ] = None
 
     @property
@@ -51,7 +51,7 @@ class Description(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Description):
-    """What a network's file may not tell, its architecture too."""
+    """Facts that a network's file may lack, its architecture too."""
 
     arch: Annotated[str | None, Option(WHAT, "Architecture of bare weights that are not recognised.")] = None
 
@@ -62,14 +62,14 @@ class Limited(Settings):
 
     limit: Annotated[
         int | str | None,
-        Option(WHAT, "Use only N images, or a share of them, such as 10%.", metavar="N|P%", minimum=1, free=True),
+        Option(WHAT, "Use only N images, or P percent of them.", metavar="N|P%", minimum=1, free=True),
     ] = None
     sample: Annotated[
-        Sample | None,
+        Sampling | None,
         Option(
             WHAT,
-            "Images that `--limit` takes: the first, or as many of each class; default balanced where images come "
-            "sorted by class.",
+            "Limit to the first images, or to equally many of each class; default: balanced where images come sorted "
+            "by class.",
         ),
     ] = None
 

@@ -28,7 +28,7 @@ class Train(Description, Epochs, RunFiles):
         str | None,
         Option(
             WHAT,
-            "Architecture; default resnet20. A torchvision name, timm:NAME or package.module:factory too.",
+            "Architecture, also a torchvision name, timm:NAME or package.module:factory; default: resnet20.",
             family="models",
             or_other=True,
         ),

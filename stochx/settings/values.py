@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 from stochx.errors import InputError, UsageError
@@ -66,6 +67,7 @@ def channels(text: str | None, option: str) -> tuple[float, float, float] | None
 
 
 MAX_SIDE = 4096  # pixels
+IMAGENET = 1000  # classes
 
 
 def sides(text: str | None) -> tuple[int, int] | None:
@@ -79,7 +81,8 @@ def sides(text: str | None) -> tuple[int, int] | None:
         values = 0, 0
     if not 8 <= values[0] <= values[1] <= MAX_SIDE:
         raise UsageError(
-            f"`--size {text}` is no size in pixels", "write `--size 224`, or `--size 224/256` for a crop of 256 pixels"
+            f"`--size {text}` is not a size in pixels",
+            "write `--size 224`, or `--size 224/256` for a crop of 256 pixels",
         )
     return values
 
@@ -93,13 +96,10 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     names = [name.strip() for name in text.split(",")] if typed else _names_in(file)
     if not names or not all(names):
         raise UsageError(f"`--classes {text}` has empty names", "write `--classes ant,bee,cat`, or a file of names")
-    doubled = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
-    if doubled is not None and len(names) != IMAGENET:  # which has two cranes and two maillots
-        raise UsageError(f"`--classes {text}` names `{doubled}` twice", "give each class a name of its own")
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled and len(names) != IMAGENET:  # which has two cranes and two maillots
+        raise UsageError(f"`--classes {text}` names `{doubled[0]}` twice", "give each class a name of its own")
     return tuple(names)
-
-
-IMAGENET = 1000
 
 
 def _names_in(file: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -16,6 +16,7 @@ from stochx.engine.device import full_precision, in_batches
 from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.fused import fused
+from stochx.engine.passes import Report, unreported
 from stochx.engine.plane import Plane, regions
 from stochx.engine.seeds import seeded
 from stochx.errors import RunError
@@ -84,7 +85,7 @@ def predict_at(
     places: Tensor,
     draws: int,
     seed: int,
-    report: Callable[[int], None] = lambda places: None,
+    report: Report = unreported,
 ) -> Predictions:
     """Predict at coordinates `places` (N, 2), over `draws` draws if the model is stochastic.
 
@@ -118,7 +119,7 @@ def predict_grid(
     resolution: int,
     draws: int,
     seed: int,
-    report: Callable[[int], None] = lambda places: None,
+    report: Report = unreported,
 ) -> Predictions:
     """Predict at every cell of the plane's grid; all results are (H, W)."""
     a, b = plane.grid(resolution)
@@ -168,7 +169,7 @@ def record(
     draws: int,
     seed: int,
     eps: float | None = None,
-    report: Callable[[int], None] = lambda places: None,
+    report: Report = unreported,
 ) -> tuple[BoundaryRecord, Predictions]:
     """Evaluate the network on one plane; `names` are those of the plane and of the network.
 

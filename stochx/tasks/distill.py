@@ -12,13 +12,14 @@ from torch import Tensor
 from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, calibrate
+from stochx.engine.passes import Report, unreported
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.statistics import Estimate, share, wilson
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import Lesson
 from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
-from stochx.tasks.reading import Report, Stack, unreported
+from stochx.tasks.reading import Stack
 from stochx.tasks.train import correct
 
 CALIBRATION = 32  # batches for the statistics of noise layers and batch norms

@@ -1,4 +1,4 @@
-"""Results that are mostly noise, or miss most of what they explain, and the setting that would mend them."""
+"""Warnings of maps that are mostly noise, or incomplete, with the setting that would help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Doubt = Literal["noisy", "incomplete"]
 
 
 class Measured(Protocol):
-    """What is known of the accuracy of a map."""
+    """A row with the accuracy of a map, as far as it is known."""
 
     @property
     def method(self) -> str: ...

@@ -14,29 +14,32 @@ from stochx.engine.fewshot.network import FewShotNetwork, cached_features, score
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.stochastic import at_scale
+from stochx.engine.passes import Report, unreported
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, Validate
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.tasks.batches import Failed
-from stochx.tasks.reading import Report, stack, unreported
+from stochx.tasks.reading import stack
 
 # Approximate bytes of the episodes compared at once; on a CPU they fit its caches
 AT_ONCE, AT_ONCE_CPU = 256 * 2**20, 4 * 2**20
 
 
-Read = tuple[Domain, Sequence[Failed]]
+ReadDomain = tuple[Domain, Sequence[Failed]]
 """A domain, and the images that could not be read."""
 
 
-def domain_of(name: str, data: Data, preparation: Preparation, first: int = 0, report: Report = unreported) -> Read:
+def domain_of(
+    name: str, data: Data, preparation: Preparation, first: int = 0, report: Report = unreported
+) -> ReadDomain:
     """Return the images of a data set as a domain, with classes numbered from `first`."""
     images = stack(data, preparation, report)
     return Domain(pool(name, data.classes, images.labels), images.pixels, first), images.failed
 
 
-def domains_of(named: Mapping[str, Data], preparation: Preparation, report: Report = unreported) -> list[Read]:
+def domains_of(named: Mapping[str, Data], preparation: Preparation, report: Report = unreported) -> list[ReadDomain]:
     """Return all data sets as domains, with consecutively numbered classes."""
-    domains: list[Read] = []
+    domains: list[ReadDomain] = []
     first = 0
     for name, data in named.items():
         domains.append(domain_of(name, data, preparation, first, report))

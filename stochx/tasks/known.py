@@ -1,4 +1,4 @@
-"""Images that a network was trained on: a number that is measured on them says little about others."""
+"""Images that a network was trained on, which say little about its accuracy on others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 
 from stochx.engine.io.fingerprints import fingerprint
+from stochx.engine.passes import Report, unreported
 from stochx.errors import InputError
 from stochx.tasks.batches import Source
-from stochx.tasks.reading import READERS, Report, unreported
+from stochx.tasks.reading import READERS
 
 
 def trained_among(named: Iterable[tuple[str, Tensor]], trained: Tensor) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,17 +12,11 @@ from torch import Tensor
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.io.scratch import scratch
+from stochx.engine.passes import Report, unreported
 from stochx.errors import InputError
 from stochx.tasks.batches import Failed
 
 READERS = 8  # images decoded in parallel
-
-Report = Callable[[int], None]
-"""Takes the number of images that were read or predicted since the last call."""
-
-
-def unreported(count: int) -> None:
-    """Ignore a count."""
 
 
 @dataclass(frozen=True)

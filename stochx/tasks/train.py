@@ -14,13 +14,14 @@ from stochx.engine.gradients import logits
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.passes import Report, unreported
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import Estimate, wilson
 from stochx.engine.training.fit import TrainingBatch, Validate
 from stochx.errors import InputError
 from stochx.tasks.batches import Failed
 from stochx.tasks.objectives import Adversarial
-from stochx.tasks.reading import Report, Stack, stack, unreported
+from stochx.tasks.reading import Stack, stack
 
 QUICK = 512  # maximum number of images of the quick robust accuracy
 QUICK_STEPS = 10  # steps of its PGD

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.metrics import Evidence, Score
-from stochx.tasks.score import bounds_of
+from stochx.tasks.comparison import bounds_of
 from stochx.testing.samples import MODES, TinyNet, unchanged
 
 

@@ -15,10 +15,12 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.fused import fused
-from stochx.engine.network.stochastic import Noisy, Place, Site, at_scale, calibrate, noise_layers, penalty
+from stochx.engine.network.sites import Place, Site
+from stochx.engine.network.stochastic import Noisy, at_scale, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
-from stochx.loading import install_noise, load_model
+from stochx.loading import load_model
 from stochx.models.convnet import ConvNet
+from stochx.network_files import install_noise
 from stochx.testing.samples import random_images
 
 X = random_images(8, 3, 16, 16).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from stochx.engine.io.scratch import scratch
 from stochx.engine.modes import plain_modes
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.stochastic import at_scale
+from stochx.engine.passes import Report, unreported
 from stochx.errors import InputError, UsageError
 
 ROUNDS = (7 / 15, 14 / 15)  # shares of the queries that join the support in transductive inference: 35 and 70 of 75
@@ -60,9 +61,7 @@ class FewShotNetwork(nn.Module):
         return found[0] if alone else found
 
 
-def cached_features(
-    model: FewShotNetwork, pixels: Tensor, places: Tensor, report: Callable[[int], None] = lambda images: None
-) -> Tensor:
+def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor, report: Report = unreported) -> Tensor:
     """Return the head's digest of the maps of images `places` (n,) of `pixels` (N, 3, H, W) uint8, on the CPU."""
     like = next(model.parameters())
     digests = scratch((len(places), *model.head.digest(like.new_zeros(1, *model.backbone.shape)).shape[1:]), like.dtype)

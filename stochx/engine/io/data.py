@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from stochx.engine.io.images import Preparation, to_tensor
 from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable, storable
-from stochx.settings.choices import Sample
+from stochx.settings.choices import Sampling
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Data(Dataset[tuple[Tensor, int]]):
         return 0 < changes < len(sizes) or 0 < changes <= at_random / 2
 
     @property
-    def usual_sample(self) -> Sample:
+    def usual_sample(self) -> Sampling:
         """The sample to take where none is asked for: the first images, balanced ones if they come sorted by class."""
         return "balanced" if self.is_sorted_by_class else "first"
 
-    def limited(self, count: int | None, sample: Sample | None = None) -> Data:
+    def limited(self, count: int | None, sample: Sampling | None = None) -> Data:
         """Return `count` images: the first ones, or a sample balanced over classes; by default the usual one.
 
         A balanced sample depends on the sizes of the classes alone, and that of a smaller count is part of it: one

@@ -1,4 +1,4 @@
-"""Fingerprints of images as a network sees them: whether one was trained on can be told without keeping it."""
+"""Fingerprints of images as a network sees them, by which those that it was trained on are recognised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fingerprints(images: Iterable[Tensor]) -> Tensor:
     return torch.tensor(sorted({fingerprint(pixels) for pixels in images}), dtype=torch.int64)
 
 
-def joined(*parts: Tensor) -> Tensor:
+def union(*parts: Tensor) -> Tensor:
     """Return all fingerprints of several trainings, sorted."""
     return torch.tensor(sorted({value for part in parts for value in part.tolist()}), dtype=torch.int64)
 

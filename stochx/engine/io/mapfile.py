@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stochx.engine.io.images import open_file
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, first_line, printable
 
 SUFFIXES = (".npy", ".npz")
 HOW = "save one map per file with `numpy.savez(path, map=...)`, (C, H, W) or (H, W)"
@@ -58,9 +58,8 @@ def read_map(path: Path, root: Path) -> MapFile:
         except MemoryError:
             raise InputError(f"`{shown}` does not fit into memory", "split it") from None
         except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"`{shown}` cannot be read: {reason}", "save it with `numpy.savez(path, map=...)`"
+                f"`{shown}` cannot be read: {first_line(error)}", "save it with `numpy.savez(path, map=...)`"
             ) from None
     values = arrays.get("map", next(iter(arrays.values())) if len(arrays) == 1 else None)
     if values is None:

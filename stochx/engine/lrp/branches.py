@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-SUMS: frozenset[object] = frozenset({operator.add, operator.iadd, torch.add})
+from stochx.engine.network.graph import SUMS
+
 IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)  # do nothing in a frozen network
 
 

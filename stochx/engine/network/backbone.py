@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.graph import UntraceableError, folded, trace
-from stochx.engine.network.stochastic import LAYERS, evaluating
+from stochx.engine.network.folding import folded
+from stochx.engine.network.graph import UntraceableError, trace
+from stochx.engine.network.sites import LAYERS, evaluating
 from stochx.errors import InputError
 
 

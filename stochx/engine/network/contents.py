@@ -1,4 +1,4 @@
-"""Where in a checkpoint the weights of a network lie: beside counters and losses, under prefixes, in several copies."""
+"""The weights of a network within a checkpoint: beside counters and losses, under prefixes, in several copies."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _stripped(part: Part, prefixes: frozenset[str] | None) -> list[Part]:
         )
 
 
-def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights that weight and spectral norms compute, under the names of the layers without them."""
     out = dict(tensors)
     for name in tensors:

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
-from stochx.engine.network.graph import UntraceableError, cut, folded, hooks_of, lean, trace
+from stochx.engine.network.folding import folded
+from stochx.engine.network.graph import UntraceableError, cut, hooks_of, lean, trace
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import UsageError
 
@@ -137,7 +138,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 @dataclass
 class _Verdict:
-    """What is known of a network with these settings: why it is used as it is, and whether it has met an image."""
+    """Facts of a network with these settings: the reason to use it as it is, and true once it has met an image."""
 
     settings: list[object]
     reason: str = ""
@@ -172,21 +173,21 @@ def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNe
     verdict = _verdicts.get(model)
     if verdict is None or verdict.settings != state[1]:
         verdict = _verdicts[model] = _Verdict(state[1])
-    compares = not verdict.compared and x is not None and len(x) > 0
+    unseen = None if verdict.compared or x is None or not len(x) else x[:1]
     if not verdict.reason:
         entry = _fused.get(model)
         try:
             network = entry[1] if entry is not None and entry[0] == state else _make(model)
-            if compares and x is not None:
-                _check_same(model, network.whole, x[:1])
+            if unseen is not None:
+                _check_same(model, network.whole, unseen)
                 verdict.compared = True
             _fused[model] = (state, network)
             return network
         except UntraceableError as error:
             verdict.reason = str(error)
             log.info("%s is used as it is: %s", _name(model), error)
-    if compares and x is not None:
-        _check_slope(model, x[:1])
+    if unseen is not None:
+        _check_slope(model, unseen)
         verdict.compared = True
     return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))  # not cached: it would keep the model alive
 

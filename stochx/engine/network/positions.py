@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from stochx.engine.network.graph import last_convolution
+from stochx.engine.network.graph import SUMS, last_convolution
 from stochx.errors import InputError
 
 PREFIXES = 8  # tokens without a position, at most: class, distillation, registers
-SUMS: frozenset[object] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+RESIDUAL = SUMS | {"add", "add_"}  # with the methods of tensors
 LAST_AXIS = (nn.Linear, nn.LayerNorm)  # work on the last axis of tokens and of channels-last maps
 SECOND_AXIS = (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.GroupNorm)
 MOVING: frozenset[object] = frozenset({"permute", "transpose", "reshape", "view", "flatten", torch.permute})
@@ -104,7 +104,7 @@ def _is_residual(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     """Return True for a sum of two values of one shape that depend on the image."""
     parts = [values.get(n) for n in node.all_input_nodes]
     tensors = [part for part in parts if isinstance(part, Tensor) and part.requires_grad]
-    return node.target in SUMS and len(tensors) == 2 and tensors[0].shape == tensors[1].shape
+    return node.target in RESIDUAL and len(tensors) == 2 and tensors[0].shape == tensors[1].shape
 
 
 def _is_channels_last(graph: fx.GraphModule, node: fx.Node) -> bool:

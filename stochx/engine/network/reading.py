@@ -29,7 +29,7 @@ Step = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a network is read: what is done with its input and its output, and what to say about it."""
+    """The changes to the input and output of a network by which it becomes a classifier, and notes about them."""
 
     gray: bool = False
     after: tuple[Step, ...] = ()
@@ -62,13 +62,13 @@ def read_as_classifier(network: nn.Module, x: Tensor, name: str) -> tuple[nn.Mod
             raise failure(out, name, x.shape[-1])
         out, is_gray = other, True
         notes.append("takes gray images: it gets the luma of RGB")
-    after, value, said = _pick(out, len(x), name)
+    after, value, picked = _pick(out, len(x), name)
     steps, more = _to_logits(value, calls.kind(value), name)
     if calls.module and any(step in UNDO.values() for step in steps):
         parent, _, last = calls.module.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())
         steps = [step for step in steps if step not in UNDO.values()]
-    reading = Reading(is_gray, (*after, *steps), (*notes, *said, *more))
+    reading = Reading(is_gray, (*after, *steps), (*notes, *picked, *more))
     return _with_steps(network, reading), reading
 
 
@@ -157,7 +157,7 @@ def failure(error: Exception, name: str, side: int) -> InputError:
 
 
 def _pick(out: Any, count: int, name: str) -> tuple[tuple[Step, ...], Tensor, list[str]]:
-    """Return how to get at the logits among the outputs, the logits, and what to say about it."""
+    """Return the steps that take the logits from the outputs, the logits, and notes about it."""
     if isinstance(out, Tensor):
         return (), out, []
     if isinstance(getattr(out, "logits", None), Tensor) and not isinstance(out, Mapping):
@@ -229,7 +229,7 @@ UNDO: dict[str, Step] = {"softmax": _log, "sigmoid": _logit}
 
 
 def _to_logits(value: Tensor, kind: str, name: str) -> tuple[list[Step], list[str]]:
-    """Return the steps from an output to logits (N, K), and what to say about them."""
+    """Return the steps from an output to logits (N, K), and notes about them."""
     if not value.is_floating_point():
         raise InputError(f"`{name}` returns {value.dtype} instead of logits", "return scores of classes, not classes")
     if not value.dim() or len(value) != PROBES:

@@ -1,4 +1,4 @@
-"""Noise layers of a network: their places, their scale, and the calibration of their statistics.
+"""Noise layers of a network: their scale, and the calibration of their statistics; `sites` are their places.
 
 A noise layer is a module that returns a zero-mean deviation, which is added to a value: `z + scale * noise(z)`. So the
 degree of stochasticity has the same meaning for all: 0 is the network without noise, 2 doubles every deviation.
@@ -7,10 +7,8 @@ degree of stochasticity has the same meaning for all: 0 is the network without n
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +16,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
-from stochx.errors import InputError, UsageError
-
-Place = Literal["output", "input", "weight"]
-LAYERS = (nn.Conv2d, nn.Linear)
+from stochx.engine.network.sites import SITES, Place, Site, evaluating, sites
+from stochx.engine.passes import Report, unreported
+from stochx.errors import InputError
 
 
 def normal(z: Tensor, share: str) -> Tensor:
@@ -40,19 +37,6 @@ def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
     shape = (count, *z.shape[2:], z.shape[1]) if last else (count, *z.shape[1:])
     noise = source(shape, dtype=z.dtype, device=z.device)
     return (noise.permute(0, 3, 1, 2) if last else noise).expand_as(z)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place for a noise layer: the output, the input or the weight of a module.
-
-    `shape` is that of the value: (C, H, W) or (D,) per image, or the weight's shape. `index` counts sites from 0.
-    """
-
-    name: str
-    place: Place
-    shape: tuple[int, ...]
-    index: int
 
 
 class Noisy(nn.Module):
@@ -139,124 +123,6 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
     return model
 
 
-def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
-    """Return the sites of a kind that match `layers`, in the order of the forward pass.
-
-    `before-bn`: outputs of convolutions and linear layers except the logits; `after-bn`: outputs of batch norms;
-    `block`: outputs of the smallest custom modules with two or more convolutions; `block-end`: outputs of the last norm
-    of each block, and of its shortcut, or of all norms if there is no block; `stem-and-blocks`: of blocks and the first
-    norm; `conv-input`: inputs of convolutions; `layer-input`: also of linear layers; `input`: of the first layer;
-    `penultimate`: of the last; `weight`: all weights.
-    Patterns are shell-like and joined by `+`.
-    """
-    if site not in SITES:
-        raise UsageError(f"unknown site `{site}`", "choose from: " + ", ".join(SITES))
-    place, choose = SITES[site]
-    chosen = [
-        (name, shape)
-        for name, shape in choose(model.network, _visited_modules(model, place))
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in layers.split("+"))
-    ]
-    return [Site(name, place, shape, index) for index, (name, shape) in enumerate(chosen)]
-
-
-Shapes = list[
-    tuple[str, tuple[int, ...]]
-]  # names of modules, in the order of the forward pass, with the shape of a value
-
-
-def _visited_modules(model: Classifier, place: Place) -> Shapes:
-    """Return the modules that run in eval mode, each once, with the shape of the value per image at `place`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    handles = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
-            value = {"output": output, "input": inputs[0] if inputs else None}.get(place)
-            if place == "weight":
-                shapes.setdefault(name, tuple(getattr(module, "weight", torch.zeros(0)).shape))
-            elif isinstance(value, Tensor):
-                shapes.setdefault(name, tuple(value.shape[1:]))
-
-        return hook
-
-    try:
-        handles = [m.register_forward_hook(note(name)) for name, m in model.network.named_modules() if name]
-        with evaluating(model), torch.inference_mode(), torch.random.fork_rng():
-            model(model.mean.new_zeros(1, 3, model.input_size, model.input_size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(shapes.items())
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode for the block, and restore the mode of every module afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _layers(network: nn.Module, shapes: Shapes) -> Shapes:
-    return [(name, shape) for name, shape in shapes if isinstance(network.get_submodule(name), LAYERS)]
-
-
-def _of(kind: type[nn.Module]) -> Callable[[nn.Module, Shapes], Shapes]:
-    return lambda network, shapes: [item for item in shapes if isinstance(network.get_submodule(item[0]), kind)]
-
-
-def _blocks(network: nn.Module, shapes: Shapes) -> Shapes:
-    """Return the smallest modules other than torch's containers that hold at least two convolutions."""
-
-    def is_block(name: str) -> bool:
-        module = network.get_submodule(name)
-        own = not type(module).__module__.startswith("torch.nn")
-        return own and sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 1
-
-    blocks = [item for item in shapes if is_block(item[0])]
-    return [item for item in blocks if not any(other.startswith(f"{item[0]}.") for other, _ in blocks)]
-
-
-def _block_ends(network: nn.Module, shapes: Shapes) -> Shapes:
-    """Return the last norm of each block and of each of its branches: the `Sequential` modules in it."""
-    norms, blocks = _of(nn.BatchNorm2d)(network, shapes), [name for name, _ in _blocks(network, shapes)]
-    if not blocks:
-        return norms
-
-    def branch(name: str) -> str | None:
-        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
-        if block is None:
-            return None
-        parts = name.split(".")
-        parents = [".".join(parts[:k]) for k in range(block.count(".") + 2, len(parts))]
-        return next((p for p in parents if isinstance(network.get_submodule(p), nn.Sequential)), block)
-
-    last = {branch(name): name for name, _ in norms}
-    return [item for item in norms if branch(item[0]) is not None and last[branch(item[0])] == item[0]]
-
-
-SITES: dict[str, tuple[Place, Callable[[nn.Module, Shapes], Shapes]]] = {
-    "before-bn": ("output", lambda network, shapes: _layers(network, shapes)[:-1]),
-    "after-bn": ("output", _of(nn.BatchNorm2d)),
-    "block": ("output", _blocks),
-    "block-end": ("output", _block_ends),
-    "stem-and-blocks": (
-        "output",
-        lambda network, shapes: _of(nn.BatchNorm2d)(network, shapes)[:1] + _blocks(network, shapes),
-    ),
-    "input": ("input", lambda network, shapes: _layers(network, shapes)[:1]),
-    "conv-input": ("input", _of(nn.Conv2d)),
-    "layer-input": ("input", _layers),
-    "penultimate": ("input", lambda network, shapes: _layers(network, shapes)[-1:]),
-    "weight": ("weight", _layers),
-}
-
-
 def stored_names(network: nn.Module) -> dict[str, str]:
     """Map names of the state dict to names in files, where weights of noisy layers have the plain network's names."""
     prefixes = [name for name, module in network.named_modules() if isinstance(module, Noisy)]
@@ -281,9 +147,7 @@ def penalty(model: nn.Module) -> Tensor:
     return sum(terms, torch.zeros(()))
 
 
-def calibrate(
-    model: Classifier, batches: Sequence[Tensor], report: Callable[[int], None] = lambda batches: None
-) -> None:
+def calibrate(model: Classifier, batches: Sequence[Tensor], report: Report = unreported) -> None:
     """Measure the noise layers' statistics without noise, then those of batch norms, and running ones, with noise.
 
     Noise increases the variance at batch norms, by a factor of 1 + beta^2 for adaptive noise. `batches` are clean
@@ -304,7 +168,7 @@ def _average(
     model: Classifier,
     batches: Sequence[Tensor],
     measuring: Sequence[tuple[nn.Module, str]],
-    report: Callable[[int], None],
+    report: Report,
 ) -> None:
     """Run one pass in which statistics become plain means over the batches; each comes with the name of its rate."""
     before = [getattr(module, rate) for module, rate in measuring]

@@ -21,7 +21,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
-from stochx.errors import InputError, storable
+from stochx.errors import InputError, first_line, storable
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
@@ -31,9 +31,9 @@ NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 @dataclass(frozen=True)
 class Weights:
-    """What may be the network's weights, the likeliest first, our header, the file's other metadata, and `trained`.
+    """Candidates for the network's weights, the likeliest first, our header, and the file's other metadata.
 
-    `trained` are fingerprints of training images.
+    `trained` holds the fingerprints of training images.
     """
 
     parts: Sequence[Part]
@@ -130,7 +130,7 @@ def _safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"`{path}` is damaged: {_first_line(error)}", "copy or download it again") from None
+        raise InputError(f"`{path}` is damaged: {first_line(error)[:120]}", "copy or download it again") from None
     own = "stochx" in metadata
     header, trained = parse(metadata.pop("stochx", "{}"), path), metadata.pop(TRAINED, None)
     try:
@@ -141,7 +141,7 @@ def _safetensors(path: Path) -> Weights:
 
 
 class _Inert:
-    """What stands for an object of a checkpoint that is no tensor; nothing of the object's own code runs."""
+    """A stand-in for an object of a checkpoint that is not a tensor; nothing of the object's own code runs."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -185,9 +185,5 @@ def _pickle(path: Path) -> object:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"`{path}` is not a weights file, or is damaged: {_first_line(error)}", "copy or download it again"
+        f"`{path}` is not a weights file, or is damaged: {first_line(error)[:120]}", "copy or download it again"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
