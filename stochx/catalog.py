@@ -14,12 +14,13 @@ import ast
 import importlib
 import logging
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from stochx.checked_entries import checked_init, imported, returning
 from stochx.declarations import Field, class_variable, classes, fields, reexports
-from stochx.entries import Entry, built_in, check_kind, declared, installed, package_file
+from stochx.entries import Entry, built_in, declared, installed, package_file
 from stochx.errors import InputError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -186,9 +187,13 @@ class Catalog(Generic[T]):
         if not any("__call__" in vars(base) for base in own.__mro__):
             raise InputError(f"`{own.__name__}` has no `__call__`", f"write one, as the {self.kind}s of stochx have")
         if own not in self._classes and (self.call or self.returns):
-            before = _imported(self.call) if self.call else _returning(_imported(self.returns))
+            before = imported(self.call) if self.call else returning(imported(self.returns))
             # Pickle looks the class up where `lazy_entries` finds it.
-            body = {"__module__": own.__module__ if entry.included else self.package, "__doc__": own.__doc__}
+            body = {
+                "__module__": own.__module__ if entry.included else self.package,
+                "__doc__": own.__doc__,
+                "__init__": checked_init(own, {field.name: field for field in self.fields(name)}),
+            }
             self._classes[own] = type(own.__name__, (before, own), body)
         return cast(type[T], self._classes.get(own, own))
 
@@ -199,23 +204,6 @@ class Catalog(Generic[T]):
             return self.load(name)(**values)
         except ValueError as error:
             raise UsageError(f"`{text}`: {error}") from None
-
-
-def _imported(text: str) -> type:
-    module, _, name = text.partition(":")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
-
-
-@cache
-def _returning(kind: type) -> type:
-    """Return a first base for entries, whose calls raise `InputError` for a result that is no `kind`."""
-
-    class Call:
-        def __call__(self, *args: Any, **keywords: Any) -> Any:
-            return check_kind(self, super().__call__(*args, **keywords), kind)  # type: ignore[misc]  # that of the entry
-
-    return Call
 
 
 def include(path: str | Path) -> None:

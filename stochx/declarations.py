@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import InputError, SettingError, UsageError, suggest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Field:
         except (ValueError, KeyError, ZeroDivisionError, OverflowError):
             raise UsageError(f"`{where}` expects {ARTICLES[self.type]}, got `{value}`") from None
 
+    def check(self, value: object, where: str) -> None:
+        """Raise `SettingError` for a value that is not of the field's type, or none of its choices."""
+        kind = KINDS[self.type]
+        fits = isinstance(value, kind) and (self.type == "bool" or not isinstance(value, bool))
+        if self.choices and value not in self.choices:
+            raise SettingError(f"`{where}` does not accept `{value}`", suggest(str(value), self.choices))
+        if not fits or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+            raise SettingError(f"`{where}` expects {ARTICLES[self.type]}, got `{value!r:.40}`")
+
 
 def _fraction(text: str) -> float:
     top, slash, bottom = text.partition("/")
@@ -51,6 +61,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "str": str,
 }
+KINDS: dict[str, type] = {"int": numbers.Integral, "float": numbers.Real, "bool": bool, "str": str}
 ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from stochx.declarations import check_declaration, class_variable, classes
 from stochx.errors import InputError
@@ -18,17 +18,6 @@ from stochx.errors import InputError
 if TYPE_CHECKING:
     import ast
     from importlib.metadata import EntryPoint
-
-K = TypeVar("K")
-
-
-def check_kind(entry: object, result: object, kind: type[K]) -> K:
-    """Return what the call of an entry gave; raises `InputError`, which names the entry, if it is no `kind`."""
-    if not isinstance(result, kind):
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        message = f"`{type(entry).__name__}` returns a {type(result).__name__}"
-        raise InputError(message, f"return {article} `{kind.__name__}`")
-    return result
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class UsageError(StochxError):
     """An unknown method name, key or value, or options that do not fit together."""
 
 
+class SettingError(UsageError, ValueError):
+    """A hyperparameter of an entry with a value that it cannot have."""
+
+
 class InputError(StochxError):
     """A file, image, model or data set that cannot be used as it is."""
 

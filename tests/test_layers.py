@@ -38,6 +38,7 @@ LEVELS = {
     "settings": 1,
     "catalog": 1,
     "entries": 1,
+    "checked_entries": 1,
     "declarations": 1,
     "errors": 0,
     "wrapping": 0,

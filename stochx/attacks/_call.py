@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args, overload
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
+from stochx.checked_entries import check_kind
 from stochx.engine.arguments import (
     Arguments,
     Classes,
@@ -20,7 +21,6 @@ from stochx.engine.arguments import (
 from stochx.engine.judging import Judge
 from stochx.engine.modes import is_inside, plain_modes
 from stochx.engine.threat import Ball, Norm
-from stochx.entries import check_kind
 from stochx.errors import InputError, RunError, UsageError, suggest
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
+from stochx.checked_entries import check_kind
 from stochx.engine.arguments import Classes, Keys, are_ready, check_arguments, first_of
 from stochx.engine.modes import is_inside, plain_modes
-from stochx.entries import check_kind
 from stochx.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 import numpy as np
 from torch import Tensor, nn
 
+from stochx.checked_entries import check_kind
 from stochx.engine.arguments import Classes, Keys, check_arguments, check_keys, first_of
 from stochx.engine.maps import Explainer, Maps, maps_of, masks_of
 from stochx.engine.modes import plain_modes
-from stochx.entries import check_kind
 from stochx.errors import InputError, UsageError
 from stochx.metrics import Evidence, Need, Score
 
