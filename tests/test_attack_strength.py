@@ -212,9 +212,10 @@ def test_a_network_that_fails_is_an_error_and_stays_as_it_was(name, raises, trai
     x, y = waves
     model, state = Broken(trained, raises).eval(), torch.get_rng_state()
     context = Context(keys=range(30), source=model)
+    norm = (ATTACKS.declares(name, "norms") or ["linf"])[0]
     with pytest.raises(RuntimeError if raises else RunError, match="no more" if raises else "not finite"):
         for _ in range(3):
-            ATTACKS.make(name)(model, x, y, Ball(0.01), context)
+            ATTACKS.make(name)(model, x, y, Ball(0.01, norm), context)
     assert torch.equal(torch.get_rng_state(), state) and torch.is_grad_enabled()
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -43,13 +43,16 @@ class Context:
 class Attempt:
     """The result of an attack: x' (N, C, H, W), in the ball and in [0, 1], and its cost.
 
-    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image.
+    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image. An attack
+    of minimal norm also returns the `nearest` (N, C, H, W) misclassified point of [0, 1] that it met, in the ball or
+    not, and the image itself where it met none. It stops in the ball, so that a radius of 0 lets it run to its end.
     """
 
     x: Tensor
     step: Tensor
     restart: Tensor
     forwards: Tensor
+    nearest: Tensor | None = None
 
 
 class Attack(Protocol):

@@ -34,12 +34,15 @@ class Context:
 class Attempt:
     """The result of an attack: x' (N, C, H, W), in the ball and in [0, 1], and its cost.
 
-    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image.
+    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image. An attack
+    of minimal norm also returns the `nearest` (N, C, H, W) misclassified point of [0, 1] that it met, in the ball or
+    not, and the image itself where it met none. It stops in the ball, so that a radius of 0 lets it run to its end.
     """
     x: Tensor
     step: Tensor
     restart: Tensor
     forwards: Tensor
+    nearest: Tensor | None = None
 
 class Attack(Protocol):
     """x: (N, C, H, W) in [0, 1], y: (N,) labels, `ball` around x -> `Attempt`."""
@@ -51,13 +54,25 @@ from stochx.attacks.apgd import APGD as _APGD
 
 class APGD(CheckedCall, _APGD):
     ...
+from stochx.attacks.ddn import DDN as _DDN
+
+class DDN(CheckedCall, _DDN):
+    ...
 from stochx.attacks.deepfool import DeepFool as _DeepFool
 
 class DeepFool(CheckedCall, _DeepFool):
     ...
+from stochx.attacks.fab import FAB as _FAB
+
+class FAB(CheckedCall, _FAB):
+    ...
 from stochx.attacks.fgsm import FGSM as _FGSM
 
 class FGSM(CheckedCall, _FGSM):
+    ...
+from stochx.attacks.fmn import FMN as _FMN
+
+class FMN(CheckedCall, _FMN):
     ...
 from stochx.attacks.pgd import PGD as _PGD
 

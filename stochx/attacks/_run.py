@@ -40,18 +40,23 @@ class AttackState:
         """Add forward passes to the count of every active image."""
         self.forwards[self.active] += forwards
 
-    def leave(self, points: Tensor, logits: Tensor, step: int, restart: int) -> Tensor:
+    def misclassified(self, logits: Tensor) -> Tensor:
+        """Return a mask (A,) of the active images that `logits` (A, K) misclassify, or classify as the target."""
+        top, target = logits.argmax(1), self.context.target
+        return top != self.y[self.active] if target is None else top == target[self.active]
+
+    def leave(self, points: Tensor, logits: Tensor, step: int, restart: int, inside: Tensor | None = None) -> Tensor:
         """Retire the images that are misclassified at `points` (A, C, H, W); return a mask (A,) of those that stay.
 
-        The attack's own `logits` (A, K) only select the candidates; `context.wrong` decides.
+        The attack's own `logits` (A, K) only select the candidates; `context.wrong` decides. Where points may lie
+        outside the ball, `inside` (A,) says which do not.
         """
         stays = torch.ones_like(self.active, dtype=torch.bool)
-        wrong, target = self.context.wrong, self.context.target
+        wrong = self.context.wrong
         if wrong is None or not self.context.judge_any:
             return stays
-        top = logits.argmax(1)
-        suspect = top != self.y[self.active] if target is None else top == target[self.active]
-        places = suspect.nonzero().flatten()
+        suspect = self.misclassified(logits)
+        places = (suspect if inside is None else suspect & inside).nonzero().flatten()
         if len(places):
             fooled = places[wrong(points[places], self.active[places])]
             self._keep(fooled, points, step, restart)
@@ -90,6 +95,14 @@ class AttackState:
     def attempt(self) -> Attempt:
         """The best points so far, as the attack returns them."""
         return Attempt(self.x, self.step, self.restart, self.forwards)
+
+
+def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor:
+    """Return the `count` most probable wrong classes (N, k), most probable first; only the target if there is one."""
+    if goal.target is not None:
+        return goal.target[:, None]
+    others = logits.scatter(1, goal.y[:, None], -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, : min(count, logits.shape[1] - 1)]
 
 
 def goal_of(model: nn.Module, x: Tensor, y: Tensor, context: Context, loss: str, eot: int = 1) -> Goal:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import AttackState
+from stochx.attacks._run import AttackState, likely_classes
 from stochx.attacks._search import PACES, Pace, Search, keep_active, stages
 from stochx.engine.ascent import Evaluation, loss_gradient, loss_value
 from stochx.engine.losses import LOSSES, Goal
@@ -63,8 +62,7 @@ class APGD:
             yield Goal(y, context.target)
             return
         logits = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot).logits
-        others = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
-        for target in others[:, : self.targets].T:
+        for target in likely_classes(logits, Goal(y), self.targets).T:
             yield Goal(y, target)
 
     def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: AttackState, index: int) -> None:

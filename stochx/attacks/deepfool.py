@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.attacks._run import AttackState
+from stochx.attacks._run import AttackState, likely_classes
 from stochx.engine.ascent import loss_gradient, loss_value
 from stochx.engine.device import full_precision
 from stochx.engine.losses import Goal, gap, margin
-from stochx.engine.threat import Ball, Norm, norm_of
+from stochx.engine.threat import DUALS, Ball, norm_of
 from stochx.errors import UsageError
 
-DUALS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2"}
 TINY, NUDGE = 1e-12, 1e-5  # NUDGE carries a point on the boundary across it
 
 
@@ -44,14 +43,14 @@ class DeepFool:
             raise ValueError("overshoot must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        if ball.norm not in DUALS:
+        if ball.norm not in self.norms:
             raise UsageError(f"`deepfool` does not support the norm `{ball.norm}`", "use `--norm linf` or `l2`")
         run, goal = AttackState(x, y, context), Goal(y, context.target)
 
         def value(points: Tensor) -> Tensor:
             return loss_value(model, points, goal, margin).loss
 
-        classes = _candidates(loss_value(model, x, goal, margin).logits, goal, self.candidates)
+        classes = likely_classes(loss_value(model, x, goal, margin).logits, goal, self.candidates)
         way, count, rise = torch.zeros_like(x), classes.shape[1], gap if goal.target is None else margin
         points, walks, steps = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(y)
         run.count(1)
@@ -71,14 +70,6 @@ class DeepFool:
             points[walks] = (x[walks] + (1 + self.overshoot) * way[walks]).clamp(0, 1)
         run.finish(ball.project(points, x), value, steps, 0)
         return run.attempt
-
-
-def _candidates(logits: Tensor, goal: Goal, count: int) -> Tensor:
-    """Return the classes (N, k) whose boundaries are considered."""
-    if goal.target is not None:
-        return goal.target[:, None]
-    others = logits.scatter(1, goal.y[:, None], -torch.inf)
-    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
 
 
 def _shortest(gaps: Tensor, slopes: Tensor, ball: Ball) -> Tensor:

@@ -30,7 +30,7 @@ class Ball:
         In L2 it is the nearest point of the ball, then clipped, which never increases the distance from the centre; in
         L1 clipping would waste much of the radius.
         """
-        return (center + LIMITS[self.norm](x - center, center, self.eps)).clamp(0, 1)
+        return project_each(x, center, center.new_full((1,), self.eps), self.norm)
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """Return the direction of steepest ascent, of length 1; in L1 spread over 1 % of the values."""
@@ -67,17 +67,23 @@ def _wide(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def _limit_l2(delta: Tensor, center: Tensor, eps: float) -> Tensor:
-    return delta * _wide((eps / norm_of(delta.flatten(1), "l2").clamp(min=TINY)).clamp(max=1))
+def project_each(x: Tensor, center: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Project as `Ball.project` does, with a radius `eps` (N,) for each image."""
+    return (center + LIMITS[norm](x - center, center, _wide(eps))).clamp(0, 1)
 
 
-def _limit_l1(delta: Tensor, center: Tensor, eps: float) -> Tensor:
+def _limit_l2(delta: Tensor, center: Tensor, eps: Tensor) -> Tensor:
+    return delta * (eps / _wide(norm_of(delta.flatten(1), "l2").clamp(min=TINY))).clamp(max=1)
+
+
+def _limit_l1(delta: Tensor, center: Tensor, eps: Tensor) -> Tensor:
     """Project onto the ball and [0, 1]: a soft threshold, clipped at the ends of [0, 1] (Croce & Hein, 2021).
 
     The threshold is the smallest one that brings the length to eps, or 0; it is found by bisection.
     """
     room = torch.where(delta > 0, 1 - center, center).flatten(1)
     size = delta.flatten(1).abs()
+    eps = eps.flatten(1)
 
     def cut(threshold: Tensor) -> Tensor:
         return (size - threshold).clamp(min=0).minimum(room)
@@ -108,7 +114,8 @@ def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
     ).view_as(gradient)
 
 
-LIMITS: dict[Norm, Callable[[Tensor, Tensor, float], Tensor]] = {
+DUALS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+LIMITS: dict[Norm, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "linf": lambda delta, center, eps: delta.clamp(-eps, eps),
     "l2": _limit_l2,
     "l1": _limit_l1,

@@ -22,10 +22,10 @@ PARTS = ("step", "restart", "forwards")
 
 
 def attempt(
-    spec: str, model: TinyNet, x: Tensor, places: Sequence[int], norm: Norm = "linf", **changes: Any
+    spec: str, model: TinyNet, x: Tensor, places: Sequence[int], norm: Norm | None = None, **changes: Any
 ) -> Attempt:
-    """The attempt on the images at `places` of x, by their keys."""
-    some = x[list(places)]
+    """The attempt on the images at `places` of x, by their keys; in the attack's first norm if none is given."""
+    some, norm = x[list(places)], norm or first_norm(spec)
     y = model(some).argmax(1)
     context = Context(
         keys=[f"key {n}" for n in places],
@@ -35,6 +35,11 @@ def attempt(
     result = ATTACKS.make(spec)(model, some, y, Ball(BALLS[norm], norm), dataclasses.replace(context, **changes))
     assert isinstance(result, Attempt), f"`__call__` returned a {type(result).__name__}: return an `Attempt`"
     return result
+
+
+def first_norm(spec: str) -> Norm:
+    """Return the first norm whose balls the attack searches."""
+    return next(norm for norm in BALLS if searches(spec, norm))
 
 
 def searches(spec: str, norm: Norm) -> bool:
@@ -100,8 +105,9 @@ CONTEXTS: dict[str, Callable[[Tensor], dict[str, Any]]] = {
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_an_attack_works_in_every_context(attack: str, context: str, tiny: TinyNet, images: Tensor) -> None:
     changes = CONTEXTS[context](tiny(images).argmax(1))
-    far = float(Ball(0).length(attempt(attack, tiny, images, range(5), **changes).x, images).max())
-    assert far <= BALLS["linf"] + 1e-12, f"with {context} x' is {far} away, eps is {BALLS['linf']}"
+    norm = first_norm(attack)
+    far = float(Ball(0, norm).length(attempt(attack, tiny, images, range(5), **changes).x, images).max())
+    assert far <= BALLS[norm] + 1e-12, f"with {context} x' is {far} away, eps is {BALLS[norm]}"
 
 
 def test_an_attack_needs_no_more_than_a_network_images_and_labels(attack: str, tiny: TinyNet, images: Tensor) -> None:
