@@ -118,11 +118,12 @@ def test_a_fixed_radius_stops_at_the_first_wrong_point_in_the_ball(trained, wave
 @pytest.mark.parametrize("targets", [1, 0])
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_is_the_fab_of_autoattack(targets, norm, trained, waves):
-    peer = pytest.importorskip("pyautoattack.fab_pt").FABAttack_PT
+    from pyautoattack.fab_pt import FABAttack_PT
+
     network, x = copy.deepcopy(trained).float(), waves[0].float()[:8]  # the peer works in float32
     y = logits(network, x).argmax(1)
     names = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-    fab = peer(network, norm=names[norm], n_iter=15, eps=1e-9, seed=0, targeted=bool(targets), device="cpu")
+    fab = FABAttack_PT(network, norm=names[norm], n_iter=15, eps=1e-9, seed=0, targeted=bool(targets), device="cpu")
     fab.target_class = 2
     theirs = fab.attack_single_run(x.clone(), y.clone(), use_rand_start=False, is_targeted=bool(targets))
     ours = nearest(f"fab:steps=15,targets={targets}", network, x, y, norm)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,10 @@ from torch import nn
 import stochx
 from stochx.attacks import FGSM, PGD, Transfer
 from stochx.attributions import Gradient, IntegratedGradients, SmoothTaylor
+from stochx.errors import StochxError
 from stochx.metrics import AUPC, MaxSensitivity, PointingGame, Sparseness
 from stochx.models import Classifier, Preparation
+from stochx.noises import Gaussian
 from stochx.testing.samples import tiny_network
 
 
@@ -236,3 +241,24 @@ def test_a_metric_makes_the_map_again_with_the_same_draws(tiny, images):
 def test_hints_stand_in_a_traceback():
     error = stochx.InputError("no such file: `x`", "check the path")
     assert error.__notes__ == ["hint: check the path"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IntegratedGradients(baseline="x"), "does not accept `x`"),
+        (lambda: PGD(steps=2.5), r"`PGD\(steps=...\)` expects a whole number, got `2.5`"),
+        (lambda: PGD(steps=True), "expects a whole number"),
+        (lambda: PGD(step=math.nan), "expects a number"),
+        (lambda: PGD(0), "steps, restarts and eot must be at least 1"),
+        (lambda: Gaussian(sigma="a"), "expects a number"),
+        (lambda: dataclasses.replace(PGD(), steps="3"), "expects a whole number"),
+    ],
+)
+def test_values_of_entries_are_checked_from_python(make, message):
+    with pytest.raises(StochxError, match=message):
+        make()
+
+
+def test_entries_take_numbers_of_numpy():
+    assert PGD(steps=np.int64(3), step=np.float32(0.5)).steps == 3
