@@ -267,6 +267,7 @@ def test_a_real_photo_is_explained_with_real_weights(tmp_path):
 def test_ctrl_c_during_the_first_imports_is_no_traceback():
     code = (
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "class Interrupt:\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"

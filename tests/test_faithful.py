@@ -21,7 +21,7 @@ from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.derivative import slope_ratio
 from stochx.engine.network.fused import fused
 from stochx.errors import InputError, RunError
-from stochx.loading import install_noise
+from stochx.network_files import install_noise
 
 TARGET = torch.tensor([1, 2])
 
