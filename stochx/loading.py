@@ -124,7 +124,7 @@ def _apply(given: Given, model: Classifier, facts: list[Fact]) -> list[Fact]:
         news.append(normalisation_fact(model, "given"))
     if given.sides is not None:
         crop, resize = given.sides
-        model.preparation = Preparation(resize, crop, resampling=model.preparation.resampling)
+        model.prepare_by(Preparation(resize, crop, resampling=model.preparation.resampling))
         news.append(input_fact(model, "given"))
     if given.classes is not None:
         if len(given.classes) != len(model.classes):

@@ -209,6 +209,15 @@ def test_images_that_were_trained_on_are_named(trained, tmp_path):
     assert "was trained on" in said
 
 
+def test_at_another_size_nothing_is_claimed_of_the_images_that_were_trained_on(trained, tmp_path):
+    place, *_ = trained
+    shutil.copytree(place / "data", tmp_path / "data")
+    photos(tmp_path / "data", 2, first=50)
+    words = ("attack", place / "net/model.safetensors", *ATTACK, "--data", "data", "--size", "24", "-o", "run")
+    found, said = document(*words, cwd=tmp_path)
+    assert found["sample"]["trained"] is None and "not recognised when they are prepared otherwise" in said
+
+
 def test_a_student_is_tested_on_what_its_teacher_has_not_seen(trained, tmp_path):
     place, *_ = trained
     words = ("--epochs", 1, "--batch-size", 4, "--adversarial", "none", "--draws", 1, "--device", "cpu", "--seed", 3)

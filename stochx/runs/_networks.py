@@ -37,7 +37,7 @@ def explained_network(settings: Images, device: torch.device) -> Classifier:
     """Load the network that is explained, which sees whole images with `--no-crop`."""
     model = open_network(settings.model, settings, device).model
     if not settings.crop:
-        model.preparation = dataclasses.replace(model.preparation, whole=True)
+        model.prepare_by(dataclasses.replace(model.preparation, whole=True))
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -13,6 +14,8 @@ from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+log = logging.getLogger("stochx")
 
 WIDEST = 10.0  # std of pixels in [0, 1], far above any; that of pixels from 0 to 255 is about 60
 
@@ -62,6 +65,13 @@ class Classifier(nn.Module):
     def input_size(self) -> int:
         """Side of the square input images in pixels."""
         return self.preparation.crop
+
+    def prepare_by(self, preparation: Preparation) -> None:
+        """Set how images are prepared. Fingerprints of training images that were prepared otherwise tell nothing more."""
+        if self.trained is not None and preparation != self.preparation:
+            log.warning("images that the network was trained on are not recognised when they are prepared otherwise")
+            self.trained = None
+        self.preparation = preparation
 
     def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0, and
