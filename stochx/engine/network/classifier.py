@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         return self.preparation.crop
 
     def prepare_by(self, preparation: Preparation) -> None:
-        """Set how images are prepared. Fingerprints of training images that were prepared otherwise tell nothing more."""
+        """Set how images are prepared; fingerprints of training images that were prepared otherwise are dropped."""
         if self.trained is not None and preparation != self.preparation:
             log.warning("images that the network was trained on are not recognised when they are prepared otherwise")
             self.trained = None
