@@ -169,6 +169,25 @@ def test_a_stochastic_network_is_judged_by_fresh_draws_that_repeat(place):
     assert [r["robust"] for r in one["results"]] == [r["robust"] for r in other["results"]]
 
 
+def test_a_failed_check_is_exit_code_4_before_a_missed_gate_and_after_a_failed_image(place, tmp_path):
+    classes = ("disc", "square")
+    model = build(MODELS.make("convnet:width=4"), classes, seed=0).eval()
+    save(tmp_path / "guess.safetensors", model)
+    predicted = int(model(torch.full((1, 3, 32, 32), 0.5)).argmax())
+    for n in range(20):
+        file = tmp_path / "data" / classes[predicted if n < 2 else 1 - predicted] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (128, 128, 120 + n)).save(file)
+    words = ("attack", "guess.safetensors", "--data", "data", "-a", "fgsm", "--no-figure", "--fail-under", 0.9)
+    done = stochx(*words, "-o", "run", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert {check["name"]: check["verdict"] for check in document["checks"]}["accuracy"] == "fail"
+    assert document["gate"]["missed"] and done.returncode == 4
+    assert stochx(*words, "-o", "unchecked", "--checks", "none", cwd=tmp_path).returncode == 3
+    file.write_text("broken")
+    assert stochx(*words, "-o", "broken", cwd=tmp_path).returncode == 1
+
+
 def test_probabilities_are_turned_back_into_logits_and_that_is_said(place):
     done = stochx("attack", "noisy:probabilities", *FAST, "-o", "softmax", "--no-figure", "--json", cwd=place)
     verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}

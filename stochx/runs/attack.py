@@ -109,7 +109,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
-    code = exit_code(rows, failed) or (1 if invalid else 3 if missed else 0)
+    code = exit_code(rows, failed) or (4 if invalid else 3 if missed else 0)
     return Outcome(document, code, (_describe_gate(gate),) if missed else ())
 
 
