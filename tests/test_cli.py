@@ -161,7 +161,7 @@ def test_info_tells_what_is_known_and_from_where(place):
 
 def test_list_shows_keys_and_defaults():
     done = stochx("list", "attributions:smoothtaylor")
-    assert "roots\tint\t500" in done.stdout
+    assert "roots\tint\t400" in done.stdout
     assert stochx("list", "atributions").returncode == 2
 
 

@@ -39,7 +39,7 @@ class SmoothTaylor:
     sampled: ClassVar[str] = "roots"  # key that lowers the Monte-Carlo error
 
     sigma: float = 0.3  # standard deviation of the roots (noise=fixed)
-    roots: int = 500  # roots per image; the maximum if `error` is set
+    roots: int = 400  # roots per image; the maximum if `error` is set
     unit: Literal["normalised", "range"] = "normalised"  # unit of sigma: absolute, or a fraction of the image's range
     error: float = 0.0  # stop at this relative Monte-Carlo error; 0 uses all roots
     noise: Literal["fixed", "adaptive"] = "fixed"  # one sigma for all images, or the best sigma for each
