@@ -20,12 +20,12 @@ def _places(letter: str) -> int:
 
 
 def shorten(text: str, places: int) -> str:
-    """Cut a line to so many places, the last of them an ellipsis."""
+    """Cut a line to a width; the last place is an ellipsis."""
     return text if width(text) <= places else _head(text, places - 1) + "…"
 
 
 def wrap(text: str, places: int) -> list[str]:
-    """Break a text into lines of so many places at most, after a joint where there is one."""
+    """Break a text into lines of a maximum width, after a joint where there is one."""
     lines = [""]
     for piece in _pieces(text, places, JOINTS):
         if lines[-1] and width(lines[-1] + piece.rstrip()) > places:
@@ -40,7 +40,7 @@ def longest_piece(text: str) -> int:
 
 
 def _pieces(text: str, places: int, joints: tuple[str, ...]) -> list[str]:
-    """Return the parts of a text between joints, each of so many places at most."""
+    """Return the parts of a text between joints, each of a maximum width."""
     if width(text.rstrip()) <= places:
         return [text]
     if not joints:
@@ -55,7 +55,7 @@ def _split_all(texts: list[str], joint: str) -> list[str]:
 
 
 def _head(text: str, places: int) -> str:
-    """Return the longest beginning of so many places at most."""
+    """Return the longest beginning that fits a width."""
     used = 0
     for end, letter in enumerate(text):
         used += _places(letter)

@@ -60,7 +60,7 @@ class Table:
 
 
 def fit_table(rows: Sequence[Row], columns: Sequence[Column], places: int) -> tuple[list[Table], list[Column]]:
-    """Return the tables that show all rows in so many places, and the columns that are in them.
+    """Return the tables that show all rows within a width, and the columns that are in them.
 
     A column without a single text is left out. Where even broken names leave no room, minor columns go too, and the
     others continue in a second table, which repeats the names.

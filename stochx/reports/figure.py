@@ -114,6 +114,6 @@ def wrapped_label(text: str, length: int, lines: int = 3) -> str:
 
 
 def legend_columns(labels: Sequence[str], inches: float) -> int:
-    """Return how many entries of a legend fit beside one another into so many inches."""
+    """Return how many entries of a legend fit side by side into a width in inches."""
     entry = ENTRY + LETTER * max(map(width, labels), default=0)
     return max(1, min(6, len(labels), int(inches / entry)))

@@ -74,7 +74,7 @@ def calibrate_student(student: Classifier, pixels: Tensor, seed: int, report: Re
 
 
 def calibration_steps(images: int) -> int:
-    """Return the number of batches that `calibrate_student` reports for so many training images."""
+    """Return the number of batches that `calibrate_student` reports for a number of training images."""
     return 2 * math.ceil(min(images, CALIBRATION * BATCH) / BATCH)
 
 
