@@ -36,9 +36,13 @@ class Spread(nn.Module):
         if self.remembers:
             self.register_buffer("running", torch.ones(sizes(shape, stat)))
 
+    def stored(self) -> Tensor | None:
+        """Return the stored statistics, where they are used and do not change; otherwise None."""
+        return self.running if self.remembers and not (self.training and self.rate) else None
+
     def forward(self, z: Tensor) -> Tensor:
-        if self.remembers and not (self.training and self.rate):
-            return self.running.to(z.dtype)
+        if (stored := self.stored()) is not None:
+            return stored.to(z.dtype)
         spread = self._measured(z)
         if self.remembers:
             self.running.lerp_(spread.detach().to(self.running), self.rate)

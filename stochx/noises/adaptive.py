@@ -63,3 +63,7 @@ class _Adaptive(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         spread: Tensor = self.spread(z) if self.differentiable else self.spread(z).detach()
         return (self.beta * spread).to(z.dtype) * normal(z, self.share)
+
+    def fixed_std(self) -> Tensor | None:
+        spread = self.spread.stored()
+        return None if spread is None else self.beta * spread

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from stochx.engine.network.sites import Site
@@ -43,3 +44,6 @@ class _Gaussian(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.sigma * normal(z, self.share)
+
+    def fixed_std(self) -> Tensor:
+        return torch.tensor(self.sigma)

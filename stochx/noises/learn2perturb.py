@@ -48,6 +48,9 @@ class _Learn2Perturb(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return self._strength().to(z.dtype) * normal(z, self.share)
 
+    def fixed_std(self) -> Tensor:
+        return self._strength()
+
     def penalty(self, layer: nn.Module) -> Tensor:
         return -self.gamma * self._strength().sqrt().sum()
 

@@ -61,3 +61,7 @@ class _PNI(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         spread = v.detach().std() if self.spread is None else self.spread(v).detach()
         return (self.alpha * spread).to(v.dtype) * normal(v, self.share)
+
+    def fixed_std(self) -> Tensor | None:
+        spread = None if self.spread is None else self.spread.stored()
+        return None if spread is None else self.alpha * spread

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function of a frozen network, in fewer operations."""
+"""A frozen network in fewer operations: batch norms folded into convolutions, and noise added in one operation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stochx.engine.network.graph import calls
+from stochx.engine.network.stochastic import NormalSum
 
 
 def folded(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy in eval mode, without gradients of weights, with batch norms folded into convolutions."""
+    """Return a copy in eval mode, without gradients of weights, with batch norms folded into convolutions.
+
+    Normal noise between the two, whose strength is fixed, is scaled as the batch norm scales it.
+    """
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in graph.parameters()}
     graph = copy.deepcopy(graph, shared).eval()  # weights without a folded norm are not copied
     _norms_as_modules(graph)
+    _noises_as_sums(graph)
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
-        conv_node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if conv_node is None or not calls(node, modules, nn.BatchNorm2d) or len(conv_node.users) > 1:
+        before = _only_source(node)
+        if before is None or not calls(node, modules, nn.BatchNorm2d):
+            continue
+        noise = modules[str(before.target)] if calls(before, modules, NormalSum) else None
+        conv_node = before if noise is None else _only_source(before)
+        if conv_node is None:
             continue
         conv, norm = modules.get(str(conv_node.target)), modules[str(node.target)]
         if conv_node.op != "call_module" or not isinstance(conv, nn.Conv2d) or norm.running_mean is None:
@@ -29,7 +38,10 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
         if _times_called(graph, conv_node) > 1:  # one convolution under two different norms
             continue
         _replace(graph, str(conv_node.target), fuse_conv_bn_eval(conv, norm))
-        node.replace_all_uses_with(conv_node)
+        if isinstance(noise, NormalSum):
+            slope = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
+            noise.std = (noise.std * slope.view(-1, 1, 1)).detach()
+        node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
     for node in graph.graph.nodes:
         if node.op == "call_method" and node.target == "view":  # channels-last tensors have no such view
@@ -37,6 +49,34 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _only_source(node: fx.Node) -> fx.Node | None:
+    """Return the node of the first argument, if nothing else reads it."""
+    source = node.args[0] if node.args else None
+    return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
+
+
+def _noises_as_sums(graph: fx.GraphModule) -> None:
+    """Replace `z + scale * noise(z)` by one module where the noise is normal, of a strength that is fixed now."""
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        z, noise = node.args if node.target is torch.add and len(node.args) == 2 else (None, None)
+        if not isinstance(z, fx.Node) or not isinstance(noise, fx.Node) or noise.args != (z,) or len(noise.users) > 1:
+            continue
+        module: Any = modules.get(str(noise.target)) if noise.op == "call_module" else None
+        std = module.fixed_std() if hasattr(module, "fixed_std") else None
+        if std is None:
+            continue
+        alone = calls(z, modules, nn.Conv2d) and len(z.users) == 2
+        name = f"sum_of_{noise.name}"
+        graph.add_submodule(name, NormalSum(node.kwargs.get("alpha", 1) * std, module.share, inplace=alone))
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_module(name, (z,))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        graph.graph.erase_node(node)
+        graph.graph.erase_node(noise)
 
 
 def _norms_as_modules(graph: fx.GraphModule) -> None:

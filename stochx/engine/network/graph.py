@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.nn.utils.parametrize import is_parametrized
 
-from stochx.engine.network.stochastic import Noisy
+from stochx.engine.network.stochastic import Noisy, NormalSum
 from stochx.engine.network.wrappers import traceable, unwrapped
 from stochx.errors import first_line
 
@@ -165,10 +165,12 @@ def _step(index: object) -> int:
 
 
 def _is_fresh(node: object, modules: dict[str, nn.Module]) -> bool:
-    """Return True for outputs of convolutions and sums with a single reader, which may be overwritten."""
+    """Return True for outputs of convolutions, noises and sums with a single reader, which may be overwritten."""
     if not isinstance(node, fx.Node) or len(node.users) > 1:
         return False
-    return calls(node, modules, nn.Conv2d) or (node.op == "call_function" and node.target in (operator.add, torch.add))
+    if node.op == "call_module":
+        return isinstance(modules.get(str(node.target)), (nn.Conv2d, NormalSum))
+    return node.op == "call_function" and node.target in (operator.add, torch.add)
 
 
 def _global_mean(x: Tensor) -> Tensor:
@@ -240,6 +242,16 @@ ELEMENTWISE = SUMS | frozenset(
 
 def _keeps_places(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        kinds = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.Dropout, nn.Identity)
+        kinds = (
+            nn.BatchNorm2d,
+            NormalSum,
+            nn.ReLU,
+            nn.ReLU6,
+            nn.SiLU,
+            nn.Hardswish,
+            nn.GELU,
+            nn.Dropout,
+            nn.Identity,
+        )
         return isinstance(modules.get(str(node.target)), kinds)
     return node.op in ("call_function", "call_method") and node.target in ELEMENTWISE

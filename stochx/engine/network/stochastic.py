@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.sites import SITES, Place, Site, evaluating, sites
+from stochx.engine.normals import standard_normal
 from stochx.engine.passes import Report, unreported
 from stochx.errors import InputError
 
 
 def normal(z: Tensor, share: str) -> Tensor:
     """Draw standard normal noise of the shape of z (N, ...); see `drawn`."""
-    return drawn(torch.randn, z, share)
+    return drawn(standard_normal, z, share)
 
 
 def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
@@ -74,6 +75,24 @@ class Noisy(nn.Module):
         if self.scale == 0 and not self.training:  # in training the noise still updates its statistics
             return z
         return torch.add(z, self.noise(z), alpha=self.scale)
+
+
+class NormalSum(nn.Module):
+    """z + std * eps, eps ~ N(0, 1), for a `std` that broadcasts with z (N, *shape) and does not depend on it.
+
+    It is a noisy layer's sum in one operation, with the same draws. With `inplace` it overwrites z.
+    """
+
+    std: Tensor
+
+    def __init__(self, std: Tensor, share: str, inplace: bool) -> None:
+        super().__init__()
+        self.register_buffer("std", std.detach())
+        self.share, self.inplace = share, inplace
+
+    def forward(self, z: Tensor) -> Tensor:
+        add = z.addcmul_ if self.inplace else z.addcmul
+        return add(self.std.to(z.dtype), normal(z, self.share))
 
 
 def noise_layers(model: nn.Module) -> list[Noisy]:
