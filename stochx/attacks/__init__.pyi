@@ -21,7 +21,8 @@ class Context:
     on a deterministic network may stop at the first wrong point. It is None for a stochastic network, where one draw
     proves nothing: every attack then runs to its end, and `pick(x)` (N,) scores whole batches of candidates on draws
     reserved for this choice; lower is more wrong. `source` is another network to craft on (transfer). `judge_any` is
-    false where only the last point of a run may count.
+    false where only the last point of a run may count. An attack whose `eot` is 0 averages its gradients over the
+    context's `eot` draws, as many as the network needs.
     """
     keys: Sequence[Key]
     target: Tensor | None = None
@@ -29,20 +30,23 @@ class Context:
     pick: Callable[[Tensor], Tensor] | None = None
     source: nn.Module | None = None
     judge_any: bool = True
+    eot: int = 1
 
 @dataclass(frozen=True)
 class Attempt:
     """The result of an attack: x' (N, C, H, W), in the ball and in [0, 1], and its cost.
 
-    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image. An attack
-    of minimal norm also returns the `nearest` (N, C, H, W) misclassified point of [0, 1] that it met, in the ball or
-    not, and the image itself where it met none. It stops in the ball, so that a radius of 0 lets it run to its end.
+    `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image, and
+    `backwards` the backward ones, where they are known. An attack of minimal norm also returns the `nearest`
+    (N, C, H, W) misclassified point of [0, 1] that it met, in the ball or not, and the image itself where it met none.
+    It stops in the ball, so that a radius of 0 lets it run to its end.
     """
     x: Tensor
     step: Tensor
     restart: Tensor
     forwards: Tensor
     nearest: Tensor | None = None
+    backwards: Tensor | None = None
 
 class Attack(Protocol):
     """x: (N, C, H, W) in [0, 1], y: (N,) labels, `ball` around x -> `Attempt`."""

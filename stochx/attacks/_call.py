@@ -18,6 +18,7 @@ from stochx.engine.arguments import (
     check_model,
     first_of,
 )
+from stochx.engine.expectation import IMAGES, needed_draws
 from stochx.engine.judging import Judge
 from stochx.engine.modes import is_inside, plain_modes
 from stochx.engine.threat import Ball, Norm
@@ -80,7 +81,7 @@ class CheckedCall:
             labels = given.class_indices(y, "y")
             if context is None:
                 goal = None if target is None else given.class_indices(target)
-                context = _context(given, labels, goal, None if source is None else check_model(source))
+                context = _context(given, labels, goal, ball, None if source is None else check_model(source))
             attempt = _checked(self, formula(given.model, given.x, labels, ball, context), given.x)
         if not ball.holds(attempt.x, given.x).all():
             raise RunError(
@@ -89,15 +90,17 @@ class CheckedCall:
         return first_of(attempt) if given.alone else attempt
 
 
-def _context(given: Arguments, y: Tensor, target: Tensor | None, source: nn.Module | None) -> Context:
+def _context(given: Arguments, y: Tensor, target: Tensor | None, ball: Ball, source: nn.Module | None) -> Context:
     """Return a context in which the network judges: at every point, or by draws if it is stochastic."""
-    judge = Judge(given.model, y, target, DRAWS, 0, "/".join(map(str, given.keys)), given.noise != "none")
+    noisy = given.noise != "none"
+    judge = Judge(given.model, y, target, DRAWS, 0, "/".join(map(str, given.keys)), noisy)
     return Context(
         keys=given.keys,
         target=target,
         wrong=None if judge.noisy else judge.wrong,
         pick=judge.score if judge.noisy else None,
         source=source,
+        eot=needed_draws(given.model, given.x[:IMAGES], y[:IMAGES], ball, 0).draws if noisy else 1,
     )
 
 

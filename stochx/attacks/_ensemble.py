@@ -32,7 +32,7 @@ def run_in_sequence(
             break
         active = run.active
         attempt = attack(model, x[active], y[active], ball, _restricted(context, active, run, name))
-        run.count(attempt.forwards)
+        run.count(attempt.forwards, 0 if attempt.backwards is None else attempt.backwards)
         run.finish(attempt.x, value, attempt.step, place)
     return run.attempt
 

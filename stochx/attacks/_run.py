@@ -23,7 +23,7 @@ class AttackState:
     def __init__(self, x: Tensor, y: Tensor, context: Context) -> None:
         self.x, self.y, self.context = x.clone(), y, context
         self.active = torch.arange(len(x), device=x.device)
-        self.step, self.restart, self.forwards = (torch.zeros_like(y) for _ in range(3))
+        self.step, self.restart, self.forwards, self.backwards = (torch.zeros_like(y) for _ in range(4))
         self._score = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
 
     @property
@@ -36,9 +36,10 @@ class AttackState:
         """Keys of the active images."""
         return [self.context.keys[n] for n in self.active.tolist()]
 
-    def count(self, forwards: int | Tensor) -> None:
-        """Add forward passes to the count of every active image."""
+    def count(self, forwards: int | Tensor, backwards: int | Tensor = 0) -> None:
+        """Add passes to the counts of every active image."""
         self.forwards[self.active] += forwards
+        self.backwards[self.active] += backwards
 
     def misclassified(self, logits: Tensor) -> Tensor:
         """Return a mask (A,) of the active images that `logits` (A, K) misclassify, or classify as the target."""
@@ -94,7 +95,7 @@ class AttackState:
     @property
     def attempt(self) -> Attempt:
         """The best points so far, as the attack returns them."""
-        return Attempt(self.x, self.step, self.restart, self.forwards)
+        return Attempt(self.x, self.step, self.restart, self.forwards, backwards=self.backwards)
 
 
 def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor:

@@ -38,12 +38,14 @@ class APGD:
     targets: int = 9  # number of target classes (loss=targeted-dlr)
     restarts: int = 1  # random restarts; the strongest counts for each image
     rho: float = 0.75  # halve the step if the loss rose in less than this share of the steps
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.eot < 1 or self.targets < 1:
-            raise ValueError("steps, restarts, targets and eot must be at least 1")
+        if self.steps < 1 or self.restarts < 1 or self.targets < 1:
+            raise ValueError("steps, restarts and targets must be at least 1")
+        if self.eot < 0:
+            raise ValueError("eot must not be negative")
         if not 0 < self.rho <= 1:
             raise ValueError("rho must lie in (0, 1]")
 
@@ -61,17 +63,17 @@ class APGD:
         if self.loss != "targeted-dlr" or context.target is not None:
             yield Goal(y, context.target)
             return
-        logits = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot).logits
+        logits = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot or context.eot).logits
         for target in likely_classes(logits, Goal(y), self.targets).T:
             yield Goal(y, target)
 
     def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: AttackState, index: int) -> None:
         """Run one search from a random point; points of a wider ball are not judged."""
-        loss = LOSSES[self.loss.removeprefix("targeted-")]
+        loss, eot = LOSSES[self.loss.removeprefix("targeted-")], self.eot or run.context.eot
 
         def climb(points: Tensor) -> Evaluation:
-            evaluation = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
-            run.count(evaluation.forwards)
+            evaluation = loss_gradient(model, points, goal[run.active], loss, eot, self.estimand)
+            run.count(evaluation.forwards, evaluation.backwards)
             return evaluation
 
         done, balls = 0, stages(ball, self.steps)

@@ -39,11 +39,11 @@ class DDN:
     steps: int = 100  # gradient steps
     radius: float = 1.0  # radius of the first step
     gamma: float = 0.05  # change of the radius in a step, as a fraction
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eot < 1:
-            raise ValueError("steps and eot must be at least 1")
+        if self.steps < 1 or self.eot < 0:
+            raise ValueError("steps must be at least 1, and eot must not be negative")
         if self.radius <= 0 or not 0 < self.gamma < 1:
             raise ValueError("radius must be positive, and gamma between 0 and 1")
 
@@ -51,13 +51,13 @@ class DDN:
         if ball.norm != "l2":
             raise UsageError(f"`ddn` does not support the norm `{ball.norm}`", "use `--norm l2`, or the attack `fmn`")
         run, goal = AttackState(x, y, context), Goal(y, context.target)
-        nearest = NearestPoints(run, x, ball)
+        nearest, eot = NearestPoints(run, x, ball), self.eot or context.eot
         center, delta = x, torch.zeros_like(x)
         radius, farthest = torch.full_like(x[:, 0, 0, 0], self.radius), norm_of(x.maximum(1 - x).flatten(1), "l2")
         for step in range(self.steps + 1):
             with full_precision():
-                evaluation = loss_gradient(model, center + delta, goal[run.active], cross_entropy, self.eot)
-            run.count(evaluation.forwards)
+                evaluation = loss_gradient(model, center + delta, goal[run.active], cross_entropy, eot)
+            run.count(evaluation.forwards, evaluation.backwards)
             radius = radius * torch.where(run.misclassified(evaluation.logits), 1 - self.gamma, 1 + self.gamma)
             stays = nearest.meet(center + delta, evaluation.logits, step, 0)
             if run.over:

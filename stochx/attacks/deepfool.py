@@ -66,6 +66,7 @@ class DeepFool:
             with full_precision():
                 evaluation = loss_gradient(model, points[walks].repeat_interleave(count, 0), rows, rise)
             run.forwards[walks] += count
+            run.backwards[walks] += count
             way[walks] += _shortest(evaluation.loss.view(-1, count), evaluation.gradient, ball)
             points[walks] = (x[walks] + (1 + self.overshoot) * way[walks]).clamp(0, 1)
         run.finish(ball.project(points, x), value, steps, 0)

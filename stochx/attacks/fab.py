@@ -81,7 +81,7 @@ class FAB:
         for step in range(self.steps):
             with full_precision():
                 normal, height = self._plane(model, points, goal[run.active], classes[run.active], ball)
-                run.count(classes.shape[1])
+                run.count(classes.shape[1], classes.shape[1])
             own, biased = (step_to_plane(start, normal, height, ball.norm) for start in (points, center))
             lengths = [norm_of(part.flatten(1), ball.norm).clamp(min=SMALLEST) for part in (own, biased)]
             share = (lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.bias).view(-1, 1, 1, 1)

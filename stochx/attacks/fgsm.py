@@ -24,15 +24,16 @@ class FGSM:
     single_step: ClassVar[bool] = True  # one step of full length: the baseline that every iterated attack must beat
 
     loss: Literal["ce", "margin", "dlr"] = "ce"  # loss to maximise
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.eot < 1:
-            raise ValueError("eot must be at least 1")
+        if self.eot < 0:
+            raise ValueError("eot must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        evaluation = loss_gradient(model, x, Goal(y, context.target), LOSSES[self.loss], self.eot, self.estimand)
+        goal, eot = Goal(y, context.target), self.eot or context.eot
+        evaluation = loss_gradient(model, x, goal, LOSSES[self.loss], eot, self.estimand)
         once = torch.ones_like(y)
         adv = ball.project(x + ball.eps * ball.ascent(evaluation.gradient), x)
-        return Attempt(adv, once, torch.zeros_like(y), once * evaluation.forwards)
+        return Attempt(adv, once, 0 * once, once * evaluation.forwards, backwards=once * evaluation.backwards)

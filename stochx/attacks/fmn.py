@@ -38,22 +38,22 @@ class FMN:
     steps: int = 200  # gradient steps
     step: float = 1.0  # length of the first step in L2, whatever the norm of the ball
     gamma: float = 0.05  # change of the radius in the first steps, as a fraction
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eot < 1:
-            raise ValueError("steps and eot must be at least 1")
+        if self.steps < 1 or self.eot < 0:
+            raise ValueError("steps must be at least 1, and eot must not be negative")
         if self.step <= 0 or not 0 < self.gamma < 1:
             raise ValueError("step must be positive, and gamma between 0 and 1")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         run, goal = AttackState(x, y, context), Goal(y, context.target)
-        nearest = NearestPoints(run, x, ball)
+        nearest, eot = NearestPoints(run, x, ball), self.eot or context.eot
         center, points, radius = x, x, torch.full_like(x[:, 0, 0, 0], torch.inf)
         for step in range(self.steps + 1):
             with full_precision():
-                evaluation = loss_gradient(model, points, goal[run.active], margin, self.eot)
-            run.count(evaluation.forwards)
+                evaluation = loss_gradient(model, points, goal[run.active], margin, eot)
+            run.count(evaluation.forwards, evaluation.backwards)
             wrong, slope = run.misclassified(evaluation.logits), evaluation.gradient
             length, best = ball.length(points, center), nearest.distance[run.active]
             steep = norm_of(slope.flatten(1), DUALS[ball.norm]).clamp(min=torch.finfo(x.dtype).tiny)

@@ -21,8 +21,8 @@ class PGD:
 
         x <- project(x + step * ascent(gradient of the loss)),  from a random point of the ball
 
-    For a stochastic network set `eot` above 1, so that each step follows the mean gradient of that many draws
-    (Athalye et al., 2018); with a single draw the attack measures noise, not robustness.
+    On a stochastic network each step follows the mean gradient of `eot` draws (Athalye et al., 2018); with a single draw
+    the attack measures noise, not robustness.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
@@ -34,22 +34,23 @@ class PGD:
     random_start: bool = True  # start from a random point of the ball, not from the image
     momentum: float = 0.0  # momentum of the gradient (MI-FGSM); 0 disables it
     loss: Literal["ce", "margin", "dlr", "kl"] = "ce"  # loss to maximise
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.eot < 1:
-            raise ValueError("steps, restarts and eot must be at least 1")
-        if self.step < 0:
-            raise ValueError("step must not be negative")
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError("steps and restarts must be at least 1")
+        if self.step < 0 or self.eot < 0:
+            raise ValueError("step and eot must not be negative")
         if not 0 <= self.momentum <= 1:
             raise ValueError("momentum must lie in [0, 1]")
         if self.loss == "kl" and not self.random_start:
             raise ValueError("the gradient of `kl` vanishes at the image; it needs random_start=true")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        run, length = AttackState(x, y, context), ball.eps * (self.step or 2.5 / self.steps)
-        goal, loss = goal_of(model, x, y, context, self.loss, self.eot), LOSSES[self.loss]
+        run, eot = AttackState(x, y, context), self.eot or context.eot
+        length = ball.eps * (self.step or 2.5 / self.steps)
+        goal, loss = goal_of(model, x, y, context, self.loss, eot), LOSSES[self.loss]
 
         def value(points: Tensor) -> Tensor:
             if self.restarts == 1:
@@ -64,8 +65,8 @@ class PGD:
             points = ball.sample(center, run.keys, restart) if self.random_start else center
             former = torch.zeros_like(points)
             for step in range(self.steps):
-                evaluation = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
-                run.count(evaluation.forwards)
+                evaluation = loss_gradient(model, points, goal[run.active], loss, eot, self.estimand)
+                run.count(evaluation.forwards, evaluation.backwards)
                 stays = run.leave(points, evaluation.logits, step, restart)
                 if run.over:
                     break

@@ -26,12 +26,12 @@ class Rand:
     examples: ClassVar[tuple[str, ...]] = ("steps=4,eot=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps of each APGD
-    eot: int = 20  # draws averaged per gradient
+    eot: int = 20  # draws averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eot < 1:
-            raise ValueError("steps and eot must be at least 1")
+        if self.steps < 1 or self.eot < 0:
+            raise ValueError("steps must be at least 1, and eot must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         needed = 3 if context.target is None else 4

@@ -41,11 +41,11 @@ class Square:
     queries: int = 5000  # queries per image
     p: float = 0.8  # share of the pixels in the first squares
     loss: Literal["margin", "ce"] = "margin"  # loss to maximise
-    eot: int = 1  # draws of a stochastic network averaged per query
+    eot: int = 0  # draws of a stochastic network averaged per query; 0: as many as a gradient needs
 
     def __post_init__(self) -> None:
-        if self.queries < 1 or self.eot < 1:
-            raise ValueError("queries and eot must be at least 1")
+        if self.queries < 1 or self.eot < 0:
+            raise ValueError("queries must be at least 1, and eot must not be negative")
         if not 0 < self.p <= 1:
             raise ValueError("p must lie in (0, 1]")
 
@@ -58,7 +58,7 @@ class Square:
         if ball.norm not in SQUARES:
             raise UsageError(f"`square` does not support the norm `{ball.norm}`", "use `--norm linf` or `l2`")
         run, goal, loss = AttackState(x, y, context), Goal(y, context.target), LOSSES[self.loss]
-        start, propose = SQUARES[ball.norm]
+        (start, propose), eot = SQUARES[ball.norm], self.eot or context.eot
         center, points = x, ball.project(start(x, run.keys, ball), x)
         best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
         best_query, numbers = torch.zeros_like(y), x[:, :0]
@@ -69,8 +69,8 @@ class Square:
                 points = propose(center, best, ball, self.side(query, x), numbers[:, query % BLOCK])
                 points = ball.project(points, center)
             with full_precision():  # small gains vanish in bfloat16
-                evaluation = loss_value(model, points, goal[run.active], loss, self.eot)
-            run.count(self.eot)
+                evaluation = loss_value(model, points, goal[run.active], loss, eot)
+            run.count(evaluation.forwards, evaluation.backwards)
             better = evaluation.loss > top
             best, top = points.where(better.view(-1, 1, 1, 1), best), evaluation.loss.maximum(top)
             best_query = torch.where(better, query, best_query)

@@ -22,19 +22,22 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     }
     return [
         *(column for column in (text("model"), RADIUS, DEGREE) if len({*map(column.cell, rows)}) > 1),
-        text("attack"),
+        Column("attack", lambda row: f"{row['attack']} ({row['label']})" if row["label"] else row["attack"]),
         interval("clean", "clean", "clean_low", "clean_high"),
         interval("robust", "robust", "low", "high"),
         number("success", "{:.4f}", note="share of the clean accuracy that is lost"),
         *(column for key, column in optional.items() if any(row[key] is not None for row in rows)),
         number("n"),
+        *([EOT] if any(row["estimand"] for row in rows) else []),
         number("forwards", "{:.1f}", note="forward passes per image", minor=True),
+        number("backwards", "{:.1f}", note="backward passes per image", minor=True),
         number("seconds", "{:.1f}", minor=True),
     ]
 
 
 # A radius is shown as it was typed.
 RADIUS = Column("eps", lambda row: str(row["typed"]) if row["degree"] is None else f"{row['eps']:.4g}")
+EOT = number("eot", note="draws averaged per gradient")
 DEGREE = number("degree", "{:.4g}")
 
 
@@ -43,6 +46,18 @@ def _remark(document: Document) -> None:
         remark(f"{check['verdict']:4}", check["text"], COLOURS[check["verdict"]])
         if check["verdict"] != "ok":
             remark("    ", check["advice"])
+    for needed in document["expectation"]:
+        where = f"`{needed['model']}`" + ("" if needed["degree"] is None else f" at degree {needed['degree']:.4g}")
+        found = f"follows {needed['draws']} draws (cosine to the mean gradient: {needed['agreement']:.2f})"
+        remark(
+            "warn" if needed["capped"] else "ok  ",
+            f"a gradient of {where} {found}",
+            COLOURS["warn" if needed["capped"] else "ok"],
+        )
+        if needed["capped"]:
+            remark("    ", "it needs more to be exact: set `eot` in the attack")
+    if any(row["label"] for row in document["results"]):
+        remark("warn", "an attack on one draw follows its noise: leave out `eot=1`", "yellow")
     saved, versus = document["saved"], document["versus"]
     if saved is not None and (saved["outside"] or saved["healed"]):
         outside = f"{saved['outside']} of {saved['images']} images out of the ball"

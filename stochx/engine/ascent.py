@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stochx.engine.device import current, in_batches
 from stochx.engine.losses import Goal, Loss
 from stochx.engine.network.fused import fused
+from stochx.engine.realisation import drawing, is_realised
 from stochx.errors import RunError
 
 Estimand = Literal["mean", "vote"]
@@ -30,6 +31,7 @@ class Evaluation:
     gradient: Tensor
     logits: Tensor
     forwards: int
+    backwards: int
 
 
 def loss_gradient(
@@ -66,8 +68,8 @@ def _over_batches(
 ) -> Evaluation:
     fast = fused(model, points)
     climbs = bool(slopes.numel())
-    rows = fast.rows(points) * (1 if climbs else 2)
-    together = min(eot, rows) if getattr(model, "noise", "none") != "forward" else 1
+    rows = fast.rows(points) * (1 if climbs or is_realised() else 2)
+    together = 1 if is_realised() or getattr(model, "noise", "none") == "forward" else min(eot, rows)
     values, logits = points.new_empty(len(points)), dict[int, Tensor]()
 
     def work(start: int, stop: int) -> None:
@@ -85,7 +87,7 @@ def _over_batches(
             raise RunError(
                 f"the model's {name} are not finite", "check the weights; otherwise attacks would appear to fail"
             )
-    return Evaluation(values, slopes, out, eot)
+    return Evaluation(values, slopes, out, eot, eot if climbs else 0)
 
 
 class _Draws:
@@ -116,7 +118,7 @@ class _Draws:
         """Yield logits (R, N, K) of up to `together` draws at a time."""
         for start in range(0, self.eot, together):
             copies = min(together, self.eot - start)
-            with current().autocast():
+            with current().autocast(), drawing():
                 out = self.network(self.points.repeat(copies, 1, 1, 1) if copies > 1 else self.points)
             yield out.to(self.points.dtype).view(copies, len(self.points), -1)
 

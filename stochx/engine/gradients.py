@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
 from stochx.engine.network.fused import FusedNetwork, Stem, fused
+from stochx.engine.realisation import drawing, is_realised
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 
@@ -26,10 +27,10 @@ def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     parts: list[Tensor] = []
 
     def work(start: int, stop: int) -> None:
-        with torch.inference_mode(), current().autocast():
+        with torch.inference_mode(), current().autocast(), drawing():
             parts.append(fast.whole(x[start:stop]).to(x.dtype))
 
-    in_batches(len(x), 2 * fast.rows(x), work)
+    in_batches(len(x), fast.rows(x) * (1 if is_realised() else 2), work)
     return torch.cat(parts).clone()  # the clone is an ordinary tensor, which autograd accepts
 
 

@@ -16,10 +16,10 @@ TAILS = 2.0**-10  # share of the values that lie in the two tails
 def standard_normal(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return independent N(0, 1) draws, repeatable by the seed of torch's global generator.
 
-    Noise is most of the work of a stochastic network, so that a CPU takes a shorter way than `torch.randn`, at about half its
-    time: 16 bits choose one of 65,536 equally likely quantiles of the normal between its tails, |z| < 3.3, where they
-    lie at most 0.01 apart. Values in the tails are exact: they come at the times of a Poisson process, so that each
-    place has one with probability 2^-10, independently of the others.
+    Noise is much of the work of a stochastic network, so that a CPU takes a shorter way than `torch.randn`: 16 bits
+    choose one of 65,536 equally likely quantiles of the normal between its tails, |z| < 3.3, where they lie at most
+    0.01 apart. Values in the tails are exact: they come at the times of a Poisson process, so that each place has one
+    with probability 2^-10, independently of the others.
     """
     count = math.prod(shape)
     if device.type != "cpu" or count < FEW:

@@ -14,7 +14,9 @@ class Noise(Protocol):
 
     The noise has mean zero over draws from torch's global generator, is drawn in eval mode too, and independently for
     every image unless `share` says otherwise. `site` is a kind of place (see `engine.network.sites.sites`),
-    `layers` a pattern of module names. A module may have `penalty(layer)`, a term of the loss.
+    `layers` a pattern of module names. A module may have `penalty(layer)`, a term of the loss, and `fixed_std()`: the
+    standard deviation of its noise, if that is normal and does not depend on the value now, else None; a frozen network
+    then adds the noise in one operation.
     """
 
     @property

@@ -9,17 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from stochx import attacks
 from stochx.catalog import ATTACKS
 from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.expectation import IMAGES, Draws, needed_draws
+from stochx.engine.gradients import logits
 from stochx.engine.io.data import Data
 from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, noise_layers
+from stochx.engine.realisation import is_reproducible
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import UsageError, storable
+from stochx.errors import StochxError, UsageError, storable
 from stochx.loading import Loaded
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.maps import file_names
@@ -40,11 +45,19 @@ from stochx.runs.watch import Watch
 from stochx.settings import Attack
 from stochx.settings.attack import Point
 from stochx.tasks.attack import Attacked, attack, joined
-from stochx.tasks.batches import Failed, Source
+from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.checks import CHECKED, Check, check_evaluation
 from stochx.tasks.robustness import compare, summarise
 
 Attacks = Mapping[str, attacks.Attack]
+
+REALISATIONS = 5  # seeds of the noise under which a network is attacked whose noise the attacker knows
+ONE_DRAW = "one draw"  # marks an attack that follows the gradients of single draws
+ESTIMANDS = {
+    "secret": "a random draw",
+    "known": f"a draw that the attacker knows, mean of {REALISATIONS} seeds",
+    "off": "noise off",
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +80,12 @@ class Part:
     records: list[Record]
     failed: list[Failed]
     rows: list[Record]
+    needed: Draws
 
 
 def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     """Attack all networks at all points; a folder for each where there are several."""
-    methods = {text: ATTACKS.make(text) for text in settings.attack}
+    methods = {text: ATTACKS.make(text) for text in settings.attacks}
     runtime = select_runtime(settings.device, settings.precision, settings.rows)
     names = [name for name in (settings.model, settings.versus) if name is not None]
     networks = {name: open_network(name, settings, runtime.device) for name in names}
@@ -83,6 +97,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             "make a student with `stochx distill`, or use `--sweep eps=...`",
         )
     models = {name: loaded.model for name, loaded in networks.items()}
+    _check_noise(settings, models)
     data, sample = take(unseen_data(settings.data, models), settings, settings.data)
     with runtime.scope():
         seen = [(name, model, data_sources(data, settings.data, model)) for name, model in models.items()]
@@ -100,7 +115,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
         with watch.progress("checking"):
-            verdicts = _check(settings, methods, first, data, rows)
+            verdicts = _check(settings, methods, first, data, rows, parts[0].needed.draws)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
         document |= _details(settings, networks, parts, verdicts)
@@ -140,7 +155,12 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     saved: dict[int, Saved] = {}
     keep = _keeper(case, folder, ball, file_names(names), saved, draws=settings.figure and world.leads)
     degree = 1.0 if case.point.noise is None else case.point.noise
-    with at_scale(model, degree), watch.progress("attacking", -(-len(sources) // world.size)) as advance:
+    known = settings.randomness == "known"
+    with (
+        at_scale(model, 0.0 if settings.randomness == "off" else degree),
+        watch.progress("attacking", -(-len(sources) // world.size)) as advance,
+    ):
+        needed = Draws(1) if known else _needed_draws(model, sources, ball, settings.seed)
 
         def report(results: Sequence[Any], count: int) -> None:
             folder.append(_records(results, saved))
@@ -156,6 +176,8 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
             judge_any=settings.judge == "any",
             seed=settings.seed,
             draws=settings.draws,
+            eot=needed.draws,
+            realisations=REALISATIONS if known and model.noise != "none" else 0,
             world=world,
             done={record["index"] for record in before},
             keep=keep,
@@ -165,8 +187,37 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     failed = [result for result in results if isinstance(result, Failed)]
     saved = {index: facts for part in world.gather([saved]) for index, facts in part.items()}
     records = merge_records(before, _records(results, saved))
-    rows = _rows(case, records, noisy) if world.leads and records else []
-    return Part(folder, records, failed, rows)
+    rows = _rows(case, records, noisy, needed) if world.leads and records else []
+    return Part(folder, records, failed, rows, needed)
+
+
+def _needed_draws(model: Classifier, sources: Sequence[Source], ball: Ball, seed: int) -> Draws:
+    """Measure how many draws a gradient needs, on the first images."""
+    items = [item for item in read_all(sources, range(min(IMAGES, len(sources)))) if not isinstance(item, StochxError)]
+    if model.noise == "none" or not items:
+        return Draws(1)
+    x = torch.stack([item.image for item in items]).to(model.mean)
+    return needed_draws(model, x, torch.tensor([item.label for item in items], device=x.device), ball, seed)
+
+
+def _check_noise(settings: Attack, models: Mapping[str, Classifier]) -> None:
+    """Raise `UsageError` for settings of the noise that a network does not have."""
+    for name, model in models.items():
+        if settings.budget is not None and model.noise == "none":
+            raise UsageError(f"`{name}` is deterministic: its gradients need one draw", "leave out `--budget`")
+        if settings.randomness == "off" and not noise_layers(model):
+            raise UsageError(f"`{name}` has no noise layers to turn off", "leave out `--randomness off`")
+        if settings.randomness != "known":
+            continue
+        if model.noise == "none":
+            raise UsageError(f"`{name}` is deterministic: there is no noise to know", "leave out `--randomness known`")
+        side = model.preparation.crop
+        x = torch.rand(2, model.mean.shape[1], side, side, device=model.mean.device)
+        if not is_reproducible(lambda x=x, model=model: logits(model, x)):  # type: ignore[misc]
+            raise UsageError(
+                f"`{name}` does not draw its noise from torch's generators, whose seed an attacker could know",
+                "leave out `--randomness known`",
+            )
 
 
 def _records(results: Sequence[Any], saved: Mapping[int, Saved]) -> list[Record]:
@@ -198,18 +249,34 @@ def _keeper(
     return keep
 
 
-def _rows(case: Case, records: Sequence[Record], noisy: bool) -> list[Record]:
-    """Return the table of one network at one point; each row names the attack's settings, defaults included."""
+def _rows(case: Case, records: Sequence[Record], noisy: bool, needed: Draws) -> list[Record]:
+    """Return the table of one network at one point; each row names the attack's settings, defaults included.
+
+    It names what is estimated, too, and the budget: steps, draws a gradient and restarts, where an attack has them.
+    """
     settings, point = case.settings, case.point
     where: Record = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
     where["typed"] = point.text
     rows = summarise(records, list(case.methods), noisy, settings.target is not None)
-    return [where | dataclasses.asdict(row) | {"parameters": _parameters(case.methods.get(row.attack))} for row in rows]
+    estimand = ESTIMANDS[settings.randomness] if case.model.noise != "none" else None
+    return [
+        where
+        | dataclasses.asdict(row)
+        | {"estimand": estimand}
+        | _budget(case.methods.get(row.attack), noisy, 1 if settings.randomness == "known" else needed.draws)
+        for row in rows
+    ]
 
 
-def _parameters(method: Any) -> Document | None:
-    """Return an attack's settings; the worst case over all attacks has none of its own."""
-    return None if method is None else dataclasses.asdict(method)
+def _budget(method: Any, noisy: bool, draws: int) -> Document:
+    """Return an attack's settings, as it ran; the worst case over all attacks has none of its own."""
+    if method is None:
+        return {"steps": None, "eot": None, "restarts": None, "label": None, "parameters": None}
+    parameters = dataclasses.asdict(method)
+    if "eot" in parameters:
+        parameters["eot"] = parameters["eot"] or draws
+    budget = {key: parameters.get(key) for key in ("steps", "eot", "restarts")}
+    return budget | {"label": ONE_DRAW if noisy and budget["eot"] == 1 else None, "parameters": parameters}
 
 
 def _labelled_sources(settings: Attack, model: Classifier, data: Data) -> list[Source]:
@@ -217,13 +284,16 @@ def _labelled_sources(settings: Attack, model: Classifier, data: Data) -> list[S
     return data_sources(with_classes_of(model, data, settings.data), settings.data, model)
 
 
-def _check(settings: Attack, methods: Attacks, model: Classifier, data: Data, rows: Sequence[Record]) -> list[Check]:
+def _check(
+    settings: Attack, methods: Attacks, model: Classifier, data: Data, rows: Sequence[Record], draws: int
+) -> list[Check]:
     """Check the evaluation of the first network at the largest radius."""
     if settings.checks == "none" or not rows:
         return []
     ball = Ball(max(point.eps for point in settings.points), settings.norm)
     sources = _labelled_sources(settings, model, data.limited(CHECKED))
-    return check_evaluation(model, methods, sources, ball, rows, settings.seed, full=settings.checks == "full")
+    eot = draws if settings.randomness == "secret" else 1
+    return check_evaluation(model, methods, sources, ball, rows, settings.seed, eot, full=settings.checks == "full")
 
 
 def _details(
@@ -240,6 +310,12 @@ def _details(
             "typed": [point.text for point in points],
         },
         "models": [_identify(name, loaded, settings.draws) for name, loaded in networks.items()],
+        "expectation": [
+            {"model": part.rows[0]["model"], "eps": part.rows[0]["eps"], "degree": part.rows[0]["degree"]}
+            | dataclasses.asdict(part.needed)
+            for part in parts
+            if part.rows and part.needed.agreement is not None
+        ],
         "dataset": _identify_data(settings.data, records[0]),
         "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
         "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
-from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision
+from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision, Randomness
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Limited, Network
 from stochx.settings.values import Number, radius
 
 MOST_POINTS = 1000  # of a sweep
+SPLITS = (1, 5, 20, 50)  # draws a step among which a budget is spent
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Attack(Network, Limited, Batches, RunFiles):
     Examples:
       stochx attack teacher.safetensors --data cifar10 --limit 1000
 
-      stochx attack student.safetensors -a pgd:steps=50,eot=20,restarts=5 -a square --draws 32 --fail-under 0.40
+      stochx attack student.safetensors -a pgd:steps=50,restarts=5 -a square --draws 32 --fail-under 0.40
     """
 
     command: ClassVar[str] = "attack"
@@ -68,6 +70,19 @@ class Attack(Network, Limited, Batches, RunFiles):
         ),
     ] = None
     judge: Annotated[Judge, Option(METHOD, "Count any point of an attack, or only its last.")] = "any"
+    randomness: Annotated[
+        Randomness,
+        Option(METHOD, "The noise of a stochastic network: secret, known to the attacker (its seed), or off."),
+    ] = "secret"
+    budget: Annotated[
+        int | None,
+        Option(
+            METHOD,
+            "Spend N gradients an image in each of several ways, from N steps of one draw to N/50 of 50.",
+            minimum=2,
+            free=True,
+        ),
+    ] = None
     draws: Annotated[int, Option(METHOD, "Number of fresh draws that judge a stochastic network.", minimum=1)] = 32
     checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be trusted.")] = "quick"
     fail_under: Annotated[
@@ -97,11 +112,39 @@ class Attack(Network, Limited, Batches, RunFiles):
             raise UsageError(f"`--sweep {self.sweep}` has a repeated value", "give each one once")
         return tuple(points)
 
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks; with a budget, each with every number of draws that divides it."""
+        if self.budget is None:
+            return self.attack
+        texts = self.attack if self.attack != Attack.attack else ("pgd",)
+        return tuple(spent for text in texts for spent in _spend(text, self.budget))
+
     def check(self) -> None:
         super().check()
+        assert self.attacks  # reads the texts
         if self.versus is not None and self.sweep is not None:
             raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
         assert self.points  # reads the texts
+
+
+def _spend(text: str, budget: int) -> list[str]:
+    """Return an attack with `budget` gradients in all, as steps times draws."""
+    attacks = FAMILIES["attacks"]
+    name, given = attacks.parse(text)
+    fields = {field.name for field in attacks.fields(name)}
+    if not {"steps", "eot"} <= fields:
+        raise UsageError(f"`{name}` has no steps and draws to divide `--budget` among", "use `pgd` or `apgd`")
+    if fixed := sorted({"steps", "eot"} & given.keys()):
+        raise UsageError(f"`{text}` fixes `{fixed[0]}`, which `--budget` sets", "leave out one of them")
+    draws = [count for count in SPLITS if budget % count == 0 and count <= budget]
+    if draws == [1]:
+        raise UsageError(
+            f"`--budget {budget}` cannot be divided into steps of {', '.join(map(str, SPLITS[1:]))} draws",
+            f"use a multiple of {SPLITS[1]}, such as 1000",
+        )
+    others = "".join(f",{key}={value}" for key, value in given.items())
+    return [f"{name}:steps={budget // count},eot={count}{others}" for count in draws]
 
 
 def _axis(sweep: str) -> tuple[str, list[str]]:

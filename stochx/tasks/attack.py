@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from stochx.attacks import Attack, Attempt, Context
 from stochx.engine.io.data import Item
 from stochx.engine.judging import Judge, Verdict
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.seeds import seeded
+from stochx.engine.realisation import realised
+from stochx.engine.seeds import digest, seeded
 from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
 from stochx.errors import RunError, StochxError
@@ -30,7 +31,8 @@ class Outcome:
     `hit` is the share that predicts the target class, 0 without one. `vote`: the mean probabilities are right; `off`:
     the network is right with its noise off, None without noise layers. `margin` is the label's logit minus the largest
     other one, a mean over draws; below 0 means wrong. Distances are to the clean image; `step` and `restart` locate the
-    point in the run, and `forwards` is its cost in forward passes.
+    point in the run; `forwards` and `backwards` are its cost in passes, backward ones None for an attack that does not
+    count them.
     """
 
     correct: float
@@ -44,6 +46,7 @@ class Outcome:
     step: int
     restart: int
     forwards: int
+    backwards: int | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def attack(
     judge_any: bool = True,
     seed: int = 0,
     draws: int = 32,
+    eot: int = 1,
+    realisations: int = 0,
     world: World | None = None,
     done: Collection[int] = (),
     keep: Callable[[Attacked], None] = lambda attacked: None,
@@ -105,7 +110,9 @@ def attack(
     """Attack all images that the network classifies correctly, and return the records of all images, in order.
 
     On a stochastic network `draws` draws choose between restarts and attacks, and as many others judge; an image is
-    attacked if any of its judging draws is right. Raises `RunError` for points outside the ball.
+    attacked if any of its judging draws is right. Gradients are means over `eot` draws where an attack does not say
+    otherwise. With `realisations` the attacker knows the noise: for each of that many seeds the network with its noise
+    fixed is attacked and judged, and the results are means. Raises `RunError` for points outside the ball.
     """
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[AttackRecord | Failed]:
@@ -115,8 +122,12 @@ def attack(
             y = torch.tensor([item.label for _, item in items], device=model.mean.device)
             goal = None if target is None else torch.full_like(y, target)
             batch = "/".join(item.key for _, item in items)
-            judge = Judge(model, y, goal, draws, seed, batch, model.noise != "none")
-            attacked = _attack_batch(attacks, sources, ball, items, judge, model, source_model, judge_any)
+            judge = Judge(model, y, goal, 1 if realisations else draws, seed, batch, model.noise != "none")
+
+            def attack_batch() -> Attacked:
+                return _attack_batch(attacks, sources, ball, items, judge, model, source_model, judge_any, eot)
+
+            attacked = _over_realisations(attack_batch, seed, realisations) if realisations else attack_batch()
             keep(attacked)
             records += attacked.records
         return records
@@ -133,6 +144,7 @@ def _attack_batch(
     model: Classifier,
     source_model: nn.Module | None,
     judge_any: bool,
+    eot: int,
 ) -> Attacked:
     x = torch.stack([item.image for _, item in items]).to(model.mean)
     clean, clean_off = judge.verdict(x, "clean"), judge.without_noise(x)
@@ -147,6 +159,7 @@ def _attack_batch(
         pick=chosen.score if judge.noisy else None,
         source=source_model,
         judge_any=judge_any,
+        eot=eot,
     )
     adversarial, outcomes, seconds, choices = {}, {}, {}, {}
     for name, method in attacks.items():
@@ -183,8 +196,48 @@ def _attack_batch(
     return Attacked(x, adversarial, records)
 
 
+def _over_realisations(attack_batch: Callable[[], Attacked], seed: int, count: int) -> Attacked:
+    """Attack a batch under `count` realisations of the noise; shares are means, passes sums, images the first's."""
+    runs = []
+    for k in range(count):
+        with realised(digest(seed, k)):
+            runs.append(attack_batch())
+    return replace(runs[0], records=[_mean_record(same) for same in zip(*(run.records for run in runs), strict=True)])
+
+
+def _mean_record(records: Sequence[AttackRecord]) -> AttackRecord:
+    """Return the mean of the records of one image."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(records)
+
+    def outcome(name: str) -> Outcome:
+        same = [record.attacks[name] for record in records]
+        backwards = [o.backwards for o in same if o.backwards is not None]
+        return replace(
+            same[0],
+            correct=mean(o.correct for o in same),
+            hit=mean(o.hit for o in same),
+            vote=mean(o.vote for o in same) > 0.5,
+            margin=mean(o.margin for o in same),
+            forwards=sum(o.forwards for o in same),
+            backwards=sum(backwards) if len(backwards) == len(same) else None,
+        )
+
+    first = records[0]
+    return replace(
+        first,
+        clean=mean(record.clean for record in records),
+        vote=mean(record.vote for record in records) > 0.5,
+        margin=mean(record.margin for record in records),
+        attacks={name: outcome(name) for name in first.attacks},
+        worst=mean(record.worst for record in records),
+        seconds={name: sum(record.seconds[name] for record in records) for name in first.seconds},
+    )
+
+
 def _nothing(x: Tensor, y: Tensor) -> Attempt:
-    return Attempt(x[:0], y, y, y)
+    return Attempt(x[:0], y, y, y, backwards=y)
 
 
 def _check(attempt: Attempt, x: Tensor, ball: Ball, name: str) -> None:
@@ -208,7 +261,8 @@ def _outcomes(
     linf, l2 = (Ball(0, norm).length(adv, x) for norm in NORMS)
     cost = {
         key: torch.zeros_like(y).index_copy(0, places, getattr(attempt, key).to(y)).tolist()
-        for key in ("step", "restart", "forwards")
+        for key in ("step", "restart", "forwards", "backwards")
+        if getattr(attempt, key) is not None
     }
     return [
         Outcome(
@@ -220,7 +274,7 @@ def _outcomes(
             margin=float(verdict.margin[n]),
             linf=float(linf[n]),
             l2=float(l2[n]),
-            **{key: values[n] for key, values in cost.items()},
+            **({"backwards": None} | {key: values[n] for key, values in cost.items()}),
         )
         for n in range(len(y))
     ]

@@ -21,7 +21,8 @@ class AttackRow:
     share of the clean accuracy that is lost, or of attacked images that are classified as the target. `vote` is the
     accuracy of the mean probabilities; `clean_off` and `robust_off` are accuracies on the same images with noise layers
     off; None without noise. `correct` of `n` images stay correct, a sum of shares; `newly` counts the images for which
-    this attack is the first in the table to leave no draw right. `forwards` is a mean over attacked images.
+    this attack is the first in the table to leave no draw right. `forwards` and `backwards` are means over attacked
+    images.
     """
 
     attack: str
@@ -39,6 +40,7 @@ class AttackRow:
     newly: int | None
     n: int
     forwards: float | None
+    backwards: float | None
     seconds: float | None
 
 
@@ -91,9 +93,16 @@ def _row(
         correct=sum(outcome["correct"] for outcome in outcomes),
         newly=None,
         n=len(records),
-        forwards=None if name == WORST or not attacked else sum(o["forwards"] for o in attacked) / len(attacked),
+        forwards=None if name == WORST else _mean([o["forwards"] for o in attacked]),
+        backwards=None if name == WORST else _mean([o["backwards"] for o in attacked]),
         seconds=None if name == WORST else sum(record["seconds"][name] for record in records),
     )
+
+
+def _mean(counts: Sequence[int | None]) -> float | None:
+    """Return the mean; None of no counts, or if any is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) / len(known) if known and len(known) == len(counts) else None
 
 
 def _share(values: Sequence[bool | None]) -> float | None:
