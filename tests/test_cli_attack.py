@@ -169,6 +169,59 @@ def test_a_stochastic_network_is_judged_by_fresh_draws_that_repeat(place):
     assert [r["robust"] for r in one["results"]] == [r["robust"] for r in other["results"]]
 
 
+def test_stochastic_networks_are_attacked_over_many_draws_and_one_draw_is_marked(place):
+    words = (
+        "attack",
+        "noisy:net",
+        *THIRTY,
+        "-a",
+        "pgd:steps=3",
+        "-a",
+        "pgd:steps=3,eot=1",
+        "--draws",
+        4,
+        "--no-figure",
+    )
+    done = stochx(*words, "--checks", "none", "--json", "-o", "eot", cwd=place)
+    document = json.loads(done.stdout)
+    many, one, worst = document["results"]
+    (needed,) = document["expectation"]
+    assert many["eot"] == many["parameters"]["eot"] == needed["draws"] >= 2 and many["label"] is None
+    assert (one["eot"], one["steps"], one["restarts"], one["label"]) == (1, 3, 1, "one draw")
+    assert many["backwards"] == 3 * many["eot"] and {row["estimand"] for row in (many, one, worst)} == {"a random draw"}
+    shown = stochx(*words, "--checks", "none", "-o", "shown", cwd=place)
+    assert "pgd:steps=3,eot=1 (one draw)" in shown.stdout and "an attack on one draw follows its noise" in shown.stderr
+
+
+def test_known_noise_is_weaker_than_secret_noise_and_noise_off_is_a_plain_network(place):
+    student = install_noise(load_model(str(place / "net.safetensors")), "adaptive:beta=0.5")
+    student.noise = "sample"
+    save(place / "known.safetensors", student)
+    words = (
+        "attack",
+        "known.safetensors",
+        *THIRTY,
+        "-a",
+        "pgd:steps=5",
+        "--eps",
+        "2/255",
+        "--checks",
+        "none",
+        "--no-figure",
+    )
+    rows = {
+        kind: json.loads(stochx(*words, "--randomness", kind, "--json", "-o", kind, cwd=place).stdout)["results"][0]
+        for kind in ("secret", "known", "off")
+    }
+    assert rows["known"]["robust"] <= rows["secret"]["robust"] + 0.05 and rows["known"]["eot"] == 1
+    assert rows["off"]["estimand"] == "noise off" and rows["off"]["vote"] is None
+    for kind in ("known", "off"):
+        done = stochx("attack", "net.safetensors", *THIRTY, "--randomness", kind, "-o", "never", cwd=place)
+        assert done.returncode == 2 and f"leave out `--randomness {kind}`" in done.stderr
+    done = stochx("attack", "net.safetensors", *THIRTY, "--budget", 20, "-o", "never", cwd=place)
+    assert done.returncode == 2 and "is deterministic" in done.stderr
+
+
 def test_a_failed_check_is_exit_code_4_before_a_missed_gate_and_after_a_failed_image(place, tmp_path):
     classes = ("disc", "square")
     model = build(MODELS.make("convnet:width=4"), classes, seed=0).eval()

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from stochx.architectures import architecture, untrained
 from stochx.catalog import NOISES
 from stochx.engine.network.fused import fused
 from stochx.engine.network.stochastic import NormalSum
 from stochx.engine.normals import FEW, TAILS, _quantiles, standard_normal
-from stochx.architectures import architecture, untrained
 from stochx.network_files import install_noise
 
 COUNT = 4_000_000
@@ -73,7 +73,11 @@ def test_a_frozen_network_adds_normal_noise_in_one_operation_and_folds_its_norms
     sums = [name for name, part in graph.graph.named_modules() if isinstance(part, NormalSum)]
     assert len(sums) == count
     assert called >= set(sums)
-    assert not any(isinstance(graph.graph.get_submodule(c), torch.nn.BatchNorm2d) for c in called if c in dict(graph.graph.named_modules()))
+    assert not any(
+        isinstance(graph.graph.get_submodule(c), torch.nn.BatchNorm2d)
+        for c in called
+        if c in dict(graph.graph.named_modules())
+    )
     outputs = []
     for network in (model, graph.whole):
         torch.manual_seed(1)

@@ -21,8 +21,8 @@ class PGD:
 
         x <- project(x + step * ascent(gradient of the loss)),  from a random point of the ball
 
-    On a stochastic network each step follows the mean gradient of `eot` draws (Athalye et al., 2018); with a single draw
-    the attack measures noise, not robustness.
+    On a stochastic network each step follows the mean gradient of `eot` draws (Athalye et al., 2018); with a single
+    draw the attack measures noise, not robustness.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
