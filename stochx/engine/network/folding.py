@@ -68,9 +68,10 @@ def _noises_as_sums(graph: fx.GraphModule) -> None:
         std = module.fixed_std() if hasattr(module, "fixed_std") else None
         if std is None:
             continue
+        options: dict[str, Any] = dict(node.kwargs)
         alone = calls(z, modules, nn.Conv2d) and len(z.users) == 2
         name = f"sum_of_{noise.name}"
-        graph.add_submodule(name, NormalSum(node.kwargs.get("alpha", 1) * std, module.share, inplace=alone))
+        graph.add_submodule(name, NormalSum(options.get("alpha", 1) * std, module.share, inplace=alone))
         with graph.graph.inserting_before(node):
             call = graph.graph.call_module(name, (z,))
         call.meta = dict(node.meta)
