@@ -22,7 +22,7 @@ from stochx.engine.training.fit import TrainingBatch
 from stochx.errors import UsageError
 from stochx.lessons import Features, Logits, SoftLabels, SoftRandomisation
 from stochx.network_files import install_noise
-from stochx.tasks.objectives import Adversarial, Teaching, cross_entropy, frozen, objective
+from stochx.tasks.objectives import Adversarial, CrossEntropy, Teaching, frozen, objective
 
 BALL = Ball(0.03)
 
@@ -82,7 +82,7 @@ def test_distillation_is_its_formula(student, teacher, batch):
 
 def test_distillation_without_weight_is_cross_entropy(student, teacher, batch):
     found = objective(Teaching(teacher, SoftLabels(weight=0.0)))(student, batch).loss.item()
-    assert found == pytest.approx(objective(cross_entropy)(student, batch).loss.item(), abs=1e-12)
+    assert found == pytest.approx(objective(CrossEntropy())(student, batch).loss.item(), abs=1e-12)
 
 
 def test_matching_is_its_formula(student, teacher, batch):

@@ -15,13 +15,18 @@ from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.io.images import MIN_SIDE, open_file
 from stochx.errors import InputError, printable
 
-NAMES = {"images": ("images", "x"), "labels": ("labels", "y"), "classes": ("classes",), "masks": ("masks",)}
+NAMES = {
+    "images": ("images", "image", "x"),
+    "labels": ("labels", "label", "y"),
+    "classes": ("classes",),
+    "masks": ("masks",),
+}
 MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
 class Npz:
-    """Arrays in a NumPy file: `images` or `x`, and optionally `labels` or `y`, `classes`, `masks`.
+    """Arrays in a NumPy file: `images`, `image` or `x`, and optionally `labels`, `label` or `y`, `classes`, `masks`.
 
     Images are (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits; masks are
     (N, H, W), nonzero on the object. Pickled arrays are refused. Every split has all images unless `split` divides the

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
+from stochx.classes import match_classes
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
 from stochx.engine.io.fingerprints import fingerprints, union
@@ -17,6 +20,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import InputError, printable, quoted
 from stochx.loading import load_data
+from stochx.runs._training import validation_size
 from stochx.runs.document import Document
 from stochx.runs.watch import Watch
 from stochx.settings.choices import Sampling
@@ -25,8 +29,8 @@ from stochx.settings.groups import Limited
 from stochx.settings.train import Train
 from stochx.tasks.batches import Source
 from stochx.tasks.known import trained_among, trained_sources
-from stochx.tasks.reading import Stack
-from stochx.tasks.train import TrainingSplit
+from stochx.tasks.reading import Stack, stack
+from stochx.tasks.train import TrainingSplit, split_for_training
 
 SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -49,20 +53,27 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a training and of its final test, and the part of an undivided data set that the test uses."""
+    """The images of a training and of its final test, and the part of an undivided data set that the test uses.
+
+    `extra` are images of another set to train on too.
+    """
 
     train: Data
     test: Data
     train_sample: Sample
     test_sample: Sample
     held_out: HeldOut | None
+    extra: Data | None = None
 
     def documents(self, known: int) -> Document:
         """Return both samples as JSON; `known` of the test images were trained on."""
-        return {
+        samples: Document = {
             "sample": dataclasses.asdict(self.train_sample),
             "test_sample": dataclasses.asdict(self.test_sample) | {"trained": known},
         }
+        if self.extra is not None:
+            samples["extra_sample"] = dataclasses.asdict(sample_of(self.extra.keys, len(self.extra), "first"))
+        return samples
 
 
 def sample_of(names: Sequence[str], total: int, kind: Sampling) -> Sample:
@@ -133,7 +144,52 @@ def training_data(settings: Train | Distill, start: Classifier | None) -> Traini
         train, test = _parted(train, held, settings.data)
     train, train_sample = take(train, settings, settings.data)
     test, test_sample = take(test, settings, settings.data)
-    return TrainingData(train, test, train_sample, test_sample, held)
+    extra = None if settings.extra is None else load_data(settings.extra, "train")
+    if extra is not None:
+        _check_size(extra, train, settings)
+    return TrainingData(train, test, train_sample, test_sample, held, extra)
+
+
+def _check_size(extra: Data, train: Data, settings: Train | Distill) -> None:
+    """Raise `InputError` for extra images of another size than those that they join; files are resized alike."""
+    if extra.pixels is None or train.pixels is None:
+        return
+    (height, width), (rows, columns) = extra.pixels.shape[-2:], train.pixels.shape[-2:]
+    if (height, width) != (rows, columns):
+        raise InputError(
+            f"the images of `{settings.extra}` are {height} x {width}, those of `{settings.data}` {rows} x {columns}",
+            "resize them first",
+        )
+
+
+def read_for_training(
+    settings: Train | Distill, model: Classifier, data: TrainingData, train: Data, test: Data, watch: Watch
+) -> tuple[TrainingSplit, Stack]:
+    """Read the images to train on, with the extra ones, and those of the final test.
+
+    `train` and `test` are those of `data` with labels that are the outputs of `model`; the extra ones get such labels
+    too. Raises `InputError` for extra images of other classes.
+    """
+    extra = None if data.extra is None else _with_outputs(data.extra, model, str(settings.extra))
+    total = len(train) + len(test) + (0 if extra is None else len(extra))
+    with watch.progress("reading images", total) as advance:
+        split = split_for_training(train, model.preparation, validation_size(settings, len(train)), advance)
+        if extra is not None:
+            more = stack(extra, model.preparation, advance)
+            split = dataclasses.replace(split, extra=more, failed=[*split.failed, *more.failed])
+        return split, stack(test, model.preparation, advance)
+
+
+def _with_outputs(extra: Data, model: Classifier, name: str) -> Data:
+    """Return extra images with labels that are outputs of the network, whose classes are settled already."""
+    if extra.labels is None:
+        raise InputError(f"`{name}` has no labels", "use class folders, or an npz with `labels`")
+    labels = [int(label) for label in extra.labels]
+    try:
+        outputs = match_classes(extra.classes, model.classes, sorted({*labels}), name)
+    except InputError as error:
+        raise InputError(str(error), "extra images need the classes of `--data`") from None
+    return dataclasses.replace(extra, labels=[outputs[label] for label in labels], classes=model.classes)
 
 
 def _parted(data: Data, held: HeldOut, name: str) -> tuple[Data, Data]:
@@ -164,6 +220,8 @@ def note_training(
     """
     known = None if start is None else start.trained
     own = fingerprints([*split.pixels, *split.held_pixels])
+    if split.extra is not None:
+        own = union(own, _extra_fingerprints(split, split.extra))
     model.trained = own if known is None else union(known, own)
     note = {ENTRY: start.origin[ENTRY]} if start is not None and ENTRY in start.origin else {}
     model.origin |= note if held is None else held.note()
@@ -171,6 +229,15 @@ def note_training(
     if among:
         log.warning("%d of the %d test images are training images too: %s", len(among), len(tests), quoted(among))
     return len(among)
+
+
+def _extra_fingerprints(split: TrainingSplit, extra: Stack) -> Tensor:
+    """Return the fingerprints of extra images, and warn where held-out ones are among them."""
+    found = fingerprints(extra.pixels[i] for i in range(len(extra)))  # one by one: there may be millions
+    among = trained_among((("", pixels) for pixels in split.held_pixels), found)
+    if among:
+        log.warning("%d of the %d validation images are extra images too", len(among), len(split.held_pixels))
+    return found
 
 
 def count_trained(seen: Iterable[tuple[str, Classifier, Sequence[Source]]], world: World, watch: Watch) -> int | None:

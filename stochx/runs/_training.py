@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from stochx.engine.network.weights import save
 from stochx.engine.statistics import Estimate
 from stochx.engine.threat import Ball
 from stochx.engine.training.fit import Objective, Plan, Step, TrainingBatch, Validate, fit
-from stochx.engine.training.items import Images, Items
+from stochx.engine.training.items import Images, Items, Mixed
 from stochx.engine.world import World
 from stochx.reports.training import draw_curves
 from stochx.runs._results import Record, open_folder
@@ -72,7 +73,12 @@ def make_adversarial(settings: Epochs) -> Adversarial | None:
     if settings.attack is None:
         return None
     return Adversarial(
-        ATTACKS.make(settings.attack), Ball(*settings.ball), settings.recipe or "madry", delay=settings.delay
+        ATTACKS.make(settings.attack),
+        Ball(*settings.ball),
+        settings.recipe or "madry",
+        delay=settings.delay,
+        awp=settings.awp,
+        awp_delay=settings.awp_delay,
     )
 
 
@@ -104,10 +110,11 @@ def train_classifier(
     """
     measure = None
     if len(split.held_labels):
-        measure = validation(split.held_pixels, split.held_labels, make_adversarial(settings), settings.seed)
+        loss: Literal["ce", "margin"] = "margin" if isinstance(settings, Train) and settings.smoothing else "ce"
+        measure = validation(split.held_pixels, split.held_labels, make_adversarial(settings), settings.seed, loss)
     job = TrainingJob(
         make_plan(settings, settings.epochs, settings.batch_size, settings.rate),
-        Images(*(_place(part, model.mean.device) for part in (split.pixels, split.labels))),
+        _items(settings, split, model.mean.device),
         objective,
         measure,
         selection_metric(settings) if measure is not None and settings.selects else None,
@@ -118,6 +125,15 @@ def train_classifier(
         attacked = settings.attack is not None and settings.recipe in (None, "madry", "ard")
         draw_curves(folder.folder / "curves.png", rows, best_row(settings, rows), attacked)
     return folder, rows
+
+
+def _items(settings: Train | Distill, split: TrainingSplit, device: torch.device) -> Images | Mixed:
+    """Return the images to train on, mixed with extra ones if there are any."""
+    real = Images(_place(split.pixels, device), _place(split.labels, device))
+    if split.extra is None:
+        return real
+    extra = Images(_place(split.extra.pixels, device), _place(split.extra.labels, device))
+    return Mixed(real, extra, settings.extra_part, settings.seed)
 
 
 def _place(part: torch.Tensor, device: torch.device) -> torch.Tensor:

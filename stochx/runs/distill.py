@@ -24,8 +24,8 @@ from stochx.network_files import install_noise
 from stochx.runs import Outcome
 from stochx.runs._networks import given
 from stochx.runs._results import exit_code, machine_facts, make_document
-from stochx.runs._samples import note_training, training_data
-from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._samples import note_training, read_for_training, training_data
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier
 from stochx.runs.watch import Watch
 from stochx.settings import Distill
 from stochx.tasks.distill import (
@@ -38,8 +38,7 @@ from stochx.tasks.distill import (
     shared_draws,
 )
 from stochx.tasks.objectives import objective
-from stochx.tasks.reading import stack
-from stochx.tasks.train import accuracy, split_for_training
+from stochx.tasks.train import accuracy
 
 
 def run(settings: Distill, world: World, watch: Watch) -> Outcome:
@@ -51,9 +50,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     data = training_data(settings, teacher)
     train, test = (with_classes_of(teacher, part, settings.data) for part in (data.train, data.test))
     teacher = check_teacher(teacher, train)
-    with watch.progress("reading images", len(train) + len(test)) as advance:
-        split = split_for_training(train, teacher.preparation, validation_size(settings, len(train)), advance)
-        tests = stack(test, teacher.preparation, advance)
+    split, tests = read_for_training(settings, teacher, data, train, test, watch)
     lesson = None if settings.kd == "none" else LESSONS.make(settings.kd)
     with runtime.scope():
         student = _make_student(settings, teacher, split.pixels, watch)

@@ -18,13 +18,12 @@ from stochx.loading import open_model
 from stochx.runs import Outcome
 from stochx.runs._networks import given
 from stochx.runs._results import exit_code, machine_facts, make_document
-from stochx.runs._samples import TrainingData, note_training, training_data
-from stochx.runs._training import make_adversarial, summarise_training, train_classifier, validation_size
+from stochx.runs._samples import TrainingData, note_training, read_for_training, training_data
+from stochx.runs._training import make_adversarial, summarise_training, train_classifier
 from stochx.runs.watch import Watch
 from stochx.settings import Train
-from stochx.tasks.objectives import objective
-from stochx.tasks.reading import stack
-from stochx.tasks.train import accuracy, build, split_for_training
+from stochx.tasks.objectives import CrossEntropy, objective
+from stochx.tasks.train import accuracy, build
 
 
 def run(settings: Train, world: World, watch: Watch) -> Outcome:
@@ -36,11 +35,10 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
     data = training_data(settings, start)
     model, train, test = _initial(settings, start, data)
     model = model.to(runtime.device)
-    with watch.progress("reading images", len(train) + len(test)) as advance:
-        split = split_for_training(train, model.preparation, validation_size(settings, len(train)), advance)
-        tests = stack(test, model.preparation, advance)
+    split, tests = read_for_training(settings, model, data, train, test, watch)
     known = note_training(model, split, tests, data.held_out, start)
     loss = objective(
+        CrossEntropy(settings.smoothing),
         adversarial=make_adversarial(settings),
         penalty=penalty if noise_layers(model) else None,
         seed=settings.seed,
@@ -79,8 +77,13 @@ def _initial(settings: Train, start: Classifier | None, data: TrainingData) -> t
 
 def _describe(settings: Train) -> str:
     """Describe the training, for the header of the network's file."""
-    if settings.attack is None:
-        return f"{settings.epochs} epochs"
-    record = settings.recorded()
-    attack = f"{record['recipe']} {settings.attack}, {record['norm']} {record['eps']}"
-    return f"{settings.epochs} epochs, {attack}"
+    record, parts = settings.recorded(), [f"{settings.epochs} epochs"]
+    if settings.attack is not None:
+        parts += [f"{record['recipe']} {settings.attack}", f"{record['norm']} {record['eps']}"]
+    if settings.awp:
+        parts.append(f"awp {settings.awp:g}")
+    if settings.smoothing:
+        parts.append(f"label smoothing {settings.smoothing:g}")
+    if settings.extra is not None:
+        parts.append(f"{settings.extra_part:.0%} extra images")
+    return ", ".join(parts)

@@ -13,6 +13,7 @@ from stochx.settings.values import USUAL, Number, channels, class_names, radius,
 
 Channels = tuple[float, float, float]
 RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 0.001}  # peak learning rates
+EXTRA_SHARE = 0.7  # of a batch (Wang et al., 2023)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,26 @@ class Epochs(Fitting, Limited):
     ] = None
     norm: Annotated[Norm | None, Option(METHOD, "Norm of the attack's ball; default linf.")] = None
     delay: Annotated[int, Option(METHOD, "Epochs of plain training before adversarial training.", minimum=0)] = 0
+    awp: Annotated[
+        float,
+        Option(
+            METHOD,
+            "Size of adversarial weight perturbation (AWP), relative to the weights; usual: 0.01, with trades 0.005. "
+            "0 disables it.",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = 0.0
+    awp_delay: Annotated[int, Option(METHOD, "Epochs before AWP sets in; usual with trades: 10.", minimum=0)] = 0
+    extra: Annotated[
+        str | None,
+        Option(
+            WHAT, "More images to train on, such as synthetic ones: npz:path=FILE.", family="datasets", or_path=True
+        ),
+    ] = None
+    extra_share: Annotated[
+        float | None, Option(METHOD, "Share of each batch that comes from `--extra`; default 0.7.")
+    ] = None
 
     @property
     def pretrained(self) -> bool:
@@ -217,6 +238,11 @@ class Epochs(Fitting, Limited):
         return radius(self.eps or USUAL[norm], norm), norm
 
     @property
+    def extra_part(self) -> float:
+        """The share of each batch that comes from the extra images."""
+        return EXTRA_SHARE if self.extra_share is None else self.extra_share
+
+    @property
     def selects(self) -> bool:
         """True where held-out images choose the best epoch: not by default those that pretrained weights may know."""
         return self.validation is not None or not self.pretrained
@@ -226,20 +252,40 @@ class Epochs(Fitting, Limited):
         held_out = self.validation or (self.validation is None and self.attack is not None and not self.pretrained)
         if self.patience and not held_out:
             raise UsageError("`--patience` needs images to validate on", "add `--validation 1000`")
+        self._check_extra()
         if self.attack is None:
-            for key in ("recipe", "eps", "norm", "delay"):
+            for key in ("recipe", "eps", "norm", "delay", "awp", "awp_delay"):
                 if getattr(self, key):
-                    raise UsageError(f"`--{key}` needs adversarial training", "add `--adversarial pgd:steps=7`")
+                    flag = key.replace("_", "-")
+                    raise UsageError(f"`--{flag}` needs adversarial training", "add `--adversarial pgd:steps=7`")
             return
+        if self.awp_delay and not self.awp:
+            raise UsageError(f"`--awp-delay {self.awp_delay}` delays nothing", "add `--awp 0.005`")
         if FAMILIES["attacks"].declares(self.attack, "needs_source"):
             name = self.attack.partition(":")[0]
             raise UsageError(f"`{name}` needs another network, which training does not have", "use `pgd:steps=7`")
         if not self.ball[0]:
             raise UsageError("`--eps 0` leaves the images as they are", "leave out `--adversarial`")
 
+    def _check_extra(self) -> None:
+        if self.extra is None:
+            if self.extra_share is not None:
+                raise UsageError("`--extra-share` needs extra images", "add `--extra npz:path=FILE`")
+            return
+        share = self.extra_part
+        if not 0 < share < 1:
+            raise UsageError(f"`--extra-share {share:g}` is not a share", "use more than 0 and less than 1")
+        if not 0 < round(share * self.batch_size) < self.batch_size:
+            raise UsageError(
+                f"`--extra-share {share:g}` leaves one kind of image out of batches of {self.batch_size}",
+                "use a larger `--batch-size`, or a share nearer to a half",
+            )
+
     def recorded(self) -> dict[str, object]:
         """Return the settings with the defaults that depend on others filled in."""
         record = super().recorded() | {"lr": self.rate}
+        if self.extra is not None:
+            record["extra_share"] = self.extra_part
         if self.attack is not None:
             norm = self.norm or "linf"
             record |= {"recipe": self.recipe or "madry", "norm": norm, "eps": self.eps or USUAL[norm]}

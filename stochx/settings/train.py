@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import WHAT, Option
+from stochx.settings.base import METHOD, WHAT, Option
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Description, Epochs
 
@@ -36,6 +36,9 @@ class Train(Description, Epochs, RunFiles):
     init: Annotated[str | None, Option(WHAT, "Start from these weights instead of random ones.", metavar="MODEL")] = (
         None
     )
+    smoothing: Annotated[
+        float, Option(METHOD, "Label smoothing: share of the label that all classes get.", minimum=0, maximum=0.99)
+    ] = 0.0
 
     @property
     def pretrained(self) -> bool:

@@ -18,7 +18,7 @@ from stochx.engine.statistics import Estimate, share, wilson
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.lessons import Lesson
-from stochx.tasks.objectives import Criterion, Teaching, cross_entropy
+from stochx.tasks.objectives import Criterion, CrossEntropy, Teaching
 from stochx.tasks.reading import Stack
 from stochx.tasks.train import correct
 
@@ -80,7 +80,7 @@ def calibration_steps(images: int) -> int:
 
 def make_criterion(teacher: Classifier, lesson: Lesson | None) -> Criterion:
     """Return the student's criterion: the lesson of its teacher, or cross-entropy alone."""
-    return cross_entropy if lesson is None else Teaching(teacher, lesson)
+    return CrossEntropy() if lesson is None else Teaching(teacher, lesson)
 
 
 def shared_draws(student: Classifier, draws: int, world: World) -> range:

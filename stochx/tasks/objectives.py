@@ -22,17 +22,27 @@ from stochx.engine.gradients import logits as logits_of
 from stochx.engine.losses import divergence
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import Ball
+from stochx.engine.training.awp import at_worst_weights
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, forward
 from stochx.errors import UsageError
 from stochx.lessons import Lesson
 
 Criterion = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 Recipe = Literal["madry", "mixed", "trades", "ard"]
+Lowered = Callable[[], Step]  # a loss of images that are made already, at whatever weights the network has
 
 
-def cross_entropy(model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-    """Return the mean -log p(y)."""
-    return F.cross_entropy(logits, y)
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The mean -log p(y); smoothed by s, (1 - s) of it and s times the mean -log p over classes.
+
+    (Szegedy et al., 2016.)
+    """
+
+    smoothing: float = 0.0
+
+    def __call__(self, model: nn.Module, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, label_smoothing=self.smoothing)
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ class Adversarial:
             image, the teacher's answer to it on x'  (Goldblum et al., 2020); `madry` learns both on x'
 
     Attacks run on the network in eval mode, with frozen weights and noise on. Random starts depend on the seed, the
-    epoch and the image. No image stops early.
+    epoch and the image. No image stops early. With `awp` above 0 the loss of these images is that of weights which move
+    against it (`at_worst_weights`), after `awp_delay` epochs; each part of a batch moves them on its own.
     """
 
     attack: Attack
@@ -71,12 +82,14 @@ class Adversarial:
     recipe: Recipe = "madry"
     trades: float = 6.0  # weight of the divergence
     delay: int = 0  # epochs of plain training at the start
+    awp: float = 0.0  # size of the adversarial weight perturbation, relative to the weights
+    awp_delay: int = 0  # epochs without it at the start
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise UsageError(f"unknown recipe `{self.recipe}`", "choose from: " + ", ".join(RECIPES))
-        if self.trades < 0 or self.delay < 0:
-            raise UsageError("the weight of `trades` and the delay must not be negative")
+        if min(self.trades, self.delay, self.awp, self.awp_delay) < 0:
+            raise UsageError("the weight of `trades`, `awp` and the delays must not be negative")
         if self.recipe == "trades":
             object.__setattr__(self, "attack", _raising_divergence(self.attack))
 
@@ -85,6 +98,13 @@ class Adversarial:
         keys = [f"{seed}/{batch.epoch}/{image}" for image in batch.index.tolist()]
         with frozen(model):
             return self.attack(model, batch.x, y, self.ball, Context(keys)).x
+
+    def lower(self, part: _Part, seed: int) -> Step:
+        """Return the recipe's loss of a batch: its images are made at the network's weights, once."""
+        lowered = RECIPES[self.recipe](part, self, seed)
+        if self.awp and part.batch.epoch >= self.awp_delay:
+            return at_worst_weights(part.model, self.awp, lowered)
+        return lowered()
 
 
 def _raising_divergence(attack: Any) -> Attack:
@@ -132,31 +152,45 @@ class _Part:
         return Step(self.criterion(self.model, logits, self.batch.x, self.batch.y), logits)
 
 
-def _madry(part: _Part, adversarial: Adversarial, seed: int) -> Step:
-    return part.on(adversarial.craft(part.model, part.batch, part.batch.y, seed))
+def _madry(part: _Part, adversarial: Adversarial, seed: int) -> Lowered:
+    adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
+    return lambda: part.on(adv)
 
 
-def _mixed(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+def _mixed(part: _Part, adversarial: Adversarial, seed: int) -> Lowered:
     with frozen(part.model):
         predictions = logits_of(part.model, part.batch.x).argmax(1)
     adversarial_x = adversarial.craft(part.model, part.batch, predictions, seed)
-    clean, adv = part.on(part.batch.x), part.on(adversarial_x)
-    return Step(0.5 * (clean.loss + adv.loss), clean.logits)
+
+    def lowered() -> Step:
+        clean, adv = part.on(part.batch.x), part.on(adversarial_x)
+        return Step(0.5 * (clean.loss + adv.loss), clean.logits)
+
+    return lowered
 
 
-def _trades(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+def _trades(part: _Part, adversarial: Adversarial, seed: int) -> Lowered:
     adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
-    clean = part.on(part.batch.x)
-    distance = divergence(forward(part.model, adv), clean.logits)
-    return Step(clean.loss + adversarial.trades * distance, clean.logits)
+
+    def lowered() -> Step:
+        clean = part.on(part.batch.x)
+        distance = divergence(forward(part.model, adv), clean.logits)
+        return Step(clean.loss + adversarial.trades * distance, clean.logits)
+
+    return lowered
 
 
-def _ard(part: _Part, adversarial: Adversarial, seed: int) -> Step:
+def _ard(part: _Part, adversarial: Adversarial, seed: int) -> Lowered:
     teaching, weight = _lesson_alone(part.criterion)
+    taught_part = dataclasses.replace(part, criterion=teaching)
     adv = adversarial.craft(part.model, part.batch, part.batch.y, seed)
-    taught = dataclasses.replace(part, criterion=teaching).on(adv)
-    plain = F.cross_entropy(forward(part.model, part.batch.x), part.batch.y)
-    return Step((1 - weight) * plain + weight * taught.loss, taught.logits)
+
+    def lowered() -> Step:
+        taught = taught_part.on(adv)
+        plain = F.cross_entropy(forward(part.model, part.batch.x), part.batch.y)
+        return Step((1 - weight) * plain + weight * taught.loss, taught.logits)
+
+    return lowered
 
 
 def _lesson_alone(criterion: Criterion) -> tuple[Teaching, float]:
@@ -170,7 +204,7 @@ def _lesson_alone(criterion: Criterion) -> tuple[Teaching, float]:
     return dataclasses.replace(criterion, lesson=dataclasses.replace(lesson, weight=1.0)), lesson.weight
 
 
-RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {
+RECIPES: dict[str, Callable[[_Part, Adversarial, int], Lowered]] = {
     "madry": _madry,
     "mixed": _mixed,
     "trades": _trades,
@@ -179,7 +213,7 @@ RECIPES: dict[str, Callable[[_Part, Adversarial, int], Step]] = {
 
 
 def objective(
-    criterion: Criterion = cross_entropy,
+    criterion: Criterion = CrossEntropy(),
     adversarial: Adversarial | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     seed: int = 0,
@@ -196,7 +230,7 @@ def objective(
         if adversarial is None or batch.epoch < adversarial.delay:
             step = part.on(batch.x)
         else:
-            step = RECIPES[adversarial.recipe](part, adversarial, seed)
+            step = adversarial.lower(part, seed)
         return step if penalty is None else Step(step.loss + penalty(model), step.logits)
 
     return lowered

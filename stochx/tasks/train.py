@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Training images (N, 3, H, W) uint8 with labels (N,), held-out ones for validation, and what cannot be read."""
+    """Training images (N, 3, H, W) uint8 with labels (N,), held-out ones for validation, and what cannot be read.
+
+    `extra` are the images of another set, such as synthetic ones, that are trained on too.
+    """
 
     pixels: Tensor
     labels: Tensor
     held_pixels: Tensor
     held_labels: Tensor
     failed: Sequence[Failed] = ()
+    extra: Stack | None = None
 
 
 def build(make: Callable[[int], Classifier], classes: tuple[str, ...], seed: int) -> Classifier:
@@ -99,11 +104,19 @@ def _last_of_each_class(labels: Tensor) -> Tensor:
     return len(labels) - 1 - turn.argsort(stable=True)
 
 
-def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None = None, seed: int = 0) -> Validate:
+def validation(
+    pixels: Tensor,
+    labels: Tensor,
+    adversarial: Adversarial | None = None,
+    seed: int = 0,
+    loss: Literal["ce", "margin"] = "ce",
+) -> Validate:
     """Return the validation after an epoch: `clean` accuracy, and `robust` accuracy under PGD-10 on up to 512 images.
 
-    The ball is that of training. On a stochastic network the attack follows the mean gradient of several draws, or as
-    many as in training, and fresh draws judge, in full precision: one draw would choose the epoch by its luck.
+    The ball is that of training. PGD climbs `loss`: smoothed labels flatter a network that is attacked by its
+    cross-entropy, so that there the margin judges. On a stochastic network the attack follows the mean gradient of
+    several draws, or as many as in training, and fresh draws judge: one draw would choose the epoch by its luck.
+    Verdicts are in full precision.
     """
 
     def measure(model: nn.Module) -> Mapping[str, float]:
@@ -113,7 +126,7 @@ def validation(pixels: Tensor, labels: Tensor, adversarial: Adversarial | None =
         measures = {"clean": float(sum(clean)) / draws}
         if adversarial is not None:
             eot = max(draws, getattr(adversarial.attack, "eot", 1))
-            quick = Adversarial(PGD(QUICK_STEPS, eot=eot), adversarial.ball)
+            quick = Adversarial(PGD(QUICK_STEPS, loss=loss, eot=eot), adversarial.ball)
             like, y = next(model.parameters()), labels[:QUICK]
             x = pixels[:QUICK].to(like.device).to(like.dtype) / 255
             batch = TrainingBatch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
