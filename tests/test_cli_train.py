@@ -149,6 +149,17 @@ def test_images_kept_apart_are_the_last_of_each_class_and_are_not_learnt():
         (("--adversarial", "pgd", "--eps", "0"), "leaves the images as they are", "leave out"),
         (("--adversarial", "fgsm", "--recipe", "trades"), "`trades` maximises a divergence", "--adversarial pgd"),
         (("--adversarial", "transfer"), "`transfer` needs another network", "pgd:steps=7"),
+        (("--awp", "0.01"), "`--awp` needs adversarial training", "--adversarial pgd:steps=7"),
+        (("--awp-delay", "2"), "`--awp-delay` needs adversarial training", "--adversarial pgd:steps=7"),
+        (("--adversarial", "pgd", "--awp-delay", "2"), "`--awp-delay 2` delays nothing", "--awp 0.005"),
+        (
+            ("--adversarial", "pgd", "--awp=-0.01"),
+            "invalid value for `--awp`: -0.01 is not in the range",
+            "stochx train --help",
+        ),
+        (("--smoothing", "1"), "invalid value for `--smoothing`: 1.0 is not in the range", "stochx train --help"),
+        (("--extra-share", "0.5"), "`--extra-share` needs extra images", "--extra npz:path=FILE"),
+        (("--extra", "npz:path=absent.npz"), "no such file: `absent.npz`", "check the path"),
         (("--optimizer", "adam"), "`--optimizer adam` is unknown", "did you mean `adamw`?"),
         (("--schedule", "cosin"), "`--schedule cosin` is unknown", "did you mean `cosine`?"),
         (("--patience", "3"), "`--patience` needs images to validate on", "--validation"),
@@ -194,7 +205,8 @@ def test_a_training_that_is_killed_and_resumed_writes_the_same_weights(tmp_path)
 @pytest.mark.slow
 def test_two_ranks_train_and_one_of_them_writes(tmp_path):
     ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx")
-    settings = map(str, (*SMALL, *ATTACKED, "--epochs", 2, "-o", "at", "--json", "-q"))
+    more = ("--awp", 0.01, "--extra", "shapes:size=32,classes=3,count=30,domain=sketch")
+    settings = map(str, (*SMALL, *ATTACKED, *more, "--epochs", 2, "-o", "at", "--json", "-q"))
     done = subprocess.run([*ranks, "train", *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result(done)["epochs"] == 2
     assert [one["epoch"] for one in lines(tmp_path / "at")] == [1, 2]

@@ -23,6 +23,7 @@ from stochx.errors import UsageError
 from stochx.lessons import Features, Logits, SoftLabels, SoftRandomisation
 from stochx.network_files import install_noise
 from stochx.tasks.objectives import Adversarial, CrossEntropy, Teaching, frozen, objective
+from stochx.tasks.train import validation
 
 BALL = Ball(0.03)
 
@@ -100,6 +101,34 @@ def test_features_of_other_widths_are_refused(student, teacher, batch):
     teacher.network.forward = lambda x: teacher.network.linear(x.new_zeros(len(x), 8))
     with pytest.raises(UsageError, match="the student's features"):
         objective(Teaching(teacher, Features()))(student, batch)
+
+
+def test_smoothed_labels_are_shared_with_all_classes(student, batch):
+    step = objective(CrossEntropy(0.2))(student, batch)
+    logs = [[math.log(p) for p in softmax(row)] for row in step.logits.detach()]
+    wanted = mean([-0.8 * row[label] - 0.2 * mean(row) for row, label in zip(logs, batch.y.tolist(), strict=True)])
+    assert step.loss.item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_trades_without_weight_is_clean_cross_entropy(student, batch):
+    found = objective(adversarial=Adversarial(PGD(steps=2), BALL, "trades", trades=0.0))(student, batch)
+    assert found.loss.item() == pytest.approx(ce(found.logits.detach(), batch.y), abs=1e-12)
+
+
+def test_validation_climbs_the_margin_where_labels_were_smoothed():
+    """Logits hundreds apart have no gradient of cross-entropy in single precision; the margin's leads over the edge."""
+    weights = 5 * torch.cat([torch.ones(1, 192), -torch.ones(1, 192)])
+    linear = nn.Linear(192, 2)
+    linear.weight.data, linear.bias.data = weights, torch.tensor([-390.0, 390.0])
+    model = Classifier(
+        nn.Sequential(nn.Flatten(), linear), ["a", "b"], Preparation(8, 8), (0.0,) * 3, (1.0,) * 3
+    ).eval()
+    pixels, y = torch.full((4, 3, 8, 8), 224, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+    robust = {
+        loss: validation(pixels, y, Adversarial(PGD(), Ball(0.5)), loss=loss)(model)["robust"]
+        for loss in ("ce", "margin")
+    }
+    assert robust == {"ce": 1.0, "margin": 0.0}
 
 
 def test_soft_randomisation_shows_the_student_noise_and_the_teacher_none(student, teacher, batch):

@@ -48,4 +48,5 @@ class _Held(nn.Module):
 
 def _unit(d: Tensor) -> Tensor:
     """Return d / |d|, and 0 where d is."""
-    return d / d.norm().clamp(min=torch.finfo(d.dtype).tiny)
+    unit: Tensor = d / d.norm().clamp(min=torch.finfo(d.dtype).tiny)
+    return unit
