@@ -59,6 +59,27 @@ FSC_EXPLAIN: dict[str, object] = {
     "--help": {"flags": ["--help", "-h"], "switch": True},
 }
 
+AT_BASELINES: dict[str, object] = {
+    "--awp": {
+        "flags": ["--awp"],
+        "value": "float",
+        "default": "0.0",
+        "range": "0<=x<=1",
+        "variable": "AWP",
+        "panel": "Method",
+    },
+    "--awp-delay": {
+        "flags": ["--awp-delay"],
+        "value": "int",
+        "default": "0",
+        "range": "x>=0",
+        "variable": "AWP_DELAY",
+        "panel": "Method",
+    },
+    "--extra": {"flags": ["--extra"], "value": "NAME[:KEY=VALUE,...]", "variable": "EXTRA", "panel": "What"},
+    "--extra-share": {"flags": ["--extra-share"], "value": "float", "variable": "EXTRA_SHARE", "panel": "Method"},
+}
+
 SAMPLES: dict[str, tuple[object, ...]] = {  # kind, count, total, hash, trained
     "train/json/sample": ("all", 60, 60, "65c7b660d66b400b", None),
     "train-adversarial/json/sample": ("all", 30, 30, "48f814198c9441b5", None),
@@ -178,6 +199,23 @@ INTENDED: dict[str, object] = {
     "runs/fsc-test*/files/records.jsonl/0/0": "domain episodes failed",
     # which output each class of a data set belongs to
     "help/info/--data": {"flags": ["--data"], "value": "NAME[:KEY=VALUE,...]", "variable": "DATA", "panel": "What"},
+    # adversarial weight perturbation, smoothed labels, extra images
+    "help/train/--smoothing": {
+        "flags": ["--smoothing"],
+        "value": "float",
+        "default": "0.0",
+        "range": "0<=x<=0.99",
+        "variable": "SMOOTHING",
+        "panel": "Method",
+    },
+    **{f"help/{command}/{name}": option for command in ("train", "distill") for name, option in AT_BASELINES.items()},
+    **{
+        f"runs/{command}/{place}/{name}": value
+        for command in ("train*", "distill")
+        for place in ("json/args", "files/config.toml")
+        for name, value in {"awp": 0.0, "awp_delay": 0}.items()
+    },
+    **{f"runs/train*/{place}/smoothing": 0.0 for place in ("json/args", "files/config.toml")},
 }
 
 
