@@ -78,9 +78,21 @@ from stochx.attacks.fmn import FMN as _FMN
 
 class FMN(CheckedCall, _FMN):
     ...
+from stochx.attacks.malt import MALT as _MALT
+
+class MALT(CheckedCall, _MALT):
+    ...
+from stochx.attacks.multitargeted import MultiTargeted as _MultiTargeted
+
+class MultiTargeted(CheckedCall, _MultiTargeted):
+    ...
 from stochx.attacks.pgd import PGD as _PGD
 
 class PGD(CheckedCall, _PGD):
+    ...
+from stochx.attacks.pma import PMA as _PMA
+
+class PMA(CheckedCall, _PMA):
     ...
 from stochx.attacks.rand import Rand as _Rand
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import AttackState, likely_classes
 from stochx.attacks._search import PACES, Pace, Search, keep_active, stages
+from stochx.attacks._targets import by_distance
 from stochx.engine.ascent import Evaluation, loss_gradient, loss_value
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball
@@ -26,24 +27,27 @@ class APGD:
     At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in fewer
     than `rho` of the steps since the last checkpoint, or whose best loss and step both stayed the same. In L1 steps are
     sparse, without momentum, and the search starts in balls of three and two times the radius (Croce & Hein, 2021).
-    `targeted-dlr` runs once for each of the `targets` most probable wrong classes. On a stochastic network every loss
-    is the mean of `eot` draws.
+    A `targeted-` loss runs once for each of `targets` wrong classes t, up z_t - z_y (`gap`), the same over the spread of
+    the top logits (`dlr`), or p_t - p_y (`pm`); any wrong class counts. On a stochastic network every loss is the mean
+    of `eot` draws.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
     examples: ClassVar[tuple[str, ...]] = ("steps=6,restarts=2",)  # settings that are tested
 
     steps: int = 100  # gradient steps
-    loss: Literal["ce", "margin", "dlr", "targeted-dlr"] = "ce"  # loss to maximise
-    targets: int = 9  # number of target classes (loss=targeted-dlr)
+    loss: Literal["ce", "margin", "dlr", "pm", "targeted-gap", "targeted-dlr", "targeted-pm"] = "ce"  # loss to maximise
+    targets: int = 9  # number of target classes (targeted losses)
+    order: Literal["logit", "malt"] = "logit"  # targets are the most probable, or the nearest by linearised boundary
+    candidates: int = 100  # most probable wrong classes that are put in order, with a gradient each (order=malt)
     restarts: int = 1  # random restarts; the strongest counts for each image
     rho: float = 0.75  # halve the step if the loss rose in less than this share of the steps
     eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.targets < 1:
-            raise ValueError("steps, restarts and targets must be at least 1")
+        if self.steps < 1 or self.restarts < 1 or self.targets < 1 or self.candidates < 1:
+            raise ValueError("steps, restarts, targets and candidates must be at least 1")
         if self.eot < 0:
             raise ValueError("eot must not be negative")
         if not 0 < self.rho <= 1:
@@ -51,21 +55,27 @@ class APGD:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         run, index = AttackState(x, y, context), 0
-        for goal in self._goals(model, x, y, context):
+        for goal in self._goals(model, x, ball, run):
             for _ in range(self.restarts):
                 if not run.over:
                     self._restart(model, x, goal, ball, run, index)
                 index += 1
         return run.attempt
 
-    def _goals(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> Iterator[Goal]:
+    def _goals(self, model: nn.Module, x: Tensor, ball: Ball, run: AttackState) -> Iterator[Goal]:
         """Yield one goal, or one per target class; any wrong class still counts unless the context names one."""
-        if self.loss != "targeted-dlr" or context.target is not None:
-            yield Goal(y, context.target)
+        goal = Goal(run.y, run.context.target)
+        if not self.loss.startswith("targeted-") or goal.target is not None:
+            yield goal
             return
-        logits = loss_value(model, x, Goal(y), LOSSES["margin"], self.eot or context.eot).logits
-        for target in likely_classes(logits, Goal(y), self.targets).T:
-            yield Goal(y, target)
+        eot = self.eot or run.context.eot
+        logits = loss_value(model, x, goal, LOSSES["margin"], eot).logits
+        classes = likely_classes(logits, goal, self.targets if self.order == "logit" else self.candidates)
+        if self.order == "malt":
+            classes = by_distance(model, x, goal, classes, ball, eot)
+            run.count(eot * classes.shape[1], eot * classes.shape[1])
+        for target in classes[:, : self.targets].T:
+            yield Goal(run.y, target)
 
     def _restart(self, model: nn.Module, x: Tensor, goal: Goal, ball: Ball, run: AttackState, index: int) -> None:
         """Run one search from a random point; points of a wider ball are not judged."""

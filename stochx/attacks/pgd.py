@@ -33,7 +33,7 @@ class PGD:
     restarts: int = 1  # random restarts; the strongest counts for each image
     random_start: bool = True  # start from a random point of the ball, not from the image
     momentum: float = 0.0  # momentum of the gradient (MI-FGSM); 0 disables it
-    loss: Literal["ce", "margin", "dlr", "kl"] = "ce"  # loss to maximise
+    loss: Literal["ce", "margin", "dlr", "pm", "kl"] = "ce"  # loss to maximise
     eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from stochx.errors import UsageError
 
 TINY = 1e-12
+FAINT = -16.0  # logarithm of the least probability, 1e-7, that float32 can tell from 0 in 1 - p
 
 
 def divergence(logits: Tensor, reference: Tensor) -> Tensor:
@@ -83,6 +84,25 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
     return gap(logits, goal) / (spread + TINY)
 
 
+def probability(log: Tensor) -> Tensor:
+    """Return exp(log), continued by its tangent below `FAINT`, so that its gradient does not vanish."""
+    seen = log.clamp(min=FAINT)
+    return seen.exp() * (1 + log - seen)
+
+
+def probability_margin(logits: Tensor, goal: Goal) -> Tensor:
+    """Return 1 + p(target) - p(y), or that of the most probable other class (PMA; Xie et al., 2024).
+
+    With a target it is linear in the probabilities: over draws of a stochastic network the mean loss is the loss of
+    their mean. It is computed without cancellation as p(target) + the sum of all p but p(y). Where float32 rounds p(y)
+    to 1, its gradient is that of the logarithm, which is near that of the logit margin: p itself has a gradient of
+    1e-43 at a margin of 100.
+    """
+    others = logits.scatter(1, goal.y[:, None], -torch.inf)
+    rival = others.amax(1) if goal.target is None else _logit(logits, goal.target)
+    return probability(torch.logaddexp(rival, others.logsumexp(1)) - logits.logsumexp(1))
+
+
 def kl(logits: Tensor, goal: Goal) -> Tensor:
     """Return KL(reference || p), as in TRADES (Zhang et al., 2019); its gradient vanishes at the clean image."""
     if goal.target is not None:
@@ -100,4 +120,11 @@ def _logit(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "gap": gap,
+    "dlr": dlr,
+    "pm": probability_margin,
+    "kl": kl,
+}
