@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stochx.catalog import include
     from stochx.engine.calls import gradient, logits
     from stochx.engine.io.images import Preparation
+    from stochx.engine.network.bpda import bpda
     from stochx.engine.network.classifier import Classifier
     from stochx.errors import InputError, RunError, StochxError, UsageError
     from stochx.fewshot_networks import load_fewshot
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
     from stochx.runs import run
 
 __all__ = ["Classifier", "InputError", "Preparation", "RunError", "StochxError", "UsageError"]
-__all__ += ["gradient", "include", "load_data", "load_fewshot", "load_model", "logits", "read_image", "run", "show"]
+__all__ += [
+    "bpda",
+    "gradient",
+    "include",
+    "load_data",
+    "load_fewshot",
+    "load_model",
+    "logits",
+    "read_image",
+    "run",
+    "show",
+]
 __all__ += [
     "attacks",
     "attributions",
@@ -48,6 +60,7 @@ _HOMES = {
     "stochx.catalog": ("include",),
     "stochx.engine.calls": ("gradient", "logits"),
     "stochx.engine.io.images": ("Preparation",),
+    "stochx.engine.network.bpda": ("bpda",),
     "stochx.engine.network.classifier": ("Classifier",),
     "stochx.errors": ("InputError", "RunError", "StochxError", "UsageError"),
     "stochx.fewshot_networks": ("load_fewshot",),

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from stochx.engine.io.images import Preparation
+from stochx.engine.network.bpda import bpda, stand_ins
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.network.reading import in_single_precision, probes, read_as_classifier
 from stochx.engine.network.wrappers import unwrapped
-from stochx.errors import InputError, UsageError, quoted
+from stochx.errors import InputError, UsageError, quoted, suggest
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.presets import imagenet_classes
 
@@ -33,6 +34,7 @@ DECLARING = ("image_size", "img_size", "input_size")  # attributes in which netw
 def call_factory(text: str) -> nn.Module:
     """Return what the user's function returns: a network, or a `Classifier`.
 
+    It may also return `{"network": network, "bpda": {"layer": backward}}`, where layers get backward stand-ins.
     Raises `UsageError` for what cannot be imported or called, `InputError` where it fails or returns no network.
     """
     where, _, what = text.rpartition(":")
@@ -42,12 +44,29 @@ def call_factory(text: str) -> nn.Module:
     _check_callable(function, text)
     with _as_input_errors(text):
         made: object = function()
-    if isinstance(made, Classifier):
-        return made
+    layers: object = {}
+    if isinstance(made, Mapping) and {"network"} <= {*made} <= {"network", "bpda"}:
+        made, layers = made["network"], made.get("bpda", {})
     if not isinstance(made, nn.Module):
         kind = "None" if made is None else f"a {type(made).__name__}"
         raise InputError(f"`{text}` returns {kind}, not a network", "return a torch.nn.Module")
-    return in_single_precision(unwrapped(made)).eval()
+    network = unwrapped(made)
+    _stand_in(network.network if isinstance(network, Classifier) else network, layers, text)
+    return network if isinstance(network, Classifier) else in_single_precision(network).eval()
+
+
+def _stand_in(network: nn.Module, layers: object, text: str) -> None:
+    """Replace layers of the network by `bpda(layer, backward)`; `layers` maps their names to `backward`."""
+    if not isinstance(layers, Mapping):
+        raise InputError(
+            f"`bpda` of `{text}` is a {type(layers).__name__}", 'map names of layers to functions: {"layer": backward}'
+        )
+    known = dict(network.named_modules())
+    for name, backward in layers.items():
+        if not name or name not in known:
+            raise InputError(f"`{text}` has no layer `{name}`", suggest(str(name), [k for k in known if k]))
+        parent, _, child = name.rpartition(".")
+        setattr(known[parent], child, bpda(known[name], backward))
 
 
 def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classifier, list[Fact]]:
@@ -62,7 +81,7 @@ def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classi
         preparation, seen = _preparation(made, size)
         model = Classifier(made, (), preparation, IMAGENET_MEAN, IMAGENET_STD, arch=text)
         source = "guessed"
-    facts = [Fact("architecture", text, "given"), *read_outputs(model, text)]
+    facts = [Fact("architecture", text, "given"), *read_outputs(model, text), *_read_stand_ins(model, text)]
     named = source if source == GIVEN else "measured"
     if len(model.classes) == 1000 and named == "measured":
         model.classes, named = imagenet_classes(), "guessed"
@@ -84,6 +103,16 @@ def read_outputs(model: Classifier, text: str) -> list[Fact]:
     if len(model.classes) != count:
         model.classes = tuple(map(str, range(count)))
     return [Fact("output", note, "measured") for note in reading.notes]
+
+
+def _read_stand_ins(model: Classifier, text: str) -> list[Fact]:
+    """Run backward stand-ins once, so that one of another shape is refused before any work, and name them."""
+    layers = stand_ins(model.network)
+    if not layers:
+        return []
+    with _as_input_errors(text), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        model.network(model.normalise(probes(model.input_size)))
+    return [Fact("bpda", ", ".join(f"{name}: {layer.extra_repr()}" for name, layer in layers.items()), "given")]
 
 
 def _preparation(network: nn.Module, size: tuple[int, int] | None) -> tuple[Preparation, Source]:

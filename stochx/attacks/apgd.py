@@ -27,9 +27,9 @@ class APGD:
     At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in fewer
     than `rho` of the steps since the last checkpoint, or whose best loss and step both stayed the same. In L1 steps are
     sparse, without momentum, and the search starts in balls of three and two times the radius (Croce & Hein, 2021).
-    A `targeted-` loss runs once for each of `targets` wrong classes t, up z_t - z_y (`gap`), the same over the spread of
-    the top logits (`dlr`), or p_t - p_y (`pm`); any wrong class counts. On a stochastic network every loss is the mean
-    of `eot` draws.
+    A `targeted-` loss runs once for each of `targets` wrong classes t, up z_t - z_y (`gap`), the same over the spread
+    of the top logits (`dlr`), or p_t - p_y (`pm`); any wrong class counts. On a stochastic network every loss is the
+    mean of `eot` draws.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps

@@ -19,12 +19,13 @@ from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.judging import Judge, Verdict
 from stochx.engine.losses import LOSSES, Goal
+from stochx.engine.network.bpda import stand_ins
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import mean_difference, paired_p
 from stochx.engine.threat import Ball
-from stochx.errors import StochxError
+from stochx.errors import StochxError, quoted
 from stochx.tasks.batches import Source, read_all
 
 CHECKED = 64  # images to check
@@ -215,11 +216,13 @@ def _slope(bench: _CorrectImages) -> Check:
         ratio = slope_ratio(bench.model, bench.x[:SLOPES])
     backwards = float((ratio < REVERSED).double().mean())
     follows = float(((ratio > 0.5) & (ratio < 2)).double().mean())
+    layers = quoted([*stand_ins(bench.model.network)])
+    twin = f"; this is the network in which the stand-ins of {layers} run forward too" if layers else ""
     return Check(
         name="derivative",
         verdict="fail" if backwards > ZERO else "warn" if follows < 0.5 else "ok",
         text=f"short steps along the gradient change the outputs as predicted for {follows:.1%} of the images, "
-        f"the opposite way for {backwards:.1%}",
+        f"the opposite way for {backwards:.1%}{twin}",
         advice="the gradient is not the derivative of the outputs: mend the backward pass, and add `square`",
         value=follows,
     )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from stochx.engine.network.bpda import smooth_twin
 from stochx.engine.network.stochastic import at_scale
 
 REVERSED = -0.5  # ratio below which a gradient points backwards
@@ -25,8 +26,11 @@ def as_outside() -> Iterator[None]:
 
 @contextmanager
 def comparable(model: nn.Module) -> Iterator[None]:
-    """In the block `model` has no noise of ours, and autograd and the global random state are as outside a context."""
-    with as_outside(), at_scale(model, 0):
+    """In the block `model` has no noise of ours, and its backward stand-ins run forward too.
+
+    Autograd and the global random state are as outside a context.
+    """
+    with as_outside(), at_scale(model, 0), smooth_twin(model):
         yield
 
 

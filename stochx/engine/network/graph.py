@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.nn.utils.parametrize import is_parametrized
 
+from stochx.engine.network.bpda import StandIn
 from stochx.engine.network.stochastic import Noisy, NormalSum
 from stochx.engine.network.wrappers import traceable, unwrapped
 from stochx.errors import first_line
@@ -63,7 +64,10 @@ def _contexts() -> tuple[bool, ...]:
 
 
 class _Tracer(fx.Tracer):
-    """Refuses what a trace loses; noise layers are leaves: every forward pass computes new draws and statistics."""
+    """Refuses what a trace loses; noise layers are leaves: every forward pass computes new draws and statistics.
+
+    So are layers with a backward stand-in, whose gradient would be lost.
+    """
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Bind all arguments but the first to their defaults: the network is called with images alone."""
@@ -81,7 +85,8 @@ class _Tracer(fx.Tracer):
         return super().create_node(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self._noises or super().is_leaf_module(m, module_qualified_name)
+        own = isinstance(m, StandIn) or module_qualified_name in self._noises
+        return own or super().is_leaf_module(m, module_qualified_name)
 
     def trace(self, root: nn.Module, concrete_args: dict[str, object] | None = None) -> fx.Graph:  # type: ignore[override]
         self._outside = _contexts()
