@@ -43,16 +43,20 @@ def call_factory(text: str) -> nn.Module:
     function = _attribute(module, what, where)
     _check_callable(function, text)
     with _as_input_errors(text):
-        made: object = function()
-    layers: object = {}
-    if isinstance(made, Mapping) and {"network"} <= {*made} <= {"network", "bpda"}:
-        made, layers = made["network"], made.get("bpda", {})
+        made, layers = _parts(function())
     if not isinstance(made, nn.Module):
         kind = "None" if made is None else f"a {type(made).__name__}"
         raise InputError(f"`{text}` returns {kind}, not a network", "return a torch.nn.Module")
     network = unwrapped(made)
     _stand_in(network.network if isinstance(network, Classifier) else network, layers, text)
     return network if isinstance(network, Classifier) else in_single_precision(network).eval()
+
+
+def _parts(made: object) -> tuple[object, object]:
+    """Return a network, and which of its layers get a backward stand-in."""
+    if isinstance(made, Mapping) and {"network"} <= {*made} <= {"network", "bpda"}:
+        return made["network"], made.get("bpda", {})
+    return made, {}
 
 
 def _stand_in(network: nn.Module, layers: object, text: str) -> None:
