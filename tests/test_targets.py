@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from attacking import UNJUDGED, fooled, run
-from conftest import random_images
+from conftest import random_images, shared
+from support import cifar_test_images
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +18,7 @@ from stochx.engine.ascent import loss_gradient
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal, gap, margin
 from stochx.engine.threat import DUALS, Ball, norm_of
+from stochx.loading import load_model
 
 
 class Plane(nn.Module):
@@ -116,6 +118,16 @@ def test_malt_counts_its_gradients_and_looks_at_the_candidates_alone(trained, wa
     assert set(found.forwards.tolist()) == {3 + 2 * 7} and found.restart.max() <= 1
     first = run(MALT(6, targets=1, candidates=1), trained, x, y, **UNJUDGED).x
     assert torch.equal(first, run("apgd:steps=6,loss=targeted-dlr,targets=1", trained, x, y, **UNJUDGED).x)
+
+
+def test_three_near_targets_leave_no_more_images_than_nine_likely_ones():
+    model = load_model(str(shared("weights_cifar10/robust_resnet2b.safetensors"))).eval().requires_grad_(False)
+    x, y = cifar_test_images(120)
+    attacks = (f"apgd:steps=30,loss=targeted-dlr,targets={n}" for n in (9, 3))
+    nine, three, near = (
+        int((~fooled(a, model, x, y, eps=8 / 255)).sum()) for a in (*attacks, "malt:steps=30,targets=3")
+    )
+    assert near <= nine < three
 
 
 # Probabilities as a loss
