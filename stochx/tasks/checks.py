@@ -223,8 +223,8 @@ def _slope(bench: _CorrectImages) -> Check:
         verdict="fail" if backwards > ZERO else "warn" if follows < 0.5 else "ok",
         text=f"short steps along the gradient change the outputs as predicted for {follows:.1%} of the images, "
         f"the opposite way for {backwards:.1%}{twin}",
-        advice="the gradient is not the derivative of the outputs: mend the backward pass, or give the layer another one "
-        "(`stochx.bpda`), and add `square`",
+        advice="the gradient is not the derivative of the outputs: mend the backward pass, or give the layer "
+        "another one (`stochx.bpda`), and add `square`",
         value=follows,
     )
 
