@@ -29,12 +29,14 @@ class MALT:
     targets: int = 9  # nearest classes to aim at
     candidates: int = 100  # most probable wrong classes that are put in order
     restarts: int = 1  # random restarts per class; the strongest counts for each image
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.targets, self.candidates, self.restarts, self.eot) < 1:
-            raise ValueError("steps, targets, candidates, restarts and eot must be at least 1")
+        if min(self.steps, self.targets, self.candidates, self.restarts) < 1:
+            raise ValueError("steps, targets, candidates and restarts must be at least 1")
+        if self.eot < 0:
+            raise ValueError("eot must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         loss: Literal["targeted-dlr", "targeted-gap"] = (

@@ -28,12 +28,14 @@ class MultiTargeted:
     steps: int = 100  # gradient steps per class
     targets: int = 0  # most probable wrong classes to aim at; 0 means all
     restarts: int = 1  # random restarts per class; the strongest counts for each image
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.eot < 1:
-            raise ValueError("steps, restarts and eot must be at least 1")
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError("steps and restarts must be at least 1")
+        if self.eot < 0:
+            raise ValueError("eot must not be negative")
         if self.targets < 0:
             raise ValueError("targets must not be negative")
 

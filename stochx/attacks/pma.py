@@ -33,12 +33,14 @@ class PMA:
 
     steps: int = 100  # gradient steps per pass
     restarts: int = 1  # pairs of passes; the strongest counts for each image
-    eot: int = 1  # draws of a stochastic network averaged per gradient
+    eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.eot < 1:
-            raise ValueError("steps, restarts and eot must be at least 1")
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError("steps and restarts must be at least 1")
+        if self.eot < 0:
+            raise ValueError("eot must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         run = AttackState(x, y, context)
@@ -52,8 +54,10 @@ class PMA:
         goal, center = Goal(run.y, run.context.target), x[run.active]
         points = ball.sample(center, run.keys, index)
         for step, (loss, length) in enumerate(self.plan(FIRST[index % 2])):
-            evaluation = loss_gradient(model, points, goal[run.active], loss, self.eot, self.estimand)
-            run.count(evaluation.forwards)
+            evaluation = loss_gradient(
+                model, points, goal[run.active], loss, self.eot or run.context.eot, self.estimand
+            )
+            run.count(evaluation.forwards, evaluation.backwards)
             stays = run.leave(points, evaluation.logits, step, index)
             if run.over:
                 return
