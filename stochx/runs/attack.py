@@ -27,8 +27,10 @@ from stochx.engine.world import World
 from stochx.errors import StochxError, UsageError, storable
 from stochx.loading import Loaded
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
+from stochx.reports.curve import draw_curves
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
+from stochx.runs._curve import describe_curves, describe_gate, judge_gate
 from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._results import (
     Record,
@@ -125,7 +127,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
     code = exit_code(rows, failed) or (4 if invalid else 3 if missed else 0)
-    return Outcome(document, code, (_describe_gate(gate),) if missed else ())
+    return Outcome(document, code, (describe_gate(gate),) if missed else ())
 
 
 def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:
@@ -174,6 +176,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
             source_model=source,
             target=class_index(settings.target, model),
             judge_any=settings.judge == "any",
+            curve=settings.curve,
             seed=settings.seed,
             draws=settings.draws,
             eot=needed.draws,
@@ -320,7 +323,8 @@ def _details(
         "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
         "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
         "saved": _saved(parts) if settings.save_adversarial else None,
-        "gate": _gate(settings, [row for part in parts for row in part.rows]),
+        "curve": describe_curves(list(networks), settings.norm, records) if settings.curve else None,
+        "gate": judge_gate(settings, [row for part in parts for row in part.rows], records[0]),
     }
 
 
@@ -349,19 +353,6 @@ def _identify_data(name: str, records: Sequence[Record]) -> Document:
     return {"name": name, "n": len(records), "sha256": hashlib.sha256(storable(lines).encode()).hexdigest()}
 
 
-def _gate(settings: Attack, rows: Sequence[Record]) -> Document | None:
-    """Judge `--fail-under` by the worst case of the first network at the largest radius."""
-    if settings.fail_under is None or not rows:
-        return None
-    last = [row for row in rows if row["model"] == settings.model][-1]
-    value = last["robust"] if settings.fail_on == "point" else last["low"]
-    return {"on": settings.fail_on, "bound": settings.fail_under, "value": value, "missed": value < settings.fail_under}
-
-
-def _describe_gate(gate: Document) -> str:
-    return f"robust accuracy {gate['value']:.4f} ({gate['on']}) is below {gate['bound']:g}"
-
-
 def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
     """Finish every part's folder; where there are several, the folder around them gets config and result too."""
     for part in parts:
@@ -372,3 +363,5 @@ def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
         write_text(settings.folder / "result.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if settings.figure and len(settings.points) > 1:
         draw_sweep(settings.folder / "sweep.png", document["results"])
+    if settings.figure and settings.curve:
+        draw_curves(settings.folder / "curve.png", document["curve"], settings.points[0].eps, settings.points[0].text)

@@ -11,7 +11,7 @@ from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision, Randomness
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Limited, Network
-from stochx.settings.values import Number, radius
+from stochx.settings.values import Gate, Number, gate, radius
 
 MOST_POINTS = 1000  # of a sweep
 SPLITS = (1, 5, 20, 50)  # draws a step among which a budget is spent
@@ -32,6 +32,8 @@ class Attack(Network, Limited, Batches, RunFiles):
 
     Examples:
       stochx attack teacher.safetensors --data cifar10 --limit 1000
+
+      stochx attack teacher.safetensors -a fmn --curve --fail-under 0.4@4/255
 
       stochx attack student.safetensors -a pgd:steps=50,restarts=5 -a square --draws 32 --fail-under 0.40
     """
@@ -69,6 +71,10 @@ class Attack(Network, Limited, Batches, RunFiles):
             metavar="eps=A,B,...|noise=A:B:STEP",
         ),
     ] = None
+    curve: Annotated[
+        bool,
+        Option(METHOD, "Robust accuracy at every radius, from the nearest points of `fmn`, `ddn` or `fab`."),
+    ] = False
     judge: Annotated[Judge, Option(METHOD, "Count any point of an attack, or only its last.")] = "any"
     randomness: Annotated[
         Randomness,
@@ -86,8 +92,13 @@ class Attack(Network, Limited, Batches, RunFiles):
     draws: Annotated[int, Option(METHOD, "Number of fresh draws that judge a stochastic network.", minimum=1)] = 32
     checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be trusted.")] = "quick"
     fail_under: Annotated[
-        float | None,
-        Option(RUN, "Exit with code 3 if robust accuracy is below X.", minimum=0, maximum=1, free=True),
+        Number | None,
+        Option(
+            RUN,
+            "Exit with code 3 if robust accuracy is below X, at the radius EPS: any with `--curve`.",
+            metavar="X[@EPS]",
+            free=True,
+        ),
     ] = None
     fail_on: Annotated[
         FailOn, Option(RUN, "Value that `--fail-under` compares: the estimate, or the lower end of its interval.")
@@ -120,12 +131,39 @@ class Attack(Network, Limited, Batches, RunFiles):
         texts = self.attack if self.attack != Attack.attack else ("pgd",)
         return tuple(spent for text in texts for spent in _spend(text, self.budget))
 
+    @property
+    def gate(self) -> Gate | None:
+        """The accuracy that `--fail-under` asks for."""
+        return None if self.fail_under is None else gate(str(self.fail_under), self.norm)
+
     def check(self) -> None:
         super().check()
         assert self.attacks  # reads the texts
         if self.versus is not None and self.sweep is not None:
             raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
-        assert self.points  # reads the texts
+        points, asked = self.points, self.gate
+        if asked is not None and asked.eps not in (None, *(point.eps for point in points)) and not self.curve:
+            eps = str(self.fail_under).partition("@")[2]
+            raise UsageError(
+                f"`--fail-under {self.fail_under}` asks for a radius that is not attacked",
+                f"use `--eps {eps}`, or `--curve` for all radii",
+            )
+        if self.curve:
+            self._check_curve()
+
+    def _check_curve(self) -> None:
+        if self.sweep is not None:
+            raise UsageError("`--curve` and `--sweep` do not go together", "leave out one of them")
+        if self.randomness == "known":
+            raise UsageError("`--curve` and `--randomness known` do not go together", "leave out one of them")
+        if self.judge == "last":
+            raise UsageError(
+                "`--curve` takes the nearest point of an attack, `--judge last` its last", "leave out one of them"
+            )
+        if not any(FAMILIES["attacks"].declares(text, "minimal") for text in self.attack):
+            raise UsageError(
+                "`--curve` needs an attack that looks for the nearest misclassified point", "add `-a fmn` or `-a fab`"
+            )
 
 
 def _spend(text: str, budget: int) -> list[str]:

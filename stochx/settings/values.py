@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from stochx.errors import InputError, UsageError
@@ -35,6 +36,31 @@ def radius(eps: Number, norm: Norm) -> float:
             f"a usual one is `--eps {USUAL[norm]}`; write `--eps {value:.4g}` if you mean it",
         )
     return value
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The least robust accuracy that passes, and the radius where it is asked for; None: where it is attacked."""
+
+    bound: float
+    eps: float | None
+
+
+def gate(text: str, norm: Norm) -> Gate:
+    """Read `0.4`, or `0.4@4/255` with a radius; raises `UsageError` for what is no accuracy or no radius."""
+    number, at, eps = text.partition("@")
+    try:
+        bound = float(number)
+    except ValueError:
+        raise UsageError(
+            f"`--fail-under {text}` is not an accuracy", "write `--fail-under 0.4`, or `0.4@4/255` with a radius"
+        ) from None
+    if not math.isfinite(bound):
+        raise UsageError(f"`--fail-under {text}` is not a finite number")
+    if not 0 <= bound <= 1:
+        size = "small" if bound < 0 else "large"
+        raise UsageError(f"`--fail-under {text}` is too {size}", "use a number from 0 to 1")
+    return Gate(bound, radius(eps, norm) if at else None)
 
 
 def share(text: str, option: str) -> float:

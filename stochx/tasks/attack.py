@@ -19,6 +19,7 @@ from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
 from stochx.errors import RunError, StochxError
 from stochx.tasks.batches import Failed, Source, readable, sweep_images
+from stochx.tasks.curve import distances, to_the_end
 
 ROWS = 128  # images attacked together; misclassified ones are retired, so a larger batch stays full for longer
 NORMS: tuple[Norm, ...] = ("linf", "l2")
@@ -32,7 +33,8 @@ class Outcome:
     the network is right with its noise off, None without noise layers. `margin` is the label's logit minus the largest
     other one, a mean over draws; below 0 means wrong. Distances are to the clean image; `step` and `restart` locate the
     point in the run; `forwards` and `backwards` are its cost in passes, backward ones None for an attack that does not
-    count them.
+    count them. `distance` is that of the nearest misclassified point, in the norm of the ball, where it was looked for
+    and found.
     """
 
     correct: float
@@ -47,6 +49,7 @@ class Outcome:
     restart: int
     forwards: int
     backwards: int | None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def attack(
     source_model: nn.Module | None = None,
     target: int | None = None,
     judge_any: bool = True,
+    curve: bool = False,
     seed: int = 0,
     draws: int = 32,
     eot: int = 1,
@@ -112,7 +116,8 @@ def attack(
     On a stochastic network `draws` draws choose between restarts and attacks, and as many others judge; an image is
     attacked if any of its judging draws is right. Gradients are means over `eot` draws where an attack does not say
     otherwise. With `realisations` the attacker knows the noise: for each of that many seeds the network with its noise
-    fixed is attacked and judged, and the results are means. Raises `RunError` for points outside the ball.
+    fixed is attacked and judged, and the results are means. For a `curve` attacks of minimal norm run to their end, and
+    the records hold distances. Raises `RunError` for points outside the ball.
     """
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[AttackRecord | Failed]:
@@ -125,7 +130,7 @@ def attack(
             judge = Judge(model, y, goal, 1 if realisations else draws, seed, batch, model.noise != "none")
 
             def attack_batch() -> Attacked:
-                return _attack_batch(attacks, sources, ball, items, judge, model, source_model, judge_any, eot)
+                return _attack_batch(attacks, sources, ball, items, judge, model, source_model, judge_any, eot, curve)
 
             attacked = _over_realisations(attack_batch, seed, realisations) if realisations else attack_batch()
             keep(attacked)
@@ -145,6 +150,7 @@ def _attack_batch(
     source_model: nn.Module | None,
     judge_any: bool,
     eot: int,
+    curve: bool,
 ) -> Attacked:
     x = torch.stack([item.image for _, item in items]).to(model.mean)
     clean, clean_off = judge.verdict(x, "clean"), judge.without_noise(x)
@@ -165,13 +171,18 @@ def _attack_batch(
     for name, method in attacks.items():
         start = time.perf_counter()
         with seeded(judge.seed, "attack", name, judge.batch):
-            attempt = method(model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
+            search = to_the_end(method, chosen) if curve else method
+            attempt = search(model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)
         _check(attempt, x[places], ball, name)
         adversarial[name] = x.index_copy(0, places, attempt.x)
         verdict = judge.verdict(adversarial[name], "judge")
         off = judge.without_noise(adversarial[name])
         outcomes[name] = _outcomes(verdict, off, judge.y, adversarial[name], x, places, attempt)
+        if curve:
+            nearest = None if attempt.nearest is None else x.index_copy(0, places, attempt.nearest)
+            reach = distances(judge, clean, x, ball, adversarial[name], verdict, nearest)
+            outcomes[name] = [replace(o, distance=d) for o, d in zip(outcomes[name], reach, strict=True)]
         choices[name] = judge.score(adversarial[name]) if judge.noisy else verdict.right - verdict.hit
     records = []
     for n, (i, _) in enumerate(items):

@@ -1,0 +1,77 @@
+"""The figure of robust accuracy over all radii."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stochx.reports.figure import (
+    FAINT,
+    TICK,
+    as_label,
+    legend_columns,
+    new_figure,
+    own_style,
+    save_figure,
+    style_axis,
+)
+from stochx.reports.palette import line_style
+
+LEVELS = 255  # of a pixel, the unit of radii in Linf
+TAIL = 0.01  # accuracy below which a curve is cut off
+
+
+def draw_curves(path: Path, curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -> None:
+    """Draw the curve of each network with Wilson's intervals and the band for all radii; `eps` is marked as typed."""
+    save_figure(path, _curve_figure(curves, eps, typed))
+
+
+@own_style()
+def _curve_figure(curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -> Figure:
+    scale = LEVELS if curves[0]["norm"] == "linf" else 1
+    figure = new_figure(5.2, 3.6)
+    axis = figure.subplots()
+    labels = [as_label(curve["model"], 60) for curve in curves]
+    for k, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        _step(axis, curve, scale, line_style(k)[0], label)
+    end = max(eps, *(_end(curve) for curve in curves)) * scale or 1.0
+    axis.axvline(eps * scale, color=FAINT, linewidth=0.8, linestyle=":")
+    axis.annotate(
+        f"eps = {typed}",
+        (eps * scale, 1.0),
+        (3, 0),
+        textcoords="offset points",
+        fontsize=TICK,
+        color=FAINT,
+        va="top",
+    )
+    axis.set_xlim(0, 1.02 * end)
+    axis.set_ylim(-0.02, 1.02)
+    unit = "1/255" if scale > 1 else "of pixels in [0, 1]"
+    axis.set_xlabel(f"radius eps ({curves[0]['norm']}, {unit})")
+    axis.set_ylabel(f"robust accuracy (n = {curves[0]['n']})")
+    style_axis(axis)
+    notes = ["95 % at one radius", "95 % at all radii"]
+    figure.legend(loc="outside lower center", ncols=legend_columns([*labels, *notes], 5.2))
+    return figure
+
+
+def _step(axis: Axes, curve: Mapping[str, Any], scale: float, colour: str, label: str) -> None:
+    x, mean, low, high = (np.array(curve[key], dtype=float) for key in ("eps", "accuracy", "low", "high"))
+    x = x * scale
+    axis.plot(x, mean, drawstyle="steps-post", color=colour, label=label)
+    axis.fill_between(x, low, high, step="post", alpha=0.2, linewidth=0, color=colour, label="95 % at one radius")
+    for k, edge in enumerate((mean - curve["band"], mean + curve["band"])):
+        note = {"label": "95 % at all radii"} if k else {}
+        axis.plot(x, edge.clip(0, 1), drawstyle="steps-post", color=colour, linewidth=0.7, linestyle="--", **note)
+
+
+def _end(curve: Mapping[str, Any]) -> float:
+    """Return the radius where a curve falls to `TAIL`, or its last one."""
+    low = (eps for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True) if accuracy <= TAIL)
+    return float(next(low, curve["eps"][-1]))
