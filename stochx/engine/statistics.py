@@ -73,7 +73,7 @@ def wilson(successes: int, n: int) -> Estimate:
 def dkw_half(n: int, alpha: float = 0.05) -> float:
     """Return half the width of the band around the shares of n values beyond every threshold, at all of them at once.
 
-        sqrt(ln(2 / alpha) / 2 n),  Dvoretzky, Kiefer & Wolfowitz (1956), with the constant of Massart (1990)
+    sqrt(ln(2 / alpha) / 2 n),  Dvoretzky, Kiefer & Wolfowitz (1956), with the constant of Massart (1990)
     """
     return math.sqrt(math.log(2 / alpha) / (2 * n))
 

@@ -20,9 +20,11 @@ from stochx.reports.figure import (
     save_figure,
     style_axis,
 )
+from stochx.reports.maps import file_names
 from stochx.reports.palette import line_style
 
 LEVELS = 255  # of a pixel, the unit of radii in Linf
+NOTES = ("95 % at one radius", "95 % at all radii")
 TAIL = 0.01  # accuracy below which a curve is cut off
 
 
@@ -36,39 +38,34 @@ def _curve_figure(curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -
     scale = LEVELS if curves[0]["norm"] == "linf" else 1
     figure = new_figure(5.2, 3.6)
     axis = figure.subplots()
-    labels = [as_label(curve["model"], 60) for curve in curves]
+    end = 1.02 * scale * max(eps, *map(_end, curves)) or 1.0
+    labels = [as_label(name, 60) for name in file_names([curve["model"] for curve in curves])]
     for k, (curve, label) in enumerate(zip(curves, labels, strict=True)):
-        _step(axis, curve, scale, line_style(k)[0], label)
-    end = max(eps, *(_end(curve) for curve in curves)) * scale or 1.0
+        _step(axis, curve, scale, end, line_style(k)[0], label)
     axis.axvline(eps * scale, color=FAINT, linewidth=0.8, linestyle=":")
-    axis.annotate(
-        f"eps = {typed}",
-        (eps * scale, 1.0),
-        (3, 0),
-        textcoords="offset points",
-        fontsize=TICK,
-        color=FAINT,
-        va="top",
-    )
-    axis.set_xlim(0, 1.02 * end)
+    axis.text(eps * scale, 1.02, f" eps = {typed}", fontsize=TICK, color=FAINT, va="top")
+    axis.set_xlim(0, end)
     axis.set_ylim(-0.02, 1.02)
-    unit = "1/255" if scale > 1 else "of pixels in [0, 1]"
+    unit = "in units of 1/255" if scale > 1 else "pixels in [0, 1]"
     axis.set_xlabel(f"radius eps ({curves[0]['norm']}, {unit})")
     axis.set_ylabel(f"robust accuracy (n = {curves[0]['n']})")
     style_axis(axis)
-    notes = ["95 % at one radius", "95 % at all radii"]
-    figure.legend(loc="outside lower center", ncols=legend_columns([*labels, *notes], 5.2))
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    entries = [*labels, *NOTES]  # the notes once
+    ncols = legend_columns(entries, 5.2)
+    figure.legend([handles[entry] for entry in entries], entries, loc="outside lower center", ncols=ncols)
     return figure
 
 
-def _step(axis: Axes, curve: Mapping[str, Any], scale: float, colour: str, label: str) -> None:
-    x, mean, low, high = (np.array(curve[key], dtype=float) for key in ("eps", "accuracy", "low", "high"))
-    x = x * scale
+def _step(axis: Axes, curve: Mapping[str, Any], scale: float, end: float, colour: str, label: str) -> None:
+    """Draw a step function, which keeps its last value up to the `end` of the axis."""
+    x, mean, low, high = (np.array([*curve[key], curve[key][-1]]) for key in ("eps", "accuracy", "low", "high"))
+    x = np.r_[x[:-1] * scale, max(end, x[-1] * scale)]
     axis.plot(x, mean, drawstyle="steps-post", color=colour, label=label)
-    axis.fill_between(x, low, high, step="post", alpha=0.2, linewidth=0, color=colour, label="95 % at one radius")
-    for k, edge in enumerate((mean - curve["band"], mean + curve["band"])):
-        note = {"label": "95 % at all radii"} if k else {}
-        axis.plot(x, edge.clip(0, 1), drawstyle="steps-post", color=colour, linewidth=0.7, linestyle="--", **note)
+    axis.fill_between(x, low, high, step="post", alpha=0.2, linewidth=0, color=colour, label=NOTES[0])
+    for edge in (mean - curve["band"], mean + curve["band"]):
+        (line,) = axis.plot(x, edge.clip(0, 1), "--", drawstyle="steps-post", color=colour, linewidth=0.7)
+    line.set_label(NOTES[1])
 
 
 def _end(curve: Mapping[str, Any]) -> float:
