@@ -13,9 +13,12 @@ from stochx.tasks.curve import Curve
 Row = Mapping[str, Any]
 
 
-def describe_curves(models: Sequence[str], norm: str, records: Sequence[Sequence[Record]]) -> list[Document]:
-    """Return the curve of each network, from the records of each."""
-    return [_describe(model, norm, Curve.of(of)) for model, of in zip(models, records, strict=True) if of]
+def describe_curves(settings: Attack, records: Sequence[Sequence[Record]]) -> list[Document] | None:
+    """Return the curve of each network, from the records of each; None where no curve was asked for."""
+    if not settings.curve:
+        return None
+    models = [name for name in (settings.model, settings.versus) if name is not None]
+    return [_describe(name, settings.norm, Curve.of(of)) for name, of in zip(models, records, strict=True)]
 
 
 def _describe(model: str, norm: str, curve: Curve) -> Document:

@@ -323,7 +323,7 @@ def _details(
         "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
         "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
         "saved": _saved(parts) if settings.save_adversarial else None,
-        "curve": describe_curves(list(networks), settings.norm, records) if settings.curve else None,
+        "curve": describe_curves(settings, records),
         "gate": judge_gate(settings, [row for part in parts for row in part.rows], records[0]),
     }
 
