@@ -197,6 +197,13 @@ INTENDED: dict[str, object] = {
     "runs/*.safetensors/metadata": ["stochx", "stochx.trained"],
     **{f"runs/{command}/json/failed": [] for command in ("train*", "distill", "fsc-train*", "fsc-test*")},
     "runs/fsc-test*/files/records.jsonl/0/0": "domain episodes failed",
+    # robust accuracy at every radius, and a gate at any of them
+    "help/attack/--curve": {"flags": ["--curve"], "variable": "CURVE", "panel": "Method", "switch": True},
+    "help/attack/--fail-under/value": "X[@EPS]",
+    "help/attack/--fail-under/range": ABSENT,
+    "runs/attack*/json/args/curve": False,
+    "runs/attack*/json/curve": None,
+    "runs/attack*/config.toml/curve": False,
     # which output each class of a data set belongs to
     "help/info/--data": {"flags": ["--data"], "value": "NAME[:KEY=VALUE,...]", "variable": "DATA", "panel": "What"},
     # adversarial weight perturbation, smoothed labels, extra images
