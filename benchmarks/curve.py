@@ -31,7 +31,7 @@ from stochx.settings import Attack
 from stochx.tasks.curve import Curve
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-NETWORKS = {"robust_cnn_a_mix": "robust-cnn", "robust_oval_wide": None, "resnet20": None}
+NETWORKS = {"robust_cnn_a_mix": "robust-cnn", "robust_oval_wide": "robust-cnn", "resnet20": None}
 RADII = {"linf": ["1/255", "2/255", "4/255", "6/255", "8/255"], "l2": ["0.05", "0.1", "0.2", "0.4", "0.6"]}
 FIXED = ("apgd:steps=100,loss=ce", "apgd:steps=100,loss=dlr", "pgd:steps=100,restarts=2")
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attacking import Binary, context_of
-from conftest import random_images
+from attacking import Binary, context_of, fooled
+from conftest import SHARED, random_images
 from support import stochx
 from torch import nn
 
@@ -231,3 +231,36 @@ def test_two_networks_get_a_curve_each(place):
     done = stochx("attack", "net.safetensors", *THIRTY, *words, "-o", "two", "--limit", 8, cwd=place)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["curve"]) == 2 and (place / "two" / "curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("norm", "radii"), [("linf", (0.005, 0.01, 0.02, 0.03, 0.05)), ("l2", (0.1, 0.2, 0.3, 0.5, 0.8))]
+)
+def test_the_curve_is_not_above_attacks_at_five_radii(norm, radii, trained, waves):
+    """FMN and FAB find at once what APGD finds at each radius, but for one image in thirty."""
+    x, y, judge = waves[0].double(), waves[1], Judge(trained, waves[1], None, 1, 0, "images", noisy=False)
+    clean, ball, reach = judge.verdict(x, "clean"), Ball(radii[0], norm), []
+    for text in ("fmn:steps=100", "fab:steps=30"):
+        attempt = to_the_end(ATTACKS.make(text), judge)(trained, x, y, ball, context_of(trained, y))
+        verdict = judge.verdict(attempt.x, "judge")
+        reach.append(distances(judge, clean, x, ball, attempt.x, verdict, attempt.nearest))
+    curve = Curve.of(records(*zip(*reach, strict=True)))
+    apgd = [~fooled("apgd:steps=50", trained, x, y, norm, eps) & (clean.right > 0) for eps in radii]
+    fixed = [int(standing.sum()) for standing in apgd]
+    assert all(len(x) * curve.at(eps).mean < count + 1.5 for eps, count in zip(radii, fixed, strict=True))
+    assert len({*fixed}) > 2 and fixed[0] > fixed[-1], fixed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the real data; set STOCHX_SHARED to its folder")
+def test_the_curve_of_a_robust_network_is_that_of_attacks_at_five_radii(tmp_path):
+    weights = SHARED / "weights_cifar10" / "robust_cnn_a_mix.safetensors"
+    common = ("--arch", "robust-cnn", "--data", f"cifar10:root={SHARED / 'cifar10'}", "--limit", 64, "--json", "-q")
+    common = ("attack", weights, *common, "--checks", "none", "--no-figure", "--device", "cpu")
+    one = stochx(*common, "-a", "fmn:steps=100", "--curve", "-o", "curve", cwd=tmp_path)
+    radii = "eps=1/255,2/255,4/255,6/255,8/255"
+    five = stochx(*common, "-a", "apgd:steps=50", "-a", "apgd:steps=50,loss=dlr", "--sweep", radii, cwd=tmp_path)
+    (curve,) = json.loads(one.stdout)["curve"]
+    for row in json.loads(five.stdout)["results"]:
+        at = [a for eps, a in zip(curve["eps"], curve["accuracy"], strict=True) if eps <= row["eps"]][-1]
+        assert at <= row["robust"] + 2 / 64, row

@@ -62,11 +62,21 @@ def _remark(document: Document) -> None:
     if saved is not None and (saved["outside"] or saved["healed"]):
         outside = f"{saved['outside']} of {saved['images']} images out of the ball"
         remark("warn", f"rounding to 8 bits took {outside} and made {saved['healed']} correct again", "yellow")
+    for curve in document["curve"] or ():
+        remark("curve", f"{_median(curve)}, n = {curve['n']}: {curve['model']}")
     if versus is not None:
         verdict = "not significant" if versus["p"] >= 0.05 else "significant at 5 %"
         gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
         statistics = f"{gap}, p = {versus['p']:.2g}, n = {versus['n']}"
         remark("worst case, first minus second:", f"{statistics}: {verdict}")
+
+
+def _median(curve: Document) -> str:
+    """Say how far the nearest misclassified points are."""
+    if curve["median"] is None:
+        return "less than half of the images are misclassified at any radius"
+    pixels = f" ({255 * curve['median']:.2f}/255)" if curve["norm"] == "linf" else ""
+    return f"half of the images are misclassified within {curve['median']:.4g}{pixels} in {curve['norm']}"
 
 
 VIEW = View(_columns, _remark)
