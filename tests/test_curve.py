@@ -264,3 +264,17 @@ def test_the_curve_of_a_robust_network_is_that_of_attacks_at_five_radii(tmp_path
     for row in json.loads(five.stdout)["results"]:
         at = [a for eps, a in zip(curve["eps"], curve["accuracy"], strict=True) if eps <= row["eps"]][-1]
         assert at <= row["robust"] + 2 / 64, row
+
+
+def test_an_attack_of_minimal_norm_that_returns_no_nearest_point_is_refused(place):
+    (place / "far.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nimport torch\n"
+        "from stochx.attacks import Attempt\n"
+        "@dataclass(frozen=True)\nclass Far:\n    'Nothing.'\n"
+        "    entry: ClassVar[str] = 'attacks:far'\n    minimal: ClassVar[bool] = True\n"
+        "    def __call__(self, model, x, y, ball, context):\n"
+        "        zero = torch.zeros_like(y)\n        return Attempt(x, zero, zero, zero + 1)\n"
+    )
+    words = ("--include", "far.py", "-a", "far", "--curve", "--checks", "none", "-o", "far")
+    done = stochx("attack", "net.safetensors", *THIRTY, *words, cwd=place)
+    assert done.returncode == 2 and "returns no nearest points" in done.stderr and "Traceback" not in done.stderr

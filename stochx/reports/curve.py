@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stochx.reports.figure import (
     FAINT,
@@ -45,6 +46,7 @@ def _curve_figure(curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -
     axis.axvline(eps * scale, color=FAINT, linewidth=0.8, linestyle=":")
     axis.text(eps * scale, 1.02, f" eps = {typed}", fontsize=TICK, color=FAINT, va="top")
     axis.set_xlim(0, end)
+    axis.xaxis.set_major_locator(MaxNLocator(8, integer=scale > 1))
     axis.set_ylim(-0.02, 1.02)
     unit = "in units of 1/255" if scale > 1 else "pixels in [0, 1]"
     axis.set_xlabel(f"radius eps ({curves[0]['norm']}, {unit})")

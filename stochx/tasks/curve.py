@@ -14,6 +14,7 @@ from stochx.attacks import Attack, Attempt, Context
 from stochx.engine.judging import Judge, Verdict
 from stochx.engine.statistics import Estimate, dkw_half, wilson
 from stochx.engine.threat import Ball
+from stochx.errors import InputError
 
 DOUBLINGS, HALVINGS = 3, 8  # of the distance along a ray, which is found to 1/256
 KNOTS = 200  # most points of a curve in the result
@@ -76,7 +77,11 @@ class ToTheEnd:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         attempt = self.method(model, x, y, ball, replace(context, wrong=None))
-        assert attempt.nearest is not None
+        if attempt.nearest is None:
+            name = type(self.method).__name__
+            raise InputError(
+                f"`{name}` declares `minimal`, but returns no nearest points", "return `Attempt(..., nearest=...)`"
+            )
         nearest = nearest_on_ray(self.judge, x, attempt.nearest)
         moved, inside = (nearest != x).flatten(1).any(1), ball.holds(nearest, x)
         best = along(x, nearest, ball) if self.judge.noisy else nearest
@@ -89,9 +94,9 @@ def to_the_end(method: Attack, judge: Judge) -> Attack:
 
 
 def nearest_on_ray(judge: Judge, x: Tensor, through: Tensor) -> Tensor:
-    """Return the nearest misclassified point (N, C, H, W) from each x through another point; x where there is none.
+    """Return where the ray from each x through another point becomes wrong (N, C, H, W); x where it stays right.
 
-        clip(x + t (through - x)),  the least t in (0, 8] whose verdict is wrong, by bisection
+        clip(x + t (through - x)),  t in (0, 8] by bisection
 
     The verdict is the judge's, of a stochastic network that of most draws. They are the same for all t, and no attack
     has seen them.
