@@ -14,6 +14,7 @@ from stochx.engine.seeds import generator
 EXACT = 14  # up to this many differences, all sign patterns are enumerated
 FLIPS = 20_000  # number of sign patterns drawn above that
 CHUNK = 256  # differences whose signs are in memory at once
+LOG_ERROR = 1e-8  # of the logarithm of a binomial tail by rounding, at most, for up to 1e6 draws: lgamma is near 1e7
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,26 @@ def dkw_half(n: int, alpha: float = 0.05) -> float:
     sqrt(ln(2 / alpha) / 2 n),  Dvoretzky, Kiefer & Wolfowitz (1956), with the constant of Massart (1990)
     """
     return math.sqrt(math.log(2 / alpha) / (2 * n))
+
+
+def clopper_pearson(successes: int, n: int, alpha: float) -> float:
+    """Return the lower end of the exact one-sided interval of a probability (Clopper & Pearson, 1934).
+
+        p = sup {p : P(Bin(n, p) >= k) <= alpha} = Beta^-1(alpha; k, n - k + 1)
+
+    It exceeds the true probability in a share of at most alpha of all samples, whatever n.
+    """
+    if successes == 0:
+        return 0.0
+    k = torch.arange(successes, n + 1, dtype=torch.float64)
+    size = torch.tensor(n, dtype=torch.float64)
+    log_choose = torch.lgamma(size + 1) - torch.lgamma(k + 1) - torch.lgamma(size - k + 1)
+    level = math.log(alpha) - LOG_ERROR
+    low, high = 0.0, 1.0
+    while low < (p := (low + high) / 2) < high:
+        tail = torch.logsumexp(log_choose + k * math.log(p) + (size - k) * math.log1p(-p), 0)
+        low, high = (p, high) if tail <= level else (low, p)
+    return low
 
 
 def mean_share(values: Sequence[float]) -> Estimate:

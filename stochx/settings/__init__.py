@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stochx.settings.attack import Attack
     from stochx.settings.base import Settings
     from stochx.settings.boundary import Boundary
+    from stochx.settings.certify import Certify
     from stochx.settings.demo import Demo
     from stochx.settings.distill import Distill
     from stochx.settings.explain import Explain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attack",
     "Boundary",
+    "Certify",
     "Demo",
     "Distill",
     "Explain",
@@ -43,6 +45,7 @@ COMMANDS = {
     "explain": "Explain",
     "score": "Score",
     "attack": "Attack",
+    "certify": "Certify",
     "train": "Train",
     "distill": "Distill",
     "fsc-train": "FscTrain",

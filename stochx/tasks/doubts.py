@@ -1,4 +1,4 @@
-"""Warnings of maps that are mostly noise, or incomplete, with the setting that would help."""
+"""Warnings of maps that are mostly noise, or incomplete, and of certificates, with the setting that would help."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stochx.attributions import Attribution
+from stochx.tasks.certify import Overview, Smoothing
 
 NOISY = 0.5  # relative Monte-Carlo error of a map: two such maps with other draws correlate by 1 / (1 + 0.5^2) = 0.8
 GOAL = 0.3  # the error that a remedy aims at: a correlation of 0.92, where maps look alike
 HOPELESS = 3.0  # error above which an extrapolation to `GOAL` is a guess: the halves of the draws share almost nothing
 INCOMPLETE = 0.25  # share of the logit that a complete map may miss; IG is taken to have converged at 0.05
+ABSTAINING = 0.5  # share of images without a certificate: networks trained with the noise abstain on 4 to 29 %
+FULL = 0.5  # share of the right images whose draws all agree, so that only their number limits the radius
 
 Doubt = Literal["noisy", "incomplete"]
 
@@ -62,6 +65,22 @@ def doubts(rows: Sequence[Measured], methods: Mapping[str, Attribution], draws: 
             if doubtful:
                 share = "the map" if len(own) == 1 else f"{len(doubtful)} of {len(own)} maps"
                 warnings.append(f"`{name}`: {share} {describe(doubtful, method, draws)}")
+    return warnings
+
+
+def certificate_doubts(overview: Overview, smoothing: Smoothing) -> list[str]:
+    """Return warnings of certificates that a network trained with the noise, or more draws, would improve."""
+    warnings = []
+    if overview.abstained > ABSTAINING:
+        warnings.append(
+            f"the vote abstains on {overview.abstained:.0%} of the images: a network is only certified well under noise "
+            "that it was trained with, as by `stochx distill --noise gaussian:site=input,first=1`"
+        )
+    if overview.full > FULL:
+        warnings.append(
+            f"on {overview.full:.0%} of the certified images all draws agree: `--draws {10 * smoothing.draws}` would "
+            "certify larger radii"
+        )
     return warnings
 
 

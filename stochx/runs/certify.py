@@ -1,0 +1,177 @@
+"""Run `stochx certify`: certify every image, write the records, the table and the figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from stochx.classes import with_classes_of
+from stochx.engine.device import select_runtime
+from stochx.engine.io.store import RunFolder
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.input_noise import input_noise
+from stochx.engine.world import World
+from stochx.errors import UsageError
+from stochx.loading import Loaded
+from stochx.reports.certificates import draw_certified
+from stochx.runs import Document, Outcome
+from stochx.runs._networks import data_sources, open_network
+from stochx.runs._results import (
+    Record,
+    earlier_records,
+    exit_code,
+    inference_facts,
+    make_document,
+    merge_records,
+    open_folder,
+    raise_lone_failure,
+)
+from stochx.runs._samples import count_trained, take, unseen_data
+from stochx.runs.watch import Watch
+from stochx.settings import Certify
+from stochx.tasks.batches import Failed, Source
+from stochx.tasks.certify import Smoothing, certified_accuracy, certify, overview
+from stochx.tasks.doubts import certificate_doubts
+
+log = logging.getLogger("stochx")
+
+
+def run(settings: Certify, world: World, watch: Watch) -> Outcome:
+    """Certify the images of a data set by a network."""
+    runtime = select_runtime(settings.device, "fp32", settings.rows)
+    loaded = open_network(settings.model, settings, runtime.device)
+    model, name = loaded.model, settings.data
+    smoothing = _smoothing(settings, model)
+    data, sample = take(unseen_data(name, {settings.model: model}), settings, name)
+    with runtime.scope():
+        seen = [(settings.model, model, data_sources(data, name, model))]
+        sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
+        sources = data_sources(with_classes_of(model, data, name), name, model)
+        folder = open_folder(settings, world)
+        records, failed = _records(settings, model, sources, smoothing, folder, world, watch)
+        if not world.leads:
+            return Outcome(None, exit_code(records, failed))
+        raise_lone_failure(records, failed)
+        radii = settings.places or _usual_radii(smoothing)
+        rows = [_row(settings, row) for row in certified_accuracy(records, radii)] if records else []
+        document = make_document(settings, watch, inference_facts(settings, model), rows, failed)
+    document |= {
+        "network": _identify(loaded),
+        "smoothing": _describe(smoothing),
+        "overview": dataclasses.asdict(overview(records)) if records else None,
+        "sample": dataclasses.asdict(sample),
+        "gate": _gate(settings, records),
+    }
+    with watch.progress("writing"):
+        folder.finish(records, document)
+        if settings.figure and records:
+            draw_certified(settings.folder / "certified.png", records, smoothing.largest)
+    if records:
+        for text in certificate_doubts(overview(records), smoothing):
+            log.warning(text)
+    gate = document["gate"]
+    missed = gate is not None and gate["missed"]
+    code = exit_code(rows, failed) or (3 if missed else 0)
+    return Outcome(document, code, (_describe_gate(gate),) if missed else ())
+
+
+def _smoothing(settings: Certify, model: Classifier) -> Smoothing:
+    """Return the noise to certify under: that of `--sigma`, or the network's own."""
+    draws = {"selection": settings.selection, "draws": settings.draws}
+    if settings.deviation is not None:
+        return Smoothing((settings.deviation,), alpha=settings.alpha, **draws)
+    own = input_noise(model)
+    if own is None:
+        raise UsageError(
+            f"`{settings.model}` adds no Gaussian noise to its input that could be certified", "add `--sigma 0.25`"
+        )
+    layer, sigma = own
+    return Smoothing(tuple(sigma.tolist()), alpha=settings.alpha, instead_of=layer, **draws)
+
+
+def _usual_radii(smoothing: Smoothing) -> list[float]:
+    """Return multiples of half of sigma, up to the largest radius that can be certified."""
+    step = min(smoothing.sigma) / 2
+    return [k * step for k in range(int(smoothing.largest / step) + 1)]
+
+
+def _records(
+    settings: Certify,
+    model: Classifier,
+    sources: Sequence[Source],
+    smoothing: Smoothing,
+    folder: RunFolder,
+    world: World,
+    watch: Watch,
+) -> tuple[list[Record], list[Failed]]:
+    """Certify the images that an earlier run has not, and return the records of all, and what failed."""
+    before = [  # without those of images whose label was mended
+        record
+        for record in earlier_records(folder, [source.name for source in sources])
+        if model.classes[record["label"]] == sources[record["index"]].true
+    ]
+    with watch.progress("certifying", -(-len(sources) // world.size)) as advance:
+
+        def report(results: Sequence[Any], count: int) -> None:
+            folder.append(_as_json(results))
+            advance(count)
+
+        done = {record["index"] for record in before}
+        results = certify(model, sources, smoothing, seed=settings.seed, world=world, done=done, report=report)
+    failed = [result for result in results if isinstance(result, Failed)]
+    return merge_records(before, _as_json(results)), failed
+
+
+def _as_json(results: Sequence[Any]) -> list[Record]:
+    return [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
+
+
+def _row(settings: Certify, row: Any) -> Record:
+    return {"model": settings.model} | dataclasses.asdict(row)
+
+
+def _identify(loaded: Loaded) -> Document:
+    """Identify the network: its architecture, the hash of its file, and its own noise."""
+    model, facts = loaded.model, {fact.name: fact.value for fact in loaded.facts}
+    return {
+        "arch": model.arch,
+        "sha256": facts.get("sha256"),
+        "noise": model.noise,
+        "noises": model.noises or None,
+    }
+
+
+def _describe(smoothing: Smoothing) -> Document:
+    """Return the noise and its draws as JSON."""
+    return {
+        "sigma": smoothing.sigma[0] if len(smoothing.sigma) == 1 else list(smoothing.sigma),
+        "own": smoothing.instead_of is not None,
+        "selection": smoothing.selection,
+        "draws": smoothing.draws,
+        "alpha": smoothing.alpha,
+        "norm": "l2",
+        "largest": smoothing.largest,
+    }
+
+
+def _gate(settings: Certify, records: Sequence[Record]) -> Document | None:
+    """Judge `--fail-under`."""
+    gate = settings.gate
+    if gate is None or not records:
+        return None
+    (row,) = certified_accuracy(records, [gate.radius])
+    value = row.certified if settings.fail_on == "point" else row.low
+    return {
+        "on": settings.fail_on,
+        "radius": gate.radius,
+        "bound": gate.bound,
+        "value": value,
+        "missed": value < gate.bound,
+    }
+
+
+def _describe_gate(gate: Document) -> str:
+    where = f"certified accuracy at radius {gate['radius']:g} is {gate['value']:.4f} ({gate['on']})"
+    return f"{where}, below {gate['bound']:g}"
