@@ -26,11 +26,12 @@ def _remark(document: Document) -> None:
     overview, smoothing = document["overview"], document["smoothing"]
     if overview is None:
         return
-    own = "the network's own noise" if smoothing["own"] else "noise"
+    noise = f"{'own ' if smoothing['own'] else ''}noise of sigma {_sigma(smoothing['sigma'])}"
+    n = document["results"][0]["n"]
     remark(
         "average certified radius:",
-        f"{overview['acr']:.4f} (L2, over all {document['results'][0]['n']} images), of {smoothing['largest']:.4f} that "
-        f"{smoothing['draws']} draws of {own} of sigma {_sigma(smoothing['sigma'])} can certify",
+        f"{overview['acr']:.4f} in L2, a mean over all {n} images; {smoothing['draws']} draws of {noise} certify "
+        f"{smoothing['largest']:.4f} at most",
     )
     remark("abstained:", f"{overview['abstained']:.4f} of the images")
     if overview["clean"] is not None:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 LEVELS = 255  # steps of the grid from 0 to 1
-BITS, COARSE = 60, 16  # of a uniform number; of those that a table decides upon
+BITS, COARSE = 60, 16  # of a uniform number; the first of them, by which a table decides
 FINE = BITS - COARSE
+WHOLE = 1 << BITS
 DIVIDED = -(2**15)  # entry of the table where a threshold divides the numbers that begin with these 16 bits
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
@@ -51,7 +52,7 @@ class GridNoise:
         """Draw steps (*shape), int16, on the CPU or CUDA device of `source`."""
         count = math.prod(shape)
         words = torch.empty(-(-count // 4), dtype=torch.int64, device=source.device)
-        words.random_(-(2**63), None, generator=source)  # type: ignore[call-overload]  # None: up to 2^63 - 1
+        words.random_(-(2**63), None, generator=source)  # all 2^64 numbers
         first = words.view(torch.int16)[:count].int().bitwise_and_(2**COARSE - 1)
         steps = self.table.to(source.device).index_select(0, first)
         undecided = (steps == DIVIDED).nonzero().flatten()
@@ -71,8 +72,8 @@ def grid_noise(sigma: float) -> GridNoise:
     reach = max(1, math.floor(6 * sigma))
     most = LEVELS * (reach + 1)  # beyond, every step is clipped
     upper = [_scaled_normal_cdf(2 * i + 1, sigma) for i in range(most)]
-    lower = [2**BITS - value - 1 for value in reversed(upper)]  # floor(2^60 - a) = 2^60 - floor(a) - 1: none is whole
-    thresholds = torch.tensor([max(0, value) for value in lower] + upper)
+    lower = [WHOLE - 1 - value for value in reversed(upper)]  # floor(2^60 - a) = 2^60 - floor(a) - 1: none is whole
+    thresholds = torch.tensor(lower + upper)
     starts = torch.arange(2**COARSE) << FINE
     noise = GridNoise(thresholds, torch.empty(0), reach)
     table, last = noise.step_of(starts), noise.step_of(starts + 2**FINE - 1)
@@ -88,14 +89,14 @@ def _scaled_normal_cdf(odd: int, sigma: float) -> int:
         context.prec = 45
         z = Decimal(odd) / (2 * LEVELS * Decimal(sigma))
         if z > 10:  # 1 - Phi(10) = 7.6e-24 = 2^-76
-            return 2**BITS - 1
+            return WHOLE - 1
         total, term, n = Decimal(0), z, 0
         while term > total * Decimal("1e-40"):
             total += term
             n += 1
             term *= z * z / (2 * n + 1)
         density = (-z * z / 2).exp() / (2 * PI).sqrt()
-        return int((Decimal("0.5") + density * total) * 2**BITS)
+        return math.floor((Decimal("0.5") + density * total) * WHOLE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,13 +73,17 @@ def check_independent(model: Classifier) -> None:
         return
     hint = "use `--batch-size 1`, which is slower"
     if model.noise == "forward":
-        raise UsageError("the network draws its noise once for a whole batch, so that its draws are not independent", hint)
+        raise UsageError(
+            "the network draws its noise once for a whole batch, so that its draws are not independent", hint
+        )
     source = generator("independent", device="cpu")
     images = torch.rand(3, 3, model.input_size, model.input_size, generator=source).to(model.mean)
-    with torch.inference_mode():
-        outputs = []
-        for pair in (images[:2], images[::2]):
-            with seeded(0, "independent"):
-                outputs.append(model(pair)[0])
-    if not torch.allclose(*outputs, rtol=1e-4, atol=1e-5, equal_nan=True):
+
+    def first_output(batch: Tensor) -> Tensor:
+        with torch.inference_mode(), seeded(0, "independent"):
+            out: Tensor = model(batch)[0]
+        return out
+
+    pair = first_output(images[:2]), first_output(images[::2])
+    if not torch.allclose(pair[0], pair[1], rtol=1e-4, atol=1e-5, equal_nan=True):
         raise InputError("the network's output for an image depends on the others of its batch", hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stochx.classes import with_classes_of
@@ -38,6 +39,16 @@ from stochx.tasks.doubts import certificate_doubts
 log = logging.getLogger("stochx")
 
 
+@dataclass(frozen=True)
+class Case:
+    """A network and labelled images, the noise to certify under, and where records go."""
+
+    model: Classifier
+    sources: Sequence[Source]
+    smoothing: Smoothing
+    folder: RunFolder
+
+
 def run(settings: Certify, world: World, watch: Watch) -> Outcome:
     """Certify the images of a data set by a network."""
     runtime = select_runtime(settings.device, "fp32", settings.rows)
@@ -49,28 +60,23 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         seen = [(settings.model, model, data_sources(data, name, model))]
         sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
         sources = data_sources(with_classes_of(model, data, name), name, model)
-        folder = open_folder(settings, world)
-        records, failed = _records(settings, model, sources, smoothing, folder, world, watch)
+        case = Case(model, sources, smoothing, open_folder(settings, world))
+        records, failed = _records(settings, case, world, watch)
         if not world.leads:
             return Outcome(None, exit_code(records, failed))
         raise_lone_failure(records, failed)
-        radii = settings.places or _usual_radii(smoothing)
-        rows = [_row(settings, row) for row in certified_accuracy(records, radii)] if records else []
+        rows = (
+            [_row(settings, row) for row in certified_accuracy(records, _radii(settings, smoothing))] if records else []
+        )
         document = make_document(settings, watch, inference_facts(settings, model), rows, failed)
-    document |= {
-        "network": _identify(loaded),
-        "smoothing": _describe(smoothing),
-        "overview": dataclasses.asdict(overview(records)) if records else None,
-        "sample": dataclasses.asdict(sample),
-        "gate": _gate(settings, records),
-    }
+    document |= _details(settings, loaded, smoothing, records)
+    document["sample"] = dataclasses.asdict(sample)
     with watch.progress("writing"):
-        folder.finish(records, document)
+        case.folder.finish(records, document)
         if settings.figure and records:
             draw_certified(settings.folder / "certified.png", records, smoothing.largest)
-    if records:
-        for text in certificate_doubts(overview(records), smoothing):
-            log.warning(text)
+    for text in certificate_doubts(overview(records), smoothing) if records else ():
+        log.warning(text)
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
     code = exit_code(rows, failed) or (3 if missed else 0)
@@ -79,34 +85,28 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
 
 def _smoothing(settings: Certify, model: Classifier) -> Smoothing:
     """Return the noise to certify under: that of `--sigma`, or the network's own."""
-    draws = {"selection": settings.selection, "draws": settings.draws}
     if settings.deviation is not None:
-        return Smoothing((settings.deviation,), alpha=settings.alpha, **draws)
+        return Smoothing((settings.deviation,), settings.selection, settings.draws, settings.alpha)
     own = input_noise(model)
     if own is None:
         raise UsageError(
             f"`{settings.model}` adds no Gaussian noise to its input that could be certified", "add `--sigma 0.25`"
         )
     layer, sigma = own
-    return Smoothing(tuple(sigma.tolist()), alpha=settings.alpha, instead_of=layer, **draws)
+    return Smoothing(tuple(sigma.tolist()), settings.selection, settings.draws, settings.alpha, instead_of=layer)
 
 
-def _usual_radii(smoothing: Smoothing) -> list[float]:
-    """Return multiples of half of sigma, up to the largest radius that can be certified."""
+def _radii(settings: Certify, smoothing: Smoothing) -> Sequence[float]:
+    """Return the radii of the table; by default multiples of half of sigma, up to the largest that can be certified."""
+    if settings.places is not None:
+        return settings.places
     step = min(smoothing.sigma) / 2
-    return [k * step for k in range(int(smoothing.largest / step) + 1)]
+    return [round(k * step, 9) for k in range(int(smoothing.largest / step) + 1)]
 
 
-def _records(
-    settings: Certify,
-    model: Classifier,
-    sources: Sequence[Source],
-    smoothing: Smoothing,
-    folder: RunFolder,
-    world: World,
-    watch: Watch,
-) -> tuple[list[Record], list[Failed]]:
+def _records(settings: Certify, case: Case, world: World, watch: Watch) -> tuple[list[Record], list[Failed]]:
     """Certify the images that an earlier run has not, and return the records of all, and what failed."""
+    model, sources, folder = case.model, case.sources, case.folder
     before = [  # without those of images whose label was mended
         record
         for record in earlier_records(folder, [source.name for source in sources])
@@ -119,7 +119,7 @@ def _records(
             advance(count)
 
         done = {record["index"] for record in before}
-        results = certify(model, sources, smoothing, seed=settings.seed, world=world, done=done, report=report)
+        results = certify(model, sources, case.smoothing, seed=settings.seed, world=world, done=done, report=report)
     failed = [result for result in results if isinstance(result, Failed)]
     return merge_records(before, _as_json(results)), failed
 
@@ -130,6 +130,16 @@ def _as_json(results: Sequence[Any]) -> list[Record]:
 
 def _row(settings: Certify, row: Any) -> Record:
     return {"model": settings.model} | dataclasses.asdict(row)
+
+
+def _details(settings: Certify, loaded: Loaded, smoothing: Smoothing, records: Sequence[Record]) -> Document:
+    """Return what identifies the certificates, and what was concluded."""
+    return {
+        "network": _identify(loaded),
+        "smoothing": _describe(smoothing),
+        "overview": dataclasses.asdict(overview(records)) if records else None,
+        "gate": _gate(settings, records),
+    }
 
 
 def _identify(loaded: Loaded) -> Document:

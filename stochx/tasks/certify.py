@@ -91,9 +91,7 @@ def certify(
         return sweep_images(sources, 1, work, world, done, report)  # an image is batches of copies
 
 
-def _certificate(
-    model: Classifier, name: str, index: int, item: Item, smoothing: Smoothing, seed: int
-) -> Certificate:
+def _certificate(model: Classifier, name: str, index: int, item: Item, smoothing: Smoothing, seed: int) -> Certificate:
     start = time.perf_counter()
     copies = NoisyCopies.of(item.image, smoothing.sigma)
     prediction = int(votes(model, copies, smoothing.selection, seed, "selection", item.key).argmax())

@@ -73,8 +73,8 @@ def certificate_doubts(overview: Overview, smoothing: Smoothing) -> list[str]:
     warnings = []
     if overview.abstained > ABSTAINING:
         warnings.append(
-            f"the vote abstains on {overview.abstained:.0%} of the images: a network is only certified well under noise "
-            "that it was trained with, as by `stochx distill --noise gaussian:site=input,first=1`"
+            f"the vote abstains on {overview.abstained:.0%} of the images: certify a network under noise that it was "
+            "trained with, as by `stochx distill --noise gaussian:site=input,first=1`"
         )
     if overview.full > FULL:
         warnings.append(
