@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    certified = interval("certified accuracy", "certified", "low", "high")
-    note = "of the smoothed classifier, at L2 perturbations up to the radius"
+    certified = interval("certified", "certified", "low", "high")
+    note = "certified accuracy of the smoothed classifier, under any perturbation up to the radius in L2"
     return [
         number("radius", "{:.4g}"),
         Column(certified.name, certified.cell, numeric=True, note=note),

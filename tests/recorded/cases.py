@@ -13,6 +13,8 @@ RUNS = {
     "train-init": f"train {DATA} --init {NET} --limit 20 --epochs 1 --batch-size 10 --average 0.5 --no-augment"
     " --save-epochs",
     "distill": f"distill --teacher {NET} {DATA} --limit 40 --epochs 1 --batch-size 10 --draws 2",
+    "distill-input": f"distill --teacher {NET} {DATA} --limit 20 --epochs 1 --batch-size 10 --draws 2"
+    " --noise gaussian:site=input,first=0.5",
     "explain": f"explain photo.png --model {NET} {DATA} --limit 3 -m ig:steps=4 -m smoothtaylor:roots=4 -m lrp"
     " --batch-size 8",
     "explain-noisy": "explain photo.png --model distill/student.safetensors -m gradient --draws 2 --target 1"
@@ -30,6 +32,8 @@ RUNS = {
     " --draws 2 --checks none --no-figure",
     "attack-versus": f"attack {NET} --versus train-init/checkpoints/epoch-001.safetensors {DATA} --limit 12 -a fgsm"
     " --eps 1/255 --checks none",
+    "certify": f"certify {NET} {DATA} --limit 6 --sigma 0.1 --selection 20 --draws 200 --radii 0,0.05,1",
+    "certify-own": f"certify distill-input/student.safetensors {DATA} --limit 3 --selection 20 --draws 100 --no-figure",
     "boundary": f"boundary {NET} distill/student.safetensors {DATA} --images 0,1,2 --resolution 8 --draws 2",
     "boundary-gradient": f"boundary {NET} {DATA} --plane gradient --images 1 --resolution 6 --no-figure",
     "fsc-train": "fsc-train --data shapes:classes=6,size=32,count=120 --backbone conv4:width=8 --size 32 --way 3"
