@@ -13,7 +13,7 @@ from support import refused
 from torch import nn
 
 from stochx.engine.device import Runtime
-from stochx.engine.grid_noise import BITS, COARSE, NoisyCopies, grid_noise
+from stochx.engine.grid_noise import BITS, COARSE, GridNoise, NoisyCopies, grid_noise
 from stochx.engine.io.data import Item
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier, measure_noise
@@ -141,13 +141,14 @@ def test_the_table_decides_as_the_thresholds_do():
         assert torch.equal(noise.table[decided], noise.step_of(number)[decided])
 
 
-def test_copies_lie_on_the_grid_and_are_clipped_to_k_and_k_plus_one():
+def test_copies_are_whole_steps_and_clipped_to_k_and_k_plus_one():
     white = torch.ones(3, 8, 8)
-    copies = NoisyCopies.of(white, (0.5,)).draw(200, torch.Generator().manual_seed(0))
-    assert torch.equal(copies, (copies * 255).round() / 255)
-    assert grid_noise(0.5).reach == 3 and copies.max() <= 4
-    assert NoisyCopies.of(white, (0.05,)).draw(200, torch.Generator().manual_seed(0)).max() <= 2
-    assert NoisyCopies.of(white, (4.0,)).draw(2000, torch.Generator().manual_seed(0)).max() < 25
+    assert [grid_noise(sigma).reach for sigma in (0.01, 0.25, 0.5, 4.0)] == [1, 1, 3, 24]
+    for sigma, k in ((0.5, 3), (0.05, 1)):
+        copies = NoisyCopies.of(white, (sigma,)).draw(2000, torch.Generator().manual_seed(0))
+        assert copies.dtype == torch.int16 and -255 * k <= copies.min() and copies.max() <= 255 * (k + 1)
+    steep = GridNoise(torch.zeros(2 * 510, dtype=torch.long), torch.full((2**16,), 510, dtype=torch.int16), 1)
+    assert NoisyCopies((white * 255).short(), [steep]).draw(1, torch.Generator()).unique().tolist() == [510]
     assert NoisyCopies.of(white, (0.5,)).slack == pytest.approx(192 * 2040 * 2.0**-60)
 
 
@@ -155,7 +156,7 @@ def test_channels_have_their_own_noise():
     copies = NoisyCopies.of(torch.full((3, 8, 8), 128 / 255), (0.1, 0.2, 0.4)).draw(
         2000, torch.Generator().manual_seed(0)
     )
-    torch.testing.assert_close(copies.std((0, 2, 3)), torch.tensor([0.1, 0.2, 0.4]), rtol=0.01, atol=0)
+    torch.testing.assert_close((copies / 255).std((0, 2, 3)), torch.tensor([0.1, 0.2, 0.4]), rtol=0.01, atol=0)
 
 
 def test_half_a_space_is_certified_up_to_its_plane():
