@@ -96,7 +96,7 @@ depends on the kind of value (`stochx/engine/statistics.py`):
 | values | interval | where |
 |---|---|---|
 | 0 or 1: right or wrong, hit or missed | Wilson (1927); 10 of 10 is 1.0 [0.722, 1.000] | accuracies without noise: \
-`attack`, `train`, `distill` (noise off, teacher); `pointing-game` |
+`attack`, `train`, `distill` (noise off, teacher); `certify`; `pointing-game` |
 | in [0, 1] | Student's, after 1.25 images are added at 0 and at 1; where all values are 0, or all are 1, Wilson's | \
 accuracies of stochastic networks: `attack`, `distill`; `fsc-test`; metrics in [0, 1]: shares, probabilities |
 | differences of accuracies of images, in [-1, 1] | the same, with images added at -1 and 1 | `attack --versus` |

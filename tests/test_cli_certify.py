@@ -161,6 +161,11 @@ def test_a_student_is_certified_under_the_noise_of_its_own_input(place):
         (("net.safetensors", "--alpha", "0"), "`--alpha 0` is no probability", "--alpha 0.001"),
         (("net.safetensors", "--alpha", "2"), "2.0 is not in the range", ""),
         (("net.safetensors", "--draws", "50"), "`--draws 50` is below `--selection 100`", "more draws"),
+        (
+            ("net.safetensors", "--draws", "9", "--selection", "5"),
+            "`--draws 9` certify nothing at `--alpha 0.001`",
+            "use 10",
+        ),
         (("net.safetensors", "--draws", "0"), "0 is not in the range", ""),
         (("net.safetensors", "--radii", "0,,1"), "in `--radii` is not a number", "--radii 0,0.25,0.5"),
         (("net.safetensors", "--radii", "0,inf"), "`inf` in `--radii`", "--radii 0,0.25,0.5"),
@@ -221,7 +226,7 @@ def test_two_ranks_give_the_certificates_of_one(run, place):
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data; set STOCHX_SHARED to its folder")
 def test_a_robust_network_is_certified_further_than_a_plain_one(tmp_path):
-    data = ("--data", f"cifar10:root={SHARED / 'cifar10'}", "--limit", 40, "--sigma", "0.25", "--draws", 500)
+    data = ("--data", f"cifar10:root={SHARED / 'cifar10'}", "--limit", 20, "--sigma", "0.25", "--draws", 200)
     acr = {}
     for name in ("resnet20", "robust_resnet2b"):
         weights = SHARED / "weights_cifar10" / f"{name}.safetensors"

@@ -32,8 +32,15 @@ def _figure(records: Sequence[Mapping[str, Any]], largest: float) -> Figure:
     axis.plot(x, mean, color=colour, drawstyle="steps-pre")  # it falls behind the radius of an image
     axis.fill_between(x, low, high, alpha=0.13, linewidth=0, color=colour, step="pre")
     axis.axvline(largest, color=FAINT, linestyle=":", linewidth=1)
-    axis.text(
-        largest, 1.0, f"largest with\n{records[0]['draws']} draws ", ha="right", va="top", color=FAINT, fontsize=LABEL
+    axis.annotate(
+        f"largest with\n{records[0]['draws']} draws",
+        (largest, 1.0),
+        (-4, 0),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=FAINT,
+        fontsize=LABEL,
     )
     axis.set_xlabel("radius (L2, pixels in [0, 1])")
     axis.set_ylabel(f"certified accuracy (n = {len(records)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor, log2
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
@@ -123,6 +124,11 @@ class Certify(Network, Limited, Batches, RunFiles):
             raise UsageError(
                 f"`--draws {self.draws}` is below `--selection {self.selection}`",
                 "use more draws: 100 certify 1.5 sigma at most, 10000 certify 3.2",
+            )
+        if self.alpha ** (1 / self.draws) <= 0.5:  # the bound of a probability where all draws agree
+            raise UsageError(
+                f"`--draws {self.draws}` certify nothing at `--alpha {self.alpha:g}`",
+                f"use {floor(-log2(self.alpha)) + 1} or more",
             )
         _ = self.places, self.gate  # raise for texts that cannot be read
 

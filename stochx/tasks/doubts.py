@@ -74,7 +74,7 @@ def certificate_doubts(overview: Overview, smoothing: Smoothing) -> list[str]:
     if overview.abstained > ABSTAINING:
         warnings.append(
             f"the vote abstains on {overview.abstained:.0%} of the images: certify a network under noise that it was "
-            "trained with, as by `stochx distill --noise gaussian:site=input,first=1`"
+            "trained with, as by `stochx distill --noise gaussian:site=input,first=1 --adversarial none`"
         )
     if overview.full > FULL:
         warnings.append(
