@@ -227,6 +227,16 @@ def test_noise_inside_may_stay_where_the_first_is_gaussian_and_fixed(noise):
     assert layer.place == "input" and (sigma > 0).all()
 
 
+@pytest.mark.parametrize("noise", ["gaussian:site=input,first=0.7", "pni:on=input,alpha=0.6", "adaptive:site=input"])
+def test_the_noise_of_the_input_has_the_std_that_it_declares(noise):
+    model = convnet(noise)
+    layer, sigma = input_noise(model)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = torch.stack([layer.scale * layer.noise(image()[None]) for _ in range(300)])
+    torch.testing.assert_close(drawn.std((0, 1, 3, 4)), sigma, rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize(
     "noise",
     [
