@@ -1,7 +1,8 @@
 """Checks of an evaluation: indicators of attacks that fail silently, each with advice.
 
-After Carlini et al. (2019), "On evaluating adversarial robustness", and Pintor et al. (2022), "Indicators of attack
-failure": a defence that only masks its gradients appears robust to attacks that follow them.
+After Carlini et al. (2019), "On evaluating adversarial robustness", Pintor et al. (2022), "Indicators of attack
+failure", and Zimmermann et al. (2022), "Increasing confidence in adversarial robustness evaluations": a defence that
+only masks its gradients appears robust to attacks that follow them, and so does any network to an attack with a bug.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stochx.attacks import Attack, Context
 from stochx.catalog import ATTACKS
@@ -23,10 +24,11 @@ from stochx.engine.network.bpda import stand_ins
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio
 from stochx.engine.seeds import seeded
-from stochx.engine.statistics import mean_difference, paired_p
+from stochx.engine.statistics import mean_difference, paired_p, wilson
 from stochx.engine.threat import Ball
 from stochx.errors import StochxError, quoted
 from stochx.tasks.batches import Source, read_all
+from stochx.tasks.planted import FOUND, TASKS, UNREADY, Planted, in_two_classes, planted
 
 CHECKED = 64  # images to check
 SLOPES = 16  # images whose gradients are compared with finite differences
@@ -37,6 +39,7 @@ FEWEST = 16  # but no fewer than these
 ZERO = 0.05  # tolerated share of images without a gradient
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
 BETTER = 0.1  # gain of accuracy by another normalisation above which the network's own is suspect
+SURELY = 0.25  # the same above which it is surely wrong
 NORMALISATIONS = {
     "ImageNet's": (IMAGENET_MEAN, IMAGENET_STD),
     "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
@@ -44,6 +47,8 @@ NORMALISATIONS = {
     "a [-1, 1]": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 GAIN = 0.02  # additional drop of accuracy by another attack above which an attack is weak
+CHANCE = 0.05  # p-value below which it is so by more than chance
+REFERENCES = ("pgd:steps=80,restarts=2", "apgd:steps=50,loss=margin")  # what an attack is compared with
 
 Verdicts = Literal["ok", "warn", "fail"]
 
@@ -97,7 +102,7 @@ def check_evaluation(
         count = CHECKED if full else max(FEWEST, rows[0]["n"] // MORE)
         checks.append(_more_draws(bench[:count], attacks, rows))
     if full:
-        checks += [_black_box(bench, attacks), _more_steps(bench)]
+        checks += _compare(bench, attacks, rows)
     return [check for check in checks if check is not None]
 
 
@@ -116,9 +121,9 @@ class _CorrectImages:
     def __getitem__(self, part: slice) -> _CorrectImages:
         return replace(self, x=self.x[part], y=self.y[part], keys=self.keys[part])
 
-    def accuracy_under(self, text: str, ball: Ball | None = None) -> float:
-        """Return the accuracy under the attack `text`."""
-        return float(self.verdict_under(ATTACKS.make(text), text, DRAWS, ball).right.mean())
+    def right_under(self, text: str, ball: Ball | None = None) -> Tensor:
+        """Return the share of draws (N,) that are right under the attack `text`."""
+        return self.verdict_under(ATTACKS.make(text), text, DRAWS, ball).right
 
     def verdict_under(self, attack: Attack, name: str, draws: int, ball: Ball | None = None) -> Verdict:
         """Return the verdict of fresh draws on the attacked images; `name` seeds the attack."""
@@ -168,7 +173,7 @@ def _normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> Check:
     mean, std = (",".join(f"{v:g}" for v in values) for values in NORMALISATIONS[best])
     return Check(
         name="normalisation",
-        verdict="warn" if wrong else "ok",
+        verdict="ok" if not wrong else "fail" if share > accuracy + SURELY else "warn",
         text=text if wrong else "no other common normalisation makes the network better",
         advice=f"the pixels appear to be normalised incorrectly: try `--mean {mean} --std {std}`",
         value=share - accuracy,
@@ -177,13 +182,20 @@ def _normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> Check:
 
 def _modes(model: Classifier) -> Check:
     training = [name for name, module in model.named_modules() if module.training]
+    matters = model.noise == "none" and any(module.training and _acts_in_training(module) for module in model.modules())
     return Check(
         name="mode",
-        verdict="warn" if training else "ok",
+        verdict="fail" if matters else "warn" if training else "ok",
         text=f"{len(training)} modules are in train mode" if training else "the network is in eval mode",
         advice="in train mode images of a batch affect each other: call `eval()`",
         value=len(training),
     )
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """Return True for batch norms, and for dropout that drops anything."""
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def _is_probability(model: Classifier, x: Tensor) -> Check:
@@ -271,7 +283,7 @@ def _one_step(rows: Sequence[Mapping[str, Any]]) -> Check | None:
 
 def _whole_range(bench: _CorrectImages) -> Check:
     eps = {"linf": 1.0, "l2": float(bench.x[0].numel()) ** 0.5, "l1": float(bench.x[0].numel())}[bench.ball.norm]
-    accuracy = bench.accuracy_under("pgd:steps=20,step=0.25", replace(bench.ball, eps=eps))
+    accuracy = float(bench.right_under("pgd:steps=20,step=0.25", replace(bench.ball, eps=eps)).mean())
     chance = 1 / len(bench.model.classes)
     return Check(
         name="unbounded",
@@ -282,28 +294,108 @@ def _whole_range(bench: _CorrectImages) -> Check:
     )
 
 
-def _black_box(bench: _CorrectImages, attacks: Mapping[str, Attack]) -> Check:
-    blind = {*ATTACKS.declaring("black_box"), *ATTACKS.declaring("needs_source")}
-    typed = [text for text in attacks if ATTACKS.parse_name(text)[0] not in blind]
-    white = min(bench.accuracy_under(text) for text in typed or ["pgd"])
-    black = bench.accuracy_under("random:tries=200" if bench.ball.norm == "l1" else "square:queries=1000")
+def _compare(
+    bench: _CorrectImages, attacks: Mapping[str, Attack], rows: Sequence[Mapping[str, Any]]
+) -> list[Check | None]:
+    """Try the user's strongest attack against others, and on planted examples; PGD where none follows gradients."""
+    blind = {name: attack for name, attack in attacks.items() if _declares(attack, "black_box")}
+    white = {name: attack for name, attack in attacks.items() if name not in blind}
+    best = _strongest(white, rows)
+    right = bench.verdict_under(white[best], best, DRAWS).right if best else bench.right_under("pgd")
+    checks: list[Check | None] = [_black_box(bench, right)]
+    if best:
+        return [*checks, _converged(bench, best, right), _planted(bench, best, white[best])]
+    alone = _strongest({name: one for name, one in blind.items() if not _declares(one, "needs_source")}, rows)
+    if alone:
+        checks.append(_converged(bench, alone, bench.verdict_under(blind[alone], alone, DRAWS).right))
+    return checks
+
+
+def _strongest(attacks: Mapping[str, Attack], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the attack that leaves the first network the lowest accuracy; empty where there is none."""
+    robust = [(row["robust"], row["attack"]) for row in rows if row["model"] == rows[0]["model"]]
+    return min(((value, name) for value, name in robust if name in attacks), default=(0.0, ""))[1]
+
+
+def _declares(attack: Attack, key: str) -> bool:
+    return getattr(attack, key, False)
+
+
+def _black_box(bench: _CorrectImages, right: Tensor) -> Check:
+    """Compare the strongest attack, which leaves `right` (N,), with one that needs no gradients."""
+    blind = bench.right_under("random:tries=200" if bench.ball.norm == "l1" else "square:queries=1000")
+    white, black = float(right.mean()), float(blind.mean())
     return Check(
         name="black box",
-        verdict="ok" if black >= white - GAIN else "fail",
+        verdict=_weaker(right - blind),
         text=f"on {len(bench.y)} images the white-box accuracy is {white:.3f}, the black-box accuracy {black:.3f}",
         advice="a white-box attack must not be weaker: gradients are masked; report the black-box result",
         value=white - black,
     )
 
 
-def _more_steps(bench: _CorrectImages) -> Check:
-    few, many = bench.accuracy_under("pgd:steps=40"), bench.accuracy_under("pgd:steps=80,restarts=2")
+def _converged(bench: _CorrectImages, name: str, right: Tensor) -> Check:
+    """Compare the attack `name`, which leaves `right` (N,), with long runs of others."""
+    others = {text: bench.right_under(text) for text in REFERENCES}
+    reference = min(others, key=lambda text: float(others[text].mean()))
+    accuracy, lower = float(right.mean()), float(others[reference].mean())
     return Check(
         name="converged",
-        verdict="ok" if few - many <= GAIN else "warn",
-        text=f"the accuracy is {few:.3f} after 40 steps and {many:.3f} after 80 steps with 2 restarts",
-        advice="the attack has not converged: increase `steps` and `restarts` until the result is stable",
-        value=few - many,
+        verdict=_weaker(right - others[reference]),
+        text=f"on {len(bench.y)} images the accuracy is {accuracy:.3f} under `{name}`, {lower:.3f} under `{reference}`",
+        advice="the attack has not converged, or has a flaw: increase `steps` and `restarts` until the result is "
+        "stable, and report the lowest accuracy",
+        value=accuracy - lower,
+    )
+
+
+def _weaker(gap: Tensor) -> Verdicts:
+    """Judge an attack by what each image (N,) loses under another one: by chance, noticeably, or significantly."""
+    if float(gap.mean()) <= GAIN:
+        return "ok"
+    return "fail" if paired_p(gap.tolist()) < CHANCE else "warn"
+
+
+def _planted(bench: _CorrectImages, name: str, attack: Attack) -> Check | None:
+    """See if the strongest attack finds planted adversarial examples, see `planted`."""
+    if not bench.ball.eps:
+        return None
+    count = TASKS if bench.model.noise == "none" else TASKS // 2
+    few = bench[:count]
+    result = planted(few.model, in_two_classes(attack), few.x, few.keys, few.ball, few.seed, few.eot)
+    if result is None:
+        return Check("planted", "ok", "not applicable: the last layer of the network is not linear", "")
+    if result.failed > UNREADY * (result.tasks + result.failed):
+        return Check(
+            name="planted",
+            verdict="warn",
+            text=f"not applicable: no example could be planted around {result.failed} of {count} images"
+            f"{'' if bench.model.noise == 'none' else ' at this degree of noise'}",
+            advice="compare with other attacks instead, and increase the radius",
+        )
+    return Check(
+        name="planted",
+        verdict=_finds(result),
+        text=f"`{name}` finds an adversarial example that is known to exist on {result.found} of {result.tasks} tasks, "
+        f"random search on {result.by_chance}",
+        advice=_on_planted(result),
+        value=result.found / result.tasks,
+    )
+
+
+def _finds(result: Planted) -> Verdicts:
+    if wilson(result.found, result.tasks).high < FOUND:
+        return "fail"
+    proves = result.found >= FOUND * result.tasks and result.by_chance <= result.found / 2
+    return "ok" if proves else "warn"
+
+
+def _on_planted(result: Planted) -> str:
+    if result.found >= FOUND * result.tasks:
+        return "random points find as much: check at a smaller radius, where that is harder"
+    return (
+        "the attack misses adversarial examples that exist, so the accuracy under it is too high: check its loss and "
+        "steps, and the gradients of the network; add `square`"
     )
 
 

@@ -52,8 +52,13 @@ class Planted:
     regret: float
 
 
-def planted(model: Classifier, attack: Attack, x: Tensor, keys: Sequence[Key], ball: Ball, seed: int) -> Planted | None:
-    """Run the test with an attack on images x (N, C, H, W); None for networks whose last layer is not linear."""
+def planted(
+    model: Classifier, attack: Attack, x: Tensor, keys: Sequence[Key], ball: Ball, seed: int, eot: int = 1
+) -> Planted | None:
+    """Run the test with an attack on images x (N, C, H, W), with gradients over `eot` draws where it names no number.
+
+    None for networks whose last layer is not linear.
+    """
     layer = last_linear(model, x)
     if layer is None or layer.width < 4:
         return None
@@ -74,6 +79,7 @@ def planted(model: Classifier, attack: Attack, x: Tensor, keys: Sequence[Key], b
             field.keys,
             wrong=None if judge.noisy else judge.wrong,
             pick=judge.score if judge.noisy else None,
+            eot=eot,
         )
         with seeded(seed, "planted", "attack"):
             attempt = attack(model, field.x, label, ball, context)
