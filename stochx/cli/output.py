@@ -61,8 +61,12 @@ def number(name: str, pattern: str = "{}", key: str = "", note: str = "", minor:
 
 
 def interval(name: str, mean: str, low: str, high: str) -> Column:
-    """Make a column of means with the ends of their intervals."""
-    return Column(name, lambda row: f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]", numeric=True)
+    """Make a column of means with the ends of their intervals; empty where there is none."""
+
+    def text(row: Row) -> str:
+        return "" if row[mean] is None else f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]"
+
+    return Column(name, text, numeric=True)
 
 
 def _silent(document: Document) -> None:

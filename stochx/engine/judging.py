@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.losses import Goal, margin
-from stochx.engine.network.stochastic import at_scale, noise_layers
+from stochx.engine.network.stochastic import at_scale, has_mean_network, noise_layers
 from stochx.engine.seeds import seeded
 from stochx.errors import RunError
 
@@ -65,7 +65,7 @@ class Judge:
 
     def without_noise(self, x: Tensor) -> list[bool | None]:
         """Return for each x (N, C, H, W) if the network is right with its noise off; None without noise layers."""
-        if not (self.noisy and noise_layers(self.model)):
+        if not (self.noisy and noise_layers(self.model) and has_mean_network(self.model)):
             return [None] * len(x)
         with at_scale(self.model, 0.0), full_precision():
             return (logits(self.model, x).argmax(1) == self.y).tolist()

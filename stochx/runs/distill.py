@@ -73,7 +73,8 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     save(path, student)
     row = dataclasses.asdict(summarise_training(settings, rows, noisy, len(split.held_labels)))
     for name, estimate in (("off", quiet), ("teacher", taught)):
-        row |= {f"accuracy_{name}": estimate.mean, f"low_{name}": estimate.low, f"high_{name}": estimate.high}
+        values = (None,) * 3 if estimate is None else (estimate.mean, estimate.low, estimate.high)
+        row |= dict(zip((f"accuracy_{name}", f"low_{name}", f"high_{name}"), values, strict=True))
     row |= {"noise": settings.noise, "kind": student.noise, "model": str(path)}
     row |= {name: text for name, text in student.origin.items() if name != ENTRY}
     failed = [*split.failed, *tests.failed]

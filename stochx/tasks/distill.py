@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.stochastic import at_scale, calibrate
+from stochx.engine.network.stochastic import at_scale, calibrate, has_mean_network
 from stochx.engine.passes import Report, unreported
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.statistics import Estimate, share, wilson
@@ -90,10 +90,10 @@ def shared_draws(student: Classifier, draws: int, world: World) -> range:
 
 def measure(
     student: Classifier, images: Stack, draws: int, seed: int, world: World, report: Report = unreported
-) -> tuple[Estimate, Estimate]:
+) -> tuple[Estimate, Estimate | None]:
     """Return the test accuracy of a random draw (a mean over `draws` per image), and without noise.
 
-    The ranks share the draws. `report` counts every image in each draw.
+    The latter is None where there is no network without noise. The ranks share the draws. `report` counts every image in each draw.
     """
 
     def right(draw: int) -> list[bool]:
@@ -102,6 +102,9 @@ def measure(
 
     mine = shared_draws(student, draws, world)
     noisy = torch.tensor(world.gather([right(draw) for draw in mine])).double().mean(0)
+    drawn = share(noisy.tolist(), counts=student.noise == "none")
+    if not has_mean_network(student):
+        return drawn, None
     with at_scale(student, 0.0):
         quiet = right(0)
-    return share(noisy.tolist(), counts=student.noise == "none"), wilson(sum(quiet), len(quiet))
+    return drawn, wilson(sum(quiet), len(quiet))

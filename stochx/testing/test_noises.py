@@ -15,9 +15,10 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.fused import fused
-from stochx.engine.network.sites import Place, Site
+from stochx.engine.network.sites import SITES, Place, Site
 from stochx.engine.network.stochastic import Noisy, at_scale, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
+from stochx.errors import UsageError
 from stochx.loading import load_model
 from stochx.models.convnet import ConvNet
 from stochx.network_files import install_noise
@@ -40,6 +41,16 @@ def net() -> Classifier:
 def noisy(spec: str, model: Classifier | None = None) -> Classifier:
     """The small network with the noise in it."""
     return install_noise(net() if model is None else model, spec)
+
+
+def place_of(spec: str) -> Place:
+    """Where the noise enters a module."""
+    return SITES[NOISES.make(spec).site][0]
+
+
+def replaces(spec: str) -> bool:
+    """Return true for a noise that declares to have no mean network."""
+    return bool(NOISES.declares(spec, "replaces"))
 
 
 def under(seed: int, model: nn.Module, batch: Tensor = X) -> Tensor:
@@ -68,12 +79,17 @@ def test_a_noise_is_on_in_use_repeats_by_its_seed_and_goes_off_at_scale_zero(noi
     plain, model = net(), noisy(noise)
     kind = measure_noise(model, X[:1])
     assert kind != "none", "in eval mode two passes agree: draw in eval mode too"
-    if NOISES.make(noise).site != "weight" and "share=batch" not in noise:
+    if place_of(noise) != "weight" and not replaces(noise) and "share=batch" not in noise:
         assert kind == "sample", "the images of a batch share a draw: draw anew for each, as `stochastic.normal` does"
     model.noise = kind
     first, again, other = (under(seed, model) for seed in (1, 1, 2))
     assert torch.equal(first, again), "the same seed gives another output: draw from torch's global generator alone"
     assert not torch.allclose(first, other), "another seed gives the same output: draw from torch's global generator"
+    if replaces(noise):
+        assert kind == "forward", "the images of a batch do not share a draw"
+        with pytest.raises(UsageError, match="no degree"), at_scale(model, 0.0):
+            pass
+        return
     with at_scale(model, 0.0), torch.no_grad():
         assert torch.equal(model(X), plain(X)), "at degree 0 the network is not the plain one"
 
@@ -133,6 +149,9 @@ def test_the_fused_network_is_the_network_to_the_last_digits(noise: str) -> None
     drawn, own = under(3, fast.whole, X.double()), under(3, model, X.double())
     same = torch.allclose(drawn, own, rtol=0, atol=1e-9)
     assert same, "traced, the network draws other noise: `forward` must not depend on Python state that changes"
+    assert not torch.allclose(drawn, under(4, fast.whole, X.double()), atol=1e-3), "the noise changes nothing"
+    if replaces(noise):
+        return
     with at_scale(model, 0.0), torch.no_grad():  # another setting, another traced network
         quiet = fused(model).whole(X.double())
         assert torch.allclose(quiet, model(X.double()), rtol=0, atol=1e-9), "at degree 0 the traced network is noisy"
@@ -189,8 +208,10 @@ def test_a_training_step_reaches_all_that_a_noise_learns(noise: str) -> None:
 
 
 def test_twice_the_degree_is_twice_the_deviation(noise: str) -> None:
+    if replaces(noise):
+        pytest.skip("it has no degree")
     made = NOISES.make(noise)
-    site: Place = "weight" if made.site == "weight" else "output"
+    site: Place = "weight" if place_of(noise) == "weight" else "output"
     shape = (6, 4, 3, 3) if site == "weight" else (6,)
     layer: nn.Module = nn.Conv2d(4, 6, 3).double() if site == "weight" else nn.Identity()
     z = random_images(8, 4, 5, 5) if site == "weight" else random_images(8, 6)
@@ -205,8 +226,10 @@ def test_twice_the_degree_is_twice_the_deviation(noise: str) -> None:
 
 
 def test_the_deviation_has_mean_zero_and_the_type_of_its_value(noise: str) -> None:
+    if replaces(noise):
+        pytest.skip("it has no mean network")
     made = NOISES.make(noise)
-    place: Place = "weight" if made.site == "weight" else "output"
+    place: Place = "weight" if place_of(noise) == "weight" else "output"
     shape = (2, 3, 3, 3) if place == "weight" else (4,) if made.site == "penultimate" else (3, 4, 4)
     value = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.5
     module = made(Site("layer", place, shape, 1)).eval()

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import UsageError
 
-Place = Literal["output", "input", "weight"]
+Place = Literal["output", "input", "weight", "norm"]
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place for a noise layer: the output, the input or the weight of a module.
+    """A place for a noise layer: the output, the input or the weight of a module, or a norm as a whole.
 
     `shape` is that of the value: (C, H, W) or (D,) per image, or the weight's shape. `index` counts sites from 0.
     """
@@ -38,7 +38,7 @@ def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
     `block`: outputs of the smallest custom modules with two or more convolutions; `block-end`: outputs of the last norm
     of each block, and of its shortcut, or of all norms if there is no block; `stem-and-blocks`: of blocks and the first
     norm; `conv-input`: inputs of convolutions; `layer-input`: also of linear layers; `input`: of the first layer;
-    `penultimate`: of the last; `weight`: all weights.
+    `penultimate`: of the last; `weight`: all weights; `first-weight`: that of the first layer; `norms`: batch norms.
     Patterns are shell-like and joined by `+`.
     """
     if site not in SITES:
@@ -64,7 +64,7 @@ def _visited_modules(model: Classifier, place: Place) -> Shapes:
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
-            value = {"output": output, "input": inputs[0] if inputs else None}.get(place)
+            value = inputs[0] if place == "input" and inputs else output
             if place == "weight":
                 shapes.setdefault(name, tuple(getattr(module, "weight", torch.zeros(0)).shape))
             elif isinstance(value, Tensor):
@@ -146,4 +146,6 @@ SITES: dict[str, tuple[Place, Callable[[nn.Module, Shapes], Shapes]]] = {
     "layer-input": ("input", _layers),
     "penultimate": ("input", lambda network, shapes: _layers(network, shapes)[-1:]),
     "weight": ("weight", _layers),
+    "first-weight": ("weight", lambda network, shapes: _layers(network, shapes)[:1]),
+    "norms": ("norm", _of(nn.BatchNorm2d)),
 }

@@ -2,6 +2,9 @@
 
 A noise layer is a module that returns a zero-mean deviation, which is added to a value: `z + scale * noise(z)`. So the
 degree of stochasticity has the same meaning for all: 0 is the network without noise, 2 doubles every deviation.
+
+Some noises have no such mean: their module says `replaces = True`, and returns the whole value. Then there is no
+network without noise, and no degree.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.sites import SITES, Place, Site, evaluating, sites
 from stochx.engine.normals import standard_normal
 from stochx.engine.passes import Report, unreported
-from stochx.errors import InputError
+from stochx.errors import InputError, UsageError
 
 
 def normal(z: Tensor, share: str) -> Tensor:
@@ -41,7 +44,10 @@ def drawn(source: Callable[..., Tensor], z: Tensor, share: str) -> Tensor:
 
 
 class Noisy(nn.Module):
-    """A layer with noise on its output, its input or its weight; `scale` is the degree of stochasticity."""
+    """A layer with noise on its output, its input or its weight; `scale` is the degree of stochasticity.
+
+    The noise of a `norm` is called with the norm's output, its input and its weight and bias, which it shares.
+    """
 
     def __init__(self, layer: nn.Module, noise: nn.Module, place: Place) -> None:
         super().__init__()
@@ -54,6 +60,8 @@ class Noisy(nn.Module):
             out = self._shaken(layer(x))
         elif self.place == "input":
             out = layer(self._shaken(x))
+        elif self.place == "norm":
+            out = self.noise(layer(x), x, layer.weight, layer.bias)
         elif type(layer).forward is nn.Conv2d.forward:
             out = layer._conv_forward(x, self._shaken(layer.weight), layer.bias)
         elif type(layer).forward is nn.Linear.forward:
@@ -71,7 +79,15 @@ class Noisy(nn.Module):
                 raise
             return getattr(self.layer, name)
 
+    @property
+    def replaces(self) -> bool:
+        """Return true for noise without a mean network: draws replace the value."""
+        return bool(getattr(self.noise, "replaces", False))
+
     def _shaken(self, z: Tensor) -> Tensor:
+        if self.replaces:
+            value: Tensor = self.noise(z)
+            return value
         if self.scale == 0 and not self.training:  # in training the noise still updates its statistics
             return z
         return torch.add(z, self.noise(z), alpha=self.scale)
@@ -100,10 +116,23 @@ def noise_layers(model: nn.Module) -> list[Noisy]:
     return [module for module in model.modules() if isinstance(module, Noisy)]
 
 
+def has_mean_network(model: nn.Module) -> bool:
+    """Return true if there is a network without the noise, at degree 0."""
+    return not any(layer.replaces for layer in noise_layers(model))
+
+
 @contextlib.contextmanager
 def at_scale(model: nn.Module, factor: float) -> Iterator[None]:
-    """Multiply the degree of stochasticity of every noise layer by `factor` in the block; 0 turns noise off."""
+    """Multiply the degree of stochasticity of every noise layer by `factor` in the block; 0 turns noise off.
+
+    Raises `UsageError` for noise that has no degree, unless it stays as it is.
+    """
     layers = noise_layers(model)
+    if factor != 1 and not has_mean_network(model):
+        raise UsageError(
+            "the noise of this network has no degree: a draw replaces a value, and no network is left without it",
+            "leave the noise as trained",
+        )
     before = [layer.scale for layer in layers]
     kinds = [(part, part.noise) for part in model.modules() if isinstance(part, Classifier)]
     try:
@@ -178,7 +207,7 @@ def calibrate(model: Classifier, batches: Sequence[Tensor], report: Report = unr
     moving = [(part, "rate") for part, _ in measuring if part.rate]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     with torch.random.fork_rng():
-        with at_scale(model, 0.0):
+        with at_scale(model, 0.0) if has_mean_network(model) else contextlib.nullcontext():
             _average(model, batches, measuring, report)
         _average(model, batches, [*moving, *((norm, "momentum") for norm in norms)], report)
 
