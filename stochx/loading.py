@@ -23,6 +23,7 @@ from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.reading import failure
+from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
 from stochx.errors import UsageError
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
@@ -78,7 +79,8 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     """Return a frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or own code.
 
     Own code is a function without arguments, `package.module:function` or `FILE.py:function`; `FILE#PART` chooses
-    between several weights in a file. The other arguments tell what these do not, see `Given`. Raises `InputError` or
+    between several weights in a file. `A+B` or `0.9*A+0.1*B` is a randomised ensemble, which draws one of its networks
+    for each image. The other arguments tell what these do not, see `Given`. Raises `InputError` or
     `UsageError` with a remedy for what cannot be loaded.
     """
     return open_model(text, Given(arch, mean, std, size, classes), device).model
@@ -88,6 +90,11 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
 def open_model(text: str, given: Given | None = None, device: torch.device | str = "cpu") -> Loaded:
     """`load_model`, with where each fact about the model comes from."""
     given = given or Given()
+    parts = ensemble_parts(text)
+    if parts is not None:
+        members = [open_model(part.model, given, device).model for part in parts]
+        model = make_ensemble(text, parts, members)
+        return Loaded(model, tuple(ensemble_facts(model, parts)))
     path, part = file_and_part(text)
     if path.suffix in weights.SUFFIXES or path.exists():
         model, facts = from_file(path, part, given.arch)

@@ -17,6 +17,7 @@ LEVELS = {
     "tasks": 5,
     "reports": 5,
     "loading": 4,
+    "ensembles": 4,
     "architectures": 4,
     "classes": 4,
     "facts": 4,

@@ -43,6 +43,7 @@ class RNA:
 
 class _RNA(nn.Module):
     replaces = True
+    drawn_per = "forward"  # two passes may agree
 
     def __init__(self, chance: float) -> None:
         super().__init__()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torch import Tensor
+from torch import Tensor, nn
 
+from stochx.catalog import ATTACKS
+from stochx.engine.network.ensemble import RandomEnsemble
 from stochx.testing.cases import ARGUMENTS, names, specs
-from stochx.testing.samples import TinyNet, random_images, tiny_network
+from stochx.testing.samples import random_images, tiny_network
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,9 +34,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture
-def tiny() -> TinyNet:
-    """A convnet in float64 with batch norms that have seen data."""
-    return tiny_network()
+def tiny(request: pytest.FixtureRequest) -> nn.Module:
+    """A convnet in float64 with batch norms that have seen data.
+
+    For an attack on ensembles alone it is one of this network and itself, so that all draws agree.
+    """
+    net = tiny_network()
+    attack = request.node.callspec.params.get("attack") if hasattr(request.node, "callspec") else None
+    if attack is None or not ATTACKS.declares(attack, "needs_ensemble"):
+        return net
+    return RandomEnsemble([net, net], [0.7, 0.3]).eval()
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def attempt(
 ) -> Attempt:
     """The attempt on the images at `places` of x, by their keys; in the attack's first norm if none is given."""
     some, norm = x[list(places)], norm or first_norm(spec)
-    y = model(some).argmax(1)
+    with torch.random.fork_rng():
+        y = model(some).argmax(1)
     context = Context(
         keys=[f"key {n}" for n in places],
         wrong=lambda points, at: logits(model, points).argmax(1) != y[at],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.classifier import Classifier, Noise
 
 
 class RandomEnsemble(nn.Module):
@@ -16,6 +16,8 @@ class RandomEnsemble(nn.Module):
     Every image has a draw of its own, and costs one forward pass of one member. `members` have the same classes in the
     same order; `chances` are positive and sum to 1.
     """
+
+    drawn_per: Noise = "sample"
 
     def __init__(self, members: Sequence[nn.Module], chances: Sequence[float]) -> None:
         super().__init__()
