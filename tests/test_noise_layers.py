@@ -17,7 +17,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.sites import Site, sites
-from stochx.engine.network.stochastic import calibrate, noise_layers, parameter_groups, penalty
+from stochx.engine.network.stochastic import Noisy, at_scale, calibrate, noise_layers, parameter_groups, penalty
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.models.convnet import ConvNet
@@ -287,3 +287,51 @@ def test_the_spread_of_a_students_gradient_falls_with_the_root_of_its_draws():
             slopes = [loss_gradient(model, x[:1], Goal(y), LOSSES["margin"], eot).gradient for _ in range(60)]
         spread.append(float(torch.stack(slopes).var(0).sum().sqrt()))
     assert 1.6 < spread[0] / spread[1] < 2.5 and 1.6 < spread[1] / spread[2] < 2.5
+
+
+def test_random_projection_filters_are_normal_and_the_others_normalised():
+    weight = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    module = noise("rpf:random=0.75", (8, 3, 5, 5), place="weight")
+    draws = torch.stack([module(weight) for _ in range(400)])
+    assert torch.equal(draws[0, 6:], draws[1, 6:])
+    expected = weight[6:] / ((weight[6:].flatten(1).std(1).view(-1, 1, 1, 1) + 1e-5) * 5)
+    torch.testing.assert_close(draws[0, 6:], expected)
+    assert float(draws[:, :6].std()) == pytest.approx(1 / 5, rel=0.01)
+    assert float(draws[:, :6].mean()) == pytest.approx(0, abs=0.003)
+
+
+def test_a_random_norm_is_the_batch_norm_or_that_of_each_channel_of_an_image():
+    layer = nn.BatchNorm2d(3).double().eval()
+    layer.weight.data, layer.bias.data = torch.tensor([1.0, 2, -3]).double(), torch.tensor([0.5, 0, 1]).double()
+    layer.running_mean.fill_(0.3)
+    x = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, var = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True, correction=0)
+    alone = (x - mean) / (var + 1e-5).sqrt() * layer.weight.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
+    noisy = Noisy(layer, noise("rna", place="norm"), "norm")
+    torch.manual_seed(0)
+    draws = [noisy(x) for _ in range(200)]
+    chosen = [torch.allclose(draw, alone) for draw in draws]
+    assert all(torch.equal(draw, layer(x)) for draw, single in zip(draws, chosen, strict=True) if not single)
+    assert 75 <= sum(chosen) <= 125
+
+
+@pytest.mark.parametrize("factor, mean", [(1.0, 0.3), (0.1, 0.2), (10.0, 1.0)])
+def test_trainable_random_weights_keep_the_sum_of_sigma_within_bounds(factor, mean):
+    mu = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    module = noise("ctrw:init=0.3,low=0.2,high=1", tuple(mu.shape), place="weight")
+    module.rho.data += math.log(factor)
+    draws = torch.stack([module(mu) for _ in range(300)])
+    assert float(draws.std()) == pytest.approx(mean * float(mu.std()), rel=0.02)
+
+
+def test_noise_without_a_mean_network_has_no_degree_and_its_copies_in_a_batch_agree():
+    for text in ("rpf", "rna"):
+        model, x = install_noise(net(), text).eval(), torch.rand(1, 3, 16, 16).expand(4, -1, -1, -1)
+        outs = [model(x) for _ in range(20)]
+        assert all(torch.allclose(out, out[:1].expand_as(out), atol=1e-5) for out in outs)
+        assert any(not torch.allclose(out, outs[0], atol=1e-3) for out in outs)
+        for factor in (0.0, 2.0):
+            with pytest.raises(UsageError, match="no degree"), at_scale(model, factor):
+                pass
+        with at_scale(model, 1.0):
+            pass

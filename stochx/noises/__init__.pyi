@@ -31,6 +31,7 @@ class Noise(Protocol):
         ...
 from stochx.noises.adaptive import Adaptive as Adaptive
 from stochx.noises.bayes import Bayes as Bayes
+from stochx.noises.ctrw import CTRW as CTRW
 from stochx.noises.dropout import Dropout as Dropout
 from stochx.noises.feature_wise import FeatureWise as FeatureWise
 from stochx.noises.gaussian import Gaussian as Gaussian
@@ -38,4 +39,6 @@ from stochx.noises.learn2perturb import Learn2Perturb as Learn2Perturb
 from stochx.noises.lowrank import LowRank as LowRank
 from stochx.noises.multiplicative import Multiplicative as Multiplicative
 from stochx.noises.pni import PNI as PNI
+from stochx.noises.rna import RNA as RNA
+from stochx.noises.rpf import RPF as RPF
 from stochx.noises.wca import WCA as WCA
