@@ -99,13 +99,13 @@ class ARC:
             new = way + length.view(-1, 1, 1, 1) * ball.ascent(-normal)
             new = new * (beta / norm_of(new.flatten(1), ball.norm).clamp(min=TINY)).view(-1, 1, 1, 1)
             found = expected(ensemble, ball.project(at + new, center), goal)
-            run.count(count + len(order))
+            run.count(1 + count + len(order), count)
             kept = found <= score
             way, score = torch.where(kept.view(-1, 1, 1, 1), new, way), score.minimum(found)
         return way, score
 
     def _nearest(self, member: nn.Module, points: Tensor, goal: Goal, ball: Ball) -> tuple[Tensor, Tensor, int]:
-        """Return the distance (A,) to the nearest linearised boundary of a member, w / ||w||* of it, and the forwards.
+        """Return the distance (A,) to the nearest linearised boundary of a member, w / ||w||* of it, and the gradients.
 
         w is the gradient of the predicted logit minus the other one; for a target, that is the only other one.
         """
@@ -119,7 +119,7 @@ class ARC:
         zeta, nearest = (found.loss.view(-1, count).abs() / steep).min(1)
         each = torch.arange(len(points), device=points.device)
         slope = found.gradient.view(len(points), count, *points.shape[1:])[each, nearest]
-        return zeta, -slope / steep[each, nearest].view(-1, 1, 1, 1), 1 + count
+        return zeta, -slope / steep[each, nearest].view(-1, 1, 1, 1), count
 
 
 def expected(ensemble: RandomEnsemble, x: Tensor, goal: Goal) -> Tensor:
