@@ -1,7 +1,7 @@
 """Observe what every command does, and record it.
 
 To record anew, in the folder of the tests: `python -m recorded.record [NAME...]`, where NAME is `help`, `exits` or a
-case of `cases.py`; without names everything is recorded. Empty `INTENDED` in `test_recorded.py` afterwards.
+case of `cases.py`; without names everything is recorded.
 """
 
 from __future__ import annotations
