@@ -50,12 +50,13 @@ def test_wider_balls_come_first_and_only_the_last_is_judged(trained, waves):
 def test_steps_become_as_sparse_as_what_paid_and_whole_again_when_that_is_sparser():
     center = torch.zeros(2, 3, 4, 4)
     search = Search.begin(center, center + 1, Evaluation(torch.zeros(2), center + 1, torch.zeros(2, 5), 1))
-    pace = SparseSteps.begin(search, Ball(2.0, "l1"), 100, 0.75)
+    pace = SparseSteps.begin(search, Ball(2.0, "l1"), 100, 0.75, 0.2)
     assert pace.every == 4 and pace.length.tolist() == [2, 2] and pace.moved.tolist() == pytest.approx([9.6, 9.6])
     search.best[0].flatten()[:18] = 0  # thirty of 48 values stay changed in one image, all in the other
     pace.check(search, 4)
     assert pace.moved.tolist() == pytest.approx([20, 32]) and pace.length.tolist() == pytest.approx([2, 2 / 1.5])
     assert torch.equal(search.points[0], search.best[0])
+    assert SparseSteps.begin(search, Ball(2.0, "l1"), 100, 0.75, 0).moved.tolist() == pytest.approx([20, 32])
     for step in range(8, 80, 4):
         pace.check(search, step)
     assert pace.length.tolist() == pytest.approx([0.2, 0.2])

@@ -112,7 +112,7 @@ def test_a_targeted_loss_tries_the_most_probable_classes_in_turn(trained, waves)
 
 def test_what_an_attack_cannot_do_in_l1_it_says():
     model, x = Linear().eval(), random_images(2, 1, 4, 4)
-    for attack in "square", "deepfool", "standard":
+    for attack in "deepfool", "standard":
         with pytest.raises(UsageError, match="`l1`") as caught:
             run(attack, model, x, torch.tensor([0, 1]), "l1", 0.1)
         assert "linf" in caught.value.hint
@@ -120,11 +120,13 @@ def test_what_an_attack_cannot_do_in_l1_it_says():
 
 def test_the_bump_of_square_is_balanced_and_of_length_one():
     for side in (3, 5, 7, 32):
-        bump = two_sided(side)
-        assert bump.norm().item() == pytest.approx(1)
-        assert (bump[: side // 2] > 0).all() and (bump[side // 2 :] < 0).all()
+        for norm, length in ("l2", 2), ("l1", 1):
+            bump = two_sided(side, norm)
+            assert bump.norm(length).item() == pytest.approx(1)
+            assert (bump[: side // 2] > 0).all() and (bump[side // 2 :] < 0).all()
     ring = torch.tensor([1 / 4, 1 + 1 / 4, 1 / 4]).double()  # two rectangles around the middle of a row of three
-    torch.testing.assert_close(two_sided(3)[0], ring / ring.norm() / 2**0.5)
+    torch.testing.assert_close(two_sided(3, "l2")[0], ring / ring.norm() / 2**0.5)
+    torch.testing.assert_close(two_sided(3, "l1")[0], torch.tensor([1 / 16, 17 / 16, 1 / 16]).double() / (19 / 16) / 2)
 
 
 def test_the_squares_of_square_shrink_as_queries_go():
@@ -132,15 +134,19 @@ def test_the_squares_of_square_shrink_as_queries_go():
     sides = [Square(queries=10_000).side(q, x) for q in (0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)]
     assert sides == [round((0.8 * 1024 / 2**k) ** 0.5) for k in range(10)]
     assert Square(queries=100).side(99, x) == sides[-1]
+    fixed = Square(queries=5001, rescale=False)  # as AutoAttack has it
+    assert [fixed.side(q, x) for q in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999)] == [29, 29, *sides[1:8], 3]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_square_climbs_and_its_points_fill_the_ball(norm, trained, waves):
     x, y = waves
-    few, many = (run(Square(queries=q), trained, x, y, norm, **UNJUDGED).x for q in (1, 150))
-    gain = margin(logits(trained, many), Goal(y)) - margin(logits(trained, few), Goal(y))
+    eps = {**STRENGTH, "l1": 5.0}[norm]
+    few, many = (run(Square(queries=q), trained, x, y, norm, eps, **UNJUDGED) for q in (1, 150))
+    gain = margin(logits(trained, many.x), Goal(y)) - margin(logits(trained, few.x), Goal(y))
     assert gain.min() >= 0 and gain.mean() > 0.1
-    assert Ball(1, norm).length(many, x).min() > 0.9 * STRENGTH[norm]
+    assert Ball(1, norm).length(many.x, x).min() > 0.9 * eps and Ball(eps, norm).holds(many.x, x).all()
+    assert set(many.forwards.tolist()) == {150}
 
 
 def test_square_works_on_images_of_any_shape():
@@ -148,7 +154,7 @@ def test_square_works_on_images_of_any_shape():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 7, 4)).double().eval()
     x = random_images(3, 2, 3, 7)
-    for norm in "linf", "l2":
+    for norm in "linf", "l2", "l1":
         found = run(Square(queries=40), model, x, model(x).argmax(1), norm, 0.05, **UNJUDGED)
         assert Ball(1, norm).length(found.x, x).max() <= 0.05 + 1e-12
 
@@ -238,6 +244,8 @@ def test_a_network_that_fails_is_an_error_and_stays_as_it_was(name, raises, trai
         "transfer:steps=0",
         "standard:queries=0",
         "rand:eot=0",
+        "autoattack:queries=0",
+        "autoattack-rand:steps=0",
     ],
 )
 def test_values_that_make_no_sense_are_usage_errors(text):

@@ -58,9 +58,13 @@ from stochx.attacks.apgd import APGD as _APGD
 
 class APGD(CheckedCall, _APGD):
     ...
-from stochx.attacks.arc import ARC as _ARC
+from stochx.attacks.autoattack import AutoAttack as _AutoAttack
 
-class ARC(CheckedCall, _ARC):
+class AutoAttack(CheckedCall, _AutoAttack):
+    ...
+from stochx.attacks.autoattack_rand import AutoAttackRand as _AutoAttackRand
+
+class AutoAttackRand(CheckedCall, _AutoAttackRand):
     ...
 from stochx.attacks.ddn import DDN as _DDN
 

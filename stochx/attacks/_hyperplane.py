@@ -21,7 +21,7 @@ def step_to_plane(x: Tensor, normal: Tensor, height: Tensor, norm: Norm) -> Tens
     rows, w = x.flatten(1), normal.flatten(1)
     need = height - (w * rows).sum(1)
     way = torch.sign(w) * torch.sign(need)[:, None]
-    room = torch.where(way > 0, 1 - rows, rows) * (way != 0)
+    room = way.clamp(min=0) - way * rows  # to 1 or to 0; arithmetic takes a fraction of the time of masks on a CPU
     return (way * SIZES[norm](w.abs(), room, need.abs()[:, None])).view_as(x)
 
 
@@ -31,10 +31,11 @@ def _along(pace: Tensor, w: Tensor, room: Tensor, need: Tensor) -> Tensor:
     The sum is concave and piecewise linear in the scale, so that Newton's steps from 0 rise to the solution and reach
     it; where all room is used up, they stop.
     """
-    scale, size = torch.zeros_like(need), torch.zeros_like(w)
+    scale, size, steep = torch.zeros_like(need), torch.zeros_like(w), w * pace
     for _ in range(ROUNDS):
-        gain = (w * pace * (scale * pace < room)).sum(1, keepdim=True)
-        short = need - (w * size).sum(1, keepdim=True)
+        free = room.clone().gt_(scale * pace)  # 1 where there is room
+        gain = torch.linalg.vecdot(steep, free)[:, None]
+        short = need - torch.linalg.vecdot(w, size)[:, None]
         going = (gain > 0) & (short > torch.finfo(w.dtype).eps * need)
         if not going.any():
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from stochx.engine.ascent import Evaluation
+from stochx.engine.gradients import noise
+from stochx.engine.seeds import Key
 from stochx.engine.threat import Ball, Norm, sparse_sign
 
 KEPT = 0.75  # share of the new step; the rest continues the former one
-SPARSE = 0.2  # share of the values that the first L1 steps change
 SHRINKS = 1.5  # factor by which steps are sparser than the best perturbation, and by which they shorten
 SPARSER = 0.95  # the best perturbation counts as sparser below this share of its former non-zero values
 SHORTEST = 0.1  # shortest step, as a share of the radius
@@ -50,7 +51,6 @@ class Search:
     center: Tensor
     points: Tensor
     slope: Tensor
-    value: Tensor
     logits: Tensor
     best: Tensor
     best_slope: Tensor
@@ -60,35 +60,35 @@ class Search:
     def begin(cls, center: Tensor, points: Tensor, evaluation: Evaluation) -> Search:
         """Return the search that starts at `points`."""
         best = (points.clone(), evaluation.gradient.clone(), evaluation.loss.clone())
-        return cls(center, points, evaluation.gradient, evaluation.loss, evaluation.logits, *best)
+        return cls(center, points, evaluation.gradient, evaluation.logits, *best)
 
     def move(self, points: Tensor, evaluation: Evaluation) -> None:
         """Move to `points` and update the best ones."""
-        self.points, self.slope, self.value, self.logits = (
-            points,
-            evaluation.gradient,
-            evaluation.loss,
-            evaluation.logits,
-        )
-        better = self.value > self.top
+        self.points, self.slope, self.logits = points, evaluation.gradient, evaluation.logits
+        better = evaluation.loss > self.top
         self.best[better], self.best_slope[better] = points[better], self.slope[better]
-        self.top = self.top.maximum(self.value)
+        self.top = self.top.maximum(evaluation.loss)
 
     def revert(self, returns: Tensor) -> None:
         """Return to the best point, for the images selected by `returns` (A,)."""
         wide = returns.view(-1, 1, 1, 1)
         self.points, self.slope = self.best.where(wide, self.points), self.best_slope.where(wide, self.slope)
-        self.value = self.top.where(returns, self.value)
 
 
 @dataclass
 class HalvingSteps:
-    """Momentum, and one step length per image, halved when progress stalls (Croce & Hein, 2020)."""
+    """Momentum, and one step length per image, halved when progress stalls (Croce & Hein, 2020).
+
+    Three details are those of the authors' code, with which all figures were measured, not of their algorithm 1: rises
+    that just reach `rho` do not suffice; the first step counts as a rise if its loss is above 0, and the first step
+    after a return if it is above the loss before the return; and the first checkpoint looks at rises alone.
+    """
 
     ball: Ball
     due: dict[int, int]
     rho: float
     before: Tensor
+    value: Tensor
     length: Tensor
     rises: Tensor
     top_then: Tensor
@@ -96,17 +96,17 @@ class HalvingSteps:
     share: float = 1.0
 
     @classmethod
-    def begin(cls, search: Search, ball: Ball, steps: int, rho: float) -> HalvingSteps:
+    def begin(cls, search: Search, ball: Ball, steps: int, rho: float, density: float) -> HalvingSteps:
         """Start with a step of twice the radius."""
         none, top = torch.zeros_like(search.top), search.top.clone()
         length = torch.full_like(none, 2 * ball.eps)
-        return cls(ball, dict(spans(steps)), rho, search.points, length, none, top, none.bool())
+        return cls(ball, dict(spans(steps)), rho, search.points, none, length, none, top, ~none.bool())
 
     def check(self, search: Search, step: int) -> None:
         """Halve the steps of images whose loss rose too rarely or whose best loss did not improve."""
         if step not in self.due:
             return
-        self.halved = (self.rises < self.rho * self.due[step]) | (~self.halved & (search.top == self.top_then))
+        self.halved = (self.rises <= self.rho * self.due[step]) | (~self.halved & (search.top == self.top_then))
         self.length = self.length.where(~self.halved, self.length / 2)
         self.rises, self.top_then = torch.zeros_like(self.rises), search.top
         search.revert(self.halved)
@@ -120,8 +120,8 @@ class HalvingSteps:
 
     def record(self, search: Search, evaluation: Evaluation) -> None:
         """Count the steps that raised the loss."""
-        self.rises = self.rises + (evaluation.loss > search.value)
-        self.before, self.share = search.points, KEPT
+        self.rises = self.rises + (evaluation.loss > self.value)
+        self.before, self.value, self.share = search.points, evaluation.loss, KEPT
 
 
 def spans(steps: int) -> Iterator[tuple[int, int]]:
@@ -149,16 +149,18 @@ class SparseSteps:
     moved_then: Tensor
 
     @classmethod
-    def begin(cls, search: Search, ball: Ball, steps: int, rho: float) -> SparseSteps:
-        """Start with a step as long as the radius, along a fifth of all values."""
-        size = torch.full_like(search.top, search.points[0].numel())
-        return cls(ball, max(1, int(0.04 * steps)), torch.full_like(size, ball.eps), SPARSE * size, size)
+    def begin(cls, search: Search, ball: Ball, steps: int, rho: float, density: float) -> SparseSteps:
+        """Start with a step as long as the radius along this share of all values, or as sparse as the start for 0."""
+        now = changed(search.points, search.center)
+        size = torch.full_like(now, search.points[0].numel())
+        moved = (density * size, size) if density else (now / SHRINKS, now)
+        return cls(ball, max(1, int(0.04 * steps)), torch.full_like(now, ball.eps), *moved)
 
     def check(self, search: Search, step: int) -> None:
         """Set sparsity and length from the best perturbation so far."""
         if not step or step % self.every:
             return
-        now = (search.best != search.center).flatten(1).sum(1).to(self.moved)
+        now = changed(search.best, search.center)
         sparser = now < SPARSER * self.moved_then
         shorter = (self.length / SHRINKS).clamp(min=SHORTEST * self.ball.eps)
         self.length = torch.where(sparser, self.ball.eps, shorter)
@@ -167,11 +169,23 @@ class SparseSteps:
 
     def next(self, search: Search) -> Tensor:
         """Return the next points: a step along the signs of the largest gradient values."""
-        step = self.length.view(-1, 1, 1, 1) * sparse_sign(search.slope, self.moved)
+        step = self.length.view(-1, 1, 1, 1) * sparse_sign(search.slope, self.moved.ceil())
         return self.ball.project(search.points + step, search.center)
 
     def record(self, search: Search, evaluation: Evaluation) -> None:
         """Keep no record: this rule depends on the best point alone."""
+
+
+def changed(points: Tensor, center: Tensor) -> Tensor:
+    """Return how many values (A,) of each point differ from its centre."""
+    return (points != center).flatten(1).sum(1).to(points.dtype)
+
+
+def start(center: Tensor, ball: Ball, keys: Sequence[Key], index: int, density: float) -> Tensor:
+    """Return a random point of the ball for each centre; for a density of 0 in L1 a sparse one: projected noise."""
+    if ball.norm != "l1" or density:
+        return ball.sample(center, keys, index)
+    return ball.project(center + torch.stack([noise(center, key, index) for key in keys]), center)
 
 
 Pace = HalvingSteps | SparseSteps

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import AttackState, likely_classes
-from stochx.attacks._search import PACES, Pace, Search, keep_active, stages
+from stochx.attacks._search import PACES, Pace, Search, keep_active, stages, start
 from stochx.attacks._targets import by_distance
 from stochx.engine.ascent import Evaluation, loss_gradient, loss_value
 from stochx.engine.losses import LOSSES, Goal
@@ -24,9 +24,11 @@ class APGD:
         z  <- project(x + length * ascent(gradient))
         x' <- project(x + 0.75 (z - x) + 0.25 (x - x before)),  length = 2 eps at first
 
-    At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in fewer
+    At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in no more
     than `rho` of the steps since the last checkpoint, or whose best loss and step both stayed the same. In L1 steps are
     sparse, without momentum, and the search starts in balls of three and two times the radius (Croce & Hein, 2021).
+    There AutoAttack's code starts at a sparse point, and its first steps are as sparse (`density=0`): on a linear
+    network it stops short of the optimum, which the default reaches.
     A `targeted-` loss runs once for each of `targets` wrong classes t, up z_t - z_y (`gap`), the same over the spread
     of the top logits (`dlr`), or p_t - p_y (`pm`); any wrong class counts. On a stochastic network every loss is the
     mean of `eot` draws.
@@ -41,7 +43,8 @@ class APGD:
     order: Literal["logit", "malt"] = "logit"  # targets are the most probable, or the nearest by linearised boundary
     candidates: int = 100  # most probable wrong classes that are put in order, with a gradient each (order=malt)
     restarts: int = 1  # random restarts; the strongest counts for each image
-    rho: float = 0.75  # halve the step if the loss rose in less than this share of the steps
+    rho: float = 0.75  # halve the step unless the loss rose in more than this share of the steps
+    density: float = 0.2  # L1: share of the values that first steps change; 0: AutoAttack's rule
     eot: int = 0  # draws of a stochastic network averaged per gradient; 0: as many as it needs
     estimand: Literal["mean", "vote"] = "mean"  # mean loss of single draws, or loss of their mean probabilities
 
@@ -52,6 +55,8 @@ class APGD:
             raise ValueError("eot must not be negative")
         if not 0 < self.rho <= 1:
             raise ValueError("rho must lie in (0, 1]")
+        if not 0 <= self.density <= 1:
+            raise ValueError("density must lie in [0, 1]")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         run, index = AttackState(x, y, context), 0
@@ -87,11 +92,11 @@ class APGD:
             return evaluation
 
         done, balls = 0, stages(ball, self.steps)
-        points = balls[0][0].sample(x[run.active], run.keys, index)
+        points = start(x[run.active], balls[0][0], run.keys, index, self.density)
         for region, steps in balls:
             points = region.project(points, x[run.active]) if done else points
             search = Search.begin(x[run.active], points, climb(points))
-            pace: Pace = PACES[ball.norm].begin(search, region, steps, self.rho)
+            pace: Pace = PACES[ball.norm].begin(search, region, steps, self.rho, self.density)
             for step in range(steps + 1):
                 if region == ball:
                     stays = run.leave(search.points, search.logits, done + step, index)

@@ -94,7 +94,7 @@ class FAB:
             stays = nearest.meet(points, evaluation.logits, step, index)
             if run.over:
                 return
-            points = (center + self.back * (points - center)).where(wrong.view(-1, 1, 1, 1), points)
+            points[wrong] = center[wrong] + self.back * (points[wrong] - center[wrong])
             if not stays.all():
                 points, center = points[stays], center[stays]
 

@@ -19,7 +19,8 @@ class Rand:
     """APGD on cross-entropy and on the DLR loss, each over many draws, for stochastic networks.
 
     AutoAttack's `rand` declares success on one lucky draw and drops the image; here both attacks run on every image,
-    and fresh draws choose between the two. With fewer classes than DLR needs, the margin loss replaces it.
+    and fresh draws choose between the two. `autoattack-rand` has its 20 draws; here their number and estimand are free.
+    With fewer classes than DLR needs, the margin loss replaces it.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps

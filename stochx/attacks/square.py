@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,29 +17,33 @@ from stochx.engine.ascent import loss_value
 from stochx.engine.device import full_precision
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.seeds import Key, generator
-from stochx.engine.threat import Ball
-from stochx.errors import UsageError
+from stochx.engine.threat import Ball, Norm
 
 BLOCK = 100  # queries whose random numbers are drawn at once
 SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10,000, after which the share halves
-SQUARES = {"linf": (stripes, coloured), "l2": (tiles, moved)}
+SQUARES: dict[Norm, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "linf": (stripes, coloured),
+    "l2": (tiles, moved),
+    "l1": (tiles, moved),
+}
 
 
 @dataclass(frozen=True)
 class Square:
     """Random search over squares that raise the loss, from scores without gradients (Andriushchenko et al., 2020).
 
-    In Linf a square is set to +-eps in each channel; in L2 the perturbation of one square moves into another. `p`, the
-    share of the pixels that a square covers, shrinks with the queries. Where this attack beats attacks that follow
-    gradients, the gradients are masked.
+    In Linf a square is set to +-eps in each channel; in L2 and L1 (Croce & Hein, 2021) the perturbation of one square
+    moves into another. `p`, the share of the pixels that a square covers, shrinks with the queries: it halves after 10,
+    50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000. Where this attack beats attacks that follow gradients, the
+    gradients are masked.
     """
 
     black_box: ClassVar[bool] = True  # uses no gradient of the attacked network
-    examples: ClassVar[tuple[str, ...]] = ("queries=120",)  # settings that are tested
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")  # supported norms
+    examples: ClassVar[tuple[str, ...]] = ("queries=120", "queries=40,rescale=false")  # settings that are tested
 
     queries: int = 5000  # queries per image
     p: float = 0.8  # share of the pixels in the first squares
+    rescale: bool = True  # stretch the schedule of p over the queries, if these are not 10,000
     loss: Literal["margin", "ce"] = "margin"  # loss to maximise
     eot: int = 0  # draws of a stochastic network averaged per query; 0: as many as a gradient needs
 
@@ -49,31 +53,28 @@ class Square:
         if not 0 < self.p <= 1:
             raise ValueError("p must lie in (0, 1]")
 
-    def side(self, query: int, x: Tensor) -> int:
-        """Return the side of this query's squares in pixels."""
-        share = self.p / 2 ** sum(query * 10_000 / self.queries > place for place in SHRINK)
+    def side(self, proposal: int, x: Tensor) -> int:
+        """Return the side in pixels of the square number `proposal`, from 0."""
+        pace = 10_000 / self.queries if self.rescale else 1
+        share = self.p / 2 ** sum(proposal * pace > place for place in SHRINK)
         return max(1, round(math.sqrt(share * x.shape[2] * x.shape[3])))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
-        if ball.norm not in SQUARES:
-            raise UsageError(f"`square` does not support the norm `{ball.norm}`", "use `--norm linf` or `l2`")
         run, goal, loss = AttackState(x, y, context), Goal(y, context.target), LOSSES[self.loss]
         (start, propose), eot = SQUARES[ball.norm], self.eot or context.eot
-        center, points = x, ball.project(start(x, run.keys, ball), x)
-        best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        center, points = x, start(x, run.keys, ball)
+        best, top = points.clone(), torch.full_like(x[:, 0, 0, 0], -torch.inf)
         best_query, numbers = torch.zeros_like(y), x[:, :0]
         for query in range(self.queries):
             if query % BLOCK == 0:
                 numbers = _numbers(run.keys, query // BLOCK, x)
             if query:
-                points = propose(center, best, ball, self.side(query, x), numbers[:, query % BLOCK])
-                points = ball.project(points, center)
+                points = propose(center, best, ball, self.side(query - 1, x), numbers[:, query % BLOCK])
             with full_precision():  # small gains vanish in bfloat16
                 evaluation = loss_value(model, points, goal[run.active], loss, eot)
             run.count(evaluation.forwards, evaluation.backwards)
             better = evaluation.loss > top
-            best, top = points.where(better.view(-1, 1, 1, 1), best), evaluation.loss.maximum(top)
-            best_query = torch.where(better, query, best_query)
+            best[better], top, best_query[better] = points[better], evaluation.loss.maximum(top), query
             stays = run.leave(points, evaluation.logits, query, 0)
             if run.over:
                 break

@@ -22,8 +22,9 @@ class Standard:
     """Four complementary attacks after AutoAttack (Croce & Hein, 2020), for deterministic networks.
 
     APGD on cross-entropy, APGD on the targeted DLR loss for nine classes, DeepFool and Square, each on the survivors of
-    the previous ones. DeepFool replaces FAB, so results are close to AutoAttack's but not identical. With fewer than
-    four classes the margin loss replaces targeted DLR.
+    the previous ones. A faster relative of `autoattack`: DeepFool replaces FAB, and the schedule of Square's sizes is
+    stretched over its queries. Results are close to AutoAttack's but not identical: publish those of `autoattack`. With
+    fewer than four classes the margin loss replaces targeted DLR.
     """
 
     iterated: ClassVar[bool] = True  # follows gradients over many steps
