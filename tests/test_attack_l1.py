@@ -49,7 +49,7 @@ def test_wider_balls_come_first_and_only_the_last_is_judged(trained, waves):
 
 def test_steps_become_as_sparse_as_what_paid_and_whole_again_when_that_is_sparser():
     center = torch.zeros(2, 3, 4, 4)
-    search = Search.begin(center, center + 1, Evaluation(torch.zeros(2), center + 1, torch.zeros(2, 5), 1))
+    search = Search.begin(center, center + 1, Evaluation(torch.zeros(2), center + 1, torch.zeros(2, 5), 1, 1))
     pace = SparseSteps.begin(search, Ball(2.0, "l1"), 100, 0.75, 0.2)
     assert pace.every == 4 and pace.length.tolist() == [2, 2] and pace.moved.tolist() == pytest.approx([9.6, 9.6])
     search.best[0].flatten()[:18] = 0  # thirty of 48 values stay changed in one image, all in the other

@@ -98,10 +98,10 @@ def test_autoattack_rand_is_rand_with_twenty_draws(trained, waves):
 def paced(losses: list[float], start: float) -> HalvingSteps:
     """The step rule of 100 steps after steps with these losses."""
     center = torch.zeros(1, 3, 2, 2)
-    search = Search.begin(center, center + 0.1, Evaluation(torch.tensor([start]), center, torch.zeros(1, 4), 1))
+    search = Search.begin(center, center + 0.1, Evaluation(torch.tensor([start]), center, torch.zeros(1, 4), 1, 1))
     pace = HalvingSteps.begin(search, Ball(0.5), 100, 0.75, 0.2)
     for step, loss in enumerate(losses, 1):
-        evaluation = Evaluation(torch.tensor([loss]), center, torch.zeros(1, 4), 1)
+        evaluation = Evaluation(torch.tensor([loss]), center, torch.zeros(1, 4), 1, 1)
         pace.record(search, evaluation)
         search.move(center, evaluation)
         pace.check(search, step)
