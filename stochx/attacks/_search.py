@@ -147,6 +147,7 @@ class SparseSteps:
     length: Tensor
     moved: Tensor
     moved_then: Tensor
+    up: bool  # round the number of values up, as AutoAttack does: then a step never changes fewer than two of two
 
     @classmethod
     def begin(cls, search: Search, ball: Ball, steps: int, rho: float, density: float) -> SparseSteps:
@@ -154,7 +155,7 @@ class SparseSteps:
         now = changed(search.points, search.center)
         size = torch.full_like(now, search.points[0].numel())
         moved = (density * size, size) if density else (now / SHRINKS, now)
-        return cls(ball, max(1, int(0.04 * steps)), torch.full_like(now, ball.eps), *moved)
+        return cls(ball, max(1, int(0.04 * steps)), torch.full_like(now, ball.eps), *moved, up=not density)
 
     def check(self, search: Search, step: int) -> None:
         """Set sparsity and length from the best perturbation so far."""
@@ -169,7 +170,8 @@ class SparseSteps:
 
     def next(self, search: Search) -> Tensor:
         """Return the next points: a step along the signs of the largest gradient values."""
-        step = self.length.view(-1, 1, 1, 1) * sparse_sign(search.slope, self.moved.ceil())
+        count = self.moved.ceil() if self.up else self.moved
+        step = self.length.view(-1, 1, 1, 1) * sparse_sign(search.slope, count)
         return self.ball.project(search.points + step, search.center)
 
     def record(self, search: Search, evaluation: Evaluation) -> None:

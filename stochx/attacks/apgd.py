@@ -27,8 +27,8 @@ class APGD:
     At each checkpoint the step halves, and the search returns to its best point, for images whose loss rose in no more
     than `rho` of the steps since the last checkpoint, or whose best loss and step both stayed the same. In L1 steps are
     sparse, without momentum, and the search starts in balls of three and two times the radius (Croce & Hein, 2021).
-    There AutoAttack's code starts at a sparse point, and its first steps are as sparse (`density=0`): on a linear
-    network it stops short of the optimum, which the default reaches.
+    There AutoAttack's code starts at a sparse point, takes steps as sparse, and rounds their number of values up
+    (`density=0`): on a linear network this stops short of the optimum, which the default reaches.
     A `targeted-` loss runs once for each of `targets` wrong classes t, up z_t - z_y (`gap`), the same over the spread
     of the top logits (`dlr`), or p_t - p_y (`pm`); any wrong class counts. On a stochastic network every loss is the
     mean of `eot` draws.
