@@ -19,6 +19,8 @@ from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.threat import Ball, Norm
 
 NAMES: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+QUIET = logging.getLogger("peer")  # otherwise a zero gradient is a warning, and so an error
+QUIET.setLevel(logging.ERROR)
 EPS: dict[Norm, float] = {"linf": 0.03, "l2": 0.6, "l1": 5.0}
 
 
@@ -27,7 +29,7 @@ def theirs(network: nn.Module, x: Tensor, y: Tensor, ball: Ball, loss: str, step
     peer = pytest.importorskip("pyautoattack.autopgd_base")
     points = start(x, stages(ball, steps)[0][0], [f"key {n}" for n in range(len(x))], 0, 0)
     for region, count in stages(ball, steps):
-        apgd = peer.APGDAttack(network, count, NAMES[ball.norm], eps=region.eps, loss=loss, device="cpu")
+        apgd = peer.APGDAttack(network, count, NAMES[ball.norm], eps=region.eps, loss=loss, device="cpu", logger=QUIET)
         apgd.init_hyperparam(x)
         points = apgd.attack_single_run(x, y, x_init=region.project(points, x))[0]
     return points

@@ -147,7 +147,7 @@ class SparseSteps:
     length: Tensor
     moved: Tensor
     moved_then: Tensor
-    up: bool  # round the number of values up, as AutoAttack does: then a step never changes fewer than two of two
+    up: bool  # round the number of values up, as AutoAttack does; two values then never become one
 
     @classmethod
     def begin(cls, search: Search, ball: Ball, steps: int, rho: float, density: float) -> SparseSteps:
