@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stochx.attacks import APGD, DDN, FGSM, FMN, PGD, Context, Square
+from stochx.attacks import APGD, DDN, FGSM, FMN, PGD, Context, Square, Transfer
 from stochx.engine.ascent import loss_gradient
 from stochx.engine.expectation import IMAGES, MOST, Draws, needed_draws
 from stochx.engine.gradients import logits
@@ -72,6 +72,12 @@ def test_queries_are_forward_passes_alone():
     model, x, y = ShakenSlope(1.0), images(2), torch.ones(2, dtype=torch.long)
     attempt = Square(5)(model, x, y, Ball(0.1), Context(["a", "b"], pick=lambda x: x.new_zeros(len(x)), eot=7))
     assert attempt.forwards.tolist() == [35, 35] and attempt.backwards.tolist() == [0, 0]
+
+
+def test_crafting_on_another_network_takes_none_of_the_draws_that_the_attacked_one_needs():
+    model, x, y = ShakenSlope(1.0), images(2), torch.ones(2, dtype=torch.long)
+    context = Context(["a", "b"], pick=lambda x: x.new_zeros(len(x)), eot=7, source=ShakenSlope(0.0))
+    assert Transfer(5)(model, x, y, Ball(0.1), context).forwards.tolist() == [5, 5]
 
 
 def test_a_realised_network_is_one_function_for_gradients_and_judges():

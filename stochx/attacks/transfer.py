@@ -41,4 +41,5 @@ class Transfer:
             raise UsageError(
                 "`transfer` needs a network to craft on", "name one with `--source MODEL`, in Python with `source=`"
             )
-        return self._craft()(context.source, x, y, ball, replace(context, judge_any=False))
+        # `context.eot` is what the attacked network needs; a source without noise would repeat the same pass.
+        return self._craft()(context.source, x, y, ball, replace(context, judge_any=False, eot=1))

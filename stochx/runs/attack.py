@@ -116,7 +116,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         if not world.leads:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
-        with watch.progress("checking"):
+        with watch.progress("checking"), at_scale(first, 0.0 if settings.randomness == "off" else 1.0):
             verdicts = _check(settings, methods, first, data, rows, parts[0].needed.draws)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
@@ -295,8 +295,9 @@ def _check(
         return []
     ball = Ball(max(point.eps for point in settings.points), settings.norm)
     sources = _labelled_sources(settings, model, data.limited(CHECKED))
-    eot = draws if settings.randomness == "secret" else 1
-    return check_evaluation(model, methods, sources, ball, rows, settings.seed, eot, full=settings.checks == "full")
+    full, secret = settings.checks == "full", settings.randomness == "secret"
+    eot = draws if secret else 1
+    return check_evaluation(model, methods, sources, ball, rows, settings.seed, eot, full=full, secret=secret)
 
 
 def _details(
