@@ -58,6 +58,10 @@ from stochx.attacks.apgd import APGD as _APGD
 
 class APGD(CheckedCall, _APGD):
     ...
+from stochx.attacks.arc import ARC as _ARC
+
+class ARC(CheckedCall, _ARC):
+    ...
 from stochx.attacks.autoattack import AutoAttack as _AutoAttack
 
 class AutoAttack(CheckedCall, _AutoAttack):

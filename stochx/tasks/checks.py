@@ -34,8 +34,8 @@ CHECKED = 64  # images to check
 SLOPES = 16  # images whose gradients are compared with finite differences
 DRAWS = 8  # draws of a stochastic network
 JUDGING = 32  # draws of it that judge the same attack with more draws
-MORE = 4  # times the draws of that attack, which may cost as much as the evaluation: it sees a quarter of the images,
-FEWEST = 16  # but no fewer than these
+MORE = 4  # times the draws of that attack
+FEWEST = 16  # images that it attacks at least
 ZERO = 0.05  # tolerated share of images without a gradient
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
 BETTER = 0.1  # gain of accuracy by another normalisation above which the network's own is suspect
@@ -100,8 +100,7 @@ def check_evaluation(
         checks = [*basics, _modes(model), _is_probability(model, x), _gradients(bench), _slope(bench), _rising(bench)]
     checks += [_one_step(rows), _whole_range(bench)]
     if model.noise != "none" and secret:  # known noise leaves no mean to estimate
-        count = CHECKED if full else max(FEWEST, rows[0]["n"] // MORE)
-        checks.append(_more_draws(bench[:count], attacks, rows))
+        checks.append(_more_draws(bench, attacks, rows, full=full))
     if full:
         checks += _compare(bench, attacks, rows)
     return [check for check in checks if check is not None]
@@ -124,7 +123,8 @@ class _CorrectImages:
 
     def right_under(self, text: str, ball: Ball | None = None) -> Tensor:
         """Return the share of draws (N,) that are right under the attack `text`."""
-        return self.verdict_under(ATTACKS.make(text), text, DRAWS, ball).right
+        cheap = replace(self, eot=min(self.eot, DRAWS))
+        return cheap.verdict_under(ATTACKS.make(text), text, DRAWS, ball).right
 
     def verdict_under(self, attack: Attack, name: str, draws: int, ball: Ball | None = None) -> Verdict:
         """Return the verdict of fresh draws on the attacked images; `name` seeds the attack."""
@@ -401,11 +401,12 @@ def _on_planted(result: Planted) -> str:
 
 
 def _more_draws(
-    bench: _CorrectImages, attacks: Mapping[str, Attack], rows: Sequence[Mapping[str, Any]]
+    bench: _CorrectImages, attacks: Mapping[str, Attack], rows: Sequence[Mapping[str, Any]], *, full: bool
 ) -> Check | None:
     """Repeat the strongest attack that averages over draws with `MORE` times as many.
 
-    Both are judged on the same fresh draws, so that the difference of an image has little noise.
+    Both are judged on the same fresh draws, so that the difference of an image has little noise. A quick check sees so
+    few images that it costs about as much as the evaluation, but all where the attack takes fewer draws than needed.
     """
     robust = {row["attack"]: row["robust"] for row in rows if row["model"] == rows[0]["model"]}
     averaging = [text for text, attack in attacks.items() if hasattr(attack, "eot") and text in robust]
@@ -414,8 +415,9 @@ def _more_draws(
     text = min(averaging, key=lambda name: robust[name])
     attack: Any = attacks[text]
     draws = attack.eot or bench.eot
+    some = bench if full or draws < bench.eot else bench[: max(FEWEST, rows[0]["n"] // MORE)]
     few, many = (
-        bench.verdict_under(replace(attack, eot=count), text, JUDGING).right.tolist() for count in (draws, MORE * draws)
+        some.verdict_under(replace(attack, eot=count), text, JUDGING).right.tolist() for count in (draws, MORE * draws)
     )
     gain = mean_difference([a - b for a, b in zip(few, many, strict=True)])
     significant = gain.mean > GAIN and gain.low > 0
