@@ -154,6 +154,6 @@ def test_the_expectation_check_fails_an_attack_that_more_draws_make_stronger(dra
     bench = _CorrectImages(
         Hidden(0.3), x, torch.zeros(count, dtype=torch.long), [str(n) for n in range(count)], Ball(0.03), 0, 1
     )
-    rows = [{"model": "net", "attack": "pgd", "robust": 0.9}]
+    rows = [{"model": "net", "attack": "pgd", "robust": 0.9, "n": 256}]
     check = _more_draws(bench, {"pgd": PGD(5, random_start=False, eot=draws)}, rows, full=False)
     assert check.name == "expectation" and check.verdict == verdict, check.text
