@@ -47,12 +47,12 @@ def test_apgd_is_the_apgd_of_autoattack(norm, loss, trained, waves):
     assert ours.median() == pytest.approx(other.median().item(), rel=5e-3)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.6), ("l1", 2.5)])
-def test_the_images_that_fall_are_those_of_the_authors_code(norm, eps, trained, waves):
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_images_that_fall_are_those_of_the_authors_code(norm, trained, waves):
     peer = pytest.importorskip("pyautoattack")
-    network, x = copy.deepcopy(trained).float(), waves[0].float()
+    network, x = copy.deepcopy(trained).float(), waves[0].float()[:15]
     y = logits(network, x).argmax(1)
-    theirs = peer.AutoAttack(network, norm=NAMES[norm], eps=eps, seed=0, version="custom", attacks=[])
+    theirs = peer.AutoAttack(network, norm=NAMES[norm], eps=EPS[norm], seed=0, version="custom", attacks=[])
     theirs.logger.setLevel(logging.ERROR)
     theirs.attacks_to_run = ["apgd-ce", "apgd-t", "fab-t", "square"]
     theirs.apgd_targeted.n_target_classes = theirs.fab.n_target_classes = 4  # of five classes
@@ -60,7 +60,7 @@ def test_the_images_that_fall_are_those_of_the_authors_code(norm, eps, trained, 
     theirs.apgd.n_restarts, theirs.apgd.use_largereps = (5, True) if norm == "l1" else (1, False)
     theirs.apgd_targeted.use_largereps = norm == "l1"
     expected = logits(network, theirs.run_standard_evaluation(x, y)[0]).argmax(1) != y
-    found = fooled(AutoAttack(queries=300), network, x, y, norm, eps)
+    found = fooled(AutoAttack(queries=300), network, x, y, norm, EPS[norm])
     assert (found != expected).sum() <= 1 and found.any() and not found.all()
     assert found.sum() >= expected.sum()
 
