@@ -61,8 +61,8 @@ def test_the_images_that_fall_are_those_of_the_authors_code(norm, trained, waves
     theirs.apgd_targeted.use_largereps = norm == "l1"
     expected = logits(network, theirs.run_standard_evaluation(x, y)[0]).argmax(1) != y
     found = fooled(AutoAttack(queries=300), network, x, y, norm, EPS[norm])
-    assert (found != expected).sum() <= 1 and found.any() and not found.all()
-    assert found.sum() >= expected.sum()
+    by_luck = 1 if norm == "l1" else 0  # over three seeds each, both leave one image more or less in L1, none elsewhere
+    assert (found != expected).sum() <= by_luck and found.any() and not found.all()
 
 
 def test_every_attack_costs_what_it_should(trained, waves):
