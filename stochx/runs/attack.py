@@ -117,7 +117,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
         with watch.progress("checking"), at_scale(first, 0.0 if settings.randomness == "off" else 1.0):
-            verdicts = _check(settings, methods, first, data, rows, parts[0].needed.draws)
+            verdicts = _check(settings, methods, first, data, rows, _checked_part(settings, parts).needed.draws)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
         document |= _details(settings, networks, parts, verdicts)
@@ -298,6 +298,12 @@ def _check(
     full, secret = settings.checks == "full", settings.randomness == "secret"
     eot = draws if secret else 1
     return check_evaluation(model, methods, sources, ball, rows, settings.seed, eot, full=full, secret=secret)
+
+
+def _checked_part(settings: Attack, parts: Sequence[Part]) -> Part:
+    """Return the part of the first network at the largest radius, or at the degree of noise nearest to its own."""
+    first = list(zip(settings.points, parts, strict=False))
+    return max(first, key=lambda at: (at[0].eps, -abs(1 - (at[0].noise if at[0].noise is not None else 1))))[1]
 
 
 def _details(

@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Network, Limited, Batches, RunFiles):
-    """Attack a network in a ball around every image, and check whether its robust accuracy can be trusted.
+    """Attack a network in a ball around every image, and look for signs that its robust accuracy cannot be believed.
 
     Examples:
       stochx attack teacher.safetensors --data cifar10 --limit 1000
@@ -90,7 +90,7 @@ class Attack(Network, Limited, Batches, RunFiles):
         ),
     ] = None
     draws: Annotated[int, Option(METHOD, "Number of fresh draws that judge a stochastic network.", minimum=1)] = 32
-    checks: Annotated[Checks, Option(METHOD, "Checks of whether the evaluation can be trusted.")] = "quick"
+    checks: Annotated[Checks, Option(METHOD, "Checks that tell when the evaluation cannot be believed.")] = "quick"
     fail_under: Annotated[
         Number | None,
         Option(
