@@ -14,7 +14,8 @@ from stochx.engine.realisation import is_reproducible, realised
 from stochx.engine.threat import Ball
 from stochx.errors import UsageError
 from stochx.settings import Attack as AttackSettings
-from stochx.tasks.checks import _CorrectImages, _more_draws
+from stochx.tasks.attack_checks import check_expectation
+from stochx.tasks.correct_images import CorrectImages
 
 SIDE = 6
 PIXELS = SIDE * SIDE
@@ -151,9 +152,9 @@ class Hidden(nn.Module):
 def test_the_expectation_check_fails_an_attack_that_more_draws_make_stronger(draws, verdict):
     count = 64
     x = 0.5 + 0 * images(count).expand(-1, 3, -1, -1)
-    bench = _CorrectImages(
+    bench = CorrectImages(
         Hidden(0.3), x, torch.zeros(count, dtype=torch.long), [str(n) for n in range(count)], Ball(0.03), 0, 1
     )
     rows = [{"model": "net", "attack": "pgd", "robust": 0.9, "n": 256}]
-    check = _more_draws(bench, {"pgd": PGD(5, random_start=False, eot=draws)}, rows, full=False)
+    check = check_expectation(bench, {"pgd": PGD(5, random_start=False, eot=draws)}, rows, full=False)
     assert check.name == "expectation" and check.verdict == verdict, check.text

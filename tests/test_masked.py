@@ -23,8 +23,9 @@ from stochx.loading import load_model
 from stochx.network_files import install_noise
 from stochx.tasks.attack import attack
 from stochx.tasks.batches import Source
-from stochx.tasks.checks import _accuracy, _normalisation, check_evaluation
+from stochx.tasks.checks import check_evaluation
 from stochx.tasks.distill import calibrate_student
+from stochx.tasks.network_checks import check_accuracy, check_normalisation
 from stochx.tasks.robustness import summarise
 
 BALL = Ball(8 / 255, "linf")
@@ -122,7 +123,7 @@ def test_where_only_black_boxes_attacked_the_checks_try_gradients(ball):
 )
 def test_a_network_that_guesses_is_caught_where_that_is_sure(classes, clean, high, verdict):
     model = Classifier(nn.Identity(), [f"class {n}" for n in range(classes)], Preparation(32, 32))
-    assert _accuracy(model, [{"clean": clean, "clean_high": high}]).verdict == verdict
+    assert check_accuracy(model, [{"clean": clean, "clean_high": high}]).verdict == verdict
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "warn"), (-1, "fail")], ids=["straight-through", "reversed"])
@@ -227,4 +228,4 @@ def test_one_image_of_eight_is_no_evidence_for_another_normalisation(gained, ver
     model = Classifier(Bright(), ["dark", "bright"], Preparation(8, 8)).eval()
     levels = torch.tensor([0.1] * (8 - gained) + [0.55] * gained)  # 0.55 is bright as given, dark with other means
     x = levels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
-    assert _normalisation(model, x, torch.zeros(8, dtype=torch.long), 0).verdict == verdict
+    assert check_normalisation(model, x, torch.zeros(8, dtype=torch.long), 0).verdict == verdict

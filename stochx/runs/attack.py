@@ -48,7 +48,8 @@ from stochx.settings import Attack
 from stochx.settings.attack import Point
 from stochx.tasks.attack import Attacked, attack, joined
 from stochx.tasks.batches import Failed, Source, read_all
-from stochx.tasks.checks import CHECKED, Check, check_evaluation
+from stochx.tasks.checks import CHECKED, check_evaluation
+from stochx.tasks.correct_images import Check
 from stochx.tasks.robustness import compare, summarise
 
 Attacks = Mapping[str, attacks.Attack]
