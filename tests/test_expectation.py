@@ -13,6 +13,7 @@ from stochx.engine.losses import Goal, cross_entropy
 from stochx.engine.realisation import is_reproducible, realised
 from stochx.engine.threat import Ball
 from stochx.errors import UsageError
+from stochx.runs._noise import budget_of
 from stochx.settings import Attack as AttackSettings
 from stochx.tasks.attack_checks import check_expectation
 from stochx.tasks.correct_images import CorrectImages
@@ -103,6 +104,11 @@ def test_noise_from_elsewhere_is_not_reproducible():
 
     assert is_reproducible(lambda: logits(ShakenSlope(1.0), images(2)))
     assert not is_reproducible(lambda: logits(Own(1.0), images(2)))
+
+
+@pytest.mark.parametrize(("estimates", "label"), [(True, "one draw"), (False, None)])
+def test_one_draw_is_marked_unless_the_gradient_is_known(estimates, label):
+    assert budget_of(PGD(3), 1, estimates)["label"] == label and budget_of(PGD(3), 5, True)["label"] is None
 
 
 def test_a_budget_is_spent_in_every_way_that_divides_it():

@@ -56,7 +56,7 @@ def _remark(document: Document) -> None:
         )
         if needed["capped"]:
             remark("    ", "it needs more to be exact: set `eot` in the attack")
-    if any(row["label"] for row in document["results"]):
+    if any(row["label"] for row in document["results"]) and not document["args"].get("budget"):
         remark("warn", "an attack on one draw follows its noise: leave out `eot=1`", "yellow")
     saved, versus = document["saved"], document["versus"]
     if saved is not None and (saved["outside"] or saved["healed"]):

@@ -9,22 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from stochx import attacks
 from stochx.catalog import ATTACKS
 from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
-from stochx.engine.expectation import IMAGES, Draws, needed_draws
-from stochx.engine.gradients import logits
+from stochx.engine.expectation import Draws
 from stochx.engine.io.data import Data
 from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.stochastic import at_scale, noise_layers
-from stochx.engine.realisation import is_reproducible
+from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import StochxError, UsageError, storable
+from stochx.errors import storable
 from stochx.loading import Loaded
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.curve import draw_curves
@@ -32,6 +28,7 @@ from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._curve import describe_curves, describe_gate, judge_gate
 from stochx.runs._networks import class_index, data_sources, open_network
+from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
 from stochx.runs._results import (
     Record,
     earlier_records,
@@ -47,20 +44,12 @@ from stochx.runs.watch import Watch
 from stochx.settings import Attack
 from stochx.settings.attack import Point
 from stochx.tasks.attack import Attacked, attack, joined
-from stochx.tasks.batches import Failed, Source, read_all
+from stochx.tasks.batches import Failed, Source
 from stochx.tasks.checks import CHECKED, check_evaluation
 from stochx.tasks.correct_images import Check
 from stochx.tasks.robustness import compare, summarise
 
 Attacks = Mapping[str, attacks.Attack]
-
-REALISATIONS = 5  # seeds of the noise under which a network is attacked whose noise the attacker knows
-ONE_DRAW = "one draw"  # marks an attack that follows the gradients of single draws
-ESTIMANDS = {
-    "secret": "a random draw",
-    "known": f"a draw that the attacker knows, mean of {REALISATIONS} seeds",
-    "off": "noise off",
-}
 
 
 @dataclass(frozen=True)
@@ -93,14 +82,9 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     names = [name for name in (settings.model, settings.versus) if name is not None]
     networks = {name: open_network(name, settings, runtime.device) for name in names}
     source = None if settings.source is None else open_network(settings.source, settings, runtime.device).model
-    first = networks[settings.model].model
-    if settings.points[0].noise is not None and not noise_layers(first):
-        raise UsageError(
-            f"`{settings.model}` has no noise layers whose degree could be swept",
-            "make a student with `stochx distill`, or use `--sweep eps=...`",
-        )
     models = {name: loaded.model for name, loaded in networks.items()}
-    _check_noise(settings, models)
+    first = models[settings.model]
+    check_noise(settings, models)
     data, sample = take(unseen_data(settings.data, models), settings, settings.data)
     with runtime.scope():
         seen = [(name, model, data_sources(data, settings.data, model)) for name, model in models.items()]
@@ -117,7 +101,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
         if not world.leads:
             return Outcome(None, exit_code(rows, failed))
         raise_lone_failure(rows, failed)
-        with watch.progress("checking"), at_scale(first, 0.0 if settings.randomness == "off" else 1.0):
+        with watch.progress("checking"), at_scale(first, degree_of(settings)):
             verdicts = _check(settings, methods, first, data, rows, _checked_part(settings, parts).needed.draws)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
@@ -157,13 +141,12 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     ]
     saved: dict[int, Saved] = {}
     keep = _keeper(case, folder, ball, file_names(names), saved, draws=settings.figure and world.leads)
-    degree = 1.0 if case.point.noise is None else case.point.noise
     known = settings.randomness == "known"
     with (
-        at_scale(model, 0.0 if settings.randomness == "off" else degree),
+        at_scale(model, degree_of(settings, case.point.noise)),
         watch.progress("attacking", -(-len(sources) // world.size)) as advance,
     ):
-        needed = Draws(1) if known else _needed_draws(model, sources, ball, settings.seed)
+        needed = Draws(1) if known else draws_of_a_gradient(model, sources, ball, settings.seed)
 
         def report(results: Sequence[Any], count: int) -> None:
             folder.append(_records(results, saved))
@@ -193,35 +176,6 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     records = merge_records(before, _records(results, saved))
     rows = _rows(case, records, noisy, needed) if world.leads and records else []
     return Part(folder, records, failed, rows, needed)
-
-
-def _needed_draws(model: Classifier, sources: Sequence[Source], ball: Ball, seed: int) -> Draws:
-    """Measure how many draws a gradient needs, on the first images."""
-    items = [item for item in read_all(sources, range(min(IMAGES, len(sources)))) if not isinstance(item, StochxError)]
-    if model.noise == "none" or not items:
-        return Draws(1)
-    x = torch.stack([item.image for item in items]).to(model.mean)
-    return needed_draws(model, x, torch.tensor([item.label for item in items], device=x.device), ball, seed)
-
-
-def _check_noise(settings: Attack, models: Mapping[str, Classifier]) -> None:
-    """Raise `UsageError` for settings of the noise that a network does not have."""
-    for name, model in models.items():
-        if settings.budget is not None and model.noise == "none":
-            raise UsageError(f"`{name}` is deterministic: its gradients need one draw", "leave out `--budget`")
-        if settings.randomness == "off" and not noise_layers(model):
-            raise UsageError(f"`{name}` has no noise layers to turn off", "leave out `--randomness off`")
-        if settings.randomness != "known":
-            continue
-        if model.noise == "none":
-            raise UsageError(f"`{name}` is deterministic: there is no noise to know", "leave out `--randomness known`")
-        side = model.preparation.crop
-        x = torch.rand(2, model.mean.shape[1], side, side, device=model.mean.device)
-        if not is_reproducible(lambda x=x, model=model: logits(model, x)):  # type: ignore[misc]
-            raise UsageError(
-                f"`{name}` does not draw its noise from torch's generators, whose seed an attacker could know",
-                "leave out `--randomness known`",
-            )
 
 
 def _records(results: Sequence[Any], saved: Mapping[int, Saved]) -> list[Record]:
@@ -262,25 +216,14 @@ def _rows(case: Case, records: Sequence[Record], noisy: bool, needed: Draws) -> 
     where: Record = {"model": settings.model, "eps": point.eps, "norm": settings.norm, "degree": point.noise}
     where["typed"] = point.text
     rows = summarise(records, list(case.methods), noisy, settings.target is not None)
-    estimand = ESTIMANDS[settings.randomness] if case.model.noise != "none" else None
+    estimand = estimand_of(settings, case.model)
     return [
         where
         | dataclasses.asdict(row)
         | {"estimand": estimand}
-        | _budget(case.methods.get(row.attack), noisy, 1 if settings.randomness == "known" else needed.draws)
+        | budget_of(case.methods.get(row.attack), needed.draws, noisy and settings.randomness == "secret")
         for row in rows
     ]
-
-
-def _budget(method: Any, noisy: bool, draws: int) -> Document:
-    """Return an attack's settings, as it ran; the worst case over all attacks has none of its own."""
-    if method is None:
-        return {"steps": None, "eot": None, "restarts": None, "label": None, "parameters": None}
-    parameters = dataclasses.asdict(method)
-    if "eot" in parameters:
-        parameters["eot"] = parameters["eot"] or draws
-    budget = {key: parameters.get(key) for key in ("steps", "eot", "restarts")}
-    return budget | {"label": ONE_DRAW if noisy and budget["eot"] == 1 else None, "parameters": parameters}
 
 
 def _labelled_sources(settings: Attack, model: Classifier, data: Data) -> list[Source]:
@@ -297,8 +240,7 @@ def _check(
     ball = Ball(max(point.eps for point in settings.points), settings.norm)
     sources = _labelled_sources(settings, model, data.limited(CHECKED))
     full, secret = settings.checks == "full", settings.randomness == "secret"
-    eot = draws if secret else 1
-    return check_evaluation(model, methods, sources, ball, rows, settings.seed, eot, full=full, secret=secret)
+    return check_evaluation(model, methods, sources, ball, rows, settings.seed, draws, full=full, secret=secret)
 
 
 def _checked_part(settings: Attack, parts: Sequence[Part]) -> Part:
