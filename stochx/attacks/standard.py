@@ -41,8 +41,8 @@ class Standard:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, context: Context) -> Attempt:
         if ball.norm == "l1":
             raise UsageError(
-                "`standard` does not support the norm `l1`, as DeepFool and Square do not",
-                "use `--norm linf` or `--norm l2`, or the attack `rand`",
+                "`standard` does not support the norm `l1`, as DeepFool does not",
+                "use `--norm linf` or `--norm l2`, or the attack `autoattack`",
             )
         classes = logits(model, x[:1]).shape[1]
         attacks: dict[str, Attack] = {

@@ -17,6 +17,7 @@ from stochx.engine.world import World
 from stochx.errors import InputError, UsageError, suggest
 from stochx.loading import Given, Loaded, open_model
 from stochx.runs._samples import Sample, count_trained, sample_of, take, unseen_data
+from stochx.runs.document import Document
 from stochx.runs.watch import Watch
 from stochx.settings.groups import Description, Images, Network
 from stochx.tasks.batches import Source
@@ -25,6 +26,17 @@ from stochx.tasks.batches import Source
 def open_network(text: str, settings: Network, device: torch.device) -> Loaded:
     """Load a network, and what is known of it."""
     return open_model(text, given(settings, settings.arch), device)
+
+
+def identify(loaded: Loaded) -> Document:
+    """Identify a network: its architecture, the hash of its file, and its own noise."""
+    model, facts = loaded.model, {fact.name: fact.value for fact in loaded.facts}
+    return {
+        "arch": model.arch,
+        "sha256": facts.get("sha256"),
+        "noise": model.noise,
+        "noises": model.noises or None,
+    }
 
 
 def given(settings: Description, arch: str | None) -> Given:

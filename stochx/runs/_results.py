@@ -20,7 +20,7 @@ from stochx.runs.watch import Watch
 from stochx.settings.base import Settings
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Machine
-from stochx.tasks.batches import Failed
+from stochx.tasks.batches import Failed, Source
 
 log = logging.getLogger("stochx")
 
@@ -71,6 +71,15 @@ def earlier_records(folder: RunFolder, names: Sequence[str]) -> list[Record]:
         if index is not None:
             records.append(record | {"index": index})
     return records
+
+
+def labelled_records(folder: RunFolder, model: Classifier, sources: Sequence[Source]) -> list[Record]:
+    """Return the same for labelled images, without those whose label was mended since."""
+    return [
+        record
+        for record in earlier_records(folder, [source.name for source in sources])
+        if model.classes[record["label"]] == sources[record["index"]].true
+    ]
 
 
 def merge_records(before: Sequence[Record], new: Sequence[Record], methods: Sequence[str] = ()) -> list[Record]:

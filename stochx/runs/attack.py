@@ -27,13 +27,13 @@ from stochx.reports.curve import draw_curves
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._curve import describe_curves, describe_gate, judge_gate
-from stochx.runs._networks import class_index, data_sources, open_network
+from stochx.runs._networks import class_index, data_sources, identify, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
 from stochx.runs._results import (
     Record,
-    earlier_records,
     exit_code,
     inference_facts,
+    labelled_records,
     make_document,
     merge_records,
     open_folder,
@@ -132,15 +132,11 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     ball = Ball(case.point.eps, settings.norm)
     sources = _labelled_sources(settings, model, case.data)
     source = None if case.source is None else in_order_of(model, case.source, str(settings.source))
-    names = [source.name for source in sources]
     folder = open_folder(settings, world)
-    before = [  # without those of images whose label was mended
-        record
-        for record in earlier_records(folder, names)
-        if model.classes[record["label"]] == sources[record["index"]].true
-    ]
+    before = labelled_records(folder, model, sources)
     saved: dict[int, Saved] = {}
-    keep = _keeper(case, folder, ball, file_names(names), saved, draws=settings.figure and world.leads)
+    files = file_names([source.name for source in sources])
+    keep = _keeper(case, folder, ball, files, saved, draws=settings.figure and world.leads)
     known = settings.randomness == "known"
     with (
         at_scale(model, degree_of(settings, case.point.noise)),
@@ -262,7 +258,10 @@ def _details(
             "degree": [point.noise for point in points],
             "typed": [point.text for point in points],
         },
-        "models": [_identify(name, loaded, settings.draws) for name, loaded in networks.items()],
+        "models": [
+            {"model": name} | identify(loaded) | {"draws": settings.draws if loaded.model.noise != "none" else 1}
+            for name, loaded in networks.items()
+        ],
         "expectation": [
             {"model": part.rows[0]["model"], "eps": part.rows[0]["eps"], "degree": part.rows[0]["degree"]}
             | dataclasses.asdict(part.needed)
@@ -282,19 +281,6 @@ def _saved(parts: Sequence[Part]) -> Document:
     """Count the images that this run and those that it continues have saved, and what rounding changed."""
     saved = [record["saved"] for part in parts for record in part.records if "saved" in record]
     return {"images": len(saved)} | {key: sum(facts[key] for facts in saved) for key in ("outside", "healed")}
-
-
-def _identify(name: str, loaded: Loaded, draws: int) -> Document:
-    """Identify a network: as typed, its architecture, the hash of its file, and how its noise is drawn."""
-    model, facts = loaded.model, {fact.name: fact.value for fact in loaded.facts}
-    return {
-        "model": name,
-        "arch": model.arch,
-        "sha256": facts.get("sha256"),
-        "noise": model.noise,
-        "noises": model.noises or None,
-        "draws": draws if model.noise != "none" else 1,
-    }
 
 
 def _identify_data(name: str, records: Sequence[Record]) -> Document:

@@ -18,12 +18,12 @@ from stochx.errors import UsageError
 from stochx.loading import Loaded
 from stochx.reports.certificates import draw_certified
 from stochx.runs import Document, Outcome
-from stochx.runs._networks import data_sources, open_network
+from stochx.runs._networks import data_sources, identify, open_network
 from stochx.runs._results import (
     Record,
-    earlier_records,
     exit_code,
     inference_facts,
+    labelled_records,
     make_document,
     merge_records,
     open_folder,
@@ -107,11 +107,7 @@ def _radii(settings: Certify, smoothing: Smoothing) -> Sequence[float]:
 def _records(settings: Certify, case: Case, world: World, watch: Watch) -> tuple[list[Record], list[Failed]]:
     """Certify the images that an earlier run has not, and return the records of all, and what failed."""
     model, sources, folder = case.model, case.sources, case.folder
-    before = [  # without those of images whose label was mended
-        record
-        for record in earlier_records(folder, [source.name for source in sources])
-        if model.classes[record["label"]] == sources[record["index"]].true
-    ]
+    before = labelled_records(folder, model, sources)
     with watch.progress("certifying", -(-len(sources) // world.size)) as advance:
 
         def report(results: Sequence[Any], count: int) -> None:
@@ -135,21 +131,10 @@ def _row(settings: Certify, row: Any) -> Record:
 def _details(settings: Certify, loaded: Loaded, smoothing: Smoothing, records: Sequence[Record]) -> Document:
     """Return what identifies the certificates, and what was concluded."""
     return {
-        "network": _identify(loaded),
+        "network": identify(loaded),
         "smoothing": _describe(smoothing),
         "overview": dataclasses.asdict(overview(records)) if records else None,
         "gate": _gate(settings, records),
-    }
-
-
-def _identify(loaded: Loaded) -> Document:
-    """Identify the network: its architecture, the hash of its file, and its own noise."""
-    model, facts = loaded.model, {fact.name: fact.value for fact in loaded.facts}
-    return {
-        "arch": model.arch,
-        "sha256": facts.get("sha256"),
-        "noise": model.noise,
-        "noises": model.noises or None,
     }
 
 
