@@ -184,7 +184,7 @@ def test_a_gate_may_ask_for_any_radius(asked, on, value):
         (("-a", "fmn", "--curve", "--sweep", "eps=0,0.1"), "do not go together", "leave out one"),
         (("-a", "fmn", "--curve", "--judge", "last"), "--judge last", "leave out one"),
         (("--fail-under", "0.4@4/255"), "asks for a radius that is not attacked", "`--eps 4/255`"),
-        (("--fail-under", "0.4@"), "is not a number", "--eps"),
+        (("--fail-under", "0.4@"), "is not a number", "`--fail-under 0.4@8/255`"),
         (("--fail-under", "high"), "is not an accuracy", "0.4@4/255"),
         (("-a", "fmn", "--curve", "--fail-under", "1.4@4/255"), "too large", "0 to 1"),
         (("-a", "fmn", "--curve", "--fail-under", "0.4@4"), "above 1", "4/255"),

@@ -47,15 +47,7 @@ def _remark(document: Document) -> None:
         if check["verdict"] != "ok":
             remark("    ", check["advice"])
     for needed in document["expectation"]:
-        where = f"`{needed['model']}`" + ("" if needed["degree"] is None else f" at degree {needed['degree']:.4g}")
-        found = f"follows {needed['draws']} draws (cosine to the mean gradient: {needed['agreement']:.2f})"
-        remark(
-            "warn" if needed["capped"] else "ok  ",
-            f"a gradient of {where} {found}",
-            COLOURS["warn" if needed["capped"] else "ok"],
-        )
-        if needed["capped"]:
-            remark("    ", "it needs more to be exact: set `eot` in the attack")
+        _remark_draws(needed)
     if any(row["label"] for row in document["results"]) and not document["args"].get("budget"):
         remark("warn", "an attack on one draw follows its noise: leave out `eot=1`", "yellow")
     saved, versus = document["saved"], document["versus"]
@@ -69,6 +61,16 @@ def _remark(document: Document) -> None:
         gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
         statistics = f"{gap}, p = {versus['p']:.2g}, n = {versus['n']}"
         remark("worst case, first minus second:", f"{statistics}: {verdict}")
+
+
+def _remark_draws(needed: Document) -> None:
+    """Say how many draws of the network's noise a gradient needs."""
+    where = f"`{needed['model']}`" + ("" if needed["degree"] is None else f" at degree {needed['degree']:.4g}")
+    verdict, more = ("warn", "more than ") if needed["capped"] else ("ok", "")
+    found = f"{needed['draws']} draws (cosine of their mean to the true one: {needed['agreement']:.2f})"
+    remark(f"{verdict:4}", f"a gradient of {where} needs {more}{found}", COLOURS[verdict])
+    if needed["capped"]:
+        remark("    ", "attacks take no more unless you set their `eot`")
 
 
 def _median(curve: Document) -> str:

@@ -116,7 +116,7 @@ class Attack(Network, Limited, Batches, RunFiles):
             return (Point(str(self.eps), radius(self.eps, self.norm)),)
         name, values = _axis(self.sweep)
         if name == "eps":
-            points = [Point(text, radius(text, self.norm)) for text in values]
+            points = [Point(text, radius(text, self.norm, "--sweep eps=")) for text in values]
         else:
             points = [Point(text, radius(self.eps, self.norm), _degree(self.sweep, text)) for text in values]
         if len({(point.eps, point.noise) for point in points}) < len(points):
@@ -142,6 +142,10 @@ class Attack(Network, Limited, Batches, RunFiles):
         if self.versus is not None and self.sweep is not None:
             raise UsageError("`--versus` and `--sweep` do not go together", "leave out one of them")
         points, asked = self.points, self.gate
+        if self.randomness == "off" and points[0].noise is not None:
+            raise UsageError(
+                f"`--sweep {self.sweep}` and `--randomness off` do not go together", "sweep to a degree of 0 instead"
+            )
         if asked is not None and asked.eps not in (None, *(point.eps for point in points)) and not self.curve:
             eps = str(self.fail_under).partition("@")[2]
             raise UsageError(

@@ -11,7 +11,7 @@ from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import FailOn
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Limited, Network
-from stochx.settings.values import Number
+from stochx.settings.values import Number, fraction
 
 WIDEST = 5.0  # sigma in pixel units; 1 buries an image already
 
@@ -135,10 +135,9 @@ class Certify(Network, Limited, Batches, RunFiles):
 
 def _number(text: str, option: str, example: str, most: float = float("inf")) -> float:
     """Read a number, or a fraction as typed, that is not negative and at most `most`."""
-    top, slash, bottom = text.partition("/")
     try:
-        value = float(top) / float(bottom) if slash else float(top)
-    except (ValueError, ZeroDivisionError):
+        value = fraction(text)
+    except ValueError:
         value = -1.0
     if not 0 <= value <= most or value == float("inf"):
         kind = "a number from 0 to 1" if most == 1 else "a number that is not negative"

@@ -17,23 +17,32 @@ Number = str | float
 """A number, or a fraction as typed: `"8/255"`."""
 
 
-def radius(eps: Number, norm: Norm) -> float:
-    """Read a radius; one that looks like a slip raises `UsageError` with what may have been meant."""
-    text = str(eps)
+def fraction(text: str) -> float:
+    """Read a number, or a fraction as typed, such as `8/255`; raises `ValueError` for what is neither."""
     top, slash, bottom = text.partition("/")
+    if not slash:
+        return float(top)
+    if not float(bottom):
+        raise ValueError("a fraction of zero")
+    return float(top) / float(bottom)
+
+
+def radius(eps: Number, norm: Norm, option: str = "--eps ") -> float:
+    """Read a radius, typed after `option`; what looks like a slip raises `UsageError` with what may have been meant."""
+    text = str(eps)
     try:
-        value = float(top) / float(bottom) if slash else float(top)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"`--eps {text}` is not a number", f"write `--eps {USUAL[norm]}`") from None
+        value = fraction(text)
+    except ValueError:
+        raise UsageError(f"`{option}{text}` is not a number", f"write `{option}{USUAL[norm]}`") from None
     if not 0 <= value < float("inf"):
-        raise UsageError(f"`--eps {text}` is not a radius", "it must be a number and not negative")
+        raise UsageError(f"`{option}{text}` is not a radius", "it must be a number and not negative")
     if norm == "linf" and value > 1:
-        hint = f"did you mean `--eps {text}/255`?" if value < 256 and not slash else "pixels lie in [0, 1]"
-        raise UsageError(f"`--eps {text}` is above 1, the whole range of a pixel", hint)
-    if norm != "linf" and slash and bottom.strip() == "255" and value < 0.25:
+        hint = f"did you mean `{option}{text}/255`?" if value < 256 and "/" not in text else "pixels lie in [0, 1]"
+        raise UsageError(f"`{option}{text}` is above 1, the whole range of a pixel", hint)
+    if norm != "linf" and text.partition("/")[2].strip() == "255" and value < 0.25:
         raise UsageError(
-            f"`--eps {text}` is a radius for linf, not for {norm}",
-            f"a usual one is `--eps {USUAL[norm]}`; write `--eps {value:.4g}` if you mean it",
+            f"`{option}{text}` is a radius for linf, not for {norm}",
+            f"a usual one is `{option}{USUAL[norm]}`; write `{option}{value:.4g}` if you mean it",
         )
     return value
 
@@ -60,7 +69,7 @@ def gate(text: str, norm: Norm) -> Gate:
     if not 0 <= bound <= 1:
         size = "small" if bound < 0 else "large"
         raise UsageError(f"`--fail-under {text}` is too {size}", "use a number from 0 to 1")
-    return Gate(bound, radius(eps, norm) if at else None)
+    return Gate(bound, radius(eps, norm, f"--fail-under {number}@") if at else None)
 
 
 def share(text: str, option: str) -> float:
