@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import AttackState
 from stochx.engine.ascent import loss_gradient, loss_value
-from stochx.engine.losses import Goal, Loss, margin, probability, probability_margin
+from stochx.engine.losses import Goal, Loss, largest_other, logit_of, margin, probability, probability_margin
 from stochx.engine.threat import Ball
 
 
@@ -81,7 +81,7 @@ class PMA:
 
 def of_label(logits: Tensor, goal: Goal) -> Tensor:
     """Return p(y)."""
-    return probability(_logit(logits, goal.y) - logits.logsumexp(1))
+    return probability(logit_of(logits, goal.y) - logits.logsumexp(1))
 
 
 def of_all_others(logits: Tensor, goal: Goal) -> Tensor:
@@ -91,13 +91,8 @@ def of_all_others(logits: Tensor, goal: Goal) -> Tensor:
 
 def of_rival(logits: Tensor, goal: Goal) -> Tensor:
     """Return p(target), or the largest probability of another class than y."""
-    others = logits.scatter(1, goal.y[:, None], -torch.inf).amax(1)
-    rival = others if goal.target is None else _logit(logits, goal.target)
+    rival = largest_other(logits, goal.y) if goal.target is None else logit_of(logits, goal.target)
     return probability(rival - logits.logsumexp(1))
-
-
-def _logit(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes[:, None]).squeeze(1)
 
 
 FIRST: tuple[Loss, Loss] = (of_all_others, of_rival)

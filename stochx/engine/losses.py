@@ -61,14 +61,14 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
     Above 0 the image is misclassified, or classified as the target.
     """
     if goal.target is not None:
-        return _logit(logits, goal.target) - _others(logits, goal.target)
-    return _others(logits, goal.y) - _logit(logits, goal.y)
+        return logit_of(logits, goal.target) - largest_other(logits, goal.target)
+    return largest_other(logits, goal.y) - logit_of(logits, goal.y)
 
 
 def gap(logits: Tensor, goal: Goal) -> Tensor:
     """Return the target's logit, or the largest other one, minus y's."""
-    other = _others(logits, goal.y) if goal.target is None else _logit(logits, goal.target)
-    return other - _logit(logits, goal.y)
+    other = largest_other(logits, goal.y) if goal.target is None else logit_of(logits, goal.target)
+    return other - logit_of(logits, goal.y)
 
 
 def dlr(logits: Tensor, goal: Goal) -> Tensor:
@@ -98,8 +98,8 @@ def probability_margin(logits: Tensor, goal: Goal) -> Tensor:
     to 1, its gradient is that of the logarithm, which is near that of the logit margin: p itself has a gradient of
     1e-43 at a margin of 100.
     """
+    rival = largest_other(logits, goal.y) if goal.target is None else logit_of(logits, goal.target)
     others = logits.scatter(1, goal.y[:, None], -torch.inf)
-    rival = others.amax(1) if goal.target is None else _logit(logits, goal.target)
     return probability(torch.logaddexp(rival, others.logsumexp(1)) - logits.logsumexp(1))
 
 
@@ -111,12 +111,13 @@ def kl(logits: Tensor, goal: Goal) -> Tensor:
     return F.kl_div(logits.log_softmax(1), goal.reference, reduction="none").sum(1)
 
 
-def _others(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return the largest logit of any other class."""
+def largest_other(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the largest logit of any other class than that of each image."""
     return logits.scatter(1, classes[:, None], -torch.inf).amax(1)
 
 
-def _logit(logits: Tensor, classes: Tensor) -> Tensor:
+def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the logit of a class of each image."""
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
