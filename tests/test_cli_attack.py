@@ -191,7 +191,8 @@ def test_stochastic_networks_are_attacked_over_many_draws_and_one_draw_is_marked
     assert many["backwards"] == 3 * many["eot"] and {row["estimand"] for row in (many, one, worst)} == {"a random draw"}
     shown = stochx(*words, "--checks", "none", "-o", "shown", cwd=place)
     assert "pgd:steps=3,eot=1 (one draw)" in shown.stdout and "an attack on one draw follows its noise" in shown.stderr
-    spent = stochx("attack", "noisy:net", *THIRTY, "--budget", 20, *words[-3:], "--checks", "none", "-o", "b", cwd=place)
+    budget = ("--budget", 20, *words[-3:], "--checks", "none")
+    spent = stochx("attack", "noisy:net", *THIRTY, *budget, "-o", "spent", cwd=place)
     assert "pgd:steps=20,eot=1 (one draw)" in spent.stdout and "leave out `eot=1`" not in spent.stderr
 
 

@@ -109,6 +109,13 @@ def test_an_image_that_is_wrong_without_an_attack_has_distance_0():
     assert distances(other, verdict, x, Ball(0.1), x, verdict, None) == [0.0, None, None, None, None, None]
 
 
+def test_images_of_the_target_class_stay_correct_at_every_radius():
+    _, x, y, judge = binary(6)
+    targeted = replace(judge, target=torch.ones_like(y))
+    clean = targeted.verdict(x, "clean")
+    assert {*y.tolist()} == {0, 1} and distances(targeted, clean, x, Ball(0.1), x, clean, None) == [None] * 6
+
+
 def test_a_curve_is_a_step_function_of_the_distances():
     curve = Curve.of(records((0.0, 0.0), (0.3, 0.1), (0.1, None), (None, 0.4), (None, None)))
     assert curve.distances == [0.0, 0.1, 0.1, 0.4, INF]

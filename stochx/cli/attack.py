@@ -55,7 +55,8 @@ def _remark(document: Document) -> None:
         outside = f"{saved['outside']} of {saved['images']} images out of the ball"
         remark("warn", f"rounding to 8 bits took {outside} and made {saved['healed']} correct again", "yellow")
     for curve in document["curve"] or ():
-        remark("curve", f"{_median(curve)}, n = {curve['n']}: {curve['model']}")
+        name = "" if versus is None else f": {curve['model']}"
+        remark("curve", f"{_median(curve, 'target' in document['args'])}, n = {curve['n']}{name}")
     if versus is not None:
         verdict = "not significant" if versus["p"] >= 0.05 else "significant at 5 %"
         gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
@@ -73,12 +74,13 @@ def _remark_draws(needed: Document) -> None:
         remark("    ", "attacks take no more unless you set their `eot`")
 
 
-def _median(curve: Document) -> str:
-    """Say how far the nearest misclassified points are."""
+def _median(curve: Document, targeted: bool) -> str:
+    """Say how far the nearest misclassified points are, or those of the target class."""
+    fate = "reach the target class" if targeted else "are misclassified"
     if curve["median"] is None:
-        return "less than half of the images are misclassified at any radius"
+        return f"less than half of the images {fate} at any radius"
     pixels = f" ({255 * curve['median']:.2f}/255)" if curve["norm"] == "linf" else ""
-    return f"half of the images are misclassified within {curve['median']:.4g}{pixels} in {curve['norm']}"
+    return f"half of the images {fate} within {curve['median']:.4g}{pixels} in {curve['norm']}"
 
 
 VIEW = View(_columns, _remark)

@@ -133,8 +133,10 @@ def along(x: Tensor, through: Tensor, ball: Ball) -> Tensor:
 
 
 def misclassified(judge: Judge, verdict: Verdict) -> Tensor:
-    """Return a mask (N,), on the CPU, of what most draws misclassify, or classify as the target."""
-    return verdict.right < 0.5 if judge.target is None else verdict.hit > 0.5
+    """Return a mask (N,), on the CPU, of what most draws misclassify, or classify as a target that is not its class."""
+    if judge.target is None:
+        return verdict.right < 0.5
+    return (verdict.hit > 0.5) & (judge.y != judge.target).cpu()
 
 
 def distances(
