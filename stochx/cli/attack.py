@@ -25,7 +25,11 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("attack", lambda row: f"{row['attack']} ({row['label']})" if row["label"] else row["attack"]),
         interval("clean", "clean", "clean_low", "clean_high"),
         interval("robust", "robust", "low", "high"),
-        number("success", "{:.4f}", note="share of the clean accuracy that is lost"),
+        number(
+            "success",
+            "{:.4f}",
+            note="share of the clean accuracy that is lost (with `--target`: of the images that reach it)",
+        ),
         *(column for key, column in optional.items() if any(row[key] is not None for row in rows)),
         number("n"),
         *([EOT] if any(row["estimand"] for row in rows) else []),
