@@ -110,7 +110,8 @@ def test_images_of_one_folder_are_shown_without_it_on_a_terminal_alone(monkeypat
             attack.VIEW,
             [
                 {"model": "n", "eps": 0.1, "typed": "0.1", "degree": None, "attack": "fgsm", "success": 0.5, "n": 9}
-                | {"vote": None, "robust_off": None, "forwards": 1.0, "seconds": 0.1}
+                | {"vote": None, "robust_off": None, "forwards": 1.0, "backwards": 1.0, "seconds": 0.1}
+                | {"estimand": None, "label": None}
                 | dict.fromkeys(("clean", "clean_low", "clean_high", "robust", "low", "high"), 0.5)
             ],
             ["success: share of the clean accuracy that is lost"],
@@ -120,7 +121,8 @@ def test_images_of_one_folder_are_shown_without_it_on_a_terminal_alone(monkeypat
 )
 def test_a_terminal_says_what_the_numbers_mean(view, rows, notes, monkeypatch):
     file = terminal(monkeypatch, 300)
-    document = {"results": rows, "checks": [], "saved": None, "versus": None}
+    document = {"results": rows, "args": {}, "checks": [], "expectation": [], "saved": None, "versus": None}
+    document["curve"] = None
     output.show(document, view, as_json=False, quiet=False)
     assert all(any(note in line for line in plain(file)) for note in notes)
     file.truncate(0)
