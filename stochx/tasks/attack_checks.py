@@ -15,7 +15,7 @@ from stochx.tasks.planted import FOUND, TASKS, UNREADY, Planted, in_two_classes,
 
 JUDGING = 32  # draws of a stochastic network that judge the same attack with more draws
 MORE = 4  # times the draws of the strongest attack, with which it is repeated
-FEWEST = 16  # images on which it is repeated at least
+FEWEST = 8  # images on which it is repeated at least
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
 GAIN = 0.02  # additional drop of accuracy by another attack above which an attack is weak
 CHANCE = 0.05  # p-value below which it is so by more than chance
