@@ -185,13 +185,13 @@ def check_expectation(
     few, many = (
         some.verdict_under(replace(attack, eot=count), text, JUDGING).right.tolist() for count in (draws, MORE * draws)
     )
-    gain = mean_difference([a - b for a, b in zip(few, many, strict=True)])
-    significant = gain.mean > GAIN and gain.low > 0
+    falls = [a - b for a, b in zip(few, many, strict=True)]
+    gain, chance = mean_difference(falls), paired_p(falls) / 2  # one-sided: more draws are not expected to do harm
     return Check(
         name="expectation",
-        verdict="fail" if significant else "warn" if gain.mean > GAIN else "ok",
+        verdict="ok" if not gain.mean > GAIN else "fail" if chance < CHANCE else "warn",
         text=f"with gradients over {MORE * draws} draws instead of {draws} the accuracy under `{text}` falls by "
-        f"{gain.mean:.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {gain.n} images",
+        f"{gain.mean:.3f} ({gain.low:+.3f} to {gain.high:+.3f}, p = {chance:.2g}) on {gain.n} images",
         advice="more draws still help the attack: increase `eot` until the result is stable",
         value=gain.mean,
     )
