@@ -238,7 +238,7 @@ def test_radii_stand_on_the_axis_as_they_were_typed():
 
 def test_examples_name_the_true_and_the_predicted_class():
     x = torch.zeros(1, 3, 4, 4)
-    outcome = Outcome(0.0, 0.0, False, None, 2, -1.0, 0.1, 0.7, 1, 0, 3)
+    outcome = Outcome(0.0, 0.0, False, None, 2, -1.0, 0.1, 0.7, 1, 0, 3, 3)
     record = AttackRecord(0, "a", 0, 1.0, True, None, 0, 1.0, {"fgsm": outcome}, 0.0, "fgsm")
     words = texts(attacks._example_figure(Attacked(x, {"fgsm": x + 0.1}, [record]), CLASSES))
     assert "true: cat\npredicted: cat" in words and "predicted: owl" in words and "× 5" in words

@@ -84,6 +84,8 @@ def test_the_sites_of_an_architecture_are_its_layers(arch, side, convolutions, l
         "layer-input": layers,
         "penultimate": 1,
         "weight": layers,
+        "first-weight": 1,
+        "norms": norms,
     }
     assert {site: len(sites(model, site)) for site in SITES} == wanted
 
@@ -112,7 +114,7 @@ def test_a_site_that_a_network_lacks_is_refused_with_those_it_has():
     model = torchvision("squeezenet1_1", 32)
     with pytest.raises(InputError, match="matches site `after-bn`") as error:
         install_noise(model, "learn2perturb:site=after-bn")
-    there = "before-bn, block, stem-and-blocks, input, conv-input, layer-input, penultimate, weight"
+    there = "before-bn, block, stem-and-blocks, input, conv-input, layer-input, penultimate, weight, first-weight"
     assert error.value.hint == f"the network has: {there}" and not noise_layers(model)
     with pytest.raises(InputError, match=r"layers `features\.99`"):
         install_noise(model, "adaptive:layers=features.99")

@@ -46,4 +46,4 @@ class _Gaussian(nn.Module):
         return self.sigma * normal(z, self.share)
 
     def fixed_std(self) -> Tensor:
-        return torch.tensor(self.sigma)
+        return torch.tensor(self.sigma, dtype=torch.float64)

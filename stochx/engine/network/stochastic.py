@@ -108,7 +108,7 @@ class NormalSum(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         add = z.addcmul_ if self.inplace else z.addcmul
-        return add(self.std.to(z.dtype), normal(z, self.share))
+        return add(self.std.to(z), normal(z, self.share))
 
 
 def noise_layers(model: nn.Module) -> list[Noisy]:
