@@ -96,6 +96,27 @@ def test_layers_may_work_in_place_before_in_and_after():
     torch.testing.assert_close(slope, (1 - x.detach().tanh() ** 2) * (coarse(x.detach().tanh()) > 0))
 
 
+def test_a_stand_in_that_works_in_place_changes_no_value():
+    x, layer = random_images(2, 1, 4, 4) - 0.5, stochx.bpda(coarse, nn.ReLU(inplace=True))
+    seen = x.clone().requires_grad_() * 1
+    assert torch.equal(layer(seen), coarse(x)) and torch.equal(seen, x)
+    (slope,) = torch.autograd.grad(layer(seen).sum(), seen)
+    assert torch.equal(slope, (x > 0).float())
+
+
+@pytest.mark.parametrize("backward", [lambda x: 3.0, lambda x: None, lambda x: (x, x)])
+def test_a_stand_in_returns_a_tensor(backward):
+    with pytest.raises(InputError, match="its backward stand-in a "):
+        stochx.bpda(coarse, backward)(torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("parts", [(Plain,), (coarse, nn.Tanh)])
+def test_a_class_is_no_layer(parts):
+    with pytest.raises(InputError, match="is a class, not a layer") as caught:
+        stochx.bpda(*parts)
+    assert caught.value.hint == f"make one: `{parts[-1].__name__}()`"
+
+
 def test_weights_of_the_stand_in_learn_and_those_of_the_layer_do_not():
     layer = stochx.bpda(nn.Linear(3, 3), nn.Linear(3, 3))
     layer(torch.rand(2, 3)).sum().backward()
@@ -292,7 +313,7 @@ def test_a_function_says_which_layers_have_a_stand_in(code, function, name):
     ("function", "message", "hint"),
     [
         ("typo", "has no layer `parts.quantize`", "did you mean `parts.quantise`?"),
-        ("shape", "returns (3, 3, 16, 16), its backward stand-in (3, 1, 16, 16)", "have the shape of the layer's"),
+        ("shape", "returns (3, 3, 16, 16), its backward stand-in (3, 1, 16, 16)", "have the same shape"),
         ("breaks", "fails at own_defence.py:16: KeyError: 'key'", "mend its code"),
         ("number", "`backward` of `bpda` is of type int", "the identity stands in"),
         ("a_list", "is a list", '{"layer": backward}'),

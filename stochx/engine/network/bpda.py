@@ -23,6 +23,8 @@ def bpda(module: Layer, backward: Layer | None = None) -> nn.Module:
     `module` get no gradients. Raises `InputError` for what cannot be called; the layer, when it runs, for other shapes.
     """
     for name, part in (("module", module), ("backward", backward)):
+        if isinstance(part, type):
+            raise InputError(f"`{name}` of `bpda` is a class, not a layer", f"make one: `{part.__name__}()`")
         if not callable(part) and (part is not None or name == "module"):
             raise InputError(
                 f"`{name}` of `bpda` is of type {type(part).__name__}, and cannot be called",
@@ -44,15 +46,16 @@ class StandIn(nn.Module):
         """Return `module(x)`; in training and attacks, with the gradient of the stand-in."""
         if not torch.is_grad_enabled() and not self.smooth:
             return self.module(x)
-        smooth = x if self.stand_in is None else self.stand_in(x)
+        smooth = x if self.stand_in is None else self.stand_in(x.clone())  # both may work in place
         if self.smooth:
             return smooth
         with torch.no_grad():
-            exact = self.module(x.clone())  # it may work in place
-        if smooth.shape != exact.shape:
+            exact = self.module(x.clone())
+        shapes = _shape(exact), _shape(smooth)
+        if not isinstance(exact, Tensor) or shapes[0] != shapes[1]:
             raise InputError(
-                f"the layer of `bpda` returns {tuple(exact.shape)}, its backward stand-in {tuple(smooth.shape)}",
-                "give a `backward` whose outputs have the shape of the layer's",
+                f"the layer of `bpda` returns {shapes[0]}, its backward stand-in {shapes[1]}",
+                "give two functions from a tensor to a tensor, whose outputs have the same shape",
             )
         return cast(Tensor, _Swap.apply(smooth, exact))
 
@@ -64,6 +67,11 @@ class StandIn(nn.Module):
     def name(self) -> str:
         """The name of what stands in."""
         return "the identity" if self.stand_in is None else _name(self.stand_in)
+
+
+def _shape(output: object) -> str:
+    """Return the shape of a tensor, or the type of anything else, as text."""
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
 class _Swap(torch.autograd.Function):
