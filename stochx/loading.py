@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Given:
 
 
 def load_model(  # noqa: PLR0913  # as many as there are things to tell
-    text: str,
+    text: str | os.PathLike[str],
     *,
     arch: str | None = None,
     mean: Sequence[float] | None = None,
@@ -83,7 +84,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     for each image. The other arguments tell what these do not, see `Given`. Raises `InputError` or
     `UsageError` with a remedy for what cannot be loaded.
     """
-    return open_model(text, Given(arch, mean, std, size, classes), device).model
+    return open_model(os.fspath(text), Given(arch, mean, std, size, classes), device).model
 
 
 @plain_modes()

@@ -80,7 +80,7 @@ def test_shapes_of_large_networks_are_recognised(name):
 )
 def test_bare_weights_of_our_own_are_recognised(name, tmp_path):
     save_file(MODELS.make(name)(10).network.state_dict(), tmp_path / "w.safetensors")
-    assert load_model(str(tmp_path / "w.safetensors")).arch == name
+    assert load_model(tmp_path / "w.safetensors").arch == name
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
