@@ -110,6 +110,8 @@ def test_resume_finishes_what_is_there_and_may_ask_for_other_radii(run, place):
     assert (place / "part" / "records.jsonl").read_text().startswith(kept)
     assert done["results"] == [row for row in run["results"] if row["radius"] == 0.05]
     assert done["overview"] == run["overview"]
+    fewer = json.loads(stochx(*again, "--resume", "--limit", 4, cwd=place).stdout)
+    assert fewer["overview"] != run["overview"] and "limit = 4" in (place / "part" / "config.toml").read_text()
     other = stochx(*again, "--resume", "--alpha", "0.01", cwd=place)
     assert other.returncode == 2 and "was run with `alpha` `0.001`" in other.stderr
 

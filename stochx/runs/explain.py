@@ -79,7 +79,6 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     document = make_document(settings, watch, machine, rows, failed)
     document["sample"] = dataclasses.asdict(sample)
     if rows:
-        folder.begin()
         folder.finish(rows, document)
     return Outcome(document, exit_code(rows, failed))
 

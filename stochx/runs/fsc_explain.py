@@ -64,7 +64,6 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
         raise_lone_failure(rows, failed)
         document = make_document(settings, watch, machine_facts(settings), rows, failed)
     if rows:
-        folder.begin()
         folder.finish(rows, document)
     return Outcome(document, exit_code(rows, failed))
 

@@ -235,7 +235,6 @@ def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Re
 
 
 def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:
-    folder.begin()
     folder.finish(records, document)
     if case.settings.figure:
         strips, files = folder.folder / "strips", file_names(case.names)

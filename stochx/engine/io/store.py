@@ -174,6 +174,7 @@ class RunFolder:
 
     def finish(self, records: Iterable[Mapping[str, object]], result: Mapping[str, object]) -> None:
         """Write all records in order, and the result; called by the leading rank after the others are done."""
+        self.begin()  # a resumed run with nothing left to do has settings of its own too
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_text(self.folder / "records.jsonl", lines)
         for part in self.folder.glob("records-*.jsonl"):
