@@ -55,6 +55,7 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
     loaded = open_network(settings.model, settings, runtime.device)
     model, name = loaded.model, settings.data
     smoothing = _smoothing(settings, model)
+    _check_gate(settings, smoothing)
     data, sample = take(unseen_data(name, {settings.model: model}), settings, name)
     with runtime.scope():
         seen = [(settings.model, model, data_sources(data, name, model))]
@@ -94,6 +95,17 @@ def _smoothing(settings: Certify, model: Classifier) -> Smoothing:
         )
     layer, sigma = own
     return Smoothing(tuple(sigma.tolist()), settings.selection, settings.draws, settings.alpha, instead_of=layer)
+
+
+def _check_gate(settings: Certify, smoothing: Smoothing) -> None:
+    """Raise `UsageError` for a gate that no network can pass, before images are certified."""
+    gate = settings.gate
+    if gate is not None and gate.bound > 0 and gate.radius > smoothing.largest:
+        raise UsageError(
+            f"`--fail-under {settings.fail_under}`: {smoothing.draws} draws certify a radius of "
+            f"{smoothing.largest:.4f} at most",
+            "use a smaller radius, or more `--draws`",
+        )
 
 
 def _radii(settings: Certify, smoothing: Smoothing) -> Sequence[float]:

@@ -104,11 +104,9 @@ class Certify(Network, Limited, Batches, RunFiles):
         """The bound of `--fail-under`."""
         if self.fail_under is None:
             return None
-        bound, at, where = self.fail_under.partition("@")
-        if not at:
-            raise UsageError(
-                f"`--fail-under {self.fail_under}` names no radius", f"write `--fail-under {self.fail_under}@0.25`"
-            )
+        bound, _, where = self.fail_under.partition("@")
+        if not where:
+            raise UsageError(f"`--fail-under {self.fail_under}` names no radius", f"write `--fail-under {bound}@0.25`")
         return Gate(_number(bound, "--fail-under", "0.4@0.25", most=1), _number(where, "--fail-under", "0.4@0.25"))
 
     def check(self) -> None:
@@ -140,6 +138,6 @@ def _number(text: str, option: str, example: str, most: float = float("inf")) ->
     except ValueError:
         value = -1.0
     if not 0 <= value <= most or value == float("inf"):
-        kind = "a number from 0 to 1" if most == 1 else "a number that is not negative"
+        kind = "a number from 0 to 1" if most == 1 else "a number of at least 0"
         raise UsageError(f"`{text.strip()}` in `{option}` is not {kind}", f"write `{option} {example}`")
     return value
