@@ -24,7 +24,7 @@ class RNA:
     judged on another: they measure transfer between two draws.
     """
 
-    replaces: ClassVar[bool] = True  # draws replace the value: there is no network without noise
+    replaces: ClassVar[bool] = True  # each draw replaces the value, so that the noise cannot be turned off
 
     chance: float = 0.5  # probability of the norm by image
     layers: str = "*"  # patterns of layer names to add noise to, joined by +

@@ -22,13 +22,13 @@ class RPF:
         w_random ~ N(0, 1 / k^2),  w_learned <- w / ((std(w) + 1e-5) k)
 
     for kernels of k x k pixels, with the std of each filter; all images of a forward pass share one draw. The mean
-    of a random filter is 0, so that there is no network without the noise and no degree. A student of a teacher has
-    to be trained before it is of use. The published accuracies come from attacks that keep one draw, judged on
+    of a random filter is 0, so that the noise can be neither scaled nor turned off. A student has to be trained before
+    it is of any use. The published accuracies come from attacks that keep one draw, judged on
     another: they measure transfer between two draws. Under EOT the network is less robust than plain adversarial
     training.
     """
 
-    replaces: ClassVar[bool] = True  # draws replace the value: there is no network without noise
+    replaces: ClassVar[bool] = True  # each draw replaces the value, so that the noise cannot be turned off
 
     random: float = 0.75  # share of the filters that are drawn
     layers: str = "*"  # patterns of layer names to add noise to, joined by +

@@ -71,8 +71,10 @@ def estimand_of(settings: Attack, model: Classifier) -> str | None:
 
 def draws_of_a_gradient(model: Classifier, sources: Sequence[Source], ball: Ball, seed: int) -> Draws:
     """Measure how many draws of the network's noise a gradient needs, on the first images."""
+    if model.noise == "none":
+        return Draws(1)
     items = [item for item in read_all(sources, range(min(IMAGES, len(sources)))) if not isinstance(item, StochxError)]
-    if model.noise == "none" or not items:
+    if not items:
         return Draws(1)
     x = torch.stack([item.image for item in items]).to(model.mean)
     return needed_draws(model, x, torch.tensor([item.label for item in items], device=x.device), ball, seed)

@@ -93,8 +93,8 @@ def measure(
 ) -> tuple[Estimate, Estimate | None]:
     """Return the test accuracy of a random draw (a mean over `draws` per image), and without noise.
 
-    The latter is None where there is no network without noise. The ranks share the draws. `report` counts every image
-    in each draw.
+    The latter is None where the noise cannot be turned off. The ranks share the draws. `report` counts every image in
+    each draw.
     """
 
     def right(draw: int) -> list[bool]:

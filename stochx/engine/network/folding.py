@@ -64,14 +64,14 @@ def _noises_as_sums(graph: fx.GraphModule) -> None:
         z, noise = node.args if node.target is torch.add and len(node.args) == 2 else (None, None)
         if not isinstance(z, fx.Node) or not isinstance(noise, fx.Node) or noise.args != (z,) or len(noise.users) > 1:
             continue
+        (scale,) = node.kwargs.values() or (1,)
         module: Any = modules.get(str(noise.target)) if noise.op == "call_module" else None
         std = module.fixed_std() if hasattr(module, "fixed_std") else None
         if std is None:
             continue
-        options: dict[str, Any] = dict(node.kwargs)
         alone = calls(z, modules, nn.Conv2d) and len(z.users) == 2
         name = f"sum_of_{noise.name}"
-        graph.add_submodule(name, NormalSum(options.get("alpha", 1) * std, module.share, inplace=alone))
+        graph.add_submodule(name, NormalSum(scale * std, module.share, inplace=alone))
         with graph.graph.inserting_before(node):
             call = graph.graph.call_module(name, (z,))
         call.meta = dict(node.meta)

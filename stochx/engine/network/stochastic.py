@@ -3,8 +3,8 @@
 A noise layer is a module that returns a zero-mean deviation, which is added to a value: `z + scale * noise(z)`. So the
 degree of stochasticity has the same meaning for all: 0 is the network without noise, 2 doubles every deviation.
 
-Some noises have no such mean: their module says `replaces = True`, and returns the whole value. Then there is no
-network without noise, and no degree.
+Some noises have no such mean: their module says `replaces = True`, and returns the whole value. They can be neither
+scaled nor turned off.
 """
 
 from __future__ import annotations
