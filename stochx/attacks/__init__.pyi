@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 from torch import Tensor, nn
+from stochx.engine.judging import Judge as Judge
 from stochx.engine.seeds import Key as Key
 from stochx.engine.threat import Ball as Ball
 from stochx.engine.threat import Norm as Norm
@@ -31,6 +32,13 @@ class Context:
     source: nn.Module | None = None
     judge_any: bool = True
     eot: int = 1
+
+    @classmethod
+    def judged_by(cls, judge: Judge, keys: Sequence[Key], eot: int=1) -> Context:
+        """Return the context of an attack on the judge's images: it judges every point, or draws if it is noisy."""
+        if judge.noisy:
+            return cls(keys, judge.target, pick=judge.score, eot=eot)
+        return cls(keys, judge.target, wrong=judge.wrong, eot=eot)
 
 @dataclass(frozen=True)
 class Attempt:

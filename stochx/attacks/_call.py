@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args, overload
 
 from torch import Tensor, nn
@@ -94,14 +95,8 @@ def _context(given: Arguments, y: Tensor, target: Tensor | None, ball: Ball, sou
     """Return a context in which the network judges: at every point, or by draws if it is stochastic."""
     noisy = given.noise != "none"
     judge = Judge(given.model, y, target, DRAWS, 0, "/".join(map(str, given.keys)), noisy)
-    return Context(
-        keys=given.keys,
-        target=target,
-        wrong=None if judge.noisy else judge.wrong,
-        pick=judge.score if judge.noisy else None,
-        source=source,
-        eot=needed_draws(given.model, given.x[:IMAGES], y[:IMAGES], ball, 0).draws if noisy else 1,
-    )
+    eot = needed_draws(given.model, given.x[:IMAGES], y[:IMAGES], ball, 0).draws if noisy else 1
+    return replace(Context.judged_by(judge, given.keys, eot), source=source)
 
 
 def _checked_eps(eps: object, norm: object) -> float:

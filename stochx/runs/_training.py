@@ -27,8 +27,8 @@ from stochx.runs._results import Record, open_folder
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
 from stochx.settings.distill import Distill
-from stochx.settings.groups import Epochs, Fitting
 from stochx.settings.train import Train
+from stochx.settings.training import Epochs, Fitting
 from stochx.tasks.objectives import Adversarial
 from stochx.tasks.train import Trained, TrainingSplit, validation
 

@@ -10,7 +10,7 @@ from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision, Randomness
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Batches, Limited, Network
+from stochx.settings.groups import Classified
 from stochx.settings.values import Gate, Number, gate, radius
 
 MOST_POINTS = 1000  # of a sweep
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Network, Limited, Batches, RunFiles):
+class Attack(Classified, RunFiles):
     """Attack a network in a ball around every image, and look for signs that its robust accuracy cannot be believed.
 
     Examples:
@@ -40,18 +40,6 @@ class Attack(Network, Limited, Batches, RunFiles):
 
     command: ClassVar[str] = "attack"
 
-    model: Annotated[
-        str,
-        Option(
-            WHAT,
-            "Weights, a torchvision name, timm:NAME or package.module:factory.",
-            metavar="MODEL",
-            positional=True,
-        ),
-    ]
-    data: Annotated[
-        str, Option(WHAT, "Labelled images: a data set, folder, zip or npz.", family="datasets", or_path=True)
-    ] = "cifar10"
     versus: Annotated[str | None, Option(WHAT, "Second network to compare with.", metavar="MODEL")] = None
     source: Annotated[str | None, Option(WHAT, "Network that `transfer` crafts its examples on.", metavar="MODEL")] = (
         None

@@ -7,10 +7,10 @@ from math import floor, log2
 from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
-from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
+from stochx.settings.base import METHOD, OUTPUT, RUN, Option
 from stochx.settings.choices import FailOn
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Batches, Limited, Network
+from stochx.settings.groups import Classified
 from stochx.settings.values import Number, fraction
 
 WIDEST = 5.0  # sigma in pixel units; 1 buries an image already
@@ -25,7 +25,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Network, Limited, Batches, RunFiles):
+class Certify(Classified, RunFiles):
     """Certify the radius around every image in which no perturbation changes the vote under Gaussian noise.
 
     Examples:
@@ -36,18 +36,6 @@ class Certify(Network, Limited, Batches, RunFiles):
 
     command: ClassVar[str] = "certify"
 
-    model: Annotated[
-        str,
-        Option(
-            WHAT,
-            "Weights, a torchvision name, timm:NAME or package.module:factory.",
-            metavar="MODEL",
-            positional=True,
-        ),
-    ]
-    data: Annotated[
-        str, Option(WHAT, "Labelled images: a data set, folder, zip or npz.", family="datasets", or_path=True)
-    ] = "cifar10"
     sigma: Annotated[
         Number | None,
         Option(

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 from stochx.settings.base import METHOD, RUN, WHAT, Option
 from stochx.settings.choices import Init, Precision
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Description, Epochs
+from stochx.settings.groups import Description
+from stochx.settings.training import Epochs
 
 
 @dataclass(frozen=True, kw_only=True)

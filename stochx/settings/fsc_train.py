@@ -9,7 +9,8 @@ from stochx.errors import UsageError
 from stochx.settings.base import METHOD, RUN, WHAT, Option
 from stochx.settings.choices import Optimizer, Precision, Schedule
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Episodes, Fitting, check_episodes
+from stochx.settings.groups import Episodes, check_episodes
+from stochx.settings.training import Fitting
 
 USUAL_INTERVAL = 100  # episodes
 

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, WHAT, Option
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Description, Epochs
+from stochx.settings.groups import Description
+from stochx.settings.training import Epochs
 
 
 @dataclass(frozen=True, kw_only=True)

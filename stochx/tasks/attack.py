@@ -158,15 +158,7 @@ def _attack_batch(
     places = (places if judge.target is None else places & (judge.y != judge.target)).nonzero().flatten()
     keys = [f"{judge.seed}/{items[n][1].key}" for n in places.tolist()]
     chosen = judge[places]
-    context = Context(
-        keys=keys,
-        target=chosen.target,
-        wrong=None if judge.noisy else chosen.wrong,
-        pick=chosen.score if judge.noisy else None,
-        source=source_model,
-        judge_any=judge_any,
-        eot=eot,
-    )
+    context = replace(Context.judged_by(chosen, keys, eot), source=source_model, judge_any=judge_any)
     adversarial, outcomes, seconds, choices = {}, {}, {}, {}
     for name, method in attacks.items():
         start = time.perf_counter()

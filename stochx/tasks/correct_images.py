@@ -54,12 +54,7 @@ class CorrectImages:
     def verdict_under(self, attack: Attack, name: str, draws: int, ball: Ball | None = None) -> Verdict:
         """Return the verdict of fresh draws on the attacked images; `name` seeds the attack."""
         judge = Judge(self.model, self.y, None, draws, self.seed, "checks", self.model.noise != "none")
-        context = Context(
-            self.keys,
-            wrong=None if judge.noisy else judge.wrong,
-            pick=judge.score if judge.noisy else None,
-            eot=self.eot,
-        )
+        context = Context.judged_by(judge, self.keys, self.eot)
         with seeded(self.seed, "checks", name):
             attempt = attack(self.model, self.x, self.y, ball or self.ball, context)
         return judge.verdict(attempt.x, "judge")

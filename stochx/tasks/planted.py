@@ -75,12 +75,7 @@ def planted(
         judge = Judge(model, label, None, JUDGED, seed, "planted", model.noise != "none")
         exists = judge.verdict(points, "planted").right
         met = (exists < 0.5) & (judge.verdict(field.x, "clean").right > 0.5)  # through all that follows the last layer
-        context = Context(
-            field.keys,
-            wrong=None if judge.noisy else judge.wrong,
-            pick=judge.score if judge.noisy else None,
-            eot=eot,
-        )
+        context = Context.judged_by(judge, field.keys, eot)
         with seeded(seed, "planted", "attack"):
             attempt = attack(model, field.x, label, ball, context)
         right = judge.verdict(attempt.x, "judge").right
