@@ -162,6 +162,18 @@ def test_the_radius_of_a_stochastic_network_is_where_most_draws_are_wrong():
     torch.testing.assert_close(along(x, nearest, Ball(0.4)), x - 0.4)
 
 
+def test_a_nearest_point_lies_far_enough_beyond_the_boundary_for_every_rounding():
+    model, x, y, judge = binary()
+    points = x.clone().requires_grad_()
+    out = model(points)
+    z = out[:, 1] - out[:, 0]
+    (w,) = torch.autograd.grad(z.sum(), points)
+    touching = x - (z.detach() / w.square().sum((1, 2, 3))).view(-1, 1, 1, 1) * w * (1 + 1e-9)  # just past the boundary
+    nearest = nearest_on_ray(judge, x, touching)
+    shy = x + (nearest - x) * (1 - 1e-4)  # a thousand roundings of float32
+    assert (model(shy).argmax(1) != y).all() and not (model(x + (touching - x) * (1 - 1e-4)).argmax(1) != y).any()
+
+
 def test_a_wrong_point_moves_inwards_and_a_right_one_outwards():
     model, x, y, judge = binary(5)
     slope = torch.autograd.functional.jacobian(lambda z: model(z).diff(dim=1).sum(), x).sign()

@@ -53,6 +53,8 @@ def judge_gate(settings: Attack, rows: Sequence[Row], records: Sequence[Record])
     return {"on": settings.fail_on, "eps": eps, "bound": gate.bound, "value": value, "missed": missed}
 
 
-def describe_gate(gate: Document) -> str:
-    """Say that a gate was missed, and where."""
-    return f"robust accuracy {gate['value']:.4f} ({gate['on']}) at eps {gate['eps']:.4g} is below {gate['bound']:g}"
+def describe_gate(settings: Attack, gate: Document) -> str:
+    """Say that a gate was missed, and at which radius, as it was typed."""
+    last = settings.points[-1]
+    eps = str(settings.fail_under).partition("@")[2] or (last.text if last.noise is None else settings.eps)
+    return f"robust accuracy {gate['value']:.4f} ({gate['on']}) at eps {eps} is below {gate['bound']:g}"

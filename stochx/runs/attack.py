@@ -112,7 +112,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
     code = exit_code(rows, failed) or (4 if invalid else 3 if missed else 0)
-    return Outcome(document, code, (describe_gate(gate),) if missed else ())
+    return Outcome(document, code, (describe_gate(settings, gate),) if missed else ())
 
 
 def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:
