@@ -109,7 +109,7 @@ def test_a_missed_gate_is_code_3(place):
     common = ("attack", "net.safetensors", *FAST, "--eps", "16/255", "--no-figure", "--checks", "none")
     missed = stochx(*common, "--fail-under", 0.9, "-o", "missed", "--json", cwd=place)
     assert missed.returncode == 3 and "gate missed: robust accuracy" in missed.stderr
-    assert "at eps 4/255 is below 0.9" in missed.stderr, "the radius stands as it was typed"
+    assert "at eps 16/255 is below 0.9" in missed.stderr, "the radius stands as it was typed"
     assert json.loads(missed.stdout)["gate"]["missed"] is True
     assert stochx(*common, "--fail-under", 0.0, "--fail-on", "lower", "-o", "kept", cwd=place).returncode == 0
 

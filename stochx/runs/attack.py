@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
-from stochx.errors import storable
-from stochx.loading import Loaded
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.curve import draw_curves
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
-from stochx.runs._curve import describe_curves, describe_gate, judge_gate
-from stochx.runs._networks import class_index, data_sources, identify, open_network
+from stochx.runs._curve import describe_gate
+from stochx.runs._evaluation import Part, describe_evaluation
+from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
 from stochx.runs._results import (
     Record,
@@ -47,7 +45,7 @@ from stochx.tasks.attack import Attacked, attack, joined
 from stochx.tasks.batches import Failed, Source
 from stochx.tasks.checks import CHECKED, check_evaluation
 from stochx.tasks.correct_images import Check
-from stochx.tasks.robustness import compare, summarise
+from stochx.tasks.robustness import summarise
 
 Attacks = Mapping[str, attacks.Attack]
 
@@ -62,17 +60,6 @@ class Case:
     data: Data
     source: Classifier | None
     methods: Attacks
-
-
-@dataclass(frozen=True)
-class Part:
-    """The results of a case, and its run folder."""
-
-    folder: RunFolder
-    records: list[Record]
-    failed: list[Failed]
-    rows: list[Record]
-    needed: Draws
 
 
 def run(settings: Attack, world: World, watch: Watch) -> Outcome:
@@ -105,7 +92,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
             verdicts = _check(settings, methods, first, data, rows, _checked_part(settings, parts).needed.draws)
         document = make_document(settings, watch, inference_facts(settings, first), rows, failed)
     with watch.progress("writing"):
-        document |= _details(settings, networks, parts, verdicts)
+        document |= describe_evaluation(settings, networks, parts, verdicts)
         document["sample"] = dataclasses.asdict(sample)
         _write(settings, parts, document)
     gate = document["gate"]
@@ -243,50 +230,6 @@ def _checked_part(settings: Attack, parts: Sequence[Part]) -> Part:
     """Return the part of the first network at the largest radius, or at the degree of noise nearest to its own."""
     first = list(zip(settings.points, parts, strict=False))
     return max(first, key=lambda at: (at[0].eps, -abs(1 - (at[0].noise if at[0].noise is not None else 1))))[1]
-
-
-def _details(
-    settings: Attack, networks: Mapping[str, Loaded], parts: Sequence[Part], verdicts: Sequence[Check]
-) -> Document:
-    """Return what identifies the evaluation, and what was concluded."""
-    points, records = settings.points, [part.records for part in parts]
-    return {
-        "threat": {
-            "norm": settings.norm,
-            "space": "pixels in [0, 1]",
-            "eps": [point.eps for point in points],
-            "degree": [point.noise for point in points],
-            "typed": [point.text for point in points],
-        },
-        "models": [
-            {"model": name} | identify(loaded) | {"draws": settings.draws if loaded.model.noise != "none" else 1}
-            for name, loaded in networks.items()
-        ],
-        "expectation": [
-            {"model": part.rows[0]["model"], "eps": part.rows[0]["eps"], "degree": part.rows[0]["degree"]}
-            | dataclasses.asdict(part.needed)
-            for part in parts
-            if part.rows and part.needed.agreement is not None
-        ],
-        "dataset": _identify_data(settings.data, records[0]),
-        "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
-        "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
-        "saved": _saved(parts) if settings.save_adversarial else None,
-        "curve": describe_curves(settings, records),
-        "gate": judge_gate(settings, [row for part in parts for row in part.rows], records[0]),
-    }
-
-
-def _saved(parts: Sequence[Part]) -> Document:
-    """Count the images that this run and those that it continues have saved, and what rounding changed."""
-    saved = [record["saved"] for part in parts for record in part.records if "saved" in record]
-    return {"images": len(saved)} | {key: sum(facts[key] for facts in saved) for key in ("outside", "healed")}
-
-
-def _identify_data(name: str, records: Sequence[Record]) -> Document:
-    """Identify images: the hash is over their keys and labels, in order."""
-    lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
-    return {"name": name, "n": len(records), "sha256": hashlib.sha256(storable(lines).encode()).hexdigest()}
 
 
 def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:

@@ -1,0 +1,76 @@
+"""What the document of `stochx attack` says beside its rows: what was evaluated, and what was concluded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stochx.engine.expectation import Draws
+from stochx.engine.io.store import RunFolder
+from stochx.errors import storable
+from stochx.loading import Loaded
+from stochx.runs._curve import describe_curves, judge_gate
+from stochx.runs._networks import identify
+from stochx.runs._results import Record
+from stochx.runs.document import Document
+from stochx.settings import Attack
+from stochx.tasks.batches import Failed
+from stochx.tasks.correct_images import Check
+from stochx.tasks.robustness import compare
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of a case, and its run folder."""
+
+    folder: RunFolder
+    records: list[Record]
+    failed: list[Failed]
+    rows: list[Record]
+    needed: Draws
+
+
+def describe_evaluation(
+    settings: Attack, networks: Mapping[str, Loaded], parts: Sequence[Part], verdicts: Sequence[Check]
+) -> Document:
+    """Return what identifies the evaluation, and what was concluded."""
+    points, records = settings.points, [part.records for part in parts]
+    return {
+        "threat": {
+            "norm": settings.norm,
+            "space": "pixels in [0, 1]",
+            "eps": [point.eps for point in points],
+            "degree": [point.noise for point in points],
+            "typed": [point.text for point in points],
+        },
+        "models": [
+            {"model": name} | identify(loaded) | {"draws": settings.draws if loaded.model.noise != "none" else 1}
+            for name, loaded in networks.items()
+        ],
+        "expectation": [
+            {"model": part.rows[0]["model"], "eps": part.rows[0]["eps"], "degree": part.rows[0]["degree"]}
+            | dataclasses.asdict(part.needed)
+            for part in parts
+            if part.rows and part.needed.agreement is not None
+        ],
+        "dataset": _identify_data(settings.data, records[0]),
+        "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
+        "saved": _saved(parts) if settings.save_adversarial else None,
+        "curve": describe_curves(settings, records),
+        "gate": judge_gate(settings, [row for part in parts for row in part.rows], records[0]),
+    }
+
+
+def _saved(parts: Sequence[Part]) -> Document:
+    """Count the images that this run and those that it continues have saved, and what rounding changed."""
+    saved = [record["saved"] for part in parts for record in part.records if "saved" in record]
+    return {"images": len(saved)} | {key: sum(facts[key] for facts in saved) for key in ("outside", "healed")}
+
+
+def _identify_data(name: str, records: Sequence[Record]) -> Document:
+    """Identify images: the hash is over their keys and labels, in order."""
+    lines = "".join(f"{record['image']} {record['label']}\n" for record in records)
+    return {"name": name, "n": len(records), "sha256": hashlib.sha256(storable(lines).encode()).hexdigest()}
