@@ -29,6 +29,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/attack.py
+	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/certify.py
 	$(BIN)/python benchmarks/distill.py
 	$(BIN)/python benchmarks/fewshot.py
