@@ -16,6 +16,7 @@ LEVELS = {
     "runs": 6,
     "tasks": 5,
     "reports": 5,
+    "tables": 5,
     "loading": 4,
     "ensembles": 4,
     "architectures": 4,

@@ -16,9 +16,10 @@ from PIL import Image
 from rich.console import Console
 from support import stochx
 
-from stochx.cli import attack, explain, output, score
+from stochx.cli import output
 from stochx.cli.preview import preview
-from stochx.cli.table import Column, fit_table
+from stochx.tables import Column, attack, explain, score
+from stochx.tables.layout import fit_table
 from stochx.tasks.explain import Explained, ExplanationRow
 from stochx.wrapping import shorten, width, wrap
 

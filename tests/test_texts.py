@@ -19,13 +19,13 @@ from support import stochx
 
 from stochx import settings
 from stochx.cli import output
-from stochx.cli.output import View, text
 from stochx.engine.io.data import from_arrays
 from stochx.engine.network.header import ClassifierHeader, parse, serialise
 from stochx.errors import InputError, UsageError
 from stochx.loading import load_data
 from stochx.runs import run
 from stochx.runs.document import compose
+from stochx.tables.view import View, text
 
 BYTE = os.fsdecode(b"n\xff.png")  # a name that is not UTF-8
 NET = ("--model", "net.safetensors", "-m", "gradient", "--no-figure")

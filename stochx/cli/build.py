@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,9 @@ from stochx.cli import Stopped, output
 from stochx.cli.complete import completer
 from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
-from stochx.settings import module_of
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.folders import Output, RunFiles
+from stochx.tables import view_of
 
 SPEC = "NAME[:KEY=VALUE,...]"
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
@@ -45,8 +44,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         for gate in outcome.missed:
             output.remark("gate missed:", gate, "yellow")
         if outcome.document is not None:
-            view: output.View = importlib.import_module(f"stochx.cli.{module_of(cls.command)}").VIEW
-            output.show(outcome.document, view, json, quiet)
+            output.show(outcome.document, view_of(cls.command), json, quiet)
             _say_where(chosen, watch.folder, json or quiet)
         raise typer.Exit(outcome.code)
 

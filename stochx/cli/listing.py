@@ -9,9 +9,9 @@ import typer
 from stochx.catalog import FAMILIES
 from stochx.cli import output
 from stochx.cli.build import Include, Json
-from stochx.cli.table import Column
 from stochx.errors import UsageError, suggest
 from stochx.runs.document import compose
+from stochx.tables import Column, View
 
 
 def _names(incomplete: str) -> list[str]:
@@ -55,7 +55,7 @@ def list_(
         rows = [{"name": name, "help": FAMILIES[family].summary(name)} for name in FAMILIES[family]]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]
     columns = [Column(key, lambda row, key=key: str(row[key] or "")) for key in keys]  # type: ignore[misc]
-    output.show(compose("list", {"what": what}, {}, rows), output.View(lambda rows: columns), json, quiet=False)
+    output.show(compose("list", {"what": what}, {}, rows), View(lambda rows: columns), json, quiet=False)
 
 
 def _fields(family: str, entry: str) -> list[dict[str, str | None]]:

@@ -6,18 +6,16 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from stochx.cli.table import Column, Row, fit_table
 from stochx.errors import printable
+from stochx.tables.layout import fit_table
+from stochx.tables.view import Column, Document, Row, Style, View
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from stochx.runs import Document
 
 
 def escape_unprintable() -> None:
@@ -46,43 +44,7 @@ def stderr() -> Console:
     return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True, force_terminal=sys.stderr.isatty())
 
 
-def text(name: str, key: str = "") -> Column:
-    """Make a column of texts from the values under `key`, by default its name."""
-    return Column(name, lambda row: str(row[key or name]))
-
-
-def number(name: str, pattern: str = "{}", key: str = "", note: str = "", minor: bool = False) -> Column:
-    """Make a column of numbers from the values under `key`, empty where they are None."""
-
-    def cell(row: Row) -> str:
-        return "" if row[key or name] is None else pattern.format(row[key or name])
-
-    return Column(name, cell, numeric=True, note=note, minor=minor)
-
-
-def interval(name: str, mean: str, low: str, high: str) -> Column:
-    """Make a column of means with the ends of their intervals; empty where there is none."""
-
-    def text(row: Row) -> str:
-        return "" if row[mean] is None else f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]"
-
-    return Column(name, text, numeric=True)
-
-
-def _silent(document: Document) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class View:
-    """A command's table, and what it remarks on stderr beside it.
-
-    On a terminal `fold` may put several rows into one line, which has columns of its own.
-    """
-
-    columns: Callable[[Sequence[Row]], Sequence[Column]]
-    remark: Callable[[Document], None] = _silent
-    fold: Callable[[Sequence[Row]], tuple[Sequence[Row], Sequence[Column]]] | None = None
+COLOURS: dict[Style, str] = {"": "", "ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
@@ -98,25 +60,25 @@ def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
         sys.stdout.write(json.dumps(document, ensure_ascii=not unicode, allow_nan=False) + "\n")
     elif not stdout().is_terminal:
         _print_lines(rows, view.columns(rows))
-    elif view.fold is None:
-        _print_table(rows, view.columns(rows), quiet)
     else:
-        _print_table(*view.fold(rows), quiet)
+        _print_table(rows, view, quiet)
     sys.stdout.flush()
     if not (as_json or quiet):
-        view.remark(document)
+        for said in view.remarks(document):
+            remark(f"{said.label:4}", said.text, COLOURS[said.style])
 
 
-def _print_table(rows: Sequence[Row], columns: Sequence[Column], quiet: bool) -> None:
+def _print_table(rows: Sequence[Row], view: View, quiet: bool) -> None:
     """Print rows as wide as the terminal, and below them what the numbers mean."""
-    tables, shown = fit_table(rows, columns, stdout().width)
+    lines, columns = view.folded(rows)
+    tables, shown = fit_table(lines, columns, stdout().width)
     for table in tables:
         _print_styled(table.heading, "bold")
         _print_styled(table.body)
     if not quiet:
         notes = "; ".join(f"{column.name}: {column.note}" for column in shown if column.note)
         hidden = ", ".join(column.name for column in columns if column.minor and column not in shown)
-        for line in (notes, f"no room for {hidden}: see `--json`" if hidden else ""):
+        for line in (notes, f"no room for {hidden}: see `--json`" if hidden else "", view.legend(rows)):
             if line:
                 stdout().print(line, style="dim", markup=False)
 

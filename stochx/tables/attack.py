@@ -1,17 +1,10 @@
-"""The table of `stochx attack`, and its remarks: the verdicts of the checks, the comparison, a missed gate."""
+"""The table of `stochx attack`, and its remarks: the verdicts of the checks, the draws, the comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from stochx.cli.output import View, interval, number, remark, text
-from stochx.cli.table import Column, Row
-
-if TYPE_CHECKING:
-    from stochx.runs import Document
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+from stochx.tables.view import Column, Document, Remark, Row, View, interval, number, text
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -45,40 +38,45 @@ EOT = number("eot", note="draws averaged per gradient")
 DEGREE = number("degree", "{:.4g}")
 
 
-def _remark(document: Document) -> None:
+def _remarks(document: Document) -> list[Remark]:
+    remarks = list[Remark]()
     for check in document["checks"]:
-        remark(f"{check['verdict']:4}", check["text"], COLOURS[check["verdict"]])
+        remarks.append(Remark(check["verdict"], check["text"], check["verdict"]))
         if check["verdict"] != "ok":
-            remark("    ", check["advice"])
+            remarks.append(Remark("", check["advice"]))
     for needed in document["expectation"]:
-        _remark_draws(needed)
+        remarks += _draws(needed)
     if any(row["label"] for row in document["results"]) and not document["args"].get("budget"):
-        remark("warn", "an attack on one draw follows its noise: leave out `eot=1`", "yellow")
+        remarks.append(Remark("warn", "an attack on one draw follows its noise: leave out `eot=1`", "warn"))
     saved, versus = document["saved"], document["versus"]
     if saved is not None and (saved["outside"] or saved["healed"]):
         outside = f"{saved['outside']} of {saved['images']} images out of the ball"
-        remark("warn", f"rounding to 8 bits took {outside} and made {saved['healed']} correct again", "yellow")
+        text = f"rounding to 8 bits took {outside} and made {saved['healed']} correct again"
+        remarks.append(Remark("warn", text, "warn"))
     for curve in document["curve"] or ():
         name = "" if versus is None else f": {curve['model']}"
-        remark("curve", f"{_median(curve, 'target' in document['args'])}, n = {curve['n']}{name}")
+        remarks.append(Remark("curve", f"{_median(curve, 'target' in document['args'])}, n = {curve['n']}{name}"))
     if versus is not None:
         verdict = "not significant" if versus["p"] >= 0.05 else "significant at 5 %"
         gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
         statistics = f"{gap}, p = {versus['p']:.2g}, n = {versus['n']}"
-        remark("worst case, first minus second:", f"{statistics}: {verdict}")
+        remarks.append(Remark("worst case, first minus second:", f"{statistics}: {verdict}"))
+    return remarks
 
 
-def _remark_draws(needed: Document) -> None:
+def _draws(needed: Row) -> list[Remark]:
     """Say how many draws of the network's noise a gradient needs."""
     where = f"`{needed['model']}`" + ("" if needed["degree"] is None else f" at degree {needed['degree']:.4g}")
-    verdict, more = ("warn", "more than ") if needed["capped"] else ("ok", "")
     found = f"{needed['draws']} draws (cosine of their mean to the true one: {needed['agreement']:.2f})"
-    remark(f"{verdict:4}", f"a gradient of {where} needs {more}{found}", COLOURS[verdict])
-    if needed["capped"]:
-        remark("    ", "attacks take no more unless you set their `eot`")
+    if not needed["capped"]:
+        return [Remark("ok", f"a gradient of {where} needs {found}", "ok")]
+    return [
+        Remark("warn", f"a gradient of {where} needs more than {found}", "warn"),
+        Remark("", "attacks take no more unless you set their `eot`"),
+    ]
 
 
-def _median(curve: Document, targeted: bool) -> str:
+def _median(curve: Row, targeted: bool) -> str:
     """Say how far the nearest misclassified points are, or those of the target class."""
     fate = "reach the target class" if targeted else "are misclassified"
     if curve["median"] is None:
@@ -87,4 +85,4 @@ def _median(curve: Document, targeted: bool) -> str:
     return f"half of the images {fate} within {curve['median']:.4g}{pixels} in {curve['norm']}"
 
 
-VIEW = View(_columns, _remark)
+VIEW = View(_columns, _remarks)

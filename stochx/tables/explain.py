@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.cli.output import View, number, text
-from stochx.cli.table import Column, Row
+from stochx.tables.view import Column, Row, View, number, text
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:

@@ -1,6 +1,6 @@
 """The table of `stochx train`."""
 
-from stochx.cli.output import View, interval, number, text
+from stochx.tables.view import View, interval, number, text
 
 VIEW = View(
     lambda rows: [

@@ -1,5 +1,5 @@
 """The table of `stochx info`."""
 
-from stochx.cli.output import View, text
+from stochx.tables.view import View, text
 
 VIEW = View(lambda rows: [text("what", "name"), text("value"), text("source")])

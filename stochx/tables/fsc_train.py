@@ -1,6 +1,6 @@
 """The table of `stochx fsc-train`."""
 
-from stochx.cli.output import View, number, text
+from stochx.tables.view import View, number, text
 
 VIEW = View(
     lambda rows: [

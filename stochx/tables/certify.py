@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from stochx.cli.output import View, interval, number, remark
-from stochx.cli.table import Column, Row
-
-if TYPE_CHECKING:
-    from stochx.runs import Document
+from stochx.tables.view import Column, Document, Remark, Row, View, interval, number
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -22,25 +17,27 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _remark(document: Document) -> None:
+def _remarks(document: Document) -> list[Remark]:
     overview, smoothing = document["overview"], document["smoothing"]
     if overview is None:
-        return
+        return []
     noise = f"{'own ' if smoothing['own'] else ''}noise of sigma {_sigma(smoothing['sigma'])}"
     n = document["results"][0]["n"]
-    remark(
-        "average certified radius:",
-        f"{overview['acr']:.4f} in L2, a mean over all {n} images; {smoothing['draws']} draws of {noise} certify "
-        f"{smoothing['largest']:.4f} at most",
-    )
-    remark("abstained:", f"{overview['abstained']:.4f} of the images")
+    mean = f"{overview['acr']:.4f} in L2, a mean over all {n} images"
+    most = f"{smoothing['draws']} draws of {noise} certify {smoothing['largest']:.4f} at most"
+    remarks = [
+        Remark("average certified radius:", f"{mean}; {most}"),
+        Remark("abstained:", f"{overview['abstained']:.4f} of the images"),
+    ]
     if overview["clean"] is not None:
         ends = f"[{overview['clean_low']:.3f}, {overview['clean_high']:.3f}]"
-        remark("without noise:", f"accuracy {overview['clean']:.4f} {ends}; this is another classifier")
+        text = f"accuracy {overview['clean']:.4f} {ends}; this is another classifier"
+        remarks.append(Remark("without noise:", text))
+    return remarks
 
 
 def _sigma(sigma: float | list[float]) -> str:
     return f"{sigma:.4g}" if isinstance(sigma, float) else ", ".join(f"{value:.4g}" for value in sigma)
 
 
-VIEW = View(_columns, _remark)
+VIEW = View(_columns, _remarks)

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from stochx.errors import printable
+from stochx.tables.view import Column, Row
 from stochx.wrapping import longest_piece, width, wrap
 
-Row = Mapping[str, Any]
 GAP = 2  # spaces between columns
 NARROWEST = 14  # places below which no name is broken, if it has no joint
 INTERVAL = re.compile(r" (?=[\[±])")  # where a number with its interval may break
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a result table: its heading, and the text of a row's cell.
-
-    `note` says what the numbers mean. A `minor` column is left out where a terminal has no room for it.
-    """
-
-    name: str
-    cell: Callable[[Row], str]
-    numeric: bool = False
-    note: str = ""
-    minor: bool = False
 
 
 @dataclass(frozen=True)

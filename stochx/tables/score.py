@@ -1,16 +1,11 @@
-"""The table of `stochx score`: on a terminal a line for each method and a column for each metric."""
+"""The table of `stochx score`: for people a line for each method and a column for each metric."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from stochx.cli.output import View, number, stdout, text
-from stochx.cli.table import Column, Row
-
-if TYPE_CHECKING:
-    from stochx.runs import Document
+from stochx.tables.view import Column, Row, View, number, text
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
@@ -59,10 +54,9 @@ def _interval(row: Row) -> str:
     return f" ± {high - mean:.3g}" if symmetric else f" [{low:.3g}, {high:.3g}]"
 
 
-def _remark(document: Document) -> None:
-    if stdout().is_terminal and any(row["best"] for row in document["results"]):
-        claim = "* best: every paired difference to it has p < 0.05 (sign-flip test, Holm over all pairs)"
-        stdout().print(claim, style="dim")
+def _legend(rows: Sequence[Row]) -> str:
+    claim = "* best: every paired difference to it has p < 0.05 (sign-flip test, Holm over all pairs)"
+    return claim if any(row["best"] for row in rows) else ""
 
 
-VIEW = View(_columns, _remark, _fold)
+VIEW = View(_columns, fold=_fold, legend=_legend)

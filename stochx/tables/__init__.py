@@ -1,0 +1,19 @@
+"""Tables: what a document says as text, for terminals, pipes, Markdown and reports. Nothing here imports torch.
+
+A file a command, with its columns and remarks in `VIEW`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from stochx.settings import module_of
+from stochx.tables.view import Column, Document, Remark, Row, View
+
+__all__ = ["Column", "Document", "Remark", "Row", "View", "view_of"]
+
+
+def view_of(command: str) -> View:
+    """Return the view of a command, by its name as typed."""
+    view: View = importlib.import_module(f"stochx.tables.{module_of(command)}").VIEW
+    return view

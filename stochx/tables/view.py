@@ -1,0 +1,83 @@
+"""The view of a command: the columns of its table, and what is remarkable beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Document = Mapping[str, Any]
+"""The JSON object of a run."""
+Style = Literal["", "ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a result table: its heading, and the text of a row's cell.
+
+    `note` says what the numbers mean. A `minor` column is left out where a terminal has no room for it.
+    """
+
+    name: str
+    cell: Callable[[Row], str]
+    numeric: bool = False
+    note: str = ""
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A line beside the table: what it is about, and what it says; without a label it continues the one before."""
+
+    label: str
+    text: str
+    style: Style = ""
+
+
+def _no_remarks(document: Document) -> Sequence[Remark]:
+    return ()
+
+
+def _no_legend(rows: Sequence[Row]) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A command's table, and the remarks on its document.
+
+    For people `fold` may put several rows into one line, which has columns of its own; `legend` explains its signs.
+    """
+
+    columns: Callable[[Sequence[Row]], Sequence[Column]]
+    remarks: Callable[[Document], Sequence[Remark]] = _no_remarks
+    fold: Callable[[Sequence[Row]], tuple[Sequence[Row], Sequence[Column]]] | None = None
+    legend: Callable[[Sequence[Row]], str] = _no_legend
+
+    def folded(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Column]]:
+        """Return the lines and the columns of the table for people."""
+        return (rows, self.columns(rows)) if self.fold is None else self.fold(rows)
+
+
+def text(name: str, key: str = "") -> Column:
+    """Make a column of texts from the values under `key`, by default its name."""
+    return Column(name, lambda row: str(row[key or name]))
+
+
+def number(name: str, pattern: str = "{}", key: str = "", note: str = "", minor: bool = False) -> Column:
+    """Make a column of numbers from the values under `key`, empty where they are None."""
+
+    def cell(row: Row) -> str:
+        return "" if row[key or name] is None else pattern.format(row[key or name])
+
+    return Column(name, cell, numeric=True, note=note, minor=minor)
+
+
+def interval(name: str, mean: str, low: str, high: str) -> Column:
+    """Make a column of means with the ends of their intervals; empty where there is none."""
+
+    def text(row: Row) -> str:
+        return "" if row[mean] is None else f"{row[mean]:.4f} [{row[low]:.3f}, {row[high]:.3f}]"
+
+    return Column(name, text, numeric=True)
