@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import signal
@@ -14,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_net, shared
+from conftest import ROOT, save_net, shared
 from PIL import Image
 
 from stochx.cli import main
+from stochx.engine.io.store import RunFolder
 from stochx.errors import StochxError
 from stochx.testing.samples import features, make_head
 
@@ -57,6 +59,27 @@ def stochx(*args, cwd=".", env=None):
         log.handlers, log.propagate = handled, propagates
         log.setLevel(level)
     return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def recorded_document(name):
+    """Return the document of a recorded run, with numbers where the recording leaves them out."""
+    text = (ROOT / "tests" / "recorded" / f"{name}.json").read_text(encoding="utf-8")
+    return _filled(json.loads(text)["json"])
+
+
+def _filled(value, key=""):
+    if isinstance(value, dict):
+        return {name: _filled(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part) for part in value]
+    return {"seconds": 1.5, "threads": 1}.get(key, value) if value == "*" else value
+
+
+def write_run(folder, document, records=(), config=None):
+    """Write the folder of a finished run with this document, and return it."""
+    run = RunFolder(folder, document["args"] if config is None else config)
+    run.finish(records, document)
+    return folder
 
 
 def shapes_net(folder):

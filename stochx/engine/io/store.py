@@ -185,7 +185,7 @@ class RunFolder:
 def _read_records(file: Path) -> list[dict[str, Any]]:
     """Return the complete records of a file, without a last line that a crash truncated."""
     records = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").split("\n"):
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records

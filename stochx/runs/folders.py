@@ -1,0 +1,148 @@
+"""Finished runs on the disk: their folder is read and checked, so that what follows can rely on it. No torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stochx.errors import InputError, first_line, printable
+from stochx.runs.document import SCHEMA, Document
+from stochx.settings import COMMANDS
+from stochx.tables import view_of
+
+RESULT, CONFIG, RECORDS = "result.json", "config.toml", "records.jsonl"
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "command": str,
+    "version": str,
+    "args": dict,
+    "results": list,
+    "seconds": (int, float),
+}
+"""Keys that every document has, and the types of their values."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run: its folder, document, settings and records.
+
+    A run over several networks or points, such as `attack --sweep`, has a folder within its own for each of them:
+    these are its `parts`, with records of their own. A document that lies alone has no settings, records or parts.
+    """
+
+    path: Path
+    command: str
+    document: Document
+    config: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    parts: tuple[RunRecord, ...] = ()
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run folder, its result.json, or a document that lies alone; raises `InputError` for anything else."""
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"`{path}` does not exist", "name the folder of a run, or its result.json")
+    if path.name == RESULT:
+        return _read_folder(path.parent)
+    document = _read_document(path)
+    return RunRecord(path, document["command"], document, {}, ())
+
+
+def _read_folder(folder: Path) -> RunRecord:
+    if not (folder / RESULT).is_file():
+        begun = any(folder.glob(RECORDS)) or any(folder.glob(CONFIG))
+        hint = "finish the run with `--resume`" if begun else "name the folder that a command wrote, as `-o` does"
+        raise InputError(f"`{folder}` holds no {RESULT}", hint)
+    document = _read_document(folder / RESULT)
+    parts = sorted(path.parent for path in folder.glob(f"*/{RECORDS}"))
+    return RunRecord(
+        folder,
+        document["command"],
+        document,
+        _read_config(folder / CONFIG),
+        _read_records(folder / RECORDS),
+        tuple(
+            RunRecord(part, document["command"], document, _read_config(part / CONFIG), _read_records(part / RECORDS))
+            for part in parts
+        ),
+    )
+
+
+def _read_document(path: Path) -> Document:
+    """Read a document and check that its command's table can show it."""
+    document = _parse(path, _loads, "JSON")
+    if not isinstance(document, dict) or "schema" not in document:
+        raise InputError(f"`{path}` is not the result of a run", f"name the folder of a run, or its {RESULT}")
+    if document["schema"] != SCHEMA:
+        raise InputError(
+            f"`{path}` has schema `{document['schema']}`, not {SCHEMA}",
+            "another version of stochx wrote it: run the command again with this one",
+        )
+    for key, kind in KINDS.items():
+        if not isinstance(document.get(key), kind):
+            raise InputError(f"`{path}` has no valid `{key}`", "run the command again")
+    if document["command"] not in COMMANDS:
+        raise InputError(f"`{path}` is of an unknown command `{document['command']}`", "update stochx")
+    try:
+        _show(document)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"`{path}` lacks what the table of `stochx {document['command']}` shows: {first_line(error)}",
+            "it was edited, or another version of stochx wrote it: run the command again",
+        ) from None
+    return document
+
+
+def _show(document: Document) -> None:
+    """Make every text that tables show of a document."""
+    view, rows = view_of(document["command"]), document["results"]
+    for lines, columns in ((rows, view.columns(rows)), view.folded(rows)):
+        for column in columns:
+            _ = [column.cell(line) for line in lines]
+    view.remarks(document)
+    view.legend(rows)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """Read the settings of a run; a folder without them has none."""
+    return _parse(path, tomllib.loads, "TOML") if path.is_file() else {}
+
+
+def _read_records(path: Path) -> list[Mapping[str, Any]]:
+    """Read the records of a run; a folder without them has none."""
+    records = (
+        _parse(path, lambda text: [_loads(line) for line in text.split("\n") if line], "JSON") if path.is_file() else []
+    )
+    if not all(isinstance(record, dict) for record in records):
+        raise InputError(f"`{path}` has a line that is not an object", "run the command again")
+    return records
+
+
+def _parse(path: Path, parse: Callable[[str], T], language: str) -> T:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read `{path}`: {error.strerror}", "check the permissions of the file") from None
+    except (ValueError, RecursionError) as error:
+        message = f"`{path}` is not valid {language}: {printable(first_line(error))}"
+        raise InputError(message, "the file is damaged: run the command again") from None
+
+
+def _loads(text: str) -> Any:
+    """Read JSON, where NaN and infinity are no numbers."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _load_lines(text: str) -> list[Any]:
+    """Read JSON lines; `splitlines` would also part them at separators within texts."""
+    return [_loads(line) for line in text.split("\n") if line]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")

@@ -1,0 +1,108 @@
+"""Folders of finished runs are read and checked; whatever else lies there is one clear error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from recorded.cases import RUNS
+from support import recorded_document, refused, write_run
+
+from stochx.runs.folders import read_run
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_result_of_every_command_is_read(name, tmp_path):
+    document = recorded_document(name)
+    run = read_run(write_run(tmp_path / "run", document))
+    assert (run.command, run.document, run.records) == (document["command"], document, [])
+    assert {**run.config} == {key: value for key, value in document["args"].items() if value not in (None, [], "")}
+
+
+def test_records_are_read_whatever_their_names_hold(tmp_path):
+    records = [{"image": name} for name in ("a.png", "line\u2028separator\x85.png", "n\udcff.png")]
+    folder = write_run(tmp_path / "run", recorded_document("explain"), records)
+    assert read_run(folder).records == records
+    assert read_run(folder / "result.json") == read_run(folder)
+
+
+def test_a_run_over_several_points_has_parts(tmp_path):
+    document = recorded_document("attack-eps")
+    write_run(tmp_path, document)
+    (tmp_path / "records.jsonl").unlink()
+    for eps in ("0.1", "0.2"):
+        write_run(tmp_path / f"net-eps={eps}", document, [{"index": 0}], {"eps": eps})
+    run = read_run(tmp_path)
+    assert [(part.config["eps"], part.records) for part in run.parts] == [
+        ("0.1", [{"index": 0}]),
+        ("0.2", [{"index": 0}]),
+    ]
+    assert run.records == []
+
+
+def test_a_document_may_lie_alone(tmp_path):
+    (tmp_path / "old.json").write_text(json.dumps(recorded_document("certify")))
+    run = read_run(tmp_path / "old.json")
+    assert (run.command, run.config, run.records, run.parts) == ("certify", {}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 1}, "has schema `1`, not 2"),
+        ({"command": "\x1b[31mrm"}, "unknown command `\\x1b[31mrm`"),
+        ({"command": ["attack"]}, "no valid `command`"),
+        ({"results": {}}, "no valid `results`"),
+        ({"args": None}, "no valid `args`"),
+        ({"results": [{"model": "n"}]}, "lacks what the table of `stochx attack` shows: 'degree'"),
+        ({"results": [3]}, "lacks what the table"),
+        ({"checks": None}, "lacks what the table"),
+    ],
+)
+def test_a_document_that_is_none_is_named(change, message, tmp_path):
+    folder = write_run(tmp_path / "run", recorded_document("attack") | change, config={})
+    refused(lambda: read_run(folder), message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "is not the result of a run"),
+        ("{}", "is not the result of a run"),
+        ('{"schema": NaN}', "NaN is not a number"),
+        ("[" * 100_000, "is not valid JSON"),
+        (b"\xff", "is not valid JSON"),
+    ],
+)
+def test_a_damaged_result_is_named(text, message, tmp_path):
+    (tmp_path / "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(lambda: read_run(tmp_path), message)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.toml", "eps = ", "config.toml` is not valid TOML"),
+        ("records.jsonl", '{"index": 0}\n{"ind', "records.jsonl` is not valid JSON"),
+        ("records.jsonl", "3\n", "has a line that is not an object"),
+    ],
+)
+def test_a_damaged_file_of_a_folder_is_named(file, text, message, tmp_path):
+    write_run(tmp_path, recorded_document("attack"))
+    (tmp_path / file).write_text(text)
+    refused(lambda: read_run(tmp_path), message)
+
+
+def test_a_folder_without_a_result_says_what_to_do(tmp_path):
+    refused(lambda: read_run(tmp_path / "no"), "does not exist", "name the folder of a run")
+    refused(lambda: read_run(tmp_path), "holds no result.json", "name the folder that a command wrote")
+    (tmp_path / "records.jsonl").write_text("")
+    refused(lambda: read_run(tmp_path), "holds no result.json", "finish the run with `--resume`")
+
+
+def test_reading_a_run_imports_no_torch():
+    code = "import sys, stochx.runs.folders; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
