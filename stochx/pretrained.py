@@ -22,6 +22,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.errors import InputError, UsageError, first_line, suggest
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
+from stochx.installation import install_hint
 from stochx.presets import (
     Declared,
     Preprocessing,
@@ -122,7 +123,7 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise UsageError("`timm:` models need the package timm", "pip install timm huggingface_hub") from None
+        raise UsageError("`timm:` models need the package timm", install_hint("timm")) from None
 
 
 def from_timm(name: str) -> tuple[Classifier, list[Fact]]:

@@ -12,6 +12,7 @@ from planted import encoded, grey, load, plant
 
 from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError
+from stochx.installation import install_hint
 from stochx.presets import imagenet_classes
 
 TENCH, SNAKE, CLIFF = "n01440764", "n01751748", "n09193705"
@@ -206,4 +207,4 @@ def test_a_devkit_without_its_table_or_scipy_says_what_helps(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"meta\.mat` needs the package scipy") as caught:
         load(f"imagenet:root={tmp_path}", "test")
-    assert caught.value.hint.startswith("pip install scipy, or use `LOC_val_solution.csv`")
+    assert caught.value.hint.startswith(f"{install_hint('scipy')}, or use `LOC_val_solution.csv`")

@@ -43,6 +43,7 @@ LEVELS = {
     "checked_entries": 1,
     "declarations": 1,
     "errors": 0,
+    "installation": 0,
     "wrapping": 0,
 }
 FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides", "lessons"}

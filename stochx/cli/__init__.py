@@ -15,6 +15,7 @@ from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
 from stochx.errors import InputError, StochxError, UsageError
+from stochx.installation import clash, overwritten
 
 app = typer.Typer(
     name="stochx",
@@ -105,6 +106,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _stop)
     try:
         _check_working_folder()
+        _check_installation()
         code = app(prog_name="stochx", standalone_mode=False)
         sys.stdout.flush()
     except StochxError as error:
@@ -130,6 +132,11 @@ def _check_working_folder() -> None:
         Path.cwd()
     except FileNotFoundError:
         raise InputError("the working folder no longer exists", "change to another folder") from None
+
+
+def _check_installation() -> None:
+    if overwritten() and (problem := clash()):
+        raise problem
 
 
 def _lower(message: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from stochx.engine.io.images import open_file
 from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError, printable
+from stochx.installation import install_hint
 
 MAX_BYTES = 2**20  # largest annotation file
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -111,7 +112,7 @@ def _meta(path: Path) -> dict[str, str]:
         matlab = importlib.import_module("scipy.io")
     except ImportError:
         raise InputError(
-            f"reading `{printable(path)}` needs the package scipy", f"pip install scipy, or {hint}"
+            f"reading `{printable(path)}` needs the package scipy", f"{install_hint('scipy')}, or {hint}"
         ) from None
     with open_file(path) as file:
         try:

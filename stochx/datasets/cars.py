@@ -11,6 +11,7 @@ from stochx.datasets import Split
 from stochx.datasets._domain import class_folders, folder_of, listed
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
+from stochx.installation import install_hint
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def _matlab(file: Path, name: str) -> Any:
     try:
         loadmat = importlib.import_module("scipy.io").loadmat
     except ImportError:
-        raise InputError(f"reading `{printable(file)}` needs the package scipy", "pip install scipy") from None
+        raise InputError(f"reading `{printable(file)}` needs the package scipy", install_hint("scipy")) from None
     try:
         return loadmat(file, squeeze_me=True)[name]
     except Exception as error:  # malicious bytes make the parser raise almost anything
