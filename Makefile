@@ -1,22 +1,35 @@
-# `make demo` and `make test` set up everything they need: a .venv with the project in it.
+# `make demo` and `make test` set up everything they need: a .venv with the project in it. `TORCH=cpu` takes PyTorch
+# without CUDA, a tenth of the size.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q --no-compile
+EDITABLE := --config-settings editable_mode=compat
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint completions stubs bench clean
+.PHONY: demo test test-slow test-all lint dist completions stubs bench clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo --overwrite
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" --durations=15
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 -m slow --durations=15
+	$(PYTEST) -m slow
+
+test-all: .venv/dev
+	$(PYTEST)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist: .venv/dev
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
 
 completions: .venv/demo
 	$(BIN)/python -m stochx.cli.completion completions
@@ -25,7 +38,7 @@ stubs: .venv/demo
 	$(BIN)/python -m stochx.stubs
 
 bench: .venv/dev
-	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e ".[bench]"
+	$(INSTALL) $(EDITABLE) -e ".[bench]"
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/attack.py
@@ -35,14 +48,19 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/fewshot.py
 
 .venv/demo: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e .
+	$(VENV)
+	$(INSTALL) $(EDITABLE) -e .
 	touch $@
 
 .venv/dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --config-settings editable_mode=compat -e ".[dev]"
+	$(VENV)
+	$(INSTALL) $(EDITABLE) -e ".[dev]"
 	touch .venv/demo $@
 
+define VENV
+test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(if $(filter cpu,$(TORCH)),$(INSTALL) --index-url $(CPU_INDEX) torch torchvision)
+endef
+
 clean:
-	rm -rf .venv stochx-out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv dist stochx-out .mypy_cache .ruff_cache .pytest_cache
