@@ -2,6 +2,7 @@
 
     python benchmarks/parity.py
     python benchmarks/parity.py --cases robust_resnet2b/l2 --images 0.25
+    python benchmarks/parity.py --network mine/model.safetensors --norm linf --eps 1/255 --images 8
 
 Weights and images are read below STOCHX_SHARED. Every run has its own process; CPU seconds count the attack alone, on
 one thread, and all attacks get the same images, those that the network classifies correctly. The authors' AutoAttack
@@ -43,12 +44,17 @@ PEERS = {"pyautoattack": "pyautoattack", "torchattacks": "torchattacks", "foolbo
 
 @dataclass(frozen=True)
 class Case:
-    """A network under a threat; `eps` is as one types it."""
+    """A network, of the test data or a file of its own, under a threat; `eps` is as one types it."""
 
     network: str
     norm: Norm
     eps: str
     images: int
+
+    @property
+    def file(self) -> Path:
+        own = Path(self.network)
+        return own if own.suffix else SHARED / "weights_cifar10" / f"{self.network}.safetensors"
 
     @property
     def ball(self) -> Ball:
@@ -120,8 +126,7 @@ TOOLKITS: dict[str, Callable[[str, nn.Module, Tensor, Tensor, Case], Tensor]] = 
 
 def measure(who: str, name: str, case: Case) -> dict[str, Any]:
     """Run one attack in this process: CPU seconds, the images that are left, and the distances of the others."""
-    path = SHARED / "weights_cifar10" / f"{case.network}.safetensors"
-    model = load_model(str(path), arch=ARCHITECTURES.get(case.network)).eval().requires_grad_(False)
+    model = load_model(str(case.file), arch=ARCHITECTURES.get(case.network)).eval().requires_grad_(False)
     data = load_data(f"cifar10:root={SHARED / 'cifar10'}")
     assert data.pixels is not None and data.labels is not None
     x = (data.pixels[: case.images].float() / 255).contiguous()
@@ -247,7 +252,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", help="such as robust_resnet2b/l2; default all, and the single attacks")
-    parser.add_argument("--images", type=float, default=1.0, help="share of the images")
+    parser.add_argument("--images", type=float, default=1.0, help="share of the images; with --network their number")
+    parser.add_argument("--network", help="run `autoattack` alone, on this file of weights")
+    parser.add_argument("--norm", choices=NAMES, default="linf")
+    parser.add_argument("--eps", default="8/255")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -257,6 +265,9 @@ def main() -> None:
         return
     if not SHARED.exists():
         parser.error("the weights and images are missing: set STOCHX_SHARED")
+    if args.network is not None:
+        print(ensemble_row(Case(args.network, args.norm, args.eps, int(args.images))))
+        return
     ensemble, single = list[str](), list[str]()
     if args.cases is None:
         for name in SINGLE:
