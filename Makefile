@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow test-all lint dist completions stubs bench clean
+.PHONY: demo test test-slow lint dist completions stubs bench clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo --overwrite
@@ -17,9 +17,6 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(PYTEST) -m slow
-
-test-all: .venv/dev
-	$(PYTEST)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
