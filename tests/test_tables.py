@@ -143,7 +143,7 @@ def test_a_preview_of_many_methods_fits_the_terminal(monkeypatch):
     file = terminal(monkeypatch, stream="stderr")
     maps = {m: torch.randn(1, 8, 8) for m in METHODS}
     rows = [
-        ExplanationRow(0, "\x1b]0;x.png", m, 0, "cat", 0.5, 1.0, None, None, None, None, None, None, 0.1)
+        ExplanationRow(0, "\x1b]0;x.png", m, 0, "cat", 0.5, 1.0, None, None, None, None, None, None, 0.1, "cat", None)
         for m in METHODS
     ]
     preview(Explained(0, "\x1b]0;x.png", torch.rand(3, 8, 8), torch.tensor([1.0]), maps, rows))

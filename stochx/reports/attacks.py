@@ -30,6 +30,7 @@ from stochx.reports.figure import (
     save_figure,
     style_axis,
 )
+from stochx.reports.inputs import magnified
 from stochx.reports.palette import line_style
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
@@ -95,7 +96,7 @@ def _example_figure(attacked: Attacked, classes: Sequence[str]) -> Figure:
         x, adv = attacked.x[n].cpu(), attacked.adversarial[name][n].cpu()
         change = adv - x
         scale = float(change.abs().max())
-        pictures = [x, adv, 0.5 + change / (2 * scale or 1.0)]
+        pictures = [x, adv, magnified(change)]
         predictions = record.prediction, record.attacks[name].prediction
         first = f"true: {as_label(classes[record.label], 13)}\npredicted: {as_label(classes[predictions[0]], 13)}"
         titles = [first, f"predicted: {as_label(classes[predictions[1]], 13)}", _magnified(scale)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,11 @@ def exit_code(records: Sequence[Record], failed: Sequence[Failed]) -> int:
     if not failed:
         return 0
     return 1 if records else min(2, *(f.error.exit_code for f in failed), 2)
+
+
+def label_names(classes: Sequence[str], labels: Iterable[int]) -> dict[str, str]:
+    """Return the names of the classes that appear in records, by their index."""
+    return {str(label): classes[label] for label in sorted({*labels})}
 
 
 def machine_facts(settings: Machine) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from stochx.engine.threat import Ball
 from stochx.engine.world import World
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.curve import draw_curves
+from stochx.reports.inputs import save_triples
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._curve import describe_gate
@@ -31,6 +32,7 @@ from stochx.runs._results import (
     Record,
     exit_code,
     inference_facts,
+    label_names,
     labelled_records,
     make_document,
     merge_records,
@@ -94,6 +96,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     with watch.progress("writing"):
         document |= describe_evaluation(settings, networks, parts, verdicts)
         document["sample"] = dataclasses.asdict(sample)
+        document["labels"] = label_names(first.classes, _labels(parts))
         _write(settings, parts, document)
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
@@ -183,6 +186,8 @@ def _keeper(
         folder.begin()
         if case.settings.save_adversarial:
             saved.update(save_images(folder.folder / "adversarial", case.model, attacked, ball, files))
+        if case.settings.figure:
+            save_triples(folder.folder / "examples", attacked, files)
         if draws and sum(len(batch.records) for batch in examples) < EXAMPLES:
             examples.append(attacked)
             draw_examples(figure, joined(examples), case.model.classes)
@@ -224,6 +229,14 @@ def _check(
     sources = _labelled_sources(settings, model, data.limited(CHECKED))
     full, secret = settings.checks == "full", settings.randomness == "secret"
     return check_evaluation(model, methods, sources, ball, rows, settings.seed, draws, full=full, secret=secret)
+
+
+def _labels(parts: Sequence[Part]) -> Iterator[int]:
+    """Yield the labels and the predictions of all records."""
+    for record in (record for part in parts for record in part.records):
+        yield record["label"]
+        yield record["prediction"]
+        yield from (outcome["prediction"] for outcome in record["attacks"].values())
 
 
 def _checked_part(settings: Attack, parts: Sequence[Part]) -> Part:

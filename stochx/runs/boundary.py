@@ -20,7 +20,7 @@ from stochx.reports.maps import file_names
 from stochx.runs import Outcome
 from stochx.runs._networks import open_network
 from stochx.runs._planes import View, check_alike, make_views
-from stochx.runs._results import Record, exit_code, inference_facts, make_document, open_folder
+from stochx.runs._results import Record, exit_code, inference_facts, label_names, make_document, open_folder
 from stochx.runs._samples import unseen_data, warn_of_trained
 from stochx.runs.watch import Watch
 from stochx.settings import Boundary
@@ -103,7 +103,9 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
         machine = inference_facts(settings, case.first)
     results = [dataclasses.asdict(row) for row in rows]
     document = make_document(settings, watch, machine, results, failed)
-    document["planes"] = [_describe(view) for view in views]
+    document["planes"] = [
+        _describe(view) | {"labels": labels} for view, labels in zip(views, _labels(case, maps), strict=True)
+    ]
     folder.finish([dataclasses.asdict(record) for record in records], document)
     return Outcome(document, exit_code(results, failed))
 
@@ -115,6 +117,14 @@ def _describe(view: View) -> Record:
         "classes": [None if item.label is None else view.classes[item.label] for item in view.items],
         "length": view.plane.length,
     }
+
+
+def _labels(case: Case, maps: Sequence[Predictions]) -> list[dict[str, str]]:
+    """Return for each plane the names of the classes that appear in it, by the labels in its files."""
+    count = len(case.models)
+    planes = [maps[start : start + count] for start in range(0, len(maps), count)]
+    present = [[k for each in plane for k in each.labels.unique().tolist()] for plane in planes]
+    return [label_names(case.first.classes, labels) for labels in present]
 
 
 def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[BoundaryRecord]:

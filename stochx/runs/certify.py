@@ -23,6 +23,7 @@ from stochx.runs._results import (
     Record,
     exit_code,
     inference_facts,
+    label_names,
     labelled_records,
     make_document,
     merge_records,
@@ -72,6 +73,9 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         document = make_document(settings, watch, inference_facts(settings, model), rows, failed)
     document |= _details(settings, loaded, smoothing, records)
     document["sample"] = dataclasses.asdict(sample)
+    document["labels"] = label_names(
+        model.classes, (record[key] for record in records for key in ("label", "prediction"))
+    )
     with watch.progress("writing"):
         case.folder.finish(records, document)
         if settings.figure and records:

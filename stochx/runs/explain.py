@@ -15,6 +15,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.reports.explanation import draw_explanation
+from stochx.reports.inputs import save_input
 from stochx.reports.maps import file_names, save_map
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
@@ -94,6 +95,7 @@ def _keeper(
         for row in explained.rows:
             save_map(folder.folder, name, row, explained.maps[row.method])
         if settings.figure:
+            save_input(folder.folder / f"{name}.input.png", explained.image)
             draw_explanation(folder.folder / f"{name}.explained.png", explained, model.classes)
         if settings.show:
             watch.preview(explained)

@@ -19,6 +19,7 @@ from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.fewshot_networks import load_fewshot
 from stochx.loading import load_data
+from stochx.reports.inputs import save_input, save_sheet
 from stochx.reports.maps import file_names
 from stochx.reports.matches import draw_matches, save_matches
 from stochx.runs import Outcome
@@ -56,6 +57,8 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
                     folder.begin()
                     save_matches(folder.folder / f"{name}.matched.npz", matched, classes)
                     if settings.figure:
+                        save_input(folder.folder / f"{name}.query.png", query)
+                        save_sheet(folder.folder / "support.png", support)
                         draw_matches(folder.folder / f"{name}.matched.png", matched, query, support, classes)
                     records = _rows(path, matched, classes)
                     folder.append(records)

@@ -28,7 +28,7 @@ from stochx.tasks.batches import (
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """The result of one method on one image.
+    """The result of one method on one image, whose class is `true`, if it is known; the network says `predicted`.
 
     `error` is the relative Monte-Carlo error of the map, `gap` its completeness error (in logits), `used` its number of
     samples. Adaptive noising chose `sigma` (in normalised units) in `evaluations` of its objective, whose value on
@@ -49,6 +49,8 @@ class ExplanationRow:
     objective: float | None
     evaluations: int | None
     seconds: float
+    predicted: str
+    true: str | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ def _explain_batch(
                 objective=None if e.chosen is None else number(e.chosen.objective, n),
                 evaluations=None if e.chosen is None else int(e.chosen.evaluations[n]),
                 seconds=seconds,
+                predicted=model.classes[int(batch.probabilities[n].argmax())],
+                true=batch.true[n],
             )
             for method, (e, seconds) in results.items()
         ]

@@ -1,0 +1,41 @@
+"""The pictures of a run, read back from its folder; a file that is missing or damaged is a picture that is not shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stochx.reports.maps import file_names
+
+
+def file_of(folder: Path, image: str, suffix: str) -> Path:
+    """Return the file of an image: with a hash in its name where the run had two of that name."""
+    plain, hashed = file_names([image])[0], file_names([image, image])[0]
+    distinct = folder / f"{hashed}{suffix}"
+    return distinct if distinct.exists() else folder / f"{plain}{suffix}"
+
+
+def read_picture(path: Path) -> np.ndarray | None:
+    """Return the pixels (H, W, 3) of a picture as bytes, None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of an .npz file, None where it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
+        return None
+
+
+def split_across(picture: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return the equally wide parts of a picture that stand side by side."""
+    wide = picture.shape[1] // count
+    return [picture[:, k * wide : (k + 1) * wide] for k in range(count)]

@@ -1,0 +1,51 @@
+"""Pictures as data URIs of WebP, at the size at which they are shown, within a budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+SHOWN = 224  # pixels: the longest side of a picture that is stored
+CRISP = 64  # pixels: smaller pictures are stored without loss, and enlarged without smoothing
+QUALITY = 76
+BUDGET = 10_000_000  # bytes of all pictures of a report, as base64
+
+
+class Album:
+    """The pictures of a run, which share `room` bytes; `shown` and `left_out` count images."""
+
+    def __init__(self, room: int, limit: int) -> None:
+        self.room, self.limit = room, limit
+        self.shown, self.left_out = 0, 0
+
+    def take(self, pictures: Sequence[np.ndarray]) -> list[str] | None:
+        """Return the URIs of an image's pictures, (H, W, 3) in [0, 1]; None, and counted, where there is no room."""
+        if self.shown < self.limit and self.room > 0:
+            uris = [to_uri(picture) for picture in pictures]
+            size = sum(map(len, uris))
+            if size <= self.room:
+                self.room -= size
+                self.shown += 1
+                return uris
+            self.room = 0  # the first images are shown, not the smallest
+        self.left_out += 1
+        return None
+
+
+def is_crisp(picture: np.ndarray) -> bool:
+    """Return true for a picture that is enlarged, so that its pixels are seen."""
+    return max(picture.shape[:2]) <= CRISP
+
+
+def to_uri(picture: np.ndarray) -> str:
+    """Return a picture (H, W, 3) in [0, 1], or of bytes, as a data URI; larger ones are made smaller."""
+    pixels = picture if picture.dtype == np.uint8 else (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, format="WEBP", lossless=is_crisp(picture), quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,53 @@
+"""Tables of a report: the columns of the terminal, and one of all images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stochx.reports.html.blocks import Cell, Heading, Line, Record, Run, TableBlock
+from stochx.tables import view_of
+
+MOST = 2_000  # rows of a table: more would make a page slow, and nobody reads them
+
+
+def result_table(run: Run, title: str = "Results") -> TableBlock:
+    """Return the table that the command prints."""
+    columns = view_of(run.command).columns(run.rows)
+    columns = [column for column in columns if any(column.cell(row) for row in run.rows)]
+    headings = [Heading(" ".join(column.name.split()), column.numeric, column.note) for column in columns]
+    lines = [Line([Cell(column.cell(row), column.numeric) for column in columns]) for row in run.rows[:MOST]]
+    return TableBlock(title, headings, lines, left_out=max(0, len(run.rows) - MOST))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column of the table of images."""
+
+    name: str
+    text: Callable[[Any], str]
+    numeric: bool = False
+    note: str = ""
+
+
+def image_table(
+    title: str,
+    columns: Sequence[Shown],
+    records: Sequence[Record],
+    tags: Callable[[Record], Sequence[str]],
+    group: Callable[[Record], str],
+    failed: Sequence[Record] = (),
+) -> TableBlock:
+    """Return a table with a row for each record, and below them the images that failed."""
+    lines = [
+        Line([Cell(column.text(record), column.numeric) for column in columns], tags(record), group(record))
+        for record in records[:MOST]
+    ]
+    blank = [Cell("")] * (len(columns) - 2)
+    lines += [
+        Line([Cell(str(failure["image"])), Cell(str(failure["error"])), *blank], ("failed",))
+        for failure in failed[:MOST]
+    ]
+    headings = [Heading(column.name, column.numeric, column.note) for column in columns]
+    return TableBlock(title, headings, lines, left_out=max(0, len(records) - MOST), folded=True)
