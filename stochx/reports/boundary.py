@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -31,9 +31,9 @@ from stochx.reports.figure import (
     wrapped_label,
 )
 from stochx.reports.palette import OTHER, class_colours
+from stochx.reports.shading import shade
 from stochx.tasks.boundary import BoundaryRow, Predictions
 
-PALE = 0.22  # saturation of a class at the lowest confidence
 EDGE, HATCH = "#222222", "#00000055"
 BEYOND = 0.05  # share of an image's values outside [0, 1] above which the plane is hatched
 CELLS = 900  # least pixels on the longer side of a panel
@@ -165,7 +165,9 @@ def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
 
 def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
     """Draw the predicted classes, under the network's name and numbers."""
-    axis.imshow(_colour(panel.predictions, scene), extent=_extent(scene), origin="lower")
+    labels, confidence = panel.predictions.labels.numpy(), panel.predictions.confidence.numpy()
+    picture = shade(labels, confidence, scene.colours, len(scene.classes), CELLS)
+    axis.imshow(picture, extent=_extent(scene), origin="lower")
     _furnish(axis, scene, EDGE)
     axis.set_title(as_label(panel.name, 44), loc="left", fontweight="bold", pad=16)
     axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=TICK, color=FAINT, va="bottom")
@@ -188,26 +190,6 @@ def _disagreement(axis: Axes, scene: Scene, panel: Panel, largest: float) -> Non
     _furnish(axis, scene, "#3366AA")
     text = f"mean {panel.row.disagreement:.3f}"
     axis.text(0, 1.015, text, transform=axis.transAxes, fontsize=TICK, color=FAINT, va="bottom")
-
-
-def _colour(predictions: Predictions, scene: Scene) -> np.ndarray:
-    """Return the classes' colours, paler with less confidence, with lines between classes: (H', W', 3) in [0, 1]."""
-    labels, confidence = predictions.labels.numpy(), predictions.confidence.numpy()
-    table = np.ones((len(scene.classes), 3))
-    for k, colour in scene.colours.items():
-        table[k] = to_rgb(colour)
-    floor = 1 / len(scene.classes)
-    strength = PALE + (1 - PALE) * np.clip((confidence - floor) / (1 - floor), 0, 1)
-    picture = 1 - strength[..., None] * (1 - table[labels])
-    times = max(1, -(-CELLS // max(labels.shape)))
-    picture, labels = (part.repeat(times, 0).repeat(times, 1) for part in (picture, labels))
-    edge = np.zeros(labels.shape, bool)
-    for axis in range(2):
-        change = np.diff(labels, axis=axis) != 0
-        for side in ((1, 0), (0, 1)):
-            edge |= np.pad(change, [side if k == axis else (0, 0) for k in range(2)])
-    picture[edge] *= 0.3
-    return picture
 
 
 def _extent(scene: Scene) -> tuple[float, float, float, float]:

@@ -123,7 +123,7 @@ class ChartBlock:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture, or a map that blends with the picture below it."""
+    """A picture, or a map over one: its own `picture`, or `shared`, the first of the image."""
 
     title: str
     alt: str
@@ -132,6 +132,12 @@ class Tile:
     note: str = ""
     wrong: bool = False
     crisp: bool = False  # small images keep their pixels
+    shared: bool = False
+
+    @property
+    def blends(self) -> bool:
+        """True for a map over a picture."""
+        return self.over is not None and (self.shared or self.picture is not None)
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ class GalleryBlock:
     @property
     def blends(self) -> bool:
         """True where a tile has a map over its picture."""
-        return any(tile.over and tile.picture for item in self.items for tile in item.tiles)
+        return any(tile.blends for item in self.items for tile in item.tiles)
 
     @property
     def across(self) -> int:

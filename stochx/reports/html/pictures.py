@@ -22,18 +22,31 @@ class Album:
         self.room, self.limit = room, limit
         self.shown, self.left_out = 0, 0
 
+    @property
+    def why(self) -> str:
+        """The reason why images are left out."""
+        return "there is no room for more in this file" if self.room <= 0 else f"`--limit` is {self.limit}"
+
     def take(self, pictures: Sequence[np.ndarray]) -> list[str] | None:
         """Return the URIs of an image's pictures, (H, W, 3) in [0, 1]; None, and counted, where there is no room."""
-        if self.shown < self.limit and self.room > 0:
-            uris = [to_uri(picture) for picture in pictures]
-            size = sum(map(len, uris))
-            if size <= self.room:
-                self.room -= size
-                self.shown += 1
-                return uris
-            self.room = 0  # the first images are shown, not the smallest
-        self.left_out += 1
-        return None
+        uris = self.fit(pictures) if self.shown < self.limit else None
+        if uris is None:
+            self.left_out += 1
+        else:
+            self.shown += 1
+        return uris
+
+    def fit(self, pictures: Sequence[np.ndarray]) -> list[str] | None:
+        """Return the URIs of pictures that are not images of a gallery; None where there is no room."""
+        if self.room <= 0:
+            return None
+        uris = [to_uri(picture) for picture in pictures]
+        size = sum(map(len, uris))
+        if size > self.room:
+            self.room = 0  # the first are shown, not the smallest
+            return None
+        self.room -= size
+        return uris
 
 
 def is_crisp(picture: np.ndarray) -> bool:

@@ -14,11 +14,12 @@ MOST = 2_000  # rows of a table: more would make a page slow, and nobody reads t
 
 def result_table(run: Run, title: str = "Results") -> TableBlock:
     """Return the table that the command prints."""
-    columns = view_of(run.command).columns(run.rows)
-    columns = [column for column in columns if any(column.cell(row) for row in run.rows)]
+    view = view_of(run.command)
+    rows, columns = view.folded(run.rows)
+    columns = [column for column in columns if any(column.cell(row) for row in rows)]
     headings = [Heading(" ".join(column.name.split()), column.numeric, column.note) for column in columns]
-    lines = [Line([Cell(column.cell(row), column.numeric) for column in columns]) for row in run.rows[:MOST]]
-    return TableBlock(title, headings, lines, left_out=max(0, len(run.rows) - MOST))
+    lines = [Line([Cell(column.cell(row), column.numeric) for column in columns]) for row in rows[:MOST]]
+    return TableBlock(title, headings, lines, view.legend(rows), max(0, len(rows) - MOST))
 
 
 @dataclass(frozen=True)

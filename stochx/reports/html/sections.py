@@ -1,0 +1,112 @@
+"""The sections of a report: what a run found, what it rests on, and how to run it again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+
+from stochx.reports.html import attack, boundary, certify, explain, fewshot, score, training
+from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
+from stochx.reports.html.pictures import Album
+from stochx.reports.html.text import duration
+from stochx.reports.html.typed import command_line
+from stochx.tables import view_of
+
+ROOMS: Mapping[str, ModuleType] = {
+    "attack": attack,
+    "boundary": boundary,
+    "certify": certify,
+    "distill": training,
+    "explain": explain,
+    "fsc-explain": fewshot,
+    "fsc-test": fewshot,
+    "fsc-train": training,
+    "score": score,
+    "train": training,
+}
+"""The commands whose runs have a section, and what makes it."""
+
+TAGS = ("right", "wrong", "fooled", "abstained", "failed")  # in the order of the filters
+
+
+def make_section(run: Run, name: str, album: Album) -> Section:
+    """Return the section of a run."""
+    room = ROOMS[run.command]
+    blocks: list[Block] = list(room.blocks(run, album)) if run.rows else []
+    return Section(
+        name=name,
+        command=run.command,
+        title=run.folder.name or str(run.folder),
+        about=room.about(run) if run.rows else "No image could be used.",
+        stats=room.stats(run) if run.rows else [],
+        facts=room.facts(run) if run.rows else [],
+        notes=list(_notes(run)),
+        blocks=blocks,
+        environment=list(_environment(run)),
+        typed=command_line(run.command, run.args),
+        filters=_filters(blocks),
+        groups=_groups(blocks),
+    )
+
+
+def _notes(run: Run) -> Iterator[Note]:
+    """Yield the remarks of the command, those without a label with the one before, and what failed."""
+    pending: Note | None = None
+    for remark in view_of(run.command).remarks(run.document):
+        label, text = remark.label.strip(" :"), remark.text
+        if pending is not None and not label:
+            pending = Note(pending.label, f"{pending.text}: {text}", pending.tone)
+            continue
+        if pending is not None:
+            yield pending
+        pending = Note(label, text, remark.style)
+    if pending is not None:
+        yield pending
+    failed = run.document.get("failed", [])
+    if failed:
+        reasons = f"{failed[0]['error']}" + (", ..." if len(failed) > 1 else "")
+        yield Note("failed", f"{len(failed)} of the images could not be used: {reasons}", "fail")
+
+
+def _environment(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield where and how the numbers were computed."""
+    document = run.document
+    names = {"version": "stochx", "device": "Device", "precision": "Precision", "threads": "Threads",
+             "batch_size": "Batch size", "seed": "Seed", "noise": "Noise"}  # fmt: skip
+    yield "Folder", str(run.folder)
+    for key, name in names.items():
+        if document.get(key) is not None:
+            yield name, str(document[key])
+    yield "Wall time", duration(document["seconds"])
+    sample = document.get("sample")
+    if sample:
+        yield "Sample", f"{sample['kind']}: {sample['count']} of {sample['total']} images, hash {sample['hash']}"
+    for model in document.get("models", []):
+        yield f"Weights of {model['model']}", f"{model['arch']}, sha256 {model['sha256'] or 'unknown'}"
+    if document.get("dataset"):
+        yield "Hash of the data", f"sha256 {document['dataset']['sha256']}"
+
+
+def _lines(blocks: Sequence[Block]) -> Iterator[tuple[str, Sequence[str], str]]:
+    """Yield what filters can ask for: where it stands, the tags and the class of each row and image."""
+    for block in blocks:
+        if isinstance(block, TableBlock):
+            yield from (("table", line.tags, line.group) for line in block.lines)
+        elif isinstance(block, GalleryBlock):
+            yield from (("gallery", item.tags, item.group) for item in block.items)
+
+
+def _filters(blocks: Sequence[Block]) -> list[tuple[str, int]]:
+    """Return the tags of a section with how often they occur, in tables where these have tags, else in galleries."""
+    counts = {place: Counter[str]() for place in ("table", "gallery")}
+    for place, tags, _ in _lines(blocks):
+        counts[place].update(tags)
+    chosen = counts["table"] or counts["gallery"]
+    return [(tag, chosen[tag]) for tag in TAGS if chosen[tag]]
+
+
+def _groups(blocks: Sequence[Block]) -> list[str]:
+    """Return the classes of a section, where there is something to choose."""
+    groups = sorted({group for _, _, group in _lines(blocks) if group})
+    return groups if len(groups) > 1 else []

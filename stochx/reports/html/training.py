@@ -1,0 +1,103 @@
+"""The section of trainings: `train`, `distill` and `fsc-train`, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stochx.reports.html.blocks import Block, Record, Run, Stat
+from stochx.reports.html.charts import Axes, Mean, Series, interval_chart, line_chart
+from stochx.reports.html.pictures import Album
+from stochx.reports.html.tables import Shown, image_table, result_table
+from stochx.reports.html.text import percent, plural, short, within
+
+MEASURES = {"accuracy": "training images", "clean": "validation", "robust": "validation, attacked",
+            "validation": "held-out classes"}  # fmt: skip
+TESTS = (
+    ("test images", "accuracy", "low", "high"),
+    ("noise off", "accuracy_off", "low_off", "high_off"),
+    ("teacher", "accuracy_teacher", "low_teacher", "high_teacher"),
+)
+
+
+def about(run: Run) -> str:
+    """Say what was trained."""
+    args, row = run.args, run.rows[0]
+    if run.command == "fsc-train":
+        episodes = plural(row["episodes"], "episode")
+        return f"A few-shot network with the head {row['head']}, guided by {row['guide']}, after {episodes}."
+    epochs = plural(row["epochs"], "epoch")
+    if run.command == "distill":
+        return f"A student of {short(row['teacher'])} with {row['noise']} noise, after {epochs} on {args['data']}."
+    return f"{args.get('arch') or 'A network'} after {epochs} on {args['data']}."
+
+
+def stats(run: Run) -> list[Stat]:
+    """Return the accuracies of the finished network."""
+    row = run.rows[0]
+    if run.command == "fsc-train":
+        value = row["validation"]
+        name = f"{row['way']}-way {row['shot']}-shot accuracy"
+        if value is None:
+            return [Stat(f"{name} in training", percent(row["train_accuracy"]), "mean over the last epoch")]
+        return [Stat(name, percent(value), "on held-out classes")]
+    return [
+        Stat(f"Accuracy, {name}", percent(row[mean]), within(row, low, high))
+        for name, mean, low, high in TESTS
+        if row.get(mean) is not None
+    ]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return how it was trained."""
+    args = run.args
+    names = {"adversarial": "Adversarial training", "recipe": "Recipe", "eps": "Radius", "lr": "Peak learning rate",
+             "optimizer": "Optimizer", "schedule": "Schedule", "kd": "Lesson of the teacher",
+             "augment": "Augmentation"}  # fmt: skip
+    pairs = [(title, args[key]) for key, title in names.items() if args.get(key) not in (None, "", [], "none")]
+    data = args["data"] if isinstance(args["data"], str) else ", ".join(args["data"])
+    adversarial = {"recipe", "eps"} if not args.get("adversarial") else set()
+    dropped = {names[key] for key in adversarial}
+    return [("Data", data), *((title, str(value)) for title, value in pairs if title not in dropped)]
+
+
+def blocks(run: Run, album: Album) -> Iterator[Block]:
+    """Yield loss and accuracy over the epochs, the final test, the table."""
+    epochs = [record for part in run.parts for record in part.records]
+    if epochs:
+        yield _loss(epochs)
+        yield from _accuracy(epochs)
+    means = [
+        Mean(name, run.rows[0][mean], run.rows[0][low], run.rows[0][high], place, percent(run.rows[0][mean]))
+        for place, (name, mean, low, high) in enumerate(TESTS)
+        if run.rows[0].get(mean) is not None
+    ]
+    if means:
+        n = run.rows[0].get("n")
+        yield interval_chart("Final test", f"Accuracy on {n} test images, with 95 % intervals.", means, share=True)
+    yield result_table(run)
+    if epochs:
+        keys = ["loss", *(key for key in MEASURES if any(epoch.get(key) is not None for epoch in epochs))]
+        columns = [Shown("epoch", lambda record: str(record["epoch"]), True)]
+        columns += [Shown(key, lambda record, key=key: _number(record.get(key)), True) for key in keys]  # type: ignore[misc]
+        yield image_table("Every epoch", columns, epochs, lambda record: (), lambda record: "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _loss(epochs: list[Record]) -> Block:
+    points = [(float(epoch["epoch"]), float(epoch["loss"])) for epoch in epochs]
+    series = [Series("training loss", points, marks=len(points) < 20)]
+    return line_chart("Loss", "Mean loss of the training images in each epoch.", Axes("epoch", "loss"), series)
+
+
+def _accuracy(epochs: list[Record]) -> Iterator[Block]:
+    series = []
+    for key, name in MEASURES.items():
+        points = [(float(epoch["epoch"]), float(epoch[key])) for epoch in epochs if epoch.get(key) is not None]
+        if points:
+            series.append(Series(name, points, marks=len(points) < 20))
+    if series:
+        caption = "Accuracy after each epoch, on training images as the network saw them and on images held out."
+        yield line_chart("Accuracy", caption, Axes("epoch", "accuracy", True), series)
