@@ -35,7 +35,24 @@ def explained(methods, classes=CLASSES, target=0, **more):
     """Return an explained image, its maps random."""
     maps = {m: torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)) for m in methods}
     rows = [
-        ExplanationRow(0, "a.png", m, target, classes[target], 0.7, 2.0, None, None, None, None, None, None, 0.1, classes[target], None)
+        ExplanationRow(
+            0,
+            "a.png",
+            m,
+            target,
+            classes[target],
+            0.7,
+            2.0,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            0.1,
+            classes[target],
+            None,
+        )
         for m in methods
     ]
     return Explained(0, "a.png", torch.rand(3, 8, 8), torch.tensor([0.7, 0.2, 0.1]), maps, rows, **more)

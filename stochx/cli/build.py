@@ -118,9 +118,9 @@ def _value(setting: Setting, value: Any) -> Any:
         except ValueError:
             hint = f"use `{setting.choices[0]}` or e.g. `16`"
             raise UsageError(f"`{setting.flag} {value}` is not a whole number", hint) from None
-    if setting.type is Path:
-        return Path(value)
-    return tuple(value) if setting.repeated else value
+    if setting.repeated:
+        return tuple(value)
+    return Path(value) if setting.type is Path else value
 
 
 def _include(files: list[str] | None) -> list[str] | None:

@@ -123,7 +123,7 @@ def _labels(case: Case, maps: Sequence[Predictions]) -> list[dict[str, str]]:
     """Return for each plane the names of the classes that appear in it, by the labels in its files."""
     count = len(case.models)
     planes = [maps[start : start + count] for start in range(0, len(maps), count)]
-    present = [[k for each in plane for k in each.labels.unique().tolist()] for plane in planes]
+    present = [[k for each in plane for k in each.labels.flatten().tolist()] for plane in planes]
     return [label_names(case.first.classes, labels) for labels in present]
 
 

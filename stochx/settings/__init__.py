@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stochx.settings.fsc_explain import FscExplain
     from stochx.settings.fsc_train import FscTrain
     from stochx.settings.info import Info
+    from stochx.settings.report import Report
     from stochx.settings.score import Score
     from stochx.settings.train import Train
 
@@ -36,6 +37,7 @@ __all__ = [
     "FscTest",
     "FscTrain",
     "Info",
+    "Report",
     "Score",
     "Settings",
     "Train",
@@ -52,6 +54,7 @@ COMMANDS = {
     "fsc-test": "FscTest",
     "fsc-explain": "FscExplain",
     "boundary": "Boundary",
+    "report": "Report",
     "info": "Info",
     "demo": "Demo",
 }

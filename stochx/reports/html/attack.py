@@ -14,7 +14,7 @@ from stochx.reports.html.blocks import (
     Stat,
     Tile,
 )
-from stochx.reports.html.charts import Axes, Mean, Series, interval_chart, line_chart
+from stochx.reports.html.charts import PLAIN, Axes, Mean, Series, interval_chart, line_chart
 from stochx.reports.html.images import file_of, read_picture, split_across
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import Shown, image_table, result_table
@@ -109,10 +109,10 @@ def _chart(run: Run) -> Block:
     points = sorted({row[key] for row in run.rows})
     n = run.rows[0]["n"]
     if len(points) == 1:
-        means = [Mean("no attack", run.rows[0]["clean"], run.rows[0]["clean_low"], run.rows[0]["clean_high"], 0,
+        means = [Mean("no attack", run.rows[0]["clean"], run.rows[0]["clean_low"], run.rows[0]["clean_high"], PLAIN,
                       percent(run.rows[0]["clean"]))]  # fmt: skip
         means += [
-            Mean(_name(run, row), row["robust"], row["low"], row["high"], place + 1, percent(row["robust"]))
+            Mean(_name(run, row), row["robust"], row["low"], row["high"], place, percent(row["robust"]))
             for place, row in enumerate(run.rows)
         ]
         caption = f"Share of {n} images that stay right, with 95 % intervals."
@@ -214,7 +214,12 @@ def _images(run: Run, part: Part) -> Block:
         )
     title = f"Every image, {part.name}" if part.name else "Every image"
     return image_table(
-        title, columns, part.records, fate, lambda record: _class(names, record["label"]), run.document.get("failed", [])
+        title,
+        columns,
+        part.records,
+        fate,
+        lambda record: _class(names, record["label"]),
+        run.document.get("failed", []),
     )
 
 

@@ -223,6 +223,16 @@ class Section:
     filters: Sequence[tuple[str, int]] = ()  # tags, with the number of images that have them
     groups: Sequence[str] = ()
 
+    @property
+    def blends(self) -> bool:
+        """True where maps lie over images."""
+        return any(isinstance(block, GalleryBlock) and block.blends for block in self.blocks)
+
+    @property
+    def alarming(self) -> bool:
+        """True where a note warns."""
+        return any(note.tone in ("warn", "fail") for note in self.notes)
+
 
 @dataclass(frozen=True)
 class Page:
@@ -231,7 +241,6 @@ class Page:
     title: str
     made: str
     sections: Sequence[Section]
-    comparisons: Sequence[Section] = ()
     documents: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     shown: int = 0
     left_out: int = 0

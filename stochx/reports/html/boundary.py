@@ -18,7 +18,7 @@ from stochx.reports.html.charts import Axes, Series, line_chart, ticks
 from stochx.reports.html.images import read_arrays
 from stochx.reports.html.pictures import Album, is_crisp, to_uri
 from stochx.reports.html.tables import result_table
-from stochx.reports.html.text import percent, plural, short
+from stochx.reports.html.text import percent, plural, shared_folder, short
 from stochx.reports.maps import file_names
 from stochx.reports.shading import shade
 
@@ -52,7 +52,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """Return what the planes are."""
     args = run.args
     across, up = (text.format(eps=args["eps"]) for text in AXES[args["plane"]])
-    return [("Across", across), ("Up", up), ("Images", "; ".join(", ".join(p["images"]) for p in run.document["planes"]))]
+    return [
+        ("Across", across),
+        ("Up", up),
+        ("Images", "; ".join(", ".join(p["images"]) for p in run.document["planes"])),
+    ]
 
 
 def blocks(run: Run, album: Album) -> Iterator[Block]:
@@ -95,9 +99,7 @@ def _plane(run: Run, plane: Record, album: Album) -> Block | None:
     arrays = read_arrays(folder / f"{plane['name']}.npz")
     names = short_names([str(name) for name in run.args["models"]])
     files = file_names([name.replace("/", "-") for name in names])
-    maps = {
-        name: read_arrays(folder / f"{plane['name']}.{file}.npz") for name, file in zip(names, files, strict=True)
-    }
+    maps = {name: read_arrays(folder / f"{plane['name']}.{file}.npz") for name, file in zip(names, files, strict=True)}
     found = {name: arrays for name, arrays in maps.items() if arrays and {"labels", "confidence"} <= arrays.keys()}
     if not found or arrays is None or not {"origin", "axes", "a", "b", "marks"} <= arrays.keys():
         return None
@@ -124,7 +126,8 @@ def _plane(run: Run, plane: Record, album: Album) -> Block | None:
         caption += " Dashed: the ball of radius eps."
     if any(len(frame.drawings) > 1 for frame in frames):
         caption += " At the right, the share of draws of the noise that differ from the most frequent class."
-    title = f"Plane through {', '.join(map(str, plane['images']))}"
+    keys = [str(key) for key in plane["images"]]
+    title = f"Plane through {', '.join(key.removeprefix(shared_folder(keys)) for key in keys)}"
     return FramesBlock(title, caption, frames, _pictures(plane, arrays), legend)
 
 
@@ -191,7 +194,8 @@ def _draw(scene: _Scene, uri: str, title: str) -> Markup:
 
     parts = [
         f'<image href="{uri}" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{height:.1f}" '
-        f'preserveAspectRatio="none"/><rect class="frame" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{height:.1f}"/>'
+        f'preserveAspectRatio="none"/>'
+        f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{height:.1f}"/>'
     ]
     if scene.ball is not None:
         corners = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in scene.ball.tolist())
@@ -205,7 +209,9 @@ def _draw(scene: _Scene, uri: str, title: str) -> Markup:
         parts.append(f'<g class="mark"><circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}"/>{label}</g>')
     bottom = TOP + height
     for tick in ticks(left, left + wide * pitch, 7):
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{tick:.6g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{tick:.6g}</text>'
+        )
     for tick in ticks(low, low + high * pitch, 7):
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
     across, up = (str(Markup.escape(printable(name))) for name in scene.names)
@@ -213,7 +219,8 @@ def _draw(scene: _Scene, uri: str, title: str) -> Markup:
         f'<text class="name" x="{LEFT + width / 2:.1f}" y="{bottom + 34:.1f}" text-anchor="middle">{across}</text>'
     )
     parts.append(
-        f'<text class="name" transform="translate(12 {TOP + height / 2:.1f}) rotate(-90)" text-anchor="middle">{up}</text>'
+        f'<text class="name" transform="translate(12 {TOP + height / 2:.1f}) rotate(-90)" text-anchor="middle">'
+        f"{up}</text>"
     )
     box = f"0 0 {LEFT + width + RIGHT:.0f} {TOP + height + BOTTOM:.0f}"
     name = Markup.escape(printable(title))

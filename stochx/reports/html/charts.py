@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from stochx.reports.html.blocks import ChartBlock, Legend
 from stochx.wrapping import shorten, width
 
 WIDTH, HEIGHT = 440, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
+NAME, RIGHT, TOP, BOTTOM = 36, 16, 12, 44  # NAME: the room of the name of y
 DASHES = ("", "6 4", "2 3", "8 3 2 3")
 COLOURS = 10
 PLAIN = -1  # the colour of what stands beside all others
@@ -42,14 +43,16 @@ class Axes:
     y: str
     share: bool = False  # y lies in [0, 1]
     ticks: Mapping[float, str] | None = None
+    whole: bool = False  # x counts
 
 
 def line_chart(title: str, caption: str, axes: Axes, series: Sequence[Series]) -> ChartBlock:
     """Draw lines over one another."""
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points] + [y for line in series for ends in line.band for y in ends]
-    scale_x = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     low, high = (0.0, 1.0) if axes.share else _padded(min(ys), max(ys))
+    left = NAME + LETTER * max(len(text) for _, text in _labelled_ticks(low, high))
+    scale_x = _Scale(min(xs), max(xs), left, WIDTH - RIGHT)
     scale_y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
     legend = list(_legend(series))
     parts = [_grid(scale_x, scale_y, axes)]
@@ -87,7 +90,7 @@ def interval_chart(title: str, caption: str, means: Sequence[Mean], share: bool 
         left, right = (scale(mean.value if end is None else end) for end in (mean.low, mean.high))
         name, value = _text(shorten(printable(mean.name), 52)), _text(mean.text)
         parts.append(
-            f'<g class="s{mean.place % COLOURS}"><text class="label" x="12" y="{y}">{name}</text>'
+            f'<g class="{_colour(mean.place)}"><text class="label" x="12" y="{y}">{name}</text>'
             f'<text class="value" x="{WIDTH - 12}" y="{y}" text-anchor="end">{value}</text>'
             f'<line class="range" x1="{_n(left)}" x2="{_n(right)}" y1="{y + 13}" y2="{y + 13}"/>'
             f'<circle class="dot" cx="{_n(scale(mean.value))}" cy="{y + 13}" r="5"/></g>'
@@ -133,9 +136,11 @@ def _grid(x: _Scale, y: _Scale, axes: Axes) -> str:
     """Draw the ticks, their lines and texts, and the names of the axes."""
     bottom = HEIGHT - BOTTOM
     across = _with_room(axes.ticks, x) if axes.ticks else _labelled_ticks(x.low, x.high)
+    if axes.whole:
+        across = [(tick, text) for tick, text in across if tick == round(tick)]
     parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_n(y(tick))}" y2="{_n(y(tick))}"/>'
-        f'<text class="tick" x="{LEFT - 8}" y="{_n(y(tick) + 4)}" text-anchor="end">{text}</text>'
+        f'<line class="grid" x1="{_n(x.start)}" x2="{WIDTH - RIGHT}" y1="{_n(y(tick))}" y2="{_n(y(tick))}"/>'
+        f'<text class="tick" x="{_n(x.start - 8)}" y="{_n(y(tick) + 4)}" text-anchor="end">{text}</text>'
         for tick, text in _labelled_ticks(y.low, y.high)
     ]
     parts += [
@@ -145,10 +150,11 @@ def _grid(x: _Scale, y: _Scale, axes: Axes) -> str:
     ]
     middle = (TOP + bottom) / 2
     parts += [
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>',
-        f'<text class="name" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f'<line class="axis" x1="{_n(x.start)}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>',
+        f'<text class="name" x="{_n((x.start + x.end) / 2)}" y="{HEIGHT - 6}" text-anchor="middle">'
         f"{_text(axes.x)}</text>",
-        f'<text class="name" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{_text(axes.y)}</text>',
+        f'<text class="name" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
+        f"{_text(axes.y)}</text>",
     ]
     return "".join(parts)
 
@@ -172,8 +178,8 @@ def _legend(series: Sequence[Series]) -> Iterable[Legend]:
             place += 1
 
 
-def _colour(entry: Legend) -> str:
-    return "plain" if entry.colour == PLAIN else f"s{entry.colour}"
+def _colour(place: int) -> str:
+    return "plain" if place == PLAIN else f"s{place % COLOURS}"
 
 
 def _line(line: Series, x: _Scale, y: _Scale, entry: Legend) -> str:
@@ -188,7 +194,7 @@ def _line(line: Series, x: _Scale, y: _Scale, entry: Legend) -> str:
             f"<title>{_text(line.name)}: {b:.4g} at {a:.4g}</title></circle>"
             for (px, py), (a, b) in zip(points, line.points, strict=True)
         )
-    return f'<g class="{_colour(entry)}">{path}{marks}</g>'
+    return f'<g class="{_colour(entry.colour)}">{path}{marks}</g>'
 
 
 def _band(line: Series, x: _Scale, y: _Scale, entry: Legend) -> str:
@@ -199,13 +205,15 @@ def _band(line: Series, x: _Scale, y: _Scale, entry: Legend) -> str:
     upper = list(zip(xs, (y(high) for _, high in line.band), strict=True))
     if line.step:
         lower, upper = _steps(lower), _steps(upper)
-    return f'<g class="{_colour(entry)}"><path class="band" d="{_path([*upper, *reversed(lower)], False)}Z"/></g>'
+    return (
+        f'<g class="{_colour(entry.colour)}"><path class="band" d="{_path([*upper, *reversed(lower)], False)}Z"/></g>'
+    )
 
 
 def _steps(points: Sequence[Point]) -> list[Point]:
     """Return the corners of a step function, which keeps a value up to the next point."""
     corners = list(points[:1])
-    for (_, before), (x, y) in zip(points, points[1:], strict=False):
+    for (_, before), (x, y) in itertools.pairwise(points):
         corners += [(x, before), (x, y)]
     return corners
 

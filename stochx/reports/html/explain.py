@@ -56,7 +56,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         signed = any(record["method"] not in unsigned for record in part.records)
         caption = f"The evidence in each image for its class. {_sentence(legend_of_colours(signed, bool(unsigned)))}"
         yield GalleryBlock("Images and maps", caption, items, images - len(items), album.why)
-    yield result_table(run, "Every map")
+    yield result_table(run, "Every map", folded=True)
 
 
 def _unsigned(methods: Sequence[str]) -> set[str]:

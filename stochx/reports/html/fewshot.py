@@ -61,13 +61,13 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         total = len({row["image"] for row in run.rows})
         yield GalleryBlock(
             "Queries and support",
-            "Evidence in the query for each class rather than the others, most probable first, and in the first support "
-            "image of each class for its own score. Red: for the class, blue: against it.",
+            "Evidence in the query for each class rather than the others, most probable first, and in the first "
+            "support image of each class for its own score. Red: for the class, blue: against it.",
             items,
             total - len(items),
             album.why,
         )
-    yield result_table(run)
+    yield result_table(run, folded=run.command == "fsc-explain")
 
 
 def _accuracies(run: Run) -> Block:
@@ -129,7 +129,9 @@ def _item(
         tiles.append(Tile("", "", None))
         for place, k in enumerate(order):
             name, base, over = rows[k]["class_name"], uris[1 + n + place], uris[1 + 2 * n + place]
-            tiles.append(Tile("", f"evidence in a support image of {name}", base, over, f"support: {name}", crisp=crisp))
+            tiles.append(
+                Tile("", f"evidence in a support image of {name}", base, over, f"support: {name}", crisp=crisp)
+            )
     best = rows[order[0]]
     line = f"predicted: {best['class_name']} (p = {best['probability']:.2f})"
     return Item(image, line, tiles, (), str(best["class_name"]))

@@ -1,4 +1,4 @@
-"""The pictures of a run, read back from its folder; a file that is missing or damaged is a picture that is not shown."""
+"""The pictures of a run, read back from its folder; what is missing or damaged is not shown."""
 
 from __future__ import annotations
 

@@ -23,8 +23,10 @@ def render(page: Page) -> str:
     """Return the HTML of a report."""
     style, script = _read("report.css"), _read("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template("page.html").render(
-        page=page, style=Markup(style), script=Markup(script), digest=digest, data=as_data(page.documents)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(page=page, style=Markup(style), script=Markup(script), digest=digest, data=as_data(page.documents))
     )
 
 

@@ -51,7 +51,7 @@ class Album:
 
 def is_crisp(picture: np.ndarray) -> bool:
     """Return true for a picture that is enlarged, so that its pixels are seen."""
-    return max(picture.shape[:2]) <= CRISP
+    return max(len(picture), len(picture[0])) <= CRISP
 
 
 def to_uri(picture: np.ndarray) -> str:

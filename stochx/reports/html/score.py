@@ -71,7 +71,9 @@ def _means(run: Run, metric: str) -> Iterator[Block]:
     if rows:
         methods = methods_of(run)
         means = [
-            Mean(row["method"], row["mean"], row["low"], row["high"], methods.index(row["method"]), f"{row['mean']:.4g}")
+            Mean(
+                row["method"], row["mean"], row["low"], row["high"], methods.index(row["method"]), f"{row['mean']:.4g}"
+            )
             for row in rows
         ]
         caption = f"Mean over {rows[0]['n']} images with 95 % intervals; {BETTER[rows[0]['better']]}."
@@ -168,4 +170,3 @@ def _columns(run: Run) -> list[Shown]:
 
 def _value(score: Mapping[str, float | None]) -> str:
     return "–" if score["value"] is None else f"{score['value']:.4g}"
-

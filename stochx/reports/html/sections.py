@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 from stochx.reports.html import attack, boundary, certify, explain, fewshot, score, training
 from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
 from stochx.reports.html.pictures import Album
-from stochx.reports.html.text import duration
+from stochx.reports.html.text import duration, shared_folder
 from stochx.reports.html.typed import command_line
 from stochx.tables import view_of
 
@@ -33,7 +34,7 @@ TAGS = ("right", "wrong", "fooled", "abstained", "failed")  # in the order of th
 def make_section(run: Run, name: str, album: Album) -> Section:
     """Return the section of a run."""
     room = ROOMS[run.command]
-    blocks: list[Block] = list(room.blocks(run, album)) if run.rows else []
+    blocks = list(map(_shorten, room.blocks(run, album))) if run.rows else []
     return Section(
         name=name,
         command=run.command,
@@ -48,6 +49,14 @@ def make_section(run: Run, name: str, album: Album) -> Section:
         filters=_filters(blocks),
         groups=_groups(blocks),
     )
+
+
+def _shorten(block: Block) -> Block:
+    """Leave out of a gallery's names the folder that all images share."""
+    if not isinstance(block, GalleryBlock):
+        return block
+    start = len(shared_folder([item.name for item in block.items]))
+    return replace(block, items=[replace(item, name=item.name[start:]) for item in block.items])
 
 
 def _notes(run: Run) -> Iterator[Note]:

@@ -12,14 +12,14 @@ from stochx.tables import view_of
 MOST = 2_000  # rows of a table: more would make a page slow, and nobody reads them
 
 
-def result_table(run: Run, title: str = "Results") -> TableBlock:
+def result_table(run: Run, title: str = "Results", folded: bool = False) -> TableBlock:
     """Return the table that the command prints."""
     view = view_of(run.command)
     rows, columns = view.folded(run.rows)
     columns = [column for column in columns if any(column.cell(row) for row in rows)]
     headings = [Heading(" ".join(column.name.split()), column.numeric, column.note) for column in columns]
     lines = [Line([Cell(column.cell(row), column.numeric) for column in columns]) for row in rows[:MOST]]
-    return TableBlock(title, headings, lines, view.legend(rows), max(0, len(rows) - MOST))
+    return TableBlock(title, headings, lines, view.legend(run.rows), max(0, len(rows) - MOST), folded)
 
 
 @dataclass(frozen=True)

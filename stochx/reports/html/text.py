@@ -36,6 +36,12 @@ def short(path: object) -> str:
     return "/".join(str(path).replace("\\", "/").rstrip("/").split("/")[-2:])
 
 
+def shared_folder(names: Iterable[str]) -> str:
+    """Return the folder of all names, with its slash; empty where they have several, or none."""
+    folders = {name.rpartition("/")[0] for name in names}
+    return f"{folders.pop()}/" if len(folders) == 1 and "" not in folders else ""
+
+
 def duration(seconds: float) -> str:
     """Return `12 s`, `3 min 20 s` or `1 h 5 min`."""
     whole = round(seconds)

@@ -13,7 +13,7 @@ from stochx.reports.html.text import percent, plural, short, within
 MEASURES = {"accuracy": "training images", "clean": "validation", "robust": "validation, attacked",
             "validation": "held-out classes"}  # fmt: skip
 TESTS = (
-    ("test images", "accuracy", "low", "high"),
+    ("the network", "accuracy", "low", "high"),
     ("noise off", "accuracy_off", "low_off", "high_off"),
     ("teacher", "accuracy_teacher", "low_teacher", "high_teacher"),
 )
@@ -41,10 +41,17 @@ def stats(run: Run) -> list[Stat]:
             return [Stat(f"{name} in training", percent(row["train_accuracy"]), "mean over the last epoch")]
         return [Stat(name, percent(value), "on held-out classes")]
     return [
-        Stat(f"Accuracy, {name}", percent(row[mean]), within(row, low, high))
-        for name, mean, low, high in TESTS
-        if row.get(mean) is not None
+        Stat(f"Test accuracy, {name}", percent(row[mean]), within(row, low, high))
+        for name, mean, low, high in _tests(run)
     ]
+
+
+def _tests(run: Run) -> list[tuple[str, str, str, str]]:
+    """Return the accuracies that the final test measured: their names and keys."""
+    found = [test for test in TESTS if run.rows[0].get(test[1]) is not None]
+    if run.command == "distill":
+        return [("a random draw", *keys) if name == "the network" else (name, *keys) for name, *keys in found]  # type: ignore[misc]
+    return found if run.command == "train" else []
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -57,7 +64,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     data = args["data"] if isinstance(args["data"], str) else ", ".join(args["data"])
     adversarial = {"recipe", "eps"} if not args.get("adversarial") else set()
     dropped = {names[key] for key in adversarial}
-    return [("Data", data), *((title, str(value)) for title, value in pairs if title not in dropped)]
+    return [("Data", data), *((title, _said(value)) for title, value in pairs if title not in dropped)]
+
+
+def _said(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def blocks(run: Run, album: Album) -> Iterator[Block]:
@@ -68,8 +79,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         yield from _accuracy(epochs)
     means = [
         Mean(name, run.rows[0][mean], run.rows[0][low], run.rows[0][high], place, percent(run.rows[0][mean]))
-        for place, (name, mean, low, high) in enumerate(TESTS)
-        if run.rows[0].get(mean) is not None
+        for place, (name, mean, low, high) in enumerate(_tests(run))
     ]
     if means:
         n = run.rows[0].get("n")
@@ -89,7 +99,9 @@ def _number(value: float | None) -> str:
 def _loss(epochs: list[Record]) -> Block:
     points = [(float(epoch["epoch"]), float(epoch["loss"])) for epoch in epochs]
     series = [Series("training loss", points, marks=len(points) < 20)]
-    return line_chart("Loss", "Mean loss of the training images in each epoch.", Axes("epoch", "loss"), series)
+    return line_chart(
+        "Loss", "Mean loss of the training images in each epoch.", Axes("epoch", "loss", whole=True), series
+    )
 
 
 def _accuracy(epochs: list[Record]) -> Iterator[Block]:
@@ -100,4 +112,4 @@ def _accuracy(epochs: list[Record]) -> Iterator[Block]:
             series.append(Series(name, points, marks=len(points) < 20))
     if series:
         caption = "Accuracy after each epoch, on training images as the network saw them and on images held out."
-        yield line_chart("Accuracy", caption, Axes("epoch", "accuracy", True), series)
+        yield line_chart("Accuracy", caption, Axes("epoch", "accuracy", True, whole=True), series)

@@ -2,7 +2,7 @@
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const root = document.documentElement;
 root.classList.add("js");
-for (const control of all(".theme, .filters, .blend-by, .frame-by, .copy")) control.hidden = false;
+for (const control of all(".theme, .filters, .frame-by, .copy")) control.hidden = false;
 
 // Colours: those of the system until the reader chooses; a file may not be allowed to remember.
 const remembered = { get: () => { try { return localStorage.getItem("stochx-theme"); } catch { return null; } },
@@ -70,7 +70,7 @@ for (const frame of all(".frame[data-shared]")) {
   frame.prepend(under);
 }
 for (const slider of all(".blend-by input")) slider.addEventListener("input", () =>
-  slider.closest(".gallery").style.setProperty("--blend", slider.value / 100));
+  slider.closest(".run").style.setProperty("--blend", slider.value / 100));
 
 // The viewer: one image, enlarged; arrow keys go on to the next.
 const viewer = document.querySelector(".viewer");
@@ -82,9 +82,7 @@ function open(item) {
   copy.removeAttribute("tabindex");
   const body = viewer.querySelector(".viewer-body");
   body.replaceChildren(copy);
-  const gallery = item.closest(".gallery");
-  body.style.setProperty("--across", gallery.style.getPropertyValue("--across"));
-  body.style.setProperty("--blend", gallery.style.getPropertyValue("--blend") || ".5");
+  body.style.setProperty("--blend", item.closest(".run").style.getPropertyValue("--blend") || ".5");
   viewer.querySelector(".viewer-place").textContent = `${others.indexOf(item) + 1} of ${others.length}`;
   if (!viewer.open) viewer.showModal();
 }

@@ -1,0 +1,99 @@
+"""Run `stochx report`: read runs, and write them as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from stochx import __version__
+from stochx.engine.io.store import write_text
+from stochx.engine.world import World
+from stochx.errors import InputError, first_line
+from stochx.reports.html import BUDGET, ROOMS, Album, Page, Part, Run, Section, make_section, render
+from stochx.runs import Outcome
+from stochx.runs.document import compose
+from stochx.runs.folders import RESULT, RunRecord, read_run
+from stochx.runs.watch import Watch
+from stochx.settings import Report
+
+MEGABYTE = 1e6
+
+
+def run(settings: Report, world: World, watch: Watch) -> Outcome:
+    """Write the report; its row says how large it is, and how many images are in it."""
+    if not world.leads:
+        return Outcome(None)
+    with watch.progress("reading runs"):
+        runs = [_as_run(record) for path in settings.runs for record in _expand(path)]
+    sections, albums = _sections(runs, settings.limit, watch)
+    page = Page(
+        title=settings.title or _title(runs),
+        made=f"{len(runs)} run{'s' * (len(runs) > 1)}, stochx {__version__}, {datetime.now():%d %B %Y, %H:%M}",
+        sections=sections,
+        documents=[run.document for run in runs],
+        shown=sum(album.shown for album in albums),
+        left_out=sum(album.left_out for album in albums),
+    )
+    with watch.progress("writing"):
+        text = render(page)
+        write_text(settings.file, text)
+    row = {
+        "report": str(settings.file),
+        "runs": len(runs),
+        "images": page.shown,
+        "left_out": page.left_out,
+        "megabytes": len(text.encode()) / MEGABYTE,
+    }
+    return Outcome(compose(settings.command, settings.recorded(), {}, [row], watch.seconds))
+
+
+def _expand(path: Path) -> Iterator[RunRecord]:
+    """Yield the run of a folder, or those below a folder that holds several."""
+    inside = sorted(file.parent for file in path.glob(f"*/{RESULT}")) if path.is_dir() else []
+    if inside and not (path / RESULT).is_file():
+        yield from (record for record in map(read_run, inside) if record.command in ROOMS)
+        return
+    record = read_run(path)
+    if record.command in ROOMS:
+        yield record
+        return
+    if not inside:
+        raise InputError(f"`{path}` is a run of `{record.command}`, which has no report", f"name {_known()}")
+    yield from (record for record in map(read_run, inside) if record.command in ROOMS)
+
+
+def _known() -> str:
+    return f"a run of {', '.join(ROOMS)}"
+
+
+def _as_run(record: RunRecord) -> Run:
+    """Return a run with its parts; a run at one point is a part itself."""
+    parts = [Part(part.path.name, part.path, part.records) for part in record.parts]
+    if record.records or not parts:
+        parts = [Part("", record.path, record.records)]
+    return Run(record.path, record.document, parts)
+
+
+def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Section], list[Album]]:
+    """Return the section of each run; what pictures of one do not use is left to the next ones."""
+    sections, albums, room = list[Section](), list[Album](), BUDGET
+    with watch.progress("drawing", len(runs)) as advance:
+        for place, run in enumerate(runs):
+            album = Album(room // (len(runs) - place), limit)
+            before = album.room
+            try:
+                sections.append(make_section(run, f"run-{place + 1}", album))
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(
+                    f"`{run.folder}` lacks what a report of `{run.command}` shows: {first_line(error)}",
+                    "it was edited, or another version of stochx wrote it: run the command again",
+                ) from error
+            albums.append(album)
+            room -= before - album.room
+            advance(1)
+    return sections, albums
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return f"Report of {runs[0].folder.name}" if len(runs) == 1 else f"Report of {len(runs)} runs"

@@ -1,0 +1,15 @@
+"""The table of `stochx report`: the file, and what is in it."""
+
+from __future__ import annotations
+
+from stochx.tables.view import View, number, text
+
+VIEW = View(
+    lambda rows: [
+        text("report"),
+        number("runs"),
+        number("images"),
+        number("left out", key="left_out", note="images that had no room, or are beyond --limit"),
+        number("MB", "{:.2f}", "megabytes"),
+    ]
+)
