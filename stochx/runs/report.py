@@ -10,7 +10,7 @@ from stochx import __version__
 from stochx.engine.io.store import write_text
 from stochx.engine.world import World
 from stochx.errors import InputError, first_line
-from stochx.reports.html import BUDGET, ROOMS, Album, Page, Part, Run, Section, make_section, render
+from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_section, render, room_for
 from stochx.runs import Outcome
 from stochx.runs.document import compose
 from stochx.runs.folders import RESULT, RunRecord, read_run
@@ -77,7 +77,7 @@ def _as_run(record: RunRecord) -> Run:
 
 def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Section], list[Album]]:
     """Return the section of each run; what pictures of one do not use is left to the next ones."""
-    sections, albums, room = list[Section](), list[Album](), BUDGET
+    sections, albums, room = list[Section](), list[Album](), room_for(limit)
     with watch.progress("drawing", len(runs)) as advance:
         for place, run in enumerate(runs):
             album = Album(room // (len(runs) - place), limit)

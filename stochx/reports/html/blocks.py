@@ -161,6 +161,7 @@ class GalleryBlock:
     items: Sequence[Item]
     left_out: int = 0
     why: str = ""
+    columns: int = 0  # tiles side by side; 0: all of an image
 
     @property
     def blends(self) -> bool:
@@ -170,7 +171,7 @@ class GalleryBlock:
     @property
     def across(self) -> int:
         """Tiles of an image, side by side."""
-        return max((len(item.tiles) for item in self.items), default=1)
+        return self.columns or max((len(item.tiles) for item in self.items), default=1)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
             items,
             total - len(items),
             album.why,
+            1 + len({row["class_name"] for row in run.rows}),
         )
     yield result_table(run, folded=run.command == "fsc-explain")
 

@@ -12,7 +12,8 @@ from PIL import Image
 SHOWN = 224  # pixels: the longest side of a picture that is stored
 CRISP = 64  # pixels: smaller pictures are stored without loss, and enlarged without smoothing
 QUALITY = 76
-BUDGET = 10_000_000  # bytes of all pictures of a report, as base64
+ROOM = 50_000  # bytes of an image with its maps, as base64, on average
+FEWEST = 200  # images that there is room for at least: 10 MB
 
 
 class Album:
@@ -47,6 +48,11 @@ class Album:
             return None
         self.room -= size
         return uris
+
+
+def room_for(limit: int) -> int:
+    """Return the bytes of all pictures of a report."""
+    return ROOM * max(limit, FEWEST)
 
 
 def is_crisp(picture: np.ndarray) -> bool:

@@ -106,7 +106,7 @@ for (const list of all(".items")) {
   list.addEventListener("click", (event) => { const item = event.target.closest(".item"); if (item) open(item); });
   list.addEventListener("keydown", (event) => {
     const item = event.target.closest(".item");
-    if (event.key === "Enter") { open(item); return; }
+    if (event.key === "Enter") { event.preventDefault(); open(item); return; }
     const others = seen(item);
     const next = event.key === "Home" ? others[0] : event.key === "End" ? others.at(-1)
       : STEPS[event.key] ? step(item, STEPS[event.key]) : null;

@@ -1,0 +1,260 @@
+"""The report: what stands in the file, that names in it are text, and that it asks for nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from reporting import HOSTILE, embedded, hostile_runs, large_run, reported
+from support import recorded_document, refused, stochx, write_run
+
+from stochx.errors import printable
+from stochx.reports.html import ROOMS, Album, Page, Part, Run, make_section, render
+from stochx.reports.html.charts import Axes, Series, line_chart, ticks
+from stochx.reports.html.images import read_arrays, read_picture
+from stochx.reports.html.page import as_data
+from stochx.reports.html.pictures import to_uri
+from stochx.reports.html.typed import command_line
+from stochx.reports.inputs import magnified
+from stochx.settings import Report
+
+RECORDED = [
+    path.stem
+    for path in sorted((ROOT / "tests" / "recorded").glob("*.json"))
+    if isinstance(json.loads(path.read_text()).get("json"), dict)
+    and json.loads(path.read_text())["json"].get("command") in ROOMS
+]
+VOID = {"meta", "img", "input", "br", "hr", "link"}
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, its texts, and that every element is closed in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return hostile_runs(tmp_path_factory.mktemp("<report>"))
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    reported(file, *runs.values(), title="<script>alert(9)</script>")
+    return file.read_text(encoding="utf-8")
+
+
+def section_of(name, records=()):
+    """Return the section of a recorded document."""
+    document = recorded_document(name)
+    run = Run(Path("some/run"), document, [Part("", Path("nowhere"), records)])
+    return make_section(run, "run-1", Album(1_000_000, 10))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_command_with_a_report_has_a_section(name):
+    section = section_of(name)
+    html = render(Page("A report", "now", [section]))
+    page = Elements(html)
+    assert section.stats and section.about.endswith(".") and any(block.kind == "table" for block in section.blocks)
+    assert section.stats[0].value in page.texts
+    assert f"stochx {section.command}" in section.typed
+
+
+def test_every_command_that_writes_a_run_folder_has_a_section():
+    assert {recorded_document(name)["command"] for name in RECORDED} == set(ROOMS)
+
+
+def test_names_are_text(page):
+    elements = Elements(page)
+    tags = [tag for tag, _ in elements.elements]
+    assert tags.count("script") == 2 and "iframe" not in tags and "b" in tags
+    for tag, attributes in elements.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        assert tag != "img" or attributes["src"].startswith("data:image/webp;base64,")
+    text = "".join(elements.texts)
+    for name in (*HOSTILE, "<script>alert(9)</script>", "<img src=x onerror=alert(3)>.png"):
+        assert printable(name) in text
+    assert "\u202e" not in page and "\x00" not in page
+
+
+def test_names_of_folders_and_methods_are_escaped_in_charts(page):
+    (labels,) = re.findall(r"<text class=\"label\"[^>]*>pgd:steps=2", page)[:1]
+    assert labels
+    title = '"><svg onload=alert(1)>'
+    chart = line_chart(title, title, Axes(title, title), [Series(title, [(0, 0), (1, 1)], marks=True)])
+    assert "<svg onload" not in chart.svg and "&lt;svg onload" in chart.svg
+
+
+def test_the_documents_stand_in_the_page_as_they_are(page, runs):
+    documents = [json.loads((run / "result.json").read_text(encoding="utf-8")) for run in runs.values()]
+    assert embedded(page) == documents
+
+
+def test_json_cannot_close_its_element():
+    text = as_data([{"name": "</script><!--<script>&\u2028"}])
+    assert "<" not in text and "&" not in text and "\u2028" not in text
+    assert json.loads(text) == [{"name": "</script><!--<script>&\u2028"}]
+
+
+def test_only_the_script_of_the_report_may_run(page):
+    (policy,) = (a["content"] for tag, a in Elements(page).elements if a.get("http-equiv") == "Content-Security-Policy")
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    for tag, attributes in Elements(page).elements:
+        for name in {"src", "href", "action", "data", "poster", "srcset"} & attributes.keys():
+            assert attributes[name].startswith(("data:image/", "#")), (tag, attributes)
+    assert "url(" not in page and "@import" not in page
+
+
+def test_pictures_have_texts_and_headings_are_in_order(page):
+    elements = Elements(page).elements
+    assert all("alt" in attributes for tag, attributes in elements if tag == "img")
+    assert dict(elements)["html"] == {"lang": "en"}
+    levels = [int(tag[1]) for tag, _ in elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    drawings = re.findall(r'<svg class="(?:plot|plane)" role="img"[^>]*>(<title>[^<]+</title>)?', page)
+    assert drawings and all(drawings)
+
+
+def test_attacked_images_stand_beside_their_originals(page, runs):
+    assert len(list((runs["attack"] / "examples").glob("*.webp"))) == 6
+    assert page.count('<bdi class="what">attacked</bdi>') == 6
+    strip = read_picture(next((runs["attack"] / "examples").iterdir()))
+    assert strip.shape == (32, 96, 3)
+
+
+def test_magnified_changes_lie_around_grey():
+    import torch
+
+    change = torch.tensor([-0.02, 0.0, 0.01])
+    assert torch.allclose(magnified(change), torch.tensor([0.0, 0.5, 0.75]))
+    assert torch.equal(magnified(torch.zeros(2)), torch.full((2,), 0.5))
+
+
+def test_the_report_lies_in_the_folder_of_a_single_run(runs, tmp_path):
+    done = stochx("report", runs["explain"], "--json")
+    (row,) = json.loads(done.stdout)["results"]
+    assert done.returncode == 0 and row["report"] == str(runs["explain"] / "report.html")
+    assert row["megabytes"] * 1e6 == (runs["explain"] / "report.html").stat().st_size
+    both = stochx("report", runs["explain"], runs["score"], cwd=tmp_path)
+    assert both.stdout.splitlines()[1].split("\t")[:2] == ["report.html", "2"] and (tmp_path / "report.html").exists()
+
+
+def test_a_folder_of_runs_is_all_of_them(runs, tmp_path):
+    row = reported(tmp_path / "all.html", runs["attack"].parent)
+    assert row["runs"] == len(runs)
+
+
+def test_images_beyond_the_limit_are_counted(tmp_path):
+    run = large_run(tmp_path / "run", 5)
+    assert reported(tmp_path / "a.html", run) | {"megabytes": 0, "report": ""} == {
+        "report": "",
+        "runs": 1,
+        "images": 5,
+        "left_out": 0,
+        "megabytes": 0,
+    }
+    row = reported(tmp_path / "a.html", run, limit=2)
+    assert (row["images"], row["left_out"]) == (2, 3)
+    assert "2 of 5 images are shown: `--limit` is 2." in (tmp_path / "a.html").read_text()
+
+
+def test_pictures_keep_to_their_room():
+    noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)
+    size = len(to_uri(noise))
+    album = Album(int(2.5 * size), 10)
+    taken = [album.take([noise]) for _ in range(4)]
+    assert [uris is not None for uris in taken] == [True, True, False, False]
+    assert (album.shown, album.left_out, album.why) == (2, 2, "there is no room for more in this file")
+
+
+def test_missing_and_damaged_pictures_leave_the_rest(tmp_path):
+    run = large_run(tmp_path / "run", 3)
+    (run / "i0.input.png").unlink()
+    (run / "i1.gradient.npz").write_bytes(b"PK damaged")
+    (run / "i2.gradient.npz").unlink()
+    (run / "i2.sobel.npz").unlink()
+    row = reported(tmp_path / "a.html", run)
+    assert (row["images"], row["left_out"]) == (2, 0)
+    assert "2 of 3 images are shown" in (tmp_path / "a.html").read_text()
+    assert read_arrays(run / "i1.gradient.npz") is None and read_picture(run / "none.png") is None
+
+
+def test_a_document_without_what_a_report_shows_is_refused(tmp_path):
+    document = recorded_document("attack")
+    del document["threat"]
+    folder = write_run(tmp_path / "run", document)
+    refused(lambda: reported(tmp_path / "a.html", folder), "lacks what a report of `attack` shows: 'threat'", "again")
+
+
+def test_wrong_usage_is_refused(runs, tmp_path):
+    refused(lambda: reported(tmp_path / "a.html", tmp_path / "none"), "none` does not exist")
+    refused(lambda: Report(runs=(tmp_path, tmp_path)), "is given twice")
+    refused(lambda: Report(runs=(tmp_path,), output="result.json"), "is not an HTML file", "`.html`")
+    assert stochx("report").returncode == 2
+
+
+def test_commands_can_be_pasted_back():
+    args = {"model": "my net.pt", "attack": ["pgd:steps=20", "fgsm"], "eps": "4/255", "figure": False, "limit": 5}
+    typed = command_line("attack", args | {"norm": "linf", "seed": 0, "curve": True})
+    assert typed == "stochx attack 'my net.pt' -a pgd:steps=20 -a fgsm --eps 4/255 --curve --no-figure --limit 5"
+
+
+def test_ticks_are_round_numbers_between_the_ends():
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(0.013, 0.031) == [0.015, 0.02, 0.025, 0.03]
+    assert ticks(-3, 7, 5) == [-2, 0, 2, 4, 6]
+    assert ticks(2, 2) == [2]
+
+
+def test_a_step_keeps_its_value_up_to_the_next_point():
+    chart = line_chart("t", "c", Axes("x", "y", share=True), [Series("s", [(0, 1), (1, 0.5), (2, 0)], step=True)])
+    (path,) = re.findall(r'class="line" d="M([^"]+)"', chart.svg)
+    points = [tuple(map(float, point.split())) for point in path.split("L")]
+    assert [y for _, y in points] == [points[0][1], points[0][1], points[2][1], points[2][1], points[4][1]]
+    assert [x for x, _ in points][1] == points[2][0] and len(points) == 5
+    assert len({y for _, y in points}) == 3
+
+
+def test_filters_count_what_became_of_the_images():
+    rows = [
+        {"index": k, "image": f"{k}.png", "label": 0, "clean": clean, "prediction": 0, "margin": 1.0, "worst": worst,
+         "worst_attack": "fgsm", "attacks": {"fgsm": {"correct": worst, "prediction": 1, "linf": 0.1}}}
+        for k, (clean, worst) in enumerate([(1, 1), (1, 0), (0, 0), (1, 0.4), (1, 0.6)])
+    ]  # fmt: skip
+    section = section_of("attack", rows)
+    assert section.filters == [("right", 2), ("wrong", 1), ("fooled", 2)]
+    assert replace(section, blocks=()).blends is False
