@@ -80,7 +80,7 @@ def test_columns_that_are_empty_for_all_rows_are_left_out():
 def test_minor_columns_go_first_and_are_named(monkeypatch):
     file = terminal(monkeypatch, 60)
     document = {"results": explained_rows()}
-    output.show(document, explain.VIEW, as_json=False, quiet=False)
+    output.show(document, explain.VIEW, None, quiet=False)
     lines = plain(file)
     assert "seconds" not in lines[0] and any("no room for target, seconds" in line for line in lines)
 
@@ -96,10 +96,10 @@ def test_what_does_not_fit_continues_below_with_the_names():
 
 def test_images_of_one_folder_are_shown_without_it_on_a_terminal_alone(monkeypatch, capsys):
     file = terminal(monkeypatch, 200)
-    output.show({"results": explained_rows()}, explain.VIEW, as_json=False, quiet=True)
+    output.show({"results": explained_rows()}, explain.VIEW, None, quiet=True)
     assert plain(file)[1].startswith("n02089078_IMG.jpg")
     monkeypatch.undo()
-    output.show({"results": explained_rows()}, explain.VIEW, as_json=False, quiet=True)
+    output.show({"results": explained_rows()}, explain.VIEW, None, quiet=True)
     assert capsys.readouterr().out.splitlines()[1].startswith("photos/summer/n02089078_IMG.jpg\tgradient")
 
 
@@ -124,10 +124,10 @@ def test_a_terminal_says_what_the_numbers_mean(view, rows, notes, monkeypatch):
     file = terminal(monkeypatch, 300)
     document = {"results": rows, "args": {}, "checks": [], "expectation": [], "saved": None, "versus": None}
     document["curve"] = None
-    output.show(document, view, as_json=False, quiet=False)
+    output.show(document, view, None, quiet=False)
     assert all(any(note in line for line in plain(file)) for note in notes)
     file.truncate(0)
-    output.show(document, view, as_json=False, quiet=True)
+    output.show(document, view, None, quiet=True)
     assert not any(note in file.getvalue() for note in notes)
 
 
@@ -135,7 +135,7 @@ def test_scores_on_a_terminal_keep_two_lines_of_heading(monkeypatch):
     file = terminal(monkeypatch)
     row = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 6, "better": "lower", "best": False}
     rows = [row | {"method": m, "metric": s} for m in ("a", "b") for s in ("aupc", "autvc")]
-    output.show({"results": rows}, score.VIEW, as_json=False, quiet=True)
+    output.show({"results": rows}, score.VIEW, None, quiet=True)
     assert [line.split() for line in plain(file)[:2]] == [["method", "aupc", "↓", "autvc", "↓"], ["(n", "=", "6)"] * 2]
 
 

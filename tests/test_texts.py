@@ -38,7 +38,8 @@ def test_stdout_of_any_encoding_takes_every_text(encoding, as_json, monkeypatch)
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     output.escape_unprintable()
-    output.show(compose("list", {}, {}, ROWS), View(lambda rows: [text("name")]), as_json, quiet=True)
+    view, form = View(lambda rows: [text("name")]), "json" if as_json else None
+    output.show(compose("list", {}, {}, ROWS), view, form, quiet=True)
     written = stream.buffer.getvalue().decode(encoding)
     if as_json:
         assert json.loads(written)["results"] == ROWS

@@ -6,27 +6,31 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from stochx import catalog, settings
 from stochx.cli import Stopped, output
 from stochx.cli.complete import completer
+from stochx.cli.summary import append_summary
 from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
+from stochx.settings.choices import Format
 from stochx.settings.folders import Output, RunFiles
 from stochx.tables import view_of
 
 SPEC = "NAME[:KEY=VALUE,...]"
+FORMATS = get_args(Format)
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
 
 
 def command_function(cls: type[Settings]) -> Callable[..., None]:
     """Make the function behind a command, with the signature that typer reads: a parameter for each setting."""
 
-    def command(json: bool, quiet: bool, verbose: bool, config: Path | None, **values: Any) -> None:
+    def command(context: typer.Context, quiet: bool, verbose: bool, **values: Any) -> None:
+        form = chosen_format(context)
         chosen = cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
         chosen.prepare()
         output.notes(quiet, verbose)
@@ -41,14 +45,17 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
             if isinstance(chosen, RunFiles):
                 stopped.resumable = holds_results(watch.folder or chosen.folder)
             raise
-        for gate in outcome.missed:
-            output.remark("gate missed:", gate, "yellow")
         if outcome.document is not None:
-            output.show(outcome.document, view_of(cls.command), json, quiet)
-            _say_where(chosen, watch.folder, json or quiet)
+            view = view_of(cls.command)
+            for gate in view.gates(outcome.document):
+                if gate.missed:
+                    output.remark("gate missed:", gate.text, "yellow")
+            output.show(outcome.document, view, form, quiet)
+            _say_where(chosen, watch.folder, form not in (None, "table", "tsv") or quiet)
+            append_summary(outcome.document, view)
         raise typer.Exit(outcome.code)
 
-    parameters = [*COMMON, *map(_parameter, settings_of(cls))]  # --config first: it may include entries
+    parameters = [CONTEXT, *COMMON, *map(_parameter, settings_of(cls))]  # --config first: it may include entries
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = cls.__doc__
@@ -171,6 +178,24 @@ def _configured(setting: Setting, value: Any) -> Any:
     return list(value) if setting.repeated else value
 
 
+def chosen_format(context: typer.Context) -> Format | None:
+    """Return the format that `--format` or `--json` asks for; a flag wins over a variable, and that over a file."""
+    form, as_json = context.params["format"], context.params["json"]
+    if not as_json or form in (None, "json"):
+        return "json" if as_json else form
+    rank = {"COMMANDLINE": 0, "ENVIRONMENT": 1, "DEFAULT_MAP": 2}
+    formats, jsons = (rank[getattr(context.get_parameter_source(name), "name", "")] for name in ("format", "json"))
+    if formats == jsons:
+        raise UsageError(f"`--json` and `--format {form}` do not go together", "leave out one of them")
+    return form if formats < jsons else "json"
+
+
+def _check_format(form: str | None) -> str | None:
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"`--format {form}` is unknown", suggest(form, FORMATS))
+    return form
+
+
 def _common(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -202,11 +227,25 @@ Config = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-Json = Annotated[bool, _switch("--json", "Print one JSON object to stdout.")]
+Json = Annotated[bool, _switch("--json", "Print one JSON object to stdout, as --format json.")]
+Chosen = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="|".join(FORMATS),
+        help="Format of stdout; default: a table on a terminal, tsv in a pipe.",
+        callback=_check_format,
+        autocompletion=lambda incomplete: [form for form in FORMATS if form.startswith(incomplete)],
+        show_envvar=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 Silent = Annotated[bool, _switch("--quiet", "Print only errors to stderr.", "-q")]
 Verbose = Annotated[bool, _switch("--verbose", "Print details to stderr.", "-v")]
+CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 COMMON = [
     _common("config", Config, None),
+    _common("format", Chosen, None),
     _common("json", Json, False),
     _common("quiet", Silent, False),
     _common("verbose", Verbose, False),

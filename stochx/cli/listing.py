@@ -8,7 +8,7 @@ import typer
 
 from stochx.catalog import FAMILIES
 from stochx.cli import output
-from stochx.cli.build import Include, Json
+from stochx.cli.build import Chosen, Include, Json, chosen_format
 from stochx.errors import UsageError, suggest
 from stochx.runs.document import compose
 from stochx.tables import Column, View
@@ -22,10 +22,12 @@ def _names(incomplete: str) -> list[str]:
 
 
 def list_(
+    context: typer.Context,
     what: Annotated[
         str | None, typer.Argument(metavar="[FAMILY[:NAME]]", help="A family, or one entry.", autocompletion=_names)
     ] = None,
     include: Include = None,
+    format: Chosen = None,
     json: Json = False,
 ) -> None:
     """Show what can be chosen: families, their entries, an entry's keys and defaults.
@@ -35,6 +37,7 @@ def list_(
 
       stochx list attributions:smoothtaylor
     """
+    form = chosen_format(context)
     family, _, entry = (what or "").partition(":")
     rows: list[dict[str, str | None]]
     if what is None:
@@ -47,7 +50,7 @@ def list_(
         raise UsageError(f"unknown family `{family}`", suggest(family, FAMILIES))
     elif entry:
         rows = _fields(family, entry)
-        if not json and output.stdout().is_terminal:
+        if form == "table" or (form is None and output.stdout().is_terminal):
             output.stdout().print(
                 FAMILIES[family].docstring(FAMILIES[family].parse_name(entry)[0]) + "\n", markup=False
             )
@@ -55,7 +58,8 @@ def list_(
         rows = [{"name": name, "help": FAMILIES[family].summary(name)} for name in FAMILIES[family]]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]
     columns = [Column(key, lambda row, key=key: str(row[key] or "")) for key in keys]  # type: ignore[misc]
-    output.show(compose("list", {"what": what}, {}, rows), View(lambda rows: columns), json, quiet=False)
+    view = View(lambda rows: columns, keys=tuple(key for key in ("family", "name", "key") if key in keys))
+    output.show(compose("list", {"what": what}, {}, rows), view, form, quiet=False)
 
 
 def _fields(family: str, entry: str) -> list[dict[str, str | None]]:

@@ -6,13 +6,16 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 from stochx.errors import printable
+from stochx.settings.choices import Format
+from stochx.tables.junit import to_junit
 from stochx.tables.layout import fit_table
-from stochx.tables.view import Column, Document, Row, Style, View
+from stochx.tables.markdown import to_markdown
+from stochx.tables.view import Document, Row, Style, View
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,25 +50,41 @@ def stderr() -> Console:
 COLOURS: dict[Style, str] = {"": "", "ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def show(document: Document, view: View, as_json: bool, quiet: bool) -> None:
-    """Print a run's document, and on stderr what failed and what is remarkable.
+def show(document: Document, view: View, form: Format | None, quiet: bool) -> None:
+    """Print a run's document, and on stderr what failed and what is remarkable, which some formats hold themselves.
 
-    With `as_json` stdout gets one object, on a terminal a table, else tab-separated lines under a heading.
+    By default a terminal gets a table, a pipe tab-separated lines under a heading.
     """
     for failure in document.get("failed", []):
         complain(failure["error"], failure["hint"])
-    rows = document["results"]
-    if as_json:
-        unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-        sys.stdout.write(json.dumps(document, ensure_ascii=not unicode, allow_nan=False) + "\n")
-    elif not stdout().is_terminal:
-        _print_lines(rows, view.columns(rows))
+    form = form or ("table" if stdout().is_terminal else "tsv")
+    if form == "table":
+        _print_table(document["results"], view, quiet)
     else:
-        _print_table(rows, view, quiet)
+        sys.stdout.write(WRITERS[form](document, view))
     sys.stdout.flush()
-    if not (as_json or quiet):
+    if form in ("table", "tsv") and not quiet:
         for said in view.remarks(document):
             remark(f"{said.label:4}", said.text, COLOURS[said.style])
+
+
+def _to_json(document: Document, view: View) -> str:
+    unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(document, ensure_ascii=not unicode, allow_nan=False) + "\n"
+
+
+def _to_tsv(document: Document, view: View) -> str:
+    rows, columns = document["results"], view.columns(document["results"])
+    lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
+    return "".join("\t".join(map(printable, line)) + "\n" for line in lines)
+
+
+WRITERS: dict[Format, Callable[[Document, View], str]] = {
+    "markdown": to_markdown,
+    "json": _to_json,
+    "tsv": _to_tsv,
+    "junit": to_junit,
+}
 
 
 def _print_table(rows: Sequence[Row], view: View, quiet: bool) -> None:
@@ -86,11 +105,6 @@ def _print_table(rows: Sequence[Row], view: View, quiet: bool) -> None:
 def _print_styled(lines: Sequence[str], style: str = "") -> None:
     for line in lines:
         stdout().print(line, style=style, markup=False, soft_wrap=True)
-
-
-def _print_lines(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    lines = [[c.name for c in columns], *([c.cell(row) for c in columns] for row in rows)]
-    sys.stdout.write("".join("\t".join(map(printable, line)) + "\n" for line in lines))
 
 
 def remark(label: str, message: str, style: str = "") -> None:

@@ -21,11 +21,10 @@ __all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The document of a finished run, None off the leading rank; its exit code, and the gates that it missed."""
+    """The document of a finished run, None off the leading rank, and its exit code."""
 
     document: Document | None
     code: int = 0
-    missed: tuple[str, ...] = ()
 
 
 def execute(settings: Settings, watch: Watch) -> Outcome:

@@ -51,10 +51,3 @@ def judge_gate(settings: Attack, rows: Sequence[Row], records: Sequence[Record])
     value, eps = values[settings.fail_on], points[-1]["eps"] if gate.eps is None else gate.eps
     missed = value < gate.bound
     return {"on": settings.fail_on, "eps": eps, "bound": gate.bound, "value": value, "missed": missed}
-
-
-def describe_gate(settings: Attack, gate: Document) -> str:
-    """Say that a gate was missed, and at which radius, as it was typed."""
-    last = settings.points[-1]
-    eps = str(settings.fail_under).partition("@")[2] or (last.text if last.noise is None else settings.eps)
-    return f"robust accuracy {gate['value']:.4f} ({gate['on']}) at eps {eps} is below {gate['bound']:g}"

@@ -24,7 +24,6 @@ from stochx.reports.curve import draw_curves
 from stochx.reports.inputs import save_triples
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
-from stochx.runs._curve import describe_gate
 from stochx.runs._evaluation import Part, describe_evaluation
 from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
@@ -102,7 +101,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     missed = gate is not None and gate["missed"]
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
     code = exit_code(rows, failed) or (4 if invalid else 3 if missed else 0)
-    return Outcome(document, code, (describe_gate(settings, gate),) if missed else ())
+    return Outcome(document, code)
 
 
 def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:

@@ -85,7 +85,7 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
     gate = document["gate"]
     missed = gate is not None and gate["missed"]
     code = exit_code(rows, failed) or (3 if missed else 0)
-    return Outcome(document, code, (_describe_gate(gate),) if missed else ())
+    return Outcome(document, code)
 
 
 def _smoothing(settings: Certify, model: Classifier) -> Smoothing:
@@ -181,8 +181,3 @@ def _gate(settings: Certify, records: Sequence[Record]) -> Document | None:
         "value": value,
         "missed": value < gate.bound,
     }
-
-
-def _describe_gate(gate: Document) -> str:
-    where = f"certified accuracy at radius {gate['radius']:g} is {gate['value']:.4f} ({gate['on']})"
-    return f"{where}, below {gate['bound']:g}"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 
 from stochx.settings import module_of
-from stochx.tables.view import Column, Document, Remark, Row, View
+from stochx.tables.view import Column, Document, Gate, Remark, Row, View
 
-__all__ = ["Column", "Document", "Remark", "Row", "View", "view_of"]
+__all__ = ["Column", "Document", "Gate", "Remark", "Row", "View", "view_of"]
 
 
 def view_of(command: str) -> View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.tables.view import Column, Document, Remark, Row, View, interval, number, text
+from stochx.tables.view import Column, Document, Gate, Remark, Row, View, interval, number, text
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -76,6 +76,18 @@ def _draws(needed: Row) -> list[Remark]:
     ]
 
 
+def _gates(document: Document) -> list[Gate]:
+    gate, args, threat = document["gate"], document["args"], document["threat"]
+    if gate is None:
+        return []
+    eps = str(args["fail_under"]).partition("@")[2] or (
+        threat["typed"][-1] if threat["degree"][-1] is None else args["eps"]
+    )
+    side = "below" if gate["missed"] else "not below"
+    text = f"robust accuracy {gate['value']:.4f} ({gate['on']}) at eps {eps} is {side} {gate['bound']:g}"
+    return [Gate(f"--fail-under {args['fail_under']}", text, gate["missed"])]
+
+
 def _median(curve: Row, targeted: bool) -> str:
     """Say how far the nearest misclassified points are, or those of the target class."""
     fate = "reach the target class" if targeted else "are misclassified"
@@ -85,4 +97,4 @@ def _median(curve: Row, targeted: bool) -> str:
     return f"half of the images {fate} within {curve['median']:.4g}{pixels} in {curve['norm']}"
 
 
-VIEW = View(_columns, _remarks)
+VIEW = View(_columns, _remarks, _gates, keys=("model", "typed", "attack"))

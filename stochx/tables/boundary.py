@@ -28,4 +28,4 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-VIEW = View(_columns)
+VIEW = View(_columns, keys=("plane", "model"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.tables.view import Column, Document, Remark, Row, View, interval, number
+from stochx.tables.view import Column, Document, Gate, Remark, Row, View, interval, number
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -36,8 +36,17 @@ def _remarks(document: Document) -> list[Remark]:
     return remarks
 
 
+def _gates(document: Document) -> list[Gate]:
+    gate = document["gate"]
+    if gate is None:
+        return []
+    where = f"certified accuracy at radius {gate['radius']:g} is {gate['value']:.4f} ({gate['on']})"
+    text = f"{where}, {'below' if gate['missed'] else 'not below'} {gate['bound']:g}"
+    return [Gate(f"--fail-under {document['args']['fail_under']}", text, gate["missed"])]
+
+
 def _sigma(sigma: float | list[float]) -> str:
     return f"{sigma:.4g}" if isinstance(sigma, float) else ", ".join(f"{value:.4g}" for value in sigma)
 
 
-VIEW = View(_columns, _remarks)
+VIEW = View(_columns, _remarks, _gates, keys=("radius",))

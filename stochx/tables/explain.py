@@ -31,4 +31,4 @@ def _fold(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Column]]:
     return rows, [Column("image", lambda row: str(row["image"])[start:]), *others]
 
 
-VIEW = View(_columns, fold=_fold)
+VIEW = View(_columns, fold=_fold, keys=("image", "method"))

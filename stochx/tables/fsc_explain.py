@@ -9,5 +9,6 @@ VIEW = View(
         number("probability", "{:.3f}"),
         number("evidence", "{:+.3f}", note="the class's score minus the mean of the others'"),
         number("relevance", "{:+.3f}", note="the part of it that reaches the query's pixels"),
-    ]
+    ],
+    keys=("image", "class_name"),
 )

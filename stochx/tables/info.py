@@ -2,4 +2,4 @@
 
 from stochx.tables.view import View, text
 
-VIEW = View(lambda rows: [text("what", "name"), text("value"), text("source")])
+VIEW = View(lambda rows: [text("what", "name"), text("value"), text("source")], keys=("name",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stochx.tables.view import Column, Row, View, number, text
+from stochx.tables.view import Column, Document, Gate, Row, View, number, text
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
@@ -54,9 +54,21 @@ def _interval(row: Row) -> str:
     return f" ± {high - mean:.3g}" if symmetric else f" [{low:.3g}, {high:.3g}]"
 
 
+def _gates(document: Document) -> list[Gate]:
+    return [_gate(gate) for gate in document["gates"]]
+
+
+def _gate(gate: Row) -> Gate:
+    option, side = ("--fail-over", "above") if gate["over"] else ("--fail-under", "below")
+    mean = "no mean" if gate["mean"] is None else f"a mean of {gate['mean']:.4g}"
+    bound = "" if gate["mean"] is None else f", {side if gate['missed'] else f'not {side}'} {gate['bound']:g}"
+    text = f"`{gate['method']}` has {mean}{bound} for {gate['metric']}"
+    return Gate(f"{option} {gate['metric']}={gate['bound']:g}", text, gate["missed"])
+
+
 def _legend(rows: Sequence[Row]) -> str:
     claim = "* best: every paired difference to it has p < 0.05 (sign-flip test, Holm over all pairs)"
     return claim if any(row["best"] for row in rows) else ""
 
 
-VIEW = View(_columns, fold=_fold, legend=_legend)
+VIEW = View(_columns, gates=_gates, keys=("method", "metric"), fold=_fold, legend=_legend)

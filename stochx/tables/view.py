@@ -35,7 +35,16 @@ class Remark:
     style: Style = ""
 
 
-def _no_remarks(document: Document) -> Sequence[Remark]:
+@dataclass(frozen=True)
+class Gate:
+    """A bound that a run was asked to keep: the option as typed, what was measured, and whether that misses it."""
+
+    option: str
+    text: str
+    missed: bool
+
+
+def _nothing(document: Document) -> tuple[()]:
     return ()
 
 
@@ -45,19 +54,27 @@ def _no_legend(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """A command's table, and the remarks on its document.
+    """A command's table, and what its document says beside it: remarks, and gates.
 
-    For people `fold` may put several rows into one line, which has columns of its own; `legend` explains its signs.
+    The values under `keys` identify a row. For people `fold` may put several rows into one line, which has columns of
+    its own; `legend` explains its signs.
     """
 
     columns: Callable[[Sequence[Row]], Sequence[Column]]
-    remarks: Callable[[Document], Sequence[Remark]] = _no_remarks
+    remarks: Callable[[Document], Sequence[Remark]] = _nothing
+    gates: Callable[[Document], Sequence[Gate]] = _nothing
+    keys: tuple[str, ...] = ()
     fold: Callable[[Sequence[Row]], tuple[Sequence[Row], Sequence[Column]]] | None = None
     legend: Callable[[Sequence[Row]], str] = _no_legend
 
     def folded(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Column]]:
         """Return the lines and the columns of the table for people."""
         return (rows, self.columns(rows)) if self.fold is None else self.fold(rows)
+
+    def labels(self, rows: Sequence[Row]) -> list[str]:
+        """Return a short name for each row: what identifies it, without what is the same for all."""
+        keys = [key for key in self.keys if len({str(row[key]) for row in rows}) > 1] or self.keys[-1:]
+        return [", ".join(str(row[key]) for key in keys) for row in rows]
 
 
 def text(name: str, key: str = "") -> Column:
