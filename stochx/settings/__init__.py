@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stochx.settings.base import Settings
     from stochx.settings.boundary import Boundary
     from stochx.settings.certify import Certify
+    from stochx.settings.compare import Compare
     from stochx.settings.demo import Demo
     from stochx.settings.distill import Distill
     from stochx.settings.explain import Explain
@@ -30,6 +31,7 @@ __all__ = [
     "Attack",
     "Boundary",
     "Certify",
+    "Compare",
     "Demo",
     "Distill",
     "Explain",
@@ -54,6 +56,7 @@ COMMANDS = {
     "fsc-test": "FscTest",
     "fsc-explain": "FscExplain",
     "boundary": "Boundary",
+    "compare": "Compare",
     "report": "Report",
     "info": "Info",
     "demo": "Demo",

@@ -35,4 +35,4 @@ def _percent(name: str, key: str, ends: str, sign: str = "") -> Column:
     return Column(name, cell, numeric=True)
 
 
-VIEW = View(_columns, keys=("domain", "way", "shot", "inference"))
+VIEW = View(_columns, keys=("way", "shot", "inference", "domain"))

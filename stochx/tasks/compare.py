@@ -1,0 +1,130 @@
+"""The comparison of two runs: each measure of both, paired where their images are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds, estimate, holm, mean_difference, paired_p
+
+SIGNIFICANT = 0.05
+Better = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of a run: its mean with the ends of the interval, if known, and the values that it is the mean of.
+
+    `key` finds the same measure in another run; `label` names the row that it stands in. `values` are those of images
+    or episodes, by a name that another run gives to the same one.
+    """
+
+    key: Hashable
+    label: str
+    measure: str
+    better: Better
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    bounds: Bounds = UNBOUNDED
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """A measure in two runs. `difference` is new minus old, with the ends of its 95 % interval.
+
+    Of `paired` images (episodes), where both runs have them: then `old` and `new` are means over these, and `p` is that
+    of the sign-flip test, adjusted by Holm for all rows. Else the difference is that of two independent means, and the
+    interval Newcombe's; None where a mean has none. `regression` says if a gate is missed here.
+    """
+
+    label: str
+    measure: str
+    better: Better
+    old: float | None
+    new: float | None
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    paired: int
+    n_old: int | None
+    n_new: int | None
+    regression: bool = False
+
+
+def compare_runs(old: Sequence[Measured], new: Sequence[Measured]) -> list[ComparedRow]:
+    """Return a row for each measure that both runs have, in the order of the new one."""
+    before = {measured.key: measured for measured in old}
+    return [_compare(before[measured.key], measured) for measured in new if measured.key in before]
+
+
+def missing(these: Sequence[Measured], those: Sequence[Measured]) -> list[str]:
+    """Return the names of the measures that only the first run has."""
+    keys = {measured.key for measured in those}
+    return [f"{m.measure} of {m.label}" if m.label else m.measure for m in these if m.key not in keys]
+
+
+def _compare(old: Measured, new: Measured) -> ComparedRow:
+    row = ComparedRow(
+        new.label, new.measure, new.better, old.mean, new.mean, new.mean - old.mean, None, None, None, 0, old.n, new.n
+    )
+    common = [name for name in new.values if name in old.values]
+    if len(common) < 2:
+        low, high = _newcombe(old, new)
+        return replace(row, low=low, high=high)
+    differences = [new.values[name] - old.values[name] for name in common]
+    gap = mean_difference(differences) if new.bounds == SHARE else estimate(differences)
+    return replace(
+        row,
+        old=sum(old.values[name] for name in common) / len(common),
+        new=sum(new.values[name] for name in common) / len(common),
+        difference=gap.mean,
+        low=gap.low,
+        high=gap.high,
+        p=paired_p(differences),
+        paired=len(common),
+    )
+
+
+def _newcombe(old: Measured, new: Measured) -> tuple[float | None, float | None]:
+    """Return the interval of a difference of two independent means, from theirs (Newcombe, 1998, method 10).
+
+    d - sqrt((m' - l')^2 + (u - m)^2),  d + sqrt((u' - m')^2 + (m - l)^2)   for m' - m = d, l <= m <= u, l' <= m' <= u'
+    """
+    if old.low is None or old.high is None or new.low is None or new.high is None:
+        return None, None
+    gap = new.mean - old.mean
+    below = math.hypot(new.mean - new.low, old.high - old.mean)
+    above = math.hypot(new.high - new.mean, old.mean - old.low)
+    return gap - below, gap + above
+
+
+def adjusted(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
+    """Return the rows with their p-values adjusted for their number."""
+    p = holm([math.nan if row.p is None else row.p for row in rows])
+    return [replace(row, p=None if row.p is None else value) for row, value in zip(rows, p, strict=True)]
+
+
+def judged(rows: Sequence[ComparedRow], delta: float) -> list[ComparedRow]:
+    """Return the rows, marked where a measure got worse by more than `delta`, and significantly.
+
+    A difference is significant if its adjusted p is below 0.05; without p, if its interval excludes zero. A measure
+    without either, such as the loss of a training, is judged by its difference alone.
+    """
+    return [replace(row, regression=_loss(row) > delta and _is_significant(row)) for row in rows]
+
+
+def _loss(row: ComparedRow) -> float:
+    """Return by how much a measure got worse."""
+    return {"higher": -row.difference, "lower": row.difference, "none": -math.inf}[row.better]
+
+
+def _is_significant(row: ComparedRow) -> bool:
+    if row.p is not None:
+        return row.p < SIGNIFICANT
+    return row.low is None or row.high is None or not row.low <= 0 <= row.high
