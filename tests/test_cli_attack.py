@@ -57,6 +57,12 @@ def run(place):
     return json.loads(done.stdout)
 
 
+def test_the_folder_holds_the_card_of_the_run(run, place):
+    card = json.loads((place / "run" / "card.json").read_text())
+    assert card["claims"][-1]["robust"] == run["results"][-1]["robust"] and card["checks"] == run["checks"]
+    assert f"sha256:** `{run['models'][0]['sha256']}`" in (place / "run" / "card.md").read_text()
+
+
 def test_json_has_a_row_for_each_attack_and_the_worst(run):
     assert run["schema"] == 2 and run["command"] == "attack"
     threat = {"norm": "linf", "space": "pixels in [0, 1]", "eps": [4 / 255], "degree": [None], "typed": ["4/255"]}

@@ -60,6 +60,11 @@ def records(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
+def test_the_folder_holds_the_card_of_the_run(run, place):
+    card = json.loads((place / "run" / "card.json").read_text())
+    assert card["overview"] == run["overview"] and (place / "run" / "card.md").exists()
+
+
 def test_json_has_a_row_for_each_radius_and_what_all_images_have_in_common(run, place):
     assert run["command"] == "certify" and run["noise"] == "none" and run["network"]["arch"] == "convnet:width=8"
     largest = run["smoothing"]["largest"]

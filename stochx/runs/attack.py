@@ -24,6 +24,7 @@ from stochx.reports.curve import draw_curves
 from stochx.reports.inputs import save_triples
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
+from stochx.runs._card import write_card
 from stochx.runs._evaluation import Part, describe_evaluation
 from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
@@ -252,6 +253,8 @@ def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
         config = {key: value for key, value in settings.recorded().items() if value not in (None, [], "")}
         write_text(settings.folder / "config.toml", to_toml(config))
         write_text(settings.folder / "result.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if document["results"]:
+        write_card(settings.folder, document)
     if settings.figure and len(settings.points) > 1:
         draw_sweep(settings.folder / "sweep.png", document["results"])
     if settings.figure and settings.curve:

@@ -18,6 +18,7 @@ from stochx.errors import UsageError
 from stochx.loading import Loaded
 from stochx.reports.certificates import draw_certified
 from stochx.runs import Document, Outcome
+from stochx.runs._card import write_card
 from stochx.runs._networks import data_sources, identify, open_network
 from stochx.runs._results import (
     Record,
@@ -78,6 +79,7 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
     )
     with watch.progress("writing"):
         case.folder.finish(records, document)
+        write_card(settings.folder, document)
         if settings.figure and records:
             draw_certified(settings.folder / "certified.png", records, smoothing.largest)
     for text in certificate_doubts(overview(records), smoothing) if records else ():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stochx.settings.attack import Attack
     from stochx.settings.base import Settings
     from stochx.settings.boundary import Boundary
+    from stochx.settings.card import Card
     from stochx.settings.certify import Certify
     from stochx.settings.compare import Compare
     from stochx.settings.demo import Demo
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attack",
     "Boundary",
+    "Card",
     "Certify",
     "Compare",
     "Demo",
@@ -56,6 +58,7 @@ COMMANDS = {
     "fsc-test": "FscTest",
     "fsc-explain": "FscExplain",
     "boundary": "Boundary",
+    "card": "Card",
     "compare": "Compare",
     "report": "Report",
     "info": "Info",

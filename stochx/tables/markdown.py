@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from stochx.errors import printable
 from stochx.tables.view import Column, Document, Row, View
 
-SIGNS = re.compile(r"[\\`*_\[\]<>&|~$]|(?<=:)//|(?<=www)\.")  # within a line, links that GitHub makes by itself too
+SIGNS = re.compile(r"[\\`*_<>&|~$]|\](?=[(\[:])|(?<=:)//|(?<=www)\.")  # within a line; intervals are no links
 NUMBERS = re.compile(r"[-+±–\d.,e%/ \[\]]*( \*)?")  # with their intervals, and a star
 
 
 def to_markdown(document: Document, view: View, most: int | None = None) -> str:
     """Return the document as Markdown, with at most so many lines in its table."""
+    if view.page is not None:
+        return view.page(document)
     rows, columns = view.folded(document["results"])
     columns = [column for column in columns if not rows or any(column.cell(row) for row in rows)]
     shown = rows if most is None else rows[:most]
@@ -57,7 +59,7 @@ def _continued(text: str) -> str:
 def _cells(texts: Sequence[str]) -> list[str]:
     """Return the cells of a column: numbers as they are, names and what can be typed as code, sentences as text."""
     write = escape if any(" " in text for text in texts) else code
-    return [text if NUMBERS.fullmatch(text) else write(printable(text)) for text in texts]
+    return [text if NUMBERS.fullmatch(text) else write(text) for text in texts]
 
 
 def inline(text: str) -> str:
@@ -70,6 +72,7 @@ def inline(text: str) -> str:
 
 def code(text: str) -> str:
     """Return a text as code; where a span would change it, as text with its signs escaped."""
+    text = printable(text)
     if not text or text != text.strip() or any(sign in text for sign in "`|\\"):
         return escape(text)
     return f"`{text}`"

@@ -57,7 +57,7 @@ class View:
     """A command's table, and what its document says beside it: remarks, and gates.
 
     The values under `keys` identify a row. For people `fold` may put several rows into one line, which has columns of
-    its own; `legend` explains its signs.
+    its own; `legend` explains its signs. `page` writes another Markdown than that of the table.
     """
 
     columns: Callable[[Sequence[Row]], Sequence[Column]]
@@ -66,6 +66,7 @@ class View:
     keys: tuple[str, ...] = ()
     fold: Callable[[Sequence[Row]], tuple[Sequence[Row], Sequence[Column]]] | None = None
     legend: Callable[[Sequence[Row]], str] = _no_legend
+    page: Callable[[Document], str] | None = None
 
     def folded(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Column]]:
         """Return the lines and the columns of the table for people."""
