@@ -28,7 +28,7 @@ def about(run: Run) -> str:
     names = list(dict.fromkeys(str(row["attack"]) for row in run.rows if row["attack"] != WORST))
     models = [short(model["model"]) for model in run.document["models"]]
     n = run.rows[0]["n"] if run.rows else 0
-    return f"{listed(models)} on {plural(n, 'image')} of {run.args['data']}, attacked by {listed(names)}."
+    return f"{listed(models)} on {plural(n, 'image')} of {run.setting('data')}, attacked by {listed(names)}."
 
 
 def headline(run: Run) -> Record | None:
@@ -58,24 +58,24 @@ def stats(run: Run) -> list[Stat]:
 
 def radius_of(run: Run, row: Record) -> str:
     """Return a radius as it was typed, also in a sweep over noise."""
-    return str(row["typed"] if row["degree"] is None else run.args["eps"])
+    return str(row["typed"] if row["degree"] is None else run.setting("eps"))
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return the threat model."""
-    threat, args = run.document["threat"], run.args
+    threat = run.document["threat"]
     radii = list(dict.fromkeys(radius_of(run, row) for row in run.rows))
     noisy = [model for model in run.document["models"] if model["noise"] != "none"]
     pairs = [
         ("Norm", str(threat["norm"])),
         ("Radius", f"{listed(radii)}, {threat['space']}"),
-        ("Goal", f"reach the class {args['target']}" if args.get("target") else "any wrong class"),
+        ("Goal", f"reach the class {run.setting('target')}" if run.setting("target") else "any wrong class"),
         ("Data", f"{run.document['dataset']['name']}, {plural(run.document['dataset']['n'], 'image')}"),
     ]
     if noisy:
         estimand = next((str(row["estimand"]) for row in run.rows if row["estimand"]), "")
         draws = next(model["draws"] for model in noisy)
-        pairs += [("Noise of the network", f"{args['randomness']}; judged on {plural(draws, 'fresh draw')}")]
+        pairs += [("Noise of the network", f"{run.setting('randomness')}; judged on {plural(draws, 'fresh draw')}")]
         pairs += [("Estimand", estimand)] if estimand else []
     return pairs
 

@@ -34,11 +34,9 @@ class Run:
         """The command as typed."""
         return str(self.document["command"])
 
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """The settings of the run."""
-        args: Mapping[str, Any] = self.document["args"]
-        return args
+    def setting(self, name: str) -> Any:
+        """Return a setting of the run as its document has it; None where it was not set."""
+        return self.document["args"].get(name)
 
     @property
     def rows(self) -> Sequence[Record]:

@@ -34,24 +34,23 @@ ANGLES = 180  # corners of the outline of the ball
 
 def about(run: Run) -> str:
     """Say what was drawn."""
-    networks, planes = len(run.args["models"]), len(run.document["planes"])
-    return f"{plural(networks, 'network')} on {plural(planes, 'plane')} through images of {run.args['data']}."
+    networks, planes = len(run.setting("models")), len(run.document["planes"])
+    return f"{plural(networks, 'network')} on {plural(planes, 'plane')} through images of {run.setting('data')}."
 
 
 def stats(run: Run) -> list[Stat]:
     """Return how far the last network agrees with the first, over all planes."""
-    if len(run.args["models"]) < 2:
+    if len(run.setting("models")) < 2:
         row = run.rows[-1]
         return [Stat("Regions", str(row["regions"]), "connected areas of one class")]
     row = run.rows[-1]
-    note = f"{short(row['model'])} and {short(run.args['models'][0])}: share of the points with the same class"
+    note = f"{short(row['model'])} and {short(run.setting('models')[0])}: share of the points with the same class"
     return [Stat("Agreement", percent(row["agreement"]), note)]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return what the planes are."""
-    args = run.args
-    across, up = (text.format(eps=args["eps"]) for text in AXES[args["plane"]])
+    across, up = (text.format(eps=run.setting("eps")) for text in AXES[run.setting("plane")])
     return [
         ("Across", across),
         ("Up", up),
@@ -65,14 +64,14 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         block = _plane(run, plane, album)
         if block is not None:
             yield block
-    if len(run.args["models"]) > 2:
+    if len(run.setting("models")) > 2:
         yield _evolution(run)
     yield result_table(run)
 
 
 def _evolution(run: Run) -> Block:
     """Draw agreement and confidence over the networks."""
-    rows = run.rows[-len(run.args["models"]) :]
+    rows = run.rows[-len(run.setting("models")) :]
     names = short_names([str(row["model"]) for row in rows])
     keys = {"agreement": "agreement with the first", "confidence": "mean confidence"}
     series = [
@@ -97,7 +96,7 @@ def _plane(run: Run, plane: Record, album: Album) -> Block | None:
     """Return a plane with a frame for each network, None where its files cannot be read or have no room."""
     folder = run.folder / "planes"
     arrays = read_arrays(folder / f"{plane['name']}.npz")
-    names = short_names([str(name) for name in run.args["models"]])
+    names = short_names([str(name) for name in run.setting("models")])
     files = file_names([name.replace("/", "-") for name in names])
     maps = {name: read_arrays(folder / f"{plane['name']}.{file}.npz") for name, file in zip(names, files, strict=True)}
     found = {name: arrays for name, arrays in maps.items() if arrays and {"labels", "confidence"} <= arrays.keys()}
@@ -137,7 +136,7 @@ def _class(plane: Record, label: int) -> str:
 
 def _row(run: Run, plane: Record, name: str, names: Sequence[str]) -> Record:
     """Return the row of a network on a plane."""
-    model = run.args["models"][names.index(name)]
+    model = run.setting("models")[names.index(name)]
     return next(row for row in run.rows if row["plane"] == plane["name"] and row["model"] == model)
 
 
@@ -151,9 +150,9 @@ def _numbers(row: Record) -> str:
 
 
 def _scene(run: Run, arrays: Mapping[str, np.ndarray]) -> _Scene:
-    unit = 1.0 if run.args["plane"] == "images" else float(Fraction(str(run.args["eps"])))
-    across, up = (text.format(eps=run.args["eps"]) for text in AXES[run.args["plane"]])
-    ball = None if run.args["plane"] == "images" else _outline(arrays["axes"])
+    unit = 1.0 if run.setting("plane") == "images" else float(Fraction(str(run.setting("eps"))))
+    across, up = (text.format(eps=run.setting("eps")) for text in AXES[run.setting("plane")])
+    ball = None if run.setting("plane") == "images" else _outline(arrays["axes"])
     return _Scene(arrays["a"] / unit, arrays["b"] / unit, arrays["marks"] / unit, ball, (across, up))
 
 

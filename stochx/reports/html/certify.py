@@ -14,7 +14,7 @@ from stochx.reports.html.text import percent, plural, short, within
 def about(run: Run) -> str:
     """Say what was certified."""
     n = run.rows[0]["n"] if run.rows else 0
-    return f"The smoothed {short(run.args['model'])} on {plural(n, 'image')} of {run.args['data']}."
+    return f"The smoothed {short(run.setting('model'))} on {plural(n, 'image')} of {run.setting('data')}."
 
 
 def stats(run: Run) -> list[Stat]:

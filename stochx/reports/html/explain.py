@@ -20,16 +20,16 @@ from stochx.reports.html.text import listed, plural, short
 
 def about(run: Run) -> str:
     """Say what was explained, and by what."""
-    methods = [str(method) for method in run.args["method"]]
+    methods = [str(method) for method in run.setting("method")]
     count = len({row["index"] for row in run.rows})
-    return f"Maps of {plural(count, 'image')} for {short(run.args['model'])}, by {listed(methods)}."
+    return f"Maps of {plural(count, 'image')} for {short(run.setting('model'))}, by {listed(methods)}."
 
 
 def stats(run: Run) -> list[Stat]:
     """Return how many images were explained, and how many of them are right, where their classes are known."""
     first = list({row["index"]: row for row in run.rows}.values())
     known = [row for row in first if row.get("true") is not None]
-    numbers = [Stat("Images", f"{len(first):,}", plural(len(run.args["method"]), "method"))]
+    numbers = [Stat("Images", f"{len(first):,}", plural(len(run.setting("method")), "method"))]
     if known:
         right = sum(row["true"] == row["predicted"] for row in known)
         numbers.append(Stat("Classified correctly", f"{right} of {len(known)}", "of the images in this run"))
@@ -38,18 +38,18 @@ def stats(run: Run) -> list[Stat]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return what was explained."""
-    target = run.args.get("target")
-    where = run.args.get("data") or plural(len(run.args.get("images", ())), "file")
+    target = run.setting("target")
+    where = run.setting("data") or plural(len(run.setting("images") or ()), "file")
     return [
         ("Explained class", f"`{target}`" if target else "the most probable one of each image"),
         ("Images", str(where)),
-        *([("Draws of the network", str(run.args["draws"]))] if run.document.get("noise", "none") != "none" else []),
+        *([("Draws of the network", str(run.setting("draws")))] if run.document.get("noise", "none") != "none" else []),
     ]
 
 
 def blocks(run: Run, album: Album) -> Iterator[Block]:
     """Yield the gallery, and the table of all maps."""
-    unsigned = _unsigned([str(method) for method in run.args["method"]])
+    unsigned = _unsigned([str(method) for method in run.setting("method")])
     for part in run.parts:
         items = list(_items(part, album, unsigned))
         images = len({record["index"] for record in part.records})

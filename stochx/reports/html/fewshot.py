@@ -19,9 +19,9 @@ def about(run: Run) -> str:
     """Say what was tested, or explained."""
     if run.command == "fsc-test":
         domains = listed(dict.fromkeys(str(row["domain"]) for row in run.rows))
-        return f"{short(run.args['model'])} on {plural(run.rows[0]['n'], 'episode')} of {domains}."
+        return f"{short(run.setting('model'))} on {plural(run.rows[0]['n'], 'episode')} of {domains}."
     queries = plural(len({row["image"] for row in run.rows}), "query image")
-    return f"The evidence that {short(run.args['model'])} sees in {queries}, and in the support of each class."
+    return f"The evidence that {short(run.setting('model'))} sees in {queries}, and in the support of each class."
 
 
 def stats(run: Run) -> list[Stat]:
@@ -46,10 +46,10 @@ def _classes(run: Run) -> str:
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return how episodes are made, or what the support is."""
     if run.command == "fsc-explain":
-        return [("Support", str(run.args["support"])), ("Rules", str(run.args["method"]))]
+        return [("Support", str(run.setting("support"))), ("Rules", str(run.setting("method")))]
     row = run.rows[0]
     pairs = [("Inference", str(row["inference"])), ("Queries", f"{row['queries']} of each class in an episode")]
-    return [*pairs, ("Second network", str(run.args["versus"]))] if run.args.get("versus") else pairs
+    return [*pairs, ("Second network", str(run.setting("versus")))] if run.setting("versus") else pairs
 
 
 def blocks(run: Run, album: Album) -> Iterator[Block]:

@@ -31,7 +31,7 @@ def metrics_of(run: Run) -> list[str]:
 
 def about(run: Run) -> str:
     """Say what was measured."""
-    where = f" of {short(run.args['model'])}" if run.args.get("model") else ""
+    where = f" of {short(run.setting('model'))}" if run.setting("model") else ""
     images = plural(run.document["images"], "image")
     return f"Maps{where} of {images} by {listed(methods_of(run))}, measured by {listed(metrics_of(run))}."
 
@@ -49,7 +49,7 @@ def stats(run: Run) -> list[Stat]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return what was scored."""
-    where = run.args.get("data") or run.args.get("maps") or plural(len(run.args.get("images", ())), "file")
+    where = run.setting("data") or run.setting("maps") or plural(len(run.setting("images") or ()), "file")
     return [("Images", str(where)), ("Methods", str(len(methods_of(run)))), ("Metrics", str(len(metrics_of(run))))]
 
 

@@ -45,7 +45,7 @@ def make_section(run: Run, name: str, album: Album) -> Section:
         notes=list(_notes(run)),
         blocks=blocks,
         environment=list(_environment(run)),
-        typed=command_line(run.command, run.args),
+        typed=command_line(run.command, run.document["args"]),
         filters=_filters(blocks),
         groups=_groups(blocks),
     )

@@ -21,14 +21,16 @@ TESTS = (
 
 def about(run: Run) -> str:
     """Say what was trained."""
-    args, row = run.args, run.rows[0]
+    row = run.rows[0]
     if run.command == "fsc-train":
         episodes = plural(row["episodes"], "episode")
         return f"A few-shot network with the head {row['head']}, guided by {row['guide']}, after {episodes}."
     epochs = plural(row["epochs"], "epoch")
     if run.command == "distill":
-        return f"A student of {short(row['teacher'])} with {row['noise']} noise, after {epochs} on {args['data']}."
-    return f"{args.get('arch') or 'A network'} after {epochs} on {args['data']}."
+        return (
+            f"A student of {short(row['teacher'])} with {row['noise']} noise, after {epochs} on {run.setting('data')}."
+        )
+    return f"{run.setting('arch') or 'A network'} after {epochs} on {run.setting('data')}."
 
 
 def stats(run: Run) -> list[Stat]:
@@ -56,13 +58,14 @@ def _tests(run: Run) -> list[tuple[str, str, str, str]]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return how it was trained."""
-    args = run.args
     names = {"adversarial": "Adversarial training", "recipe": "Recipe", "eps": "Radius", "lr": "Peak learning rate",
              "optimizer": "Optimizer", "schedule": "Schedule", "kd": "Lesson of the teacher",
              "augment": "Augmentation"}  # fmt: skip
-    pairs = [(title, args[key]) for key, title in names.items() if args.get(key) not in (None, "", [], "none")]
-    data = args["data"] if isinstance(args["data"], str) else ", ".join(args["data"])
-    adversarial = {"recipe", "eps"} if not args.get("adversarial") else set()
+    pairs = [
+        (title, run.setting(key)) for key, title in names.items() if run.setting(key) not in (None, "", [], "none")
+    ]
+    data = run.setting("data") if isinstance(run.setting("data"), str) else ", ".join(run.setting("data"))
+    adversarial = {"recipe", "eps"} if not run.setting("adversarial") else set()
     dropped = {names[key] for key in adversarial}
     return [("Data", data), *((title, _said(value)) for title, value in pairs if title not in dropped)]
 
