@@ -97,25 +97,25 @@ def _environment(run: Run) -> Iterator[tuple[str, str]]:
         yield "Hash of the data", f"sha256 {document['dataset']['sha256']}"
 
 
-def _lines(blocks: Sequence[Block]) -> Iterator[tuple[str, Sequence[str], str]]:
-    """Yield what filters can ask for: where it stands, the tags and the class of each row and image."""
-    for block in blocks:
-        if isinstance(block, TableBlock):
-            yield from (("table", line.tags, line.group) for line in block.lines)
-        elif isinstance(block, GalleryBlock):
-            yield from (("gallery", item.tags, item.group) for item in block.items)
+def _tags(blocks: Sequence[Block]) -> Counter[str]:
+    """Count the tags of all images: in the gallery where it holds all of them, else in the tables."""
+    galleries = [block for block in blocks if isinstance(block, GalleryBlock)]
+    lines = [line for block in blocks if isinstance(block, TableBlock) for line in block.lines]
+    items = [item for block in galleries for item in block.items]
+    whole = bool(items) and not any(block.left_out for block in galleries)
+    counts = [Counter(tag for thing in things for tag in thing.tags) for things in (items, lines)]
+    return counts[0] if whole or not counts[1] else counts[1]
 
 
 def _filters(blocks: Sequence[Block]) -> list[tuple[str, int]]:
-    """Return the tags of a section with how often they occur, in tables where these have tags, else in galleries."""
-    counts = {place: Counter[str]() for place in ("table", "gallery")}
-    for place, tags, _ in _lines(blocks):
-        counts[place].update(tags)
-    chosen = counts["table"] or counts["gallery"]
-    return [(tag, chosen[tag]) for tag in TAGS if chosen[tag]]
+    """Return the tags of a section with how often they occur."""
+    counts = _tags(blocks)
+    return [(tag, counts[tag]) for tag in TAGS if counts[tag]]
 
 
 def _groups(blocks: Sequence[Block]) -> list[str]:
     """Return the classes of a section, where there is something to choose."""
-    groups = sorted({group for _, _, group in _lines(blocks) if group})
-    return groups if len(groups) > 1 else []
+    things = [block.lines for block in blocks if isinstance(block, TableBlock)]
+    shown = [block.items for block in blocks if isinstance(block, GalleryBlock)]
+    groups = {thing.group for part in (*things, *shown) for thing in part if thing.group}
+    return sorted(groups) if len(groups) > 1 else []

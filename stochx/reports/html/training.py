@@ -43,7 +43,11 @@ def stats(run: Run) -> list[Stat]:
             return [Stat(f"{name} in training", percent(row["train_accuracy"]), "mean over the last epoch")]
         return [Stat(name, percent(value), "on held-out classes")]
     return [
-        Stat(f"Test accuracy, {name}", percent(row[mean]), within(row, low, high))
+        Stat(
+            f"Test accuracy, {name}" if run.command == "distill" else "Test accuracy",
+            percent(row[mean]),
+            within(row, low, high),
+        )
         for name, mean, low, high in _tests(run)
     ]
 
@@ -84,7 +88,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         Mean(name, run.rows[0][mean], run.rows[0][low], run.rows[0][high], place, percent(run.rows[0][mean]))
         for place, (name, mean, low, high) in enumerate(_tests(run))
     ]
-    if means:
+    if len(means) > 1:
         n = run.rows[0].get("n")
         yield interval_chart("Final test", f"Accuracy on {n} test images, with 95 % intervals.", means, share=True)
     yield result_table(run)
