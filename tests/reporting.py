@@ -28,8 +28,23 @@ def hostile_runs(folder):
     run(Attack(model=net, data=data, attack=("fgsm", "pgd:steps=2"), output=runs["attack"], checks="none"))
     run(Explain(model=net, images=(str(image),), method=("gradient", "sobel"), output=runs["explain"]))
     run(Score(model=net, data=data, method=("gradient", "random"), metric=("aupc",), output=runs["score"], limit=3))
-    run(Boundary(models=(net,), data=data, resolution=6, plane="gradient", output=runs["boundary"]))
+    again = str(save_net(folder / "<i>again.safetensors", HOSTILE))
+    run(Boundary(models=(net, again), data=data, resolution=6, plane="gradient", output=runs["boundary"], figure=False))
     return runs
+
+
+def matched_run(folder):
+    """Write an `fsc-explain` run with its maps and images, as the command writes them, and return its folder."""
+    document = recorded_document("fsc-explain")
+    image = document["results"][0]["image"]
+    rows = [row for row in document["results"] if row["image"] == image]
+    ways, rng, stem = len(rows), np.random.default_rng(0), image.rpartition("/")[2].rpartition(".")[0]
+    folder.mkdir()
+    maps = {"query": rng.normal(size=(ways, 3, 8, 8)), "support": rng.normal(size=(ways, 2, 3, 8, 8))}
+    np.savez(folder / f"{stem}.matched.npz", **{name: part.astype(np.float32) for name, part in maps.items()})
+    Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{stem}.query.png")
+    Image.fromarray(rng.integers(0, 255, (8 * ways, 16, 3), dtype=np.uint8)).save(folder / "support.png")
+    return write_run(folder, document | {"results": rows}, rows), rows
 
 
 def large_run(folder, count):

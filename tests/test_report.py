@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from reporting import HOSTILE, embedded, hostile_runs, large_run, reported
+from reporting import HOSTILE, embedded, hostile_runs, large_run, matched_run, reported
 from support import recorded_document, refused, stochx, write_run
 
 from stochx.errors import printable
@@ -258,3 +258,43 @@ def test_filters_count_what_became_of_the_images():
     section = section_of("attack", rows)
     assert section.filters == [("right", 2), ("wrong", 1), ("fooled", 2)]
     assert replace(section, blocks=()).blends is False
+
+
+def chart_points(section, title):
+    """Return the points of the line of a chart with one line, as they are drawn."""
+    (chart,) = (block for block in section.blocks if block.kind == "chart" and block.title == title)
+    (path,) = re.findall(r'class="line" d="M([^"]+)"', chart.svg)
+    return [tuple(map(float, point.split())) for point in path.split("L")]
+
+
+def test_certified_accuracy_falls_where_a_certificate_ends():
+    rows = [
+        {"index": k, "image": f"{k}.png", "label": 0, "prediction": prediction, "radius": radius, "p": 0.9,
+         "abstained": radius == 0}
+        for k, (prediction, radius) in enumerate([(0, 0.2), (0, 0.4), (1, 0.3), (0, 0.0)])
+    ]  # fmt: skip
+    section = section_of("certify", rows)
+    heights = sorted({y for _, y in chart_points(section, "Certified accuracy")})
+    assert len(heights) == 3  # of 4 images two are right and certified, then one, then none
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1])
+    assert section.filters == [("right", 2), ("wrong", 1), ("abstained", 1)]
+
+
+def test_trainings_show_their_epochs():
+    rows = [{"epoch": k, "loss": 3.0 - k, "accuracy": k / 4, "images_per_second": 9} for k in (1, 2, 3)]
+    section = section_of("train", rows)
+    loss, accuracy = (chart_points(section, title) for title in ("Loss", "Accuracy"))
+    assert [y for _, y in loss] == sorted(y for _, y in loss) and len(loss) == 3  # y points down
+    assert [y for _, y in accuracy] == sorted((y for _, y in accuracy), reverse=True)
+
+
+def test_queries_stand_beside_the_support(tmp_path):
+    run, rows = matched_run(tmp_path / "run")
+    assert reported(tmp_path / "a.html", run)["images"] == 1
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    likeliest = max(rows, key=lambda row: row["probability"])["class_name"]
+    notes = re.findall(r'<bdi class="said">support: (.*?)</bdi>', page)
+    assert len(notes) == len(rows) and notes[0] == likeliest
+    (run / "support.png").unlink()
+    reported(tmp_path / "a.html", run)
+    assert "support: " not in (tmp_path / "a.html").read_text(encoding="utf-8")

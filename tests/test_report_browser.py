@@ -182,6 +182,16 @@ def test_arrow_keys_walk_the_gallery_and_the_viewer(file, open_page):
     assert page.evaluate("document.activeElement.querySelector('b').textContent") == "i29.png"
 
 
+def test_a_slider_turns_over_the_networks_of_a_plane(file, open_page):
+    block = open_page(file).locator("[data-frames]").first
+    slider, frames = block.get_by_label("Network"), block.locator(".frame-list > li")
+    assert [frame.is_visible() for frame in frames.all()] == [True, False]
+    slider.press("ArrowRight")
+    assert [frame.is_visible() for frame in frames.all()] == [False, True]
+    assert block.locator(".frame-name").inner_text() == "2 of 2: <i>again"
+    assert slider.get_attribute("aria-valuetext") == "<i>again"
+
+
 def test_the_colours_follow_the_system_until_they_are_chosen(file, open_page):
     page = open_page(file, color_scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -70,7 +70,7 @@ for (const frame of all(".frame[data-shared]")) {
   frame.prepend(under);
 }
 for (const slider of all(".blend-by input")) slider.addEventListener("input", () =>
-  slider.closest(".run").style.setProperty("--blend", slider.value / 100));
+  slider.closest(".run, .viewer").style.setProperty("--blend", slider.value / 100));
 
 // The viewer: one image, enlarged; arrow keys go on to the next.
 const viewer = document.querySelector(".viewer");
@@ -82,7 +82,10 @@ function open(item) {
   copy.removeAttribute("tabindex");
   const body = viewer.querySelector(".viewer-body");
   body.replaceChildren(copy);
-  body.style.setProperty("--blend", item.closest(".run").style.getPropertyValue("--blend") || ".5");
+  const blend = item.closest(".run").querySelector(".blend-by input");
+  viewer.querySelector(".blend-by").hidden = !blend;
+  if (blend) viewer.querySelector(".blend-by input").value = blend.value;
+  viewer.style.setProperty("--blend", blend ? blend.value / 100 : 0.5);
   viewer.querySelector(".viewer-place").textContent = `${others.indexOf(item) + 1} of ${others.length}`;
   if (!viewer.open) viewer.showModal();
 }
@@ -97,7 +100,9 @@ viewer.addEventListener("click", (event) => {
 });
 viewer.addEventListener("close", () => opened?.focus());
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
-viewer.addEventListener("keydown", (event) => { if (STEPS[event.key]) open(step(opened, STEPS[event.key])); });
+viewer.addEventListener("keydown", (event) => {
+  if (STEPS[event.key] && !event.target.matches("input")) open(step(opened, STEPS[event.key]));
+});
 
 // Keys in a gallery: arrows, Home and End move, Enter enlarges. One item of each gallery is in the tab order.
 for (const list of all(".items")) {
