@@ -33,7 +33,7 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
         sections=sections,
         documents=[run.document for run in runs],
         shown=sum(album.shown for album in albums),
-        left_out=sum(album.left_out for album in albums),
+        left_out=sum(section.left_out for section in sections),
     )
     with watch.progress("writing"):
         text = render(page)

@@ -9,7 +9,9 @@ VIEW = View(
         text("report"),
         number("runs"),
         number("images"),
-        number("left out", key="left_out", note="images that had no room, or are beyond --limit"),
+        number(
+            "left out", key="left_out", note="images that had no room, are beyond --limit, or were not kept by the run"
+        ),
         number("MB", "{:.2f}", "megabytes"),
     ]
 )

@@ -19,6 +19,7 @@ from stochx.reports.html.images import file_of, read_picture, split_across
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import Shown, image_table, result_table
 from stochx.reports.html.text import listed, percent, plural, short, within
+from stochx.reports.maps import file_names
 
 WORST = "worst"
 
@@ -93,14 +94,16 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
             "Each image as the network saw it, the strongest attack on it, and what that changed: grey is no change, "
             "and the largest change spans the whole range. Red captions are wrong predictions.",
             triples,
-            *_left_out(run, triples),
+            *_left_out(run, triples, album),
         )
     yield from (_images(run, part) for part in run.parts)
 
 
-def _left_out(run: Run, triples: Sequence[Item]) -> tuple[int, str]:
+def _left_out(run: Run, triples: Sequence[Item], album: Album) -> tuple[int, str]:
+    """Return how many images are not shown, and why."""
     total = sum(len(part.records) for part in run.parts)
-    return total - len(triples), "the run keeps the first images beside their adversarial images"
+    kept = "the run keeps the first images beside their adversarial images"
+    return total - len(triples), album.why if album.left_out else kept
 
 
 def _chart(run: Run) -> Block:
@@ -189,9 +192,19 @@ def _triples(run: Run, part: Part, album: Album) -> Iterator[Item]:
             Tile(title, f"{title} of {record['image']}: {note}", uri, note=note, wrong=wrong, crisp=crisp)
             for (title, note, wrong), uri in zip(notes, uris, strict=True)
         ]
-        where = f"{part.name}, " if part.name else ""
+        where = f"{_point(run, part)}, " if part.name else ""
         by = f", by {record['worst_attack']}" if fated == ("fooled",) else ""
         yield Item(str(record["image"]), f"{where}true class: {true}{by}", tiles, fated, true)
+
+
+def _point(run: Run, part: Part) -> str:
+    """Name the point of a sweep, and the network where there are several, as they were typed."""
+    for row in run.rows:
+        swept = f"eps={row['eps']:.4g}" if row["degree"] is None else f"noise={row['degree']:.4g}"
+        if part.name.endswith(f"-{swept}") and part.name.startswith(file_names([str(row["model"])])[0]):
+            point = f"radius {row['typed']}" if row["degree"] is None else f"degree of noise {row['degree']:.4g}"
+            return f"{point}, {short(row['model'])}" if len(run.document["models"]) > 1 else point
+    return part.name
 
 
 def _class(names: Mapping[str, str], label: int) -> str:
@@ -212,7 +225,7 @@ def _images(run: Run, part: Part) -> Block:
         columns.append(
             Shown(name, lambda record, name=name: _outcome(names, record, record["attacks"][name]))  # type: ignore[misc]
         )
-    title = f"Every image, {part.name}" if part.name else "Every image"
+    title = f"Every image, {_point(run, part)}" if part.name else "Every image"
     return image_table(
         title,
         columns,

@@ -228,6 +228,11 @@ class Section:
         return any(isinstance(block, GalleryBlock) and block.blends for block in self.blocks)
 
     @property
+    def left_out(self) -> int:
+        """Images of the run that no gallery shows."""
+        return sum(block.left_out for block in self.blocks if isinstance(block, GalleryBlock))
+
+    @property
     def alarming(self) -> bool:
         """True where a note warns."""
         return any(note.tone in ("warn", "fail") for note in self.notes)
