@@ -23,7 +23,6 @@ from stochx.reports.html.charts import Axes, Series, line_chart, ticks
 from stochx.reports.html.images import read_arrays, read_picture
 from stochx.reports.html.page import as_data
 from stochx.reports.html.pictures import to_uri
-from stochx.reports.html.typed import command_line
 from stochx.reports.inputs import magnified
 from stochx.settings import Report
 
@@ -208,8 +207,8 @@ def test_missing_and_damaged_pictures_leave_the_rest(tmp_path):
     (run / "i2.gradient.npz").unlink()
     (run / "i2.sobel.npz").unlink()
     row = reported(tmp_path / "a.html", run)
-    assert (row["images"], row["left_out"]) == (2, 0)
-    assert "2 of 3 images are shown" in (tmp_path / "a.html").read_text()
+    assert (row["images"], row["left_out"]) == (2, 1)
+    assert "2 of 3 images are shown: the files of the others are missing." in (tmp_path / "a.html").read_text()
     assert read_arrays(run / "i1.gradient.npz") is None and read_picture(run / "none.png") is None
 
 
@@ -225,12 +224,6 @@ def test_wrong_usage_is_refused(runs, tmp_path):
     refused(lambda: Report(runs=(tmp_path, tmp_path)), "is given twice")
     refused(lambda: Report(runs=(tmp_path,), output="result.json"), "is not an HTML file", "`.html`")
     assert stochx("report").returncode == 2
-
-
-def test_commands_can_be_pasted_back():
-    args = {"model": "my net.pt", "attack": ["pgd:steps=20", "fgsm"], "eps": "4/255", "figure": False, "limit": 5}
-    typed = command_line("attack", args | {"norm": "linf", "seed": 0, "curve": True})
-    assert typed == "stochx attack 'my net.pt' -a pgd:steps=20 -a fgsm --eps 4/255 --curve --no-figure --limit 5"
 
 
 def test_ticks_are_round_numbers_between_the_ends():
@@ -298,3 +291,22 @@ def test_queries_stand_beside_the_support(tmp_path):
     (run / "support.png").unlink()
     reported(tmp_path / "a.html", run)
     assert "support: " not in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_two_runs_of_a_command_are_compared(tmp_path):
+    rows = [
+        {"index": k, "image": f"{k}.png", "label": 0, "clean": 1.0, "prediction": 0, "margin": 1.0, "vote": True,
+         "off": None, "worst": float(k < 3), "worst_attack": "fgsm", "seconds": {},
+         "attacks": {name: {"correct": float(k < 3), "prediction": 1, "linf": 0.1} for name in ("fgsm", "pgd:steps=2")}}
+        for k in range(12)
+    ]  # fmt: skip
+    other = [row | {"worst": float(row["index"] < 8)} for row in rows]
+    document = recorded_document("attack")
+    runs = [write_run(tmp_path / name, document, records) for name, records in (("old", rows), ("new", other))]
+    reported(tmp_path / "a.html", *runs)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    Elements(page)
+    assert "Two runs of attack, compared paired over 12 images: new minus old." in page
+    assert "Images whose outcome changed: 5 of 12" in page and page.count('href="#comparison-attack"') == 2
+    reported(tmp_path / "b.html", *runs, write_run(tmp_path / "third", document, rows))
+    assert "compared paired" not in (tmp_path / "b.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 from stochx import __version__
 from stochx.engine.io.store import write_text
 from stochx.engine.world import World
-from stochx.errors import InputError, first_line
-from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_section, render, room_for
-from stochx.runs import Outcome
+from stochx.errors import InputError, StochxError, first_line
+from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_comparison, make_section, render, room_for
+from stochx.runs import Outcome, compare
 from stochx.runs.document import compose
 from stochx.runs.folders import RESULT, RunRecord, read_run
-from stochx.runs.watch import Watch
-from stochx.settings import Report
+from stochx.runs.watch import Quiet, Watch
+from stochx.settings import Compare, Report
+
+log = logging.getLogger("stochx")
 
 MEGABYTE = 1e6
 
@@ -27,10 +30,11 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
     with watch.progress("reading runs"):
         runs = [_as_run(record) for path in settings.runs for record in _expand(path)]
     sections, albums = _sections(runs, settings.limit, watch)
+    compared = [section for pair in _pairs(runs) for section in _comparison(*pair, world)]
     page = Page(
         title=settings.title or _title(runs),
         made=f"{len(runs)} run{'s' * (len(runs) > 1)}, stochx {__version__}, {datetime.now():%d %B %Y, %H:%M}",
-        sections=sections,
+        sections=[*compared, *sections],
         documents=[run.document for run in runs],
         shown=sum(album.shown for album in albums),
         left_out=sum(section.left_out for section in sections),
@@ -93,6 +97,25 @@ def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Secti
             room -= before - album.room
             advance(1)
     return sections, albums
+
+
+def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+    """Yield the runs of each command of which there are two."""
+    for command in dict.fromkeys(run.command for run in runs):
+        alike = [run for run in runs if run.command == command]
+        if len(alike) == 2:
+            yield alike[0], alike[1]
+
+
+def _comparison(old: Run, new: Run, world: World) -> Iterator[Section]:
+    """Yield the comparison of two runs, with a warning instead where they have nothing in common."""
+    try:
+        document = compare.run(Compare(old=old.folder, new=new.folder), world, Quiet()).document
+    except StochxError as error:
+        log.warning("`%s` and `%s` are not compared: %s", old.folder, new.folder, error)
+        return
+    assert document is not None
+    yield make_comparison(Run(new.folder, document, ()), old, new)
 
 
 def _title(runs: Sequence[Run]) -> str:

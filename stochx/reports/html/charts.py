@@ -73,15 +73,19 @@ class Mean:
     text: str = ""
 
 
-def interval_chart(title: str, caption: str, means: Sequence[Mean], share: bool = False) -> ChartBlock:
-    """Draw means with their intervals, one below the other, each under its name."""
+def interval_chart(
+    title: str, caption: str, means: Sequence[Mean], share: bool = False, zero: bool = False
+) -> ChartBlock:
+    """Draw means with their intervals, one below the other, each under its name; `zero` marks that of no difference."""
     ends = [end for mean in means for end in (mean.value, mean.low, mean.high) if end is not None]
+    ends += [0.0] if zero else []
     low, high = (0.0, 1.0) if share else _padded(min(ends), max(ends))
     height = TOP + len(means) * (ROW + LINE) + 30
     scale = _Scale(low, high, 12, WIDTH - 12)
     bottom = height - 24
     parts = [
-        f'<line class="grid" x1="{_n(scale(tick))}" x2="{_n(scale(tick))}" y1="{TOP}" y2="{bottom}"/>'
+        f'<line class="{"axis" if zero and tick == 0 else "grid"}" x1="{_n(scale(tick))}" '
+        f'x2="{_n(scale(tick))}" y1="{TOP}" y2="{bottom}"/>'
         f'<text class="tick" x="{_n(scale(tick))}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
         for tick, text in _labelled_ticks(low, high)
     ]

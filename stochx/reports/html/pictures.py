@@ -26,6 +26,8 @@ class Album:
     @property
     def why(self) -> str:
         """The reason why images are left out."""
+        if not self.left_out:
+            return "the files of the others are missing"
         return "there is no room for more in this file" if self.room <= 0 else f"`--limit` is {self.limit}"
 
     def take(self, pictures: Sequence[np.ndarray]) -> list[str] | None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 
-from stochx.reports.html import attack, boundary, certify, explain, fewshot, score, training
+from stochx.reports.html import attack, boundary, certify, comparison, explain, fewshot, score, training
 from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.text import duration, shared_folder
-from stochx.reports.html.typed import command_line
+from stochx.settings.typed import command_line
 from stochx.tables import view_of
 
 ROOMS: Mapping[str, ModuleType] = {
@@ -31,9 +31,21 @@ ROOMS: Mapping[str, ModuleType] = {
 TAGS = ("right", "wrong", "fooled", "abstained", "failed")  # in the order of the filters
 
 
+def make_comparison(run: Run, old: Run, new: Run) -> Section:
+    """Return the section of a run of `compare`, which compared two runs."""
+    section = _section(run, comparison, f"comparison-{new.command}", Album(0, 0))
+    fate = getattr(ROOMS[new.command], "fate", None)  # trainings and planes have no images with an outcome
+    changed = comparison.changed_images(old, new, fate) if fate else None
+    blocks = [*section.blocks, changed] if changed else section.blocks
+    return replace(section, title=comparison.title(run), blocks=blocks)
+
+
 def make_section(run: Run, name: str, album: Album) -> Section:
-    """Return the section of a run."""
-    room = ROOMS[run.command]
+    """Return the section of a run of a command that has one."""
+    return _section(run, ROOMS[run.command], name, album)
+
+
+def _section(run: Run, room: ModuleType, name: str, album: Album) -> Section:
     blocks = list(map(_shorten, room.blocks(run, album))) if run.rows else []
     return Section(
         name=name,
@@ -83,7 +95,8 @@ def _environment(run: Run) -> Iterator[tuple[str, str]]:
     document = run.document
     names = {"version": "stochx", "device": "Device", "precision": "Precision", "threads": "Threads",
              "batch_size": "Batch size", "seed": "Seed", "noise": "Noise"}  # fmt: skip
-    yield "Folder", str(run.folder)
+    if run.command in ROOMS:
+        yield "Folder", str(run.folder)
     for key, name in names.items():
         if document.get(key) is not None:
             yield name, str(document[key])
@@ -115,7 +128,6 @@ def _filters(blocks: Sequence[Block]) -> list[tuple[str, int]]:
 
 def _groups(blocks: Sequence[Block]) -> list[str]:
     """Return the classes of a section, where there is something to choose."""
-    things = [block.lines for block in blocks if isinstance(block, TableBlock)]
-    shown = [block.items for block in blocks if isinstance(block, GalleryBlock)]
-    groups = {thing.group for part in (*things, *shown) for thing in part if thing.group}
+    groups = {line.group for block in blocks if isinstance(block, TableBlock) for line in block.lines if line.group}
+    groups |= {item.group for block in blocks if isinstance(block, GalleryBlock) for item in block.items if item.group}
     return sorted(groups) if len(groups) > 1 else []

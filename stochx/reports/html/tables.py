@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stochx.reports.html.blocks import Cell, Heading, Line, Record, Run, TableBlock
 from stochx.tables import view_of
 
+T = TypeVar("T")
 MOST = 2_000  # rows of a table: more would make a page slow, and nobody reads them
 
 
@@ -35,9 +36,9 @@ class Shown:
 def image_table(
     title: str,
     columns: Sequence[Shown],
-    records: Sequence[Record],
-    tags: Callable[[Record], Sequence[str]],
-    group: Callable[[Record], str],
+    records: Sequence[T],
+    tags: Callable[[T], Sequence[str]],
+    group: Callable[[T], str],
     failed: Sequence[Record] = (),
 ) -> TableBlock:
     """Return a table with a row for each record, and below them the images that failed."""
