@@ -6,9 +6,13 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import signal
+import socket
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +63,67 @@ def stochx(*args, cwd=".", env=None):
         log.handlers, log.propagate = handled, propagates
         log.setLevel(level)
     return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["stochx.cli", "stochx.loading", "torch.distributed"])
+
+
+def in_ranks(target, *args, cwd=".", count=2):
+    """Call a function of a module in several ranks, with the variables that `torchrun` sets for each.
+
+    They are forked from a process that has imported torch: `torchrun` imports it three times.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as written:
+        folders = [Path(written, str(rank)) for rank in range(count)]
+        for folder in folders:
+            folder.mkdir()
+        ranks = [
+            FORKSERVER.Process(target=_rank, args=(rank, count, port, folder, Path(cwd).resolve(), target, args))
+            for rank, folder in enumerate(folders)
+        ]
+        for process in ranks:
+            process.start()
+        _end_together(ranks)
+        stdout, stderr = ("".join((folder / name).read_text() for folder in folders) for name in ("stdout", "stderr"))
+    codes = [process.exitcode for process in ranks]
+    failed = [code for code in codes if code > 0]  # a rank that was ended by another's failure has a negative code
+    return Done(max(failed or [abs(code) for code in codes]), stdout, stderr)
+
+
+def _rank(rank, count, port, folder, cwd, target, args):
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    machine = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in {**machine, "RANK": rank, "LOCAL_RANK": rank}.items()}
+    os.chdir(cwd)
+    target(*args)
+
+
+def _end_together(ranks, seconds=300):
+    """Wait for all ranks; one that fails, or the time, ends those that would wait for it."""
+    end = time.monotonic() + seconds
+    while any(process.is_alive() for process in ranks) and time.monotonic() < end:
+        if any(process.exitcode for process in ranks):
+            break
+        time.sleep(0.05)
+    for process in ranks:
+        process.kill()
+        process.join()
+
+
+def command_line(*words):
+    """Run a command, and leave this process with its exit code."""
+    sys.argv = ["stochx", *map(str, words)]
+    main()
+
+
+def stochx_in_ranks(*words, cwd):
+    """Run a command in two ranks."""
+    return in_ranks(command_line, *words, cwd=cwd)
 
 
 def recorded_document(name):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED
 from PIL import Image
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 from stochx.catalog import MODELS
 from stochx.engine.network.weights import save
@@ -328,20 +326,8 @@ def test_nothing_right_is_a_failure_and_no_robust_accuracy(place):
 
 @pytest.mark.slow
 def test_two_ranks_give_the_table_of_one(run, place):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
-    command = [
-        *torchrun,
-        "attack",
-        "net.safetensors",
-        *map(str, FAST),
-        "--eps",
-        "4/255",
-        "-o",
-        "ranks",
-        "--json",
-        "--no-figure",
-    ]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    words = ("net.safetensors", *FAST, "--eps", "4/255", "-o", "ranks", "--json", "--no-figure")
+    done = stochx_in_ranks("attack", *words, cwd=place)
     assert done.returncode == 0, done.stderr
     keep = ("attack", "clean", "robust", "low", "high", "success", "n")
     assert [[row[k] for k in keep] for row in json.loads(done.stdout)["results"]] == [

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED
 from PIL import Image
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 import stochx as library
 from stochx.catalog import MODELS
@@ -228,9 +226,8 @@ def test_it_runs_from_python(place, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_give_the_certificates_of_one(run, place):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
-    command = [*torchrun, "certify", "net.safetensors", *map(str, NOISY), "-o", "ranks", "--json", "--no-figure"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    words = ("certify", "net.safetensors", *NOISY, "-o", "ranks", "--json", "--no-figure")
+    done = stochx_in_ranks(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"] == run["results"]
     assert json.loads(done.stdout)["overview"] == run["overview"]

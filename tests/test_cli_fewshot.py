@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 DATA = ("--data", "shapes:classes=6,size=16,count=300")
 SMALL = (*DATA, "--backbone", "convnet:width=4", "--size", 16, "--way", 3, "--queries", 4, "--device", "cpu")
@@ -188,12 +186,11 @@ def test_info_tells_what_a_few_shot_network_is(run):
 @pytest.mark.slow
 def test_two_ranks_train_and_test_as_one_process_does(run):
     place, _ = run
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx"]
     plain = ("--backbone", "robust-resnet2b", "--size", 32, "--optimizer", "sgd", "--lr", 0.1, "--batch-size", 2)
     words = [*DATA, "--way", 3, "--queries", 4, "--device", "cpu", *SHORT, *plain]  # no norms, which see other batches
     assert stochx("fsc-train", *words, "-o", "one", "-q", cwd=place).returncode == 0
     assert stochx("fsc-train", *words, "--seed", 1, "-o", "other", "-q", cwd=place).returncode == 0
-    subprocess.run([*ranks, "fsc-train", *map(str, words), "-o", "two", "-q"], cwd=place, check=True)
+    assert stochx_in_ranks("fsc-train", *words, "-o", "two", "-q", cwd=place).returncode == 0
     one, two, other = (load_file(str(place / name / "model.safetensors")) for name in ("one", "two", "other"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     assert max(float((one[name] - other[name]).abs().max()) for name in one) > 1e-2
@@ -211,5 +208,5 @@ def test_two_ranks_train_and_test_as_one_process_does(run):
         "--json",
     ]
     alone = json.loads(stochx(*words, "-o", "a", cwd=place).stdout)["results"]
-    done = subprocess.run([*ranks, *map(str, words), "-o", "b"], cwd=place, check=True, capture_output=True, text=True)
+    done = stochx_in_ranks(*words, "-o", "b", cwd=place)
     assert json.loads(done.stdout)["results"] == alone

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 MODEL = ("--model", "net.safetensors")
 FAST = ("-m", "gradxinput", "-m", "smoothtaylor:roots=6", "-s", "autvc", "-s", "deletion:steps=4", *MODEL)
@@ -219,9 +217,8 @@ def test_a_metric_that_needs_images_says_so_for_maps_alone(place):
 
 @pytest.mark.slow
 def test_two_ranks_give_the_rows_of_one(run, place):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "stochx")
-    command = [*torchrun, "score", "a.png", "b.jpg", *FAST, "-o", "ranks", "--json", "--no-figure"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    words = ("score", "a.png", "b.jpg", *FAST, "-o", "ranks", "--json", "--no-figure")
+    done = stochx_in_ranks(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     for one, other in zip(json.loads(done.stdout)["results"], run["results"], strict=True):
         assert {k: v for k, v in one.items() if k not in ("mean", "low", "high", "p")} == {

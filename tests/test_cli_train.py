@@ -12,7 +12,7 @@ import torch
 from conftest import shared
 from PIL import Image
 from planted import plant
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 from stochx import load_model
 from stochx.cli.watch import epoch_line
@@ -204,10 +204,9 @@ def test_a_training_that_is_killed_and_resumed_writes_the_same_weights(tmp_path)
 
 @pytest.mark.slow
 def test_two_ranks_train_and_one_of_them_writes(tmp_path):
-    ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx")
     more = ("--awp", 0.01, "--extra", "shapes:size=32,classes=3,count=30,domain=sketch")
-    settings = map(str, (*SMALL, *ATTACKED, *more, "--epochs", 2, "-o", "at", "--json", "-q"))
-    done = subprocess.run([*ranks, "train", *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    settings = (*SMALL, *ATTACKED, *more, "--epochs", 2, "-o", "at", "--json", "-q")
+    done = stochx_in_ranks("train", *settings, cwd=tmp_path)
     assert result(done)["epochs"] == 2
     assert [one["epoch"] for one in lines(tmp_path / "at")] == [1, 2]
 
@@ -222,13 +221,12 @@ def test_a_real_teacher_is_tuned_adversarially(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_distil_as_one_process_does(tmp_path):
-    ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stochx")
     plain = ("--arch", "robust-resnet2b", "--lr", "0.01", "--no-augment", "--batch-size", "16", "--device", "cpu", "-q")
     assert stochx("train", *DATA, *plain, "--epochs", 1, "-o", "teacher", cwd=tmp_path).returncode == 0
     words = ("distill", "--teacher", "teacher/model.safetensors", *DATA, "--noise", "none", "--epochs", "2", *plain[2:])
     assert stochx(*words, "-o", "one", cwd=tmp_path).returncode == 0
     assert stochx(*words, "--seed", 1, "-o", "other", cwd=tmp_path).returncode == 0
-    subprocess.run([*ranks, *words, "-o", "two"], cwd=tmp_path, check=True)
+    assert stochx_in_ranks(*words, "-o", "two", cwd=tmp_path).returncode == 0
     one, two, other = (
         load_model(str(tmp_path / name / "student.safetensors")).state_dict() for name in ("one", "two", "other")
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from support import in_ranks
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +17,7 @@ from stochx.engine.training.augment import augment
 from stochx.engine.training.fit import Plan, Step, fit, forward
 from stochx.engine.training.items import Images
 from stochx.engine.training.schedule import SCHEDULES
+from stochx.engine.world import process_group
 from stochx.errors import InputError, RunError
 from stochx.loading import load_data
 from stochx.tasks.train import build
@@ -238,38 +237,24 @@ def test_augmented_images_are_shifted_and_mirrored_and_parts_see_the_draws_of_th
     assert torch.equal(augment(x[odd], odd, 6, torch.Generator().manual_seed(5)), found[odd])
 
 
-RANKS = """
-import sys, torch
-from torch import nn
-from stochx.engine.seeds import seeded
-from stochx.engine.training.fit import Plan, fit
-from stochx.engine.training.items import Images
-from stochx.engine.world import process_group
-from stochx.loading import load_data
-with seeded(0, "net"):  # without batch norms, every image counts alone
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(900, 3)).double()
-data = load_data("shapes:size=32,classes=3,count=90", "train")
-images, plan = Images(data.pixels, torch.tensor(data.labels)), Plan(2, batch=32, augment=True, accumulate=2)
-with process_group() as world:
-    epochs = [(epoch.epoch, epoch.loss, epoch.accuracy) for epoch in fit(net, images, plan, 0, world=world)]
-    if world.leads:
-        torch.save((epochs, net.state_dict()), sys.argv[1])
-"""
+def train_in_a_rank(file):
+    """Train a network without batch norms, in which every image counts alone, and store what came of it."""
+    with seeded(0, "net"):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(900, 3)).double()
+    data = load_data("shapes:size=32,classes=3,count=90", "train")
+    images, plan = Images(data.pixels, torch.tensor(data.labels)), Plan(2, batch=32, augment=True, accumulate=2)
+    with process_group() as world:
+        epochs = [(epoch.epoch, epoch.loss, epoch.accuracy) for epoch in fit(net, images, plan, 0, world=world)]
+        if world.leads:
+            torch.save((epochs, net.state_dict()), file)
 
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_process(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    found = []
-    for count in ("1", "2"):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
-        done = subprocess.run(
-            [*command, script, tmp_path / count], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(torch.load(tmp_path / count))
-    (one, weights), (two, others) = found
+    train_in_a_rank(tmp_path / "one")
+    done = in_ranks(train_in_a_rank, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    (one, weights), (two, others) = (torch.load(tmp_path / name) for name in ("one", "two"))
     assert [row[2] for row in one] == [row[2] for row in two], "the same images are right"
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=0, atol=1e-6)
