@@ -20,6 +20,10 @@ from torch.nn import functional as F
 
 from stochx.catalog import MODELS
 from stochx.engine.network.weights import save
+from stochx.engine.training.fit import Plan, fit
+from stochx.engine.training.items import Images
+from stochx.loading import load_data
+from stochx.tasks.train import build
 from stochx.testing.samples import TinyNet, random_images, tiny_network
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +85,20 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)
     (folder / "bad.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
     return folder
+
+
+SHAPES = "shapes:size=32,classes=3,count=1800"
+
+
+@pytest.fixture(scope="session")
+def net_of_shapes(tmp_path_factory):
+    """The file of a small network that is often right on SHAPES."""
+    file, data = tmp_path_factory.mktemp("shapes") / "net.safetensors", load_data(SHAPES, "train")
+    model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
+    for _ in fit(model, Images(data.pixels, torch.tensor(data.labels)), Plan(12, batch=32, rate=0.1), 0):
+        pass
+    save(file, model.eval())
+    return file
 
 
 @pytest.fixture

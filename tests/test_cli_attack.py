@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHAPES, SHARED
 from PIL import Image
 from support import stochx, stochx_in_ranks
 
 from stochx.catalog import MODELS
 from stochx.engine.network.weights import save
-from stochx.engine.training.fit import Plan, fit
-from stochx.engine.training.items import Images
 from stochx.loading import load_data, load_model
 from stochx.network_files import install_noise
 from stochx.tasks.train import build
 
-DATA = "shapes:size=32,classes=3,count=1800"
-THIRTY = ("--data", DATA, "--limit", 30)
+THIRTY = ("--data", SHAPES, "--limit", 30)
 FAST = (*THIRTY, "-a", "fgsm", "-a", "pgd:steps=5", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, net_of_shapes):
     """A folder with a small network that is often right, and a stochastic one."""
     folder = tmp_path_factory.mktemp("attack")
-    data = load_data(DATA, "train")
-    model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
-    for _ in fit(model, Images(data.pixels, torch.tensor(data.labels)), Plan(12, batch=32, rate=0.1), 0):
-        pass
-    save(folder / "net.safetensors", model.eval())
+    shutil.copy(net_of_shapes, folder / "net.safetensors")
     (folder / "noisy.py").write_text(
         "import torch\n"
         "from torch import nn\n"
@@ -260,7 +254,7 @@ def test_probabilities_are_turned_back_into_logits_and_that_is_said(place):
 
 def test_images_that_rounding_takes_out_of_the_ball_are_counted(place):
     options = ("--save-adversarial", "--checks", "none", "--no-figure", "-o", "l2", "--norm", "l2", "--eps", 0.3)
-    attack = ("attack", "net.safetensors", "--data", DATA, "-a", "pgd:steps=3", "--limit", 8)
+    attack = ("attack", "net.safetensors", "--data", SHAPES, "-a", "pgd:steps=3", "--limit", 8)
     saved = json.loads(stochx(*attack, *options, "--json", cwd=place).stdout)["saved"]
     assert saved["images"] == 8 and 0 < saved["outside"] <= 8 and 0 <= saved["healed"] <= 8
     assert "took" in stochx(*attack, *options, "--overwrite", cwd=place).stderr
@@ -268,8 +262,8 @@ def test_images_that_rounding_takes_out_of_the_ball_are_counted(place):
 
 def test_saved_images_stay_in_the_ball_after_rounding(place):
     options = ("--save-adversarial", "--checks", "none", "--no-figure", "-o", "saved", "--eps", "5/255")
-    stochx("attack", "net.safetensors", "--data", DATA, "-a", "pgd:steps=3", "--limit", 4, *options, cwd=place)
-    data = load_data(DATA, "test")
+    stochx("attack", "net.safetensors", "--data", SHAPES, "-a", "pgd:steps=3", "--limit", 4, *options, cwd=place)
+    data = load_data(SHAPES, "test")
     files = sorted((place / "saved" / "adversarial").iterdir())
     assert len(files) == 4
     largest = []
@@ -353,7 +347,7 @@ def test_examples_of_small_batches_fill_the_figure(place):
     sizes = []
     for batch in ("4", "auto"):
         out = place / f"examples-{batch}"
-        more = ("--data", DATA, "--limit", 12, "-a", "fgsm", "--checks", "none", "--batch-size", batch)
+        more = ("--data", SHAPES, "--limit", 12, "-a", "fgsm", "--checks", "none", "--batch-size", batch)
         assert stochx("attack", "net.safetensors", *more, "-o", out, "-q", cwd=place).returncode == 0
         with Image.open(out / "examples.png") as figure:
             sizes.append(figure.width)

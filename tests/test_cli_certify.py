@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-import torch
-from conftest import SHARED
+from conftest import SHAPES, SHARED
 from PIL import Image
 from support import stochx, stochx_in_ranks
 
 import stochx as library
-from stochx.catalog import MODELS
 from stochx.engine.network.weights import save
-from stochx.engine.training.fit import Plan, fit
-from stochx.engine.training.items import Images
-from stochx.loading import load_data, load_model
+from stochx.loading import load_model
 from stochx.network_files import install_noise
-from stochx.tasks.train import build
 
-DATA = "shapes:size=32,classes=3,count=900"
-FAST = ("--data", DATA, "--limit", 12, "--selection", 20, "--draws", 200, "--device", "cpu")
+FAST = ("--data", SHAPES, "--limit", 12, "--selection", 20, "--draws", 200, "--device", "cpu")
 NOISY = (*FAST, "--sigma", 0.1)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, net_of_shapes):
     """A folder with a small network that is often right, and students of it with noise at several places."""
     folder = tmp_path_factory.mktemp("certify")
-    data = load_data(DATA, "train")
-    model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
-    for _ in fit(model, Images(data.pixels, torch.tensor(data.labels)), Plan(12, batch=32, rate=0.1), 0):
-        pass
-    save(folder / "net.safetensors", model.eval())
+    shutil.copy(net_of_shapes, folder / "net.safetensors")
     noises = {
         "input": "gaussian:site=input,first=0.3",
         "shared": "gaussian:site=input,share=batch",
@@ -213,7 +204,7 @@ def test_it_warns_where_more_draws_or_another_training_would_help(place):
 def test_it_runs_from_python(place, tmp_path):
     settings = library.settings.Certify(
         model=str(place / "net.safetensors"),
-        data=DATA,
+        data=SHAPES,
         limit=3,
         sigma=0.1,
         selection=20,

@@ -4,42 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from attacking import Binary, context_of, fooled
-from conftest import SHARED, random_images
+from conftest import SHAPES, SHARED, random_images
 from support import stochx
 from torch import nn
 
-from stochx.catalog import ATTACKS, MODELS
+from stochx.catalog import ATTACKS
 from stochx.engine.judging import Judge
-from stochx.engine.network.weights import save
 from stochx.engine.statistics import dkw_half
 from stochx.engine.threat import DUALS, Ball, norm_of
-from stochx.engine.training.fit import Plan, fit
-from stochx.engine.training.items import Images
-from stochx.loading import load_data
 from stochx.runs._curve import judge_gate
 from stochx.settings import Attack
 from stochx.tasks.curve import Curve, along, distances, nearest_on_ray, to_the_end
-from stochx.tasks.train import build
 
 NORMS = ("linf", "l2", "l1")
 INF = math.inf
-DATA = "shapes:size=32,classes=3,count=1800"
-THIRTY = ("--data", DATA, "--limit", 30, "--device", "cpu")
+THIRTY = ("--data", SHAPES, "--limit", 30, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, net_of_shapes):
     """A folder with a small network that is often right."""
-    folder, data = tmp_path_factory.mktemp("curve"), load_data(DATA, "train")
-    model = build(MODELS.make("convnet:width=8"), data.classes, seed=0)
-    for _ in fit(model, Images(data.pixels, torch.tensor(data.labels)), Plan(12, batch=32, rate=0.1), 0):
-        pass
-    save(folder / "net.safetensors", model.eval())
+    folder = tmp_path_factory.mktemp("curve")
+    shutil.copy(net_of_shapes, folder / "net.safetensors")
     return folder
 
 
