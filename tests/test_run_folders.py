@@ -59,6 +59,7 @@ def test_a_document_may_lie_alone(tmp_path):
         ({"results": [{"model": "n"}]}, "lacks what the table of `stochx attack` shows: 'degree'"),
         ({"results": [3]}, "lacks what the table"),
         ({"checks": None}, "lacks what the table"),
+        ({"gate": {"missed": True}}, "lacks what the table"),
     ],
 )
 def test_a_document_that_is_none_is_named(change, message, tmp_path):

@@ -105,8 +105,10 @@ def _show(document: Document) -> None:
     for lines, columns in ((rows, view.columns(rows)), view.folded(rows)):
         for column in columns:
             _ = [column.cell(line) for line in lines]
-    view.remarks(document)
+    view.labels(rows)
     view.legend(rows)
+    view.remarks(document)
+    view.gates(document)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
