@@ -21,26 +21,26 @@ COMMANDS = ("attack", "certify")
 
 def make_card(document: Document) -> Document:
     """Return the card of a run of `attack` or `certify`."""
-    args = document["args"]
+    typed = document["args"]
     about = _attacked(document) if document["command"] == "attack" else _certified(document)
     return {
         "schema": SCHEMA,
         "kind": "empirical" if document["command"] == "attack" else "certified",
         **about,
-        "data": {"name": args["data"], "sample": document["sample"], "dataset": document.get("dataset")},
+        "data": {"name": typed["data"], "sample": document["sample"], "dataset": document.get("dataset")},
         "failed": len(document["failed"]),
         "environment": {name: document[name] for name in ENVIRONMENT},
-        "reproduce": command_line(document["command"], args),
+        "reproduce": command_line(document["command"], typed),
     }
 
 
 def _attacked(document: Document) -> Document:
-    args, rows = document["args"], document["results"]
+    typed, rows = document["args"], document["results"]
     return {
         "claims": [{key: row[key] for key in CLAIM} for row in rows],
-        "threat": document["threat"] | {"target": args.get("target"), "noise": args["randomness"]},
+        "threat": document["threat"] | {"target": typed.get("target"), "noise": typed["randomness"]},
         "attacks": [{key: row[key] for key in EFFORT} for row in rows if row["parameters"] is not None],
-        "judging": {"judge": args["judge"], "draws": max(model["draws"] for model in document["models"])},
+        "judging": {"judge": typed["judge"], "draws": max(model["draws"] for model in document["models"])},
         "checks": document["checks"],
         "models": document["models"],
     }

@@ -77,15 +77,16 @@ def _draws(needed: Row) -> list[Remark]:
 
 
 def _gates(document: Document) -> list[Gate]:
-    gate, args, threat = document["gate"], document["args"], document["threat"]
+    gate = document["gate"]
     if gate is None:
         return []
-    eps = str(args["fail_under"]).partition("@")[2] or (
-        threat["typed"][-1] if threat["degree"][-1] is None else args["eps"]
+    typed, threat = document["args"], document["threat"]
+    eps = str(typed["fail_under"]).partition("@")[2] or (
+        threat["typed"][-1] if threat["degree"][-1] is None else typed["eps"]
     )
     side = "below" if gate["missed"] else "not below"
     text = f"robust accuracy {gate['value']:.4f} ({gate['on']}) at eps {eps} is {side} {gate['bound']:g}"
-    return [Gate(f"--fail-under {args['fail_under']}", text, gate["missed"])]
+    return [Gate(f"--fail-under {typed['fail_under']}", text, gate["missed"])]
 
 
 def _median(curve: Row, targeted: bool) -> str:
