@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -23,6 +23,7 @@ from stochx.tables import view_of
 
 SPEC = "NAME[:KEY=VALUE,...]"
 FORMATS = get_args(Format)
+Made = TypeVar("Made", bound=Settings)
 METAVARS: dict[type, str | None] = {str: "TEXT", int: "N", float: "X", Path: "PATH", bool: None}
 
 
@@ -31,7 +32,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
 
     def command(context: typer.Context, quiet: bool, verbose: bool, **values: Any) -> None:
         form = chosen_format(context)
-        chosen = cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
+        chosen = settings_from(cls, values)
         chosen.prepare()
         output.notes(quiet, verbose)
         from stochx.cli.watch import TerminalWatch
@@ -60,6 +61,11 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = cls.__doc__
     return command
+
+
+def settings_from(cls: type[Made], values: Mapping[str, Any]) -> Made:
+    """Make settings of the values that a command line was parsed to."""
+    return cls(**{s.name: _value(s, values[s.name]) for s in settings_of(cls) if values[s.name] is not None})
 
 
 def _say_where(chosen: Settings, folder: Path | None, quiet: bool) -> None:

@@ -108,6 +108,18 @@ class TerminalWatch(Quiet):
 
         preview(explained)
 
+    def begin_step(self, number: str, title: str, why: str, line: str) -> None:
+        if self._display is not None:
+            from stochx.cli.narration import tell_step
+
+            tell_step(number, title, why, line)
+
+    def end_step(self, finding: str, seconds: float) -> None:
+        if self._display is not None:
+            from stochx.cli.narration import tell_finding
+
+            tell_finding(finding, seconds)
+
 
 class Lines:
     """Prints the innermost stage once a minute."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stochx.errors import InputError, UsageError
 from stochx.runs.document import Document
@@ -15,6 +17,9 @@ from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
 from stochx.settings.base import Settings
 from stochx.settings.folders import Output
+
+if TYPE_CHECKING:
+    from stochx.engine.world import World
 
 __all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
 
@@ -36,14 +41,19 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
     from stochx.engine.world import process_group
     from stochx.runs._claim import claimed
 
-    run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
     with plain_modes(), process_group() as world, claimed(settings, world) as settled:
         watch = watch if world.leads else Quiet()
         if isinstance(settled, Output):
             watch.opened(settled.folder)
         with counting(watch.passed):
-            outcome: Outcome = run(settled, world, watch)
-    return outcome
+            return command(settled)(settled, world, watch)
+
+
+def command(settings: Settings) -> Callable[[Settings, World, Watch], Outcome]:
+    """Return the function that runs the command of these settings."""
+    run: Callable[[Settings, World, Watch], Outcome]
+    run = importlib.import_module(f"stochx.runs.{module_of(settings.command)}").run
+    return run
 
 
 def _check_temporary_folder() -> None:

@@ -1,74 +1,73 @@
-"""Run `stochx demo`: train a small network, explain some images, score the maps against their masks."""
+"""Run `stochx demo`: the commands of the demonstration, one after the other, each in a folder of its own."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 
-from stochx.engine.io.images import to_image
-from stochx.engine.io.store import atomic
+import torch
+
 from stochx.engine.world import World
-from stochx.loading import load_data
-from stochx.runs import Document, Outcome, explain, score, train
+from stochx.errors import UsageError
+from stochx.runs import Outcome, command
+from stochx.runs.document import Document, compose
+from stochx.runs.folders import RESULT, read_run
 from stochx.runs.watch import Watch
-from stochx.settings import Demo, Explain, Score, Train
+from stochx.settings import Demo
+from stochx.settings.argv import shell_line
+from stochx.settings.base import Settings
+from stochx.settings.demo import NEXT, Step
+from stochx.settings.folders import RunFiles
+from stochx.tables.demo import finding
 
-DATA = "shapes:count=3000,classes=6"
-METHODS = ("gradcam", "ig", "lrp", "smoothgrad", "smoothtaylor")
-CONTROLS = ("random", "centre")
-METRICS = ("relevance-mass", "pointing-game", "aupc:draws=10", "autvc")
-EXPLAINED, SCORED = 6, 60  # images
+Row = dict[str, object]
 
 
 def run(settings: Demo, world: World, watch: Watch) -> Outcome:
-    """Run the commands of the demonstration; the document is that of the scores."""
-    folder, seed = settings.folder, settings.seed
-    training = Train(
-        data=DATA,
-        arch="convnet",
-        epochs=15,
-        lr=0.1,
-        batch_size=64,
-        augment=False,
-        device="cpu",
-        seed=seed,
-        output=folder / "train",
-    )
-    trained = _document(train.run(training, world, watch))["results"][0]
-    model, images = trained["model"], _save_images(folder / "images")
-    explaining = Explain(
-        images=images, model=model, method=METHODS, draws=1, device="cpu", seed=seed, output=folder / "explain"
-    )
-    explain.run(explaining, world, watch)
-    scoring = Score(
-        model=model,
-        data=DATA,
-        limit=SCORED,
-        method=(*METHODS, *CONTROLS),
-        metric=METRICS,
-        draws=1,
-        device="cpu",
-        seed=seed,
-        output=folder / "score",
-    )
-    document = _document(score.run(scoring, world, watch))
-    return Outcome(
-        document | {"command": settings.command, "args": settings.recorded(), "accuracy": trained["accuracy"]}
-    )
+    """Run every step, and tell what it shows; with `resume`, finished ones are told only."""
+    if world.size > 1:
+        raise UsageError("the demo runs in one process", "start it without `torchrun`")
+    documents: dict[str, Document] = {}
+    rows, codes = list[Row](), [0]
+    for number, step in enumerate(settings.steps, start=1):
+        watch.begin_step(f"{number}/{len(settings.steps)}", step.title, step.why, shell_line(step.settings))
+        document = _finished(step.settings) if settings.resume else None
+        if document is None:
+            outcome = command(step.settings)(_entered(step, settings), world, watch.restarted())
+            assert outcome.document is not None, "this process leads"
+            document = outcome.document
+            codes.append(int(outcome.code == 1))
+        documents[step.name] = document
+        text = finding(step.name, documents)
+        watch.end_step(text, document["seconds"])
+        rows.append(_row(step, text, document))
+    machine = {"seed": settings.seed, "device": "cpu", "threads": torch.get_num_threads()}
+    result = compose(settings.command, settings.recorded(), machine, rows, watch.seconds)
+    return Outcome(result | {"next": [shell_line(each) for each in NEXT]}, max(codes))
 
 
-def _document(outcome: Outcome) -> Document:
-    assert outcome.document is not None, "a demonstration runs in one process"
-    return outcome.document
+def _row(step: Step, text: str, document: Document) -> Row:
+    return {
+        "step": step.name,
+        "title": step.title,
+        "finding": text,
+        "typed": shell_line(step.settings),
+        "output": str(document["args"]["output"]),
+        "seconds": document["seconds"],
+    }
 
 
-def _save_images(folder: Path) -> tuple[str, ...]:
-    """Write the images that are explained, and return their paths."""
-    data = load_data(DATA, "test")
-    paths = []
-    for i in range(EXPLAINED):
-        item = data.item(i)
-        path = folder / f"{i:02d}-{data.classes[item.label or 0]}.png"
-        with atomic(path) as temporary:
-            to_image(item.image).save(temporary)
-        paths.append(str(path))
-    return tuple(paths)
+def _entered(step: Step, settings: Demo) -> Settings:
+    """Return a step's settings with the demo's leave to replace files, or to continue a run."""
+    if not isinstance(step.settings, RunFiles):
+        return step.settings
+    return dataclasses.replace(step.settings, resume=settings.resume, overwrite=settings.overwrite)
+
+
+def _finished(step: Settings) -> Document | None:
+    """Return the document of a step that ended in an earlier run, with the same settings."""
+    file = step.folder / RESULT if isinstance(step, RunFiles) else None
+    if file is None or not file.is_file():
+        return None
+    document = read_run(file).document
+    asked = {key: value for key, value in step.recorded().items() if value is not None}
+    return document if document["args"] == asked else None

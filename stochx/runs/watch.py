@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from stochx.tasks.explain import Explained
@@ -45,6 +46,15 @@ class Watch(Protocol):
     def preview(self, explained: Explained) -> None:
         """Show an image and its maps."""
 
+    def restarted(self) -> Watch:
+        """Return the same watch with a clock that starts now, for a command within another one."""
+
+    def begin_step(self, number: str, title: str, why: str, line: str) -> None:
+        """Tell what happens next, why, and the command line that does it."""
+
+    def end_step(self, finding: str, seconds: float) -> None:
+        """Tell what a step has shown, and how long it took."""
+
 
 class Quiet:
     """A watch that shows nothing."""
@@ -71,6 +81,17 @@ class Quiet:
         yield QuietTraining()
 
     def preview(self, explained: Explained) -> None:
+        pass
+
+    def restarted(self) -> Self:
+        other = copy.copy(self)
+        other._start = time.perf_counter()
+        return other
+
+    def begin_step(self, number: str, title: str, why: str, line: str) -> None:
+        pass
+
+    def end_step(self, finding: str, seconds: float) -> None:
         pass
 
 

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stochx.settings.argv import command_line
     from stochx.settings.attack import Attack
     from stochx.settings.base import Settings
     from stochx.settings.boundary import Boundary
@@ -45,6 +46,7 @@ __all__ = [
     "Score",
     "Settings",
     "Train",
+    "command_line",
 ]
 
 COMMANDS = {
@@ -78,7 +80,8 @@ def module_of(command: str) -> str:
 if not TYPE_CHECKING:  # a type checker would take any name for one that this function knows
 
     def __getattr__(name: str) -> object:
-        homes = {"Settings": "base"} | {cls: module_of(command) for command, cls in COMMANDS.items()}
+        homes = {cls: module_of(command) for command, cls in COMMANDS.items()}
+        homes |= {"Settings": "base", "command_line": "argv"}
         if name not in homes:
             raise AttributeError(f"module `stochx.settings` has no attribute `{name}`")
         return getattr(importlib.import_module(f"stochx.settings.{homes[name]}"), name)

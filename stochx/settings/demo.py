@@ -1,17 +1,60 @@
-"""Settings of `stochx demo`."""
+"""Settings of `stochx demo`, and the commands that it runs; docs/demo.md says why they have these settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from stochx.settings.base import RUN, Option
-from stochx.settings.folders import Output
+from stochx.settings.attack import Attack
+from stochx.settings.base import RUN, Option, Settings
+from stochx.settings.boundary import Boundary
+from stochx.settings.distill import Distill
+from stochx.settings.explain import Explain
+from stochx.settings.folders import RunFiles
+from stochx.settings.fsc_evaluate import FscTest
+from stochx.settings.fsc_train import FscTrain
+from stochx.settings.report import Report
+from stochx.settings.score import Score
+from stochx.settings.train import Train
+
+DATA = "shapes:count=6000,classes=6"
+PHOTOS, SKETCHES = "shapes:count=2000,classes=10", "shapes:count=2000,classes=16,domain=sketch"
+EPS = "4/255"
+ADAPTIVE = "smoothtaylor:noise=adaptive,objective=autvc"
+SEVERAL_DRAWS = "smoothtaylor:sigma=0.3,roots=100"  # for a student: its draws multiply the roots
+
+
+NAMES = (
+    "teacher",
+    "student",
+    "attack-teacher",
+    "attack-student",
+    "boundary",
+    "explain-teacher",
+    "explain-student",
+    "score",
+    "fsc-none",
+    "fsc-lrp",
+    "fsc-test",
+    "report",
+)
+"""Names of the steps, in order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the demonstration: its name and folder, what it shows, why, and the settings that it runs with."""
+
+    name: str
+    title: str
+    why: str
+    settings: Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Output):
-    """Train a small network on generated images, explain some of them, and score the maps against the truth.
+class Demo(RunFiles):
+    """Show what stochx does, step by step, on generated images: train, distill, attack, explain, score, few-shot.
 
     Examples:
       stochx demo
@@ -22,3 +65,241 @@ class Demo(Output):
     command: ClassVar[str] = "demo"
 
     seed: Annotated[int, Option(RUN, "Seed of every random draw.")] = 0
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The commands, in order; each writes to a folder of its own."""
+        teacher, student = (
+            str(self._at("teacher") / "model.safetensors"),
+            str(self._at("student") / "student.safetensors"),
+        )
+        return (
+            *self._networks(teacher),
+            *self._attacks(teacher, student),
+            *self._maps(teacher, student),
+            *self._few_shot(teacher),
+            self._report(),
+        )
+
+    def _at(self, name: str) -> Path:
+        """Return the folder of a step; a number keeps them in order."""
+        return self.folder / f"{NAMES.index(name) + 1:02d}-{name}"
+
+    def _networks(self, teacher: str) -> tuple[Step, ...]:
+        return (
+            Step(
+                "teacher",
+                "Train a teacher",
+                "A small network learns six shapes on textured backgrounds. The images are generated, with masks of "
+                "the shapes, so nothing is downloaded.",
+                Train(
+                    data=DATA,
+                    arch="convnet:pool=mean",
+                    epochs=6,
+                    lr=0.1,
+                    batch_size=64,
+                    augment=False,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("teacher"),
+                ),
+            ),
+            Step(
+                "student",
+                "Distill a stochastic student",
+                "The student is the teacher with noise in its layers. It learns from adversarial examples, and from "
+                "the teacher's answers.",
+                Distill(
+                    teacher=teacher,
+                    data=DATA,
+                    noise="adaptive",
+                    adversarial="pgd:steps=2",
+                    eps=EPS,
+                    epochs=4,
+                    lr=0.05,
+                    batch_size=64,
+                    augment=False,
+                    validation=0,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("student"),
+                ),
+            ),
+        )
+
+    def _attacks(self, teacher: str, student: str) -> tuple[Step, ...]:
+        return (
+            Step(
+                "attack-teacher",
+                "Attack the teacher",
+                "PGD looks for the worst image in a ball around each image: no pixel changes by more than "
+                f"{EPS}, which people hardly see.",
+                Attack(
+                    model=teacher,
+                    data=DATA,
+                    limit=96,
+                    attack=("pgd:steps=10",),
+                    eps=EPS,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("attack-teacher"),
+                ),
+            ),
+            Step(
+                "attack-student",
+                "Attack the student, honestly and naively, at several degrees of noise",
+                "The gradient of a stochastic network is random. An attack that follows one draw is misled and makes "
+                "the network look stronger than it is; by default stochx averages as many draws as a gradient needs. "
+                "Degree 0 is without noise, 1 as trained.",
+                Attack(
+                    model=student,
+                    data=DATA,
+                    limit=96,
+                    attack=("pgd:steps=10", "pgd:steps=10,eot=1"),
+                    eps=EPS,
+                    sweep="noise=0,1,2",
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("attack-student"),
+                ),
+            ),
+            Step(
+                "boundary",
+                "Draw the decision boundaries of both",
+                "A plane through three images shows which class each network sees between them, and how far the next "
+                "class is.",
+                Boundary(
+                    models=(teacher, student),
+                    data=DATA,
+                    resolution=80,
+                    draws=10,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("boundary"),
+                ),
+            ),
+        )
+
+    def _maps(self, teacher: str, student: str) -> tuple[Step, ...]:
+        return (
+            Step(
+                "explain-teacher",
+                "Explain the teacher",
+                "Four methods show the evidence in the first six test images. SmoothTaylor chooses the noise for each "
+                "image, so that its map is the smoothest at all scales.",
+                Explain(
+                    model=teacher,
+                    data=DATA,
+                    limit=6,
+                    sample="first",
+                    method=("ig", "smoothgrad", ADAPTIVE, "lrp"),
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("explain-teacher"),
+                ),
+            ),
+            Step(
+                "explain-student",
+                "Explain the student",
+                "The same images and gradients again: those of a robust network follow the object. Each map is a mean "
+                "over draws of the student's noise.",
+                Explain(
+                    model=student,
+                    data=DATA,
+                    limit=6,
+                    sample="first",
+                    method=("ig", "smoothgrad", SEVERAL_DRAWS),
+                    draws=4,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("explain-student"),
+                ),
+            ),
+            Step(
+                "score",
+                "Score the maps against the truth",
+                "The masks of the shapes are known: how much of a map lies on the object? Controls that explain "
+                "nothing (noise, a blob, edges, blur) say what a number is worth.",
+                Score(
+                    model=teacher,
+                    data=DATA,
+                    limit=24,
+                    sample="first",
+                    method=("ig", "smoothgrad", ADAPTIVE, "lrp"),
+                    metric=("relevance-mass", "pointing-game", "aupc:draws=5"),
+                    controls=True,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("score"),
+                ),
+            ),
+        )
+
+    def _few_shot(self, teacher: str) -> tuple[Step, ...]:
+        return (
+            self._few_shot_training(
+                teacher,
+                "none",
+                "A relation network learns to compare images: is this query of "
+                "the same class as those few? Its features are the teacher's.",
+            ),
+            self._few_shot_training(
+                teacher,
+                "lrp",
+                "The same training, but LRP explains each prediction, and features that spoke for it get more weight.",
+            ),
+            Step(
+                "fsc-test",
+                "Test both few-shot networks on another domain",
+                "Sketches in place of photos, and six of the sixteen shapes are new to both networks. Both answer the "
+                "same episodes, so that the difference is paired.",
+                FscTest(
+                    model=str(self._at("fsc-lrp") / "model.safetensors"),
+                    versus=str(self._at("fsc-none") / "model.safetensors"),
+                    data=(SKETCHES,),
+                    shot=(5,),
+                    queries=5,
+                    episodes=200,
+                    device="cpu",
+                    seed=self.seed,
+                    output=self._at("fsc-test"),
+                ),
+            ),
+        )
+
+    def _few_shot_training(self, teacher: str, guide: str, why: str) -> Step:
+        return Step(
+            f"fsc-{guide}",
+            "Train a few-shot network, " + ("unguided" if guide == "none" else f"guided by {guide.upper()}"),
+            why,
+            FscTrain(
+                data=(PHOTOS,),
+                backbone=teacher,
+                head="relation",
+                guide=guide,
+                shot=5,
+                queries=3,
+                episodes=400,
+                validation=0,
+                augment=False,
+                device="cpu",
+                seed=self.seed,
+                output=self._at(f"fsc-{guide}"),
+            ),
+        )
+
+    def _report(self) -> Step:
+        return Step(
+            "report",
+            "Put everything into one file",
+            "Numbers, curves, images and maps of all runs, to read in a browser and to send to a colleague.",
+            Report(runs=(self.folder,), title="stochx demo", output=self.folder / "report.html"),
+        )
+
+
+NEXT: tuple[Settings, ...] = (
+    Explain(images=("photo.jpg",), method=("ig", "smoothgrad", "smoothtaylor:noise=adaptive", "lrp")),
+    Attack(model="model.pt", data="folder:root=photos", limit=200),
+    Distill(teacher="model.pt", data="folder:root=photos"),
+)
+"""Commands to try on files of one's own."""
