@@ -14,7 +14,7 @@ from support import recorded_document, stochx
 
 from stochx import settings
 from stochx.cli.summary import ROOM, append_summary
-from stochx.settings.typed import command_line
+from stochx.settings.argv import recorded_line
 from stochx.tables import view_of
 from stochx.tables.junit import to_junit
 from stochx.tables.markdown import to_markdown
@@ -253,13 +253,13 @@ def test_a_summary_is_no_longer_than_github_takes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_typed_command_runs_the_same_settings(name):
     document = recorded_document(name)
-    words = command_line(document["command"], document["args"])
+    words = recorded_line(document["command"], document["args"])
     done = stochx(*shell_words(words), "--output", "x", "--config", "no.toml")
     assert done.returncode == 2 and "cannot read `no.toml`" in done.stderr, "every option is one of the command's"
     cls = getattr(settings, settings.COMMANDS[document["command"]])
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in document["args"].items() if v != []}
     made = cls(**given)
-    assert command_line(document["command"], made.recorded()) == words
+    assert recorded_line(document["command"], made.recorded()) == words
 
 
 def shell_words(line):

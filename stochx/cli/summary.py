@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from stochx.cli import output
-from stochx.settings.typed import command_line
+from stochx.settings.argv import recorded_line
 from stochx.tables import Document, View
 from stochx.tables.markdown import code, to_markdown
 
@@ -31,7 +31,7 @@ def append_summary(document: Document, view: View) -> None:
 
 def _fitting(document: Document, view: View, room: int) -> bytes:
     """Return as much of the document as there is room for, at worst nothing."""
-    title = f"### stochx {document['command']}\n\n{code(command_line(document['command'], document['args']))}\n\n"
+    title = f"### stochx {document['command']}\n\n{code(recorded_line(document['command'], document['args']))}\n\n"
     most = MOST
     while len(text := (title + to_markdown(document, view, most) + "\n").encode(errors="backslashreplace")) > room:
         if not most:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stochx.engine.io.store import write_text
 from stochx.runs.document import Document
-from stochx.settings.typed import command_line
+from stochx.settings.argv import recorded_line
 from stochx.tables.card import card_page
 
 SCHEMA = 1
@@ -30,7 +30,7 @@ def make_card(document: Document) -> Document:
         "data": {"name": typed["data"], "sample": document["sample"], "dataset": document.get("dataset")},
         "failed": len(document["failed"]),
         "environment": {name: document[name] for name in ENVIRONMENT},
-        "reproduce": command_line(document["command"], typed),
+        "reproduce": recorded_line(document["command"], typed),
     }
 
 

@@ -11,7 +11,7 @@ from stochx.reports.html import attack, boundary, certify, comparison, explain, 
 from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.text import duration, shared_folder
-from stochx.settings.typed import command_line
+from stochx.settings.argv import recorded_line
 from stochx.tables import view_of
 
 ROOMS: Mapping[str, ModuleType] = {
@@ -57,7 +57,7 @@ def _section(run: Run, room: ModuleType, name: str, album: Album) -> Section:
         notes=list(_notes(run)),
         blocks=blocks,
         environment=list(_environment(run)),
-        typed=command_line(run.command, run.document["args"]),
+        typed=recorded_line(run.command, run.document["args"]),
         filters=_filters(blocks),
         groups=_groups(blocks),
     )
