@@ -13,7 +13,7 @@ from support import recorded_document, stochx, write_run
 from stochx import settings
 from stochx.engine.statistics import mean_difference, paired_p
 from stochx.runs import run
-from stochx.tasks.compare import Measured, adjusted, compare_runs, judged
+from stochx.tasks.compare import Measured, compare_runs, judged
 
 RIGHT = [1.0] * 30 + [0.0] * 10  # under attack, of 40 images
 
@@ -121,7 +121,7 @@ def test_a_regression_is_worse_by_more_than_delta(better, change, delta, regress
 def test_what_may_be_chance_is_no_regression():
     old = Measured("k", "", "m", "higher", 0.5, values={str(k): float(k % 2) for k in range(20)})
     new = Measured("k", "", "m", "higher", 0.4, values=old.values | {"1": 0.0, "3": 0.0})
-    (row,) = judged(adjusted(compare_runs([old], [new])), 0.0)
+    (row,) = judged(compare_runs([old], [new]), 0.0)
     assert row.difference == pytest.approx(-0.1) and row.p > 0.4 and not row.regression
     wide = Measured("k", "", "m", "higher", 0.5, 0.3, 0.7, 20), Measured("k", "", "m", "higher", 0.4, 0.2, 0.6, 20)
     assert not judged(compare_runs(wide[:1], wide[1:]), 0.0)[0].regression
@@ -176,6 +176,29 @@ def test_every_run_equals_itself(name, tmp_path):
     assert {row["difference"] for row in same["results"]} == {0.0} and not same["changes"]
     assert not any(row["regression"] for row in same["results"])
     assert not same["only_old"] and not same["only_new"]
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("certify", {"prediction": 0, "label": 0, "abstained": False, "radius": 0.07}),
+        ("score", {"scores": {m: {"value": 0.5} for m in ("aupc:draws=2", "autvc", "pointing-game")}}),
+        ("fsc-test", {"episodes": [{"1": [0.5, 0.25], "2": [1.0, 0.5]}]}),
+    ],
+)
+def test_runs_of_other_commands_are_paired_too(name, record, tmp_path):
+    document = recorded_document(name)
+    if name == "fsc-test":
+        heads = [{"domain": row["domain"]} for row in document["results"]]
+    else:
+        methods = list(dict.fromkeys(row.get("method") for row in document["results"]))
+        heads = [{"image": f"{k}.png", "method": method} for k in range(3) for method in methods]
+    folders = [write_run(tmp_path / side, document, [head | record for head in heads]) for side in ("old", "new")]
+    document = compared(*folders)
+    assert {row["paired"] for row in document["results"]} == ({2} if name == "fsc-test" else {3})
+    if name == "certify":
+        means = {row["label"]: row["old"] for row in document["results"]}
+        assert means == {"radius 0.0": 1, "radius 0.05": 1, "radius 1.0": 0, "": pytest.approx(0.07)}
 
 
 def test_maps_are_compared_by_their_distance(tmp_path):

@@ -18,7 +18,7 @@ from stochx.runs._results import make_document
 from stochx.runs.folders import RunRecord, read_run
 from stochx.runs.watch import Watch
 from stochx.settings import Compare
-from stochx.tasks.compare import ComparedRow, Measured, adjusted, compare_runs, judged, missing
+from stochx.tasks.compare import ComparedRow, Measured, compare_runs, judged, missing
 
 FACTS = ("version", "seed", "device", "precision", "threads", "batch_size", "noise")
 PLACES = frozenset({"output"})  # settings that say where a run lies, and nothing else
@@ -34,7 +34,7 @@ def run(settings: Compare, world: World, watch: Watch) -> Outcome:
     paired = _same_images(old, new)
     if not paired:
         before = [dataclasses.replace(measured, values={}) for measured in before]
-    rows = adjusted(compare_runs(before, after))
+    rows = compare_runs(before, after)
     if not rows:
         raise InputError(f"`{settings.old}` and `{settings.new}` have no measure in common", "compare runs alike")
     if settings.fail_on_regression is not None:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds, estimate, holm, mean_difference, paired_p
+from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds, estimate, holm, mean_difference, paired_ps
 
 SIGNIFICANT = 0.05
 Better = Literal["higher", "lower", "none"]
@@ -60,7 +60,28 @@ class ComparedRow:
 def compare_runs(old: Sequence[Measured], new: Sequence[Measured]) -> list[ComparedRow]:
     """Return a row for each measure that both runs have, in the order of the new one."""
     before = {measured.key: measured for measured in old}
-    return [_compare(before[measured.key], measured) for measured in new if measured.key in before]
+    pairs = [(before[measured.key], measured) for measured in new if measured.key in before]
+    differences = [[b.values[name] - a.values[name] for name in _common(a, b)] for a, b in pairs]
+    p = holm(_p_values(differences))
+    return [
+        _paired_row(*pair, gaps, value) if len(gaps) > 1 else _independent_row(*pair)
+        for pair, gaps, value in zip(pairs, differences, p, strict=True)
+    ]
+
+
+def _common(old: Measured, new: Measured) -> list[str]:
+    """Return the names of the images that both have."""
+    return [name for name in new.values if name in old.values]
+
+
+def _p_values(differences: Sequence[Sequence[float]]) -> list[float]:
+    """Return the p-value of each set of differences, NaN for fewer than two. Sets of one size share their signs."""
+    values = [math.nan] * len(differences)
+    for size in {len(gaps) for gaps in differences if len(gaps) > 1}:
+        places = [place for place, gaps in enumerate(differences) if len(gaps) == size]
+        for place, p in zip(places, paired_ps([differences[place] for place in places]), strict=True):
+            values[place] = p
+    return values
 
 
 def missing(these: Sequence[Measured], those: Sequence[Measured]) -> list[str]:
@@ -69,26 +90,17 @@ def missing(these: Sequence[Measured], those: Sequence[Measured]) -> list[str]:
     return [f"{m.measure} of {m.label}" if m.label else m.measure for m in these if m.key not in keys]
 
 
-def _compare(old: Measured, new: Measured) -> ComparedRow:
-    row = ComparedRow(
-        new.label, new.measure, new.better, old.mean, new.mean, new.mean - old.mean, None, None, None, 0, old.n, new.n
-    )
-    common = [name for name in new.values if name in old.values]
-    if len(common) < 2:
-        low, high = _newcombe(old, new)
-        return replace(row, low=low, high=high)
-    differences = [new.values[name] - old.values[name] for name in common]
+def _paired_row(old: Measured, new: Measured, differences: Sequence[float], p: float) -> ComparedRow:
     gap = mean_difference(differences) if new.bounds == SHARE else estimate(differences)
-    return replace(
-        row,
-        old=sum(old.values[name] for name in common) / len(common),
-        new=sum(new.values[name] for name in common) / len(common),
-        difference=gap.mean,
-        low=gap.low,
-        high=gap.high,
-        p=paired_p(differences),
-        paired=len(common),
-    )
+    common = _common(old, new)
+    before, after = (sum(measured.values[name] for name in common) / len(common) for measured in (old, new))
+    estimated = (gap.mean, gap.low, gap.high, p, len(common))
+    return ComparedRow(new.label, new.measure, new.better, before, after, *estimated, old.n, new.n)
+
+
+def _independent_row(old: Measured, new: Measured) -> ComparedRow:
+    estimated = (new.mean - old.mean, *_newcombe(old, new), None, 0)
+    return ComparedRow(new.label, new.measure, new.better, old.mean, new.mean, *estimated, old.n, new.n)
 
 
 def _newcombe(old: Measured, new: Measured) -> tuple[float | None, float | None]:
@@ -102,12 +114,6 @@ def _newcombe(old: Measured, new: Measured) -> tuple[float | None, float | None]
     below = math.hypot(new.mean - new.low, old.high - old.mean)
     above = math.hypot(new.high - new.mean, old.mean - old.low)
     return gap - below, gap + above
-
-
-def adjusted(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
-    """Return the rows with their p-values adjusted for their number."""
-    p = holm([math.nan if row.p is None else row.p for row in rows])
-    return [replace(row, p=None if row.p is None else value) for row, value in zip(rows, p, strict=True)]
 
 
 def judged(rows: Sequence[ComparedRow], delta: float) -> list[ComparedRow]:
