@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 from reporting import HOSTILE, embedded, hostile_runs, large_run, matched_run, reported
 from support import recorded_document, refused, stochx, write_run
 
@@ -198,6 +200,16 @@ def test_pictures_keep_to_their_room():
     taken = [album.take([noise]) for _ in range(4)]
     assert [uris is not None for uris in taken] == [True, True, False, False]
     assert (album.shown, album.left_out, album.why) == (2, 2, "there is no room for more in this file")
+
+
+def test_many_large_pictures_are_made_smaller():
+    picture = np.zeros((300, 300, 3), dtype=np.uint8)
+    sides = []
+    for images in (50, 200):
+        (uri,) = Album(10_000_000, 200, images).take([picture])
+        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+            sides.append(image.size)
+    assert sides == [(224, 224), (160, 160)]
 
 
 def test_missing_and_damaged_pictures_leave_the_rest(tmp_path):

@@ -54,7 +54,7 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
 
 def _expand(path: Path) -> Iterator[RunRecord]:
     """Yield the run of a folder, or those below a folder that holds several."""
-    inside = sorted(file.parent for file in path.glob(f"*/{RESULT}")) if path.is_dir() else []
+    inside = [file.parent for file in sorted(path.glob(f"*/{RESULT}"), key=_finished)] if path.is_dir() else []
     if inside and not (path / RESULT).is_file():
         yield from (record for record in map(read_run, inside) if record.command in ROOMS)
         return
@@ -65,6 +65,11 @@ def _expand(path: Path) -> Iterator[RunRecord]:
     if not inside:
         raise InputError(f"`{path}` is a run of `{record.command}`, which has no report", f"name {_known()}")
     yield from (record for record in map(read_run, inside) if record.command in ROOMS)
+
+
+def _finished(file: Path) -> tuple[float, str]:
+    """Return when a run ended, so that a report tells of one after the other."""
+    return file.stat().st_mtime, str(file)
 
 
 def _known() -> str:
@@ -84,7 +89,8 @@ def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Secti
     sections, albums, room = list[Section](), list[Album](), room_for(limit)
     with watch.progress("drawing", len(runs)) as advance:
         for place, run in enumerate(runs):
-            album = Album(room // (len(runs) - place), limit)
+            images = {record.get("image") for part in run.parts for record in part.records}
+            album = Album(room // (len(runs) - place), limit, len(images))
             before = album.room
             try:
                 sections.append(make_section(run, f"run-{place + 1}", album))

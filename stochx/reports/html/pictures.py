@@ -9,18 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-SHOWN = 224  # pixels: the longest side of a picture that is stored
+LARGE, SMALL = 224, 160  # pixels: the longest side of a picture, with much room for each image and with less
+MUCH = 100_000  # bytes for each image from which its pictures are large
 CRISP = 64  # pixels: smaller pictures are stored without loss, and enlarged without smoothing
-QUALITY = 76
+QUALITY = 72
 ROOM = 50_000  # bytes of an image with its maps, as base64, on average
 FEWEST = 200  # images that there is room for at least: 10 MB
 
 
 class Album:
-    """The pictures of a run, which share `room` bytes; `shown` and `left_out` count images."""
+    """The pictures of a run of `images` images, which share `room` bytes; `shown` and `left_out` count images."""
 
-    def __init__(self, room: int, limit: int) -> None:
+    def __init__(self, room: int, limit: int, images: int = 0) -> None:
         self.room, self.limit = room, limit
+        self.side = LARGE if room >= MUCH * min(images, limit) else SMALL
         self.shown, self.left_out = 0, 0
 
     @property
@@ -43,7 +45,7 @@ class Album:
         """Return the URIs of pictures that are not images of a gallery; None where there is no room."""
         if self.room <= 0:
             return None
-        uris = [to_uri(picture) for picture in pictures]
+        uris = [to_uri(picture, self.side) for picture in pictures]
         size = sum(map(len, uris))
         if size > self.room:
             self.room = 0  # the first are shown, not the smallest
@@ -62,11 +64,11 @@ def is_crisp(picture: np.ndarray) -> bool:
     return max(len(picture), len(picture[0])) <= CRISP
 
 
-def to_uri(picture: np.ndarray) -> str:
-    """Return a picture (H, W, 3) in [0, 1], or of bytes, as a data URI; larger ones are made smaller."""
+def to_uri(picture: np.ndarray, side: int = LARGE) -> str:
+    """Return a picture (H, W, 3) in [0, 1], or of bytes, as a data URI, its longest side at most `side` pixels."""
     pixels = picture if picture.dtype == np.uint8 else (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     image = Image.fromarray(pixels)
-    image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, format="WEBP", lossless=is_crisp(picture), quality=QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

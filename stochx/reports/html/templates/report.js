@@ -108,7 +108,10 @@ viewer.addEventListener("keydown", (event) => {
 for (const list of all(".items")) {
   const items = all(".item", list);
   items.forEach((item, place) => { item.tabIndex = place ? -1 : 0; });
-  list.addEventListener("click", (event) => { const item = event.target.closest(".item"); if (item) open(item); });
+  list.addEventListener("click", (event) => {
+    const item = event.target.closest(".item");
+    if (item && getSelection().isCollapsed) open(item); // text may be selected
+  });
   list.addEventListener("keydown", (event) => {
     const item = event.target.closest(".item");
     if (event.key === "Enter") { event.preventDefault(); open(item); return; }
