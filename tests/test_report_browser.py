@@ -104,7 +104,7 @@ def test_filters_keep_the_images_that_they_name(file, open_page):
 
 
 def test_filters_hold_for_the_table_of_a_section(file, open_page):
-    section = open_page(file).locator(".run").first
+    section = open_page(file).locator("#run-1")
     section.locator("summary", has_text="Every image").click()
     rows = section.locator(".more tbody tr:visible")
     assert rows.count() == 6
@@ -131,7 +131,7 @@ def test_numbers_sort_as_numbers_and_empty_cells_last(file, open_page):
     order = page.evaluate(
         """() => {
           const cells = ["10", "", "9.5 [9, 10]", "–", "-2"];
-          const body = document.querySelector(".run table").tBodies[0], row = body.rows[0], texts = [];
+          const body = document.querySelector("#run-1 table").tBodies[0], row = body.rows[0], texts = [];
           const place = [...row.cells].findIndex((cell) => cell.classList.contains("number"));
           body.replaceChildren(...cells.map((text) => { const copy = row.cloneNode(true);
             copy.cells[place].textContent = text; return copy; }));
@@ -213,7 +213,7 @@ def test_a_phone_scrolls_in_one_direction(file, open_page):
 
 def test_all_is_readable_without_scripts(file, open_page):
     page = open_page(file, java_script_enabled=False)
-    assert page.locator(".run").first.locator("table").first.is_visible()
+    assert page.locator("#run-1").locator("table").first.is_visible()
     assert page.locator(".item img").first.is_visible() and page.locator("svg.plane").first.is_visible()
     for control in (".filters", ".theme", ".copy"):
         assert not page.locator(control).first.is_visible()
