@@ -34,7 +34,7 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
     page = Page(
         title=settings.title or _title(runs),
         made=f"{len(runs)} run{'s' * (len(runs) > 1)}, stochx {__version__}, {datetime.now():%d %B %Y, %H:%M}",
-        sections=[*compared, *sections],
+        sections=[*compared, *sections] if len(runs) == 2 else [*sections, *compared],
         documents=[run.document for run in runs],
         shown=sum(album.shown for album in albums),
         left_out=sum(section.left_out for section in sections),
@@ -114,11 +114,11 @@ def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
 
 
 def _comparison(old: Run, new: Run, world: World) -> Iterator[Section]:
-    """Yield the comparison of two runs, with a warning instead where they have nothing in common."""
+    """Yield the comparison of two runs, unless they have nothing in common."""
     try:
         document = compare.run(Compare(old=old.folder, new=new.folder), world, Quiet()).document
     except StochxError as error:
-        log.warning("`%s` and `%s` are not compared: %s", old.folder, new.folder, error)
+        log.info("`%s` and `%s` are not compared: %s", old.folder, new.folder, error)
         return
     assert document is not None
     yield make_comparison(Run(new.folder, document, ()), old, new)

@@ -40,7 +40,9 @@ def stats(run: Run) -> list[Stat]:
 
 
 def _is_significant(row: Record) -> bool:
-    """Return true for a p below 5 %, or an interval without 0 where there is no p."""
+    """Return true for a p below 5 %, or an interval without 0 where there is no p; never for a distance of maps."""
+    if row["old"] is None or row["new"] is None:
+        return False
     if row["p"] is not None:
         return bool(row["p"] < SIGNIFICANT)
     return row["low"] is not None and not row["low"] <= 0 <= row["high"]
