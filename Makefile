@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint dist completions stubs bench clean
+.PHONY: demo test test-slow lint dist completions stubs reference pictures docs bench clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo --overwrite
@@ -34,6 +34,16 @@ completions: .venv/demo
 stubs: .venv/demo
 	$(BIN)/python -m stochx.stubs
 
+reference: .venv/demo
+	$(BIN)/python docs/reference.py
+
+pictures: .venv/demo
+	$(BIN)/python docs/pictures.py
+
+docs: .venv/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 bench: .venv/dev
 	$(INSTALL) $(EDITABLE) -e ".[bench]"
 	$(BIN)/python benchmarks/explain.py
@@ -54,10 +64,15 @@ bench: .venv/dev
 	$(INSTALL) $(EDITABLE) -e ".[dev]"
 	touch .venv/demo $@
 
+.venv/docs: pyproject.toml
+	$(VENV)
+	$(INSTALL) $(EDITABLE) -e ".[docs]"
+	touch .venv/demo $@
+
 define VENV
 test -x $(BIN)/python || $(PYTHON) -m venv .venv
 $(if $(filter cpu,$(TORCH)),$(INSTALL) --index-url $(CPU_INDEX) torch torchvision)
 endef
 
 clean:
-	rm -rf .venv dist stochx-out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist stochx-out .mypy_cache .ruff_cache .pytest_cache

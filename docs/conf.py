@@ -1,0 +1,80 @@
+"""Sphinx settings of the manual: `make docs` builds it from plain Markdown, without any request to the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from stochx import __version__
+
+HERE = Path(__file__).parent
+
+project = "stochx"
+version = release = __version__
+extensions = ["myst_parser"]
+myst_heading_anchors = 4
+exclude_patterns = ["README.md"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"stochx {__version__}"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_theme_options = {"footer_icons": []}
+
+SECTIONS = {
+    "Start": ["install", "usage", "demo", "commands/index"],
+    "Bring your own": ["models", "data", "extending"],
+    "Work with it": ["cookbook", "python", "ci", "json"],
+    "Choices": ["entries/*"],
+    "Theory": ["theory/*"],
+    "Evidence": ["results/*", "checks", "statistics"],
+    "Project": ["architecture", "contributing"],
+}
+"""The pages of the site's menu: those of them that there are, then all others."""
+
+
+def menu() -> str:
+    """Return the menu, as directives of Sphinx."""
+    left = sorted(path.relative_to(HERE).with_suffix("").as_posix() for path in HERE.rglob("*.md"))
+    left.remove("index")
+    parts = []
+    for section, patterns in SECTIONS.items():
+        names = [name for pattern in patterns for name in left if re.fullmatch(pattern.replace("*", "[^/]+"), name)]
+        parts.append(_toctree(section, names))
+        left = [name for name in left if name not in names and not name.startswith("commands/")]
+    return "\n".join([*parts, _toctree("More", left)] if left else parts)
+
+
+def _toctree(caption: str, names: list[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
+
+
+def _source_read(app: Sphinx, name: str, source: list[str]) -> None:
+    """Add the menu, and turn links to files outside the manual into their names."""
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:[\w.-]+/)*[\w.-]+\)", _within(name), source[0])
+    if name == "index":
+        source[0] += "\n" + menu()
+    if name == "commands/index":
+        source[0] += "\n" + _toctree("", sorted(p.stem for p in (HERE / "commands").glob("*.md") if p.stem != "index"))
+
+
+def _within(name: str):  # type: ignore[no-untyped-def]
+    """Return what keeps links that stay in the manual."""
+
+    def keep(match: re.Match[str]) -> str:
+        target = match[0].rpartition("(")[2].rstrip(")")
+        inside = (HERE / name).parent.joinpath(target).resolve().is_relative_to(HERE)
+        return match[0] if inside else match[1]
+
+    return keep
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is done to each source."""
+    app.connect("source-read", _source_read)
