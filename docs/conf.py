@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -36,7 +37,7 @@ SECTIONS = {
     "Evidence": ["results/*", "checks", "statistics"],
     "Project": ["architecture", "contributing"],
 }
-"""The pages of the site's menu: those of them that there are, then all others."""
+"""The site's menu: of these pages those that there are; all others come last."""
 
 
 def menu() -> str:
@@ -52,7 +53,8 @@ def menu() -> str:
 
 
 def _toctree(caption: str, names: list[str]) -> str:
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
+    heading = [f":caption: {caption}"] if caption else []
+    return "\n".join(["```{toctree}", ":hidden:", *heading, "", *names, "```", ""])
 
 
 def _source_read(app: Sphinx, name: str, source: list[str]) -> None:
@@ -64,7 +66,7 @@ def _source_read(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] += "\n" + _toctree("", sorted(p.stem for p in (HERE / "commands").glob("*.md") if p.stem != "index"))
 
 
-def _within(name: str):  # type: ignore[no-untyped-def]
+def _within(name: str) -> Callable[[re.Match[str]], str]:
     """Return what keeps links that stay in the manual."""
 
     def keep(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What README and the manual say is so: commands parse, snippets run, links lead somewhere, options and entries exist."""
+"""What README and the manual say is so: commands parse, snippets run, links lead somewhere, options exist."""
 
 from __future__ import annotations
 
@@ -222,7 +222,9 @@ def test_pictures_are_small_shown_and_described():
 
 
 def test_readme_quotes_the_results():
-    results = re.sub(r"[|\s]+", " ", " ".join(text for page, text in MANUAL.items() if page.startswith("docs/results/")))
+    results = re.sub(
+        r"[|\s]+", " ", " ".join(text for page, text in MANUAL.items() if page.startswith("docs/results/"))
+    )
     quotes = re.findall(r"^> (.*)$", MANUAL["README.md"], re.M)
     assert len(quotes) >= 5 and all(re.sub(r"[|\s]+", " ", quote) in results for quote in quotes)
 
