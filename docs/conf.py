@@ -19,6 +19,8 @@ myst_heading_anchors = 4
 exclude_patterns = ["README.md"]
 nitpicky = True
 
+highlight_language = "sh"  # of blocks that name none
+
 html_theme = "furo"
 html_title = f"stochx {__version__}"
 html_static_path = ["site.css"]
@@ -63,7 +65,7 @@ def _source_read(app: Sphinx, name: str, source: list[str]) -> None:
     if name == "index":
         source[0] += "\n" + menu()
     if name == "commands/index":
-        source[0] += "\n" + _toctree("", sorted(p.stem for p in (HERE / "commands").glob("*.md") if p.stem != "index"))
+        source[0] += "\n" + _toctree("", re.findall(r"\((\S+)\.md\)", source[0]))
 
 
 def _within(name: str) -> Callable[[re.Match[str]], str]:

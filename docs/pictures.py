@@ -28,22 +28,22 @@ COLUMNS = 118  # of the terminal whose tables are shown
 SHAPES = "shapes:count=3000,classes=6"
 FEWER = "shapes:count=1200,classes=6"
 EPISODES = (
-    "--data shapes:count=1600,classes=16 --backbone convnet --size 32 --head relation"
-    " --episodes 400 --every 100 --validation 50 --queries 8 --no-augment"
+    "--data shapes:count=1600,classes=16 --backbone teacher/model.safetensors --head prototypical"
+    " --episodes 80 --every 10 --validation 0 --queries 8 --no-augment"
 )
 COMMANDS = {  # name of the run, and of its folder -> command, in an order in which each finds the files that it needs
     "teacher": f"train --data {SHAPES} --arch resnet20 --epochs 8 --lr 0.1 --batch-size 64 --no-augment",
     "student": f"distill --teacher teacher/model.safetensors --data {FEWER} --noise adaptive:beta=0.3 --recipe mixed"
     " --adversarial pgd:steps=2 --eps 8/255 --epochs 5 --lr 0.02 --batch-size 64 --no-augment --validation 0",
     "maps": f"explain --model teacher/model.safetensors --data {SHAPES} --limit 4 -m ig -m smoothgrad"
-    " -m smoothtaylor:sigma=0.1 -m lrp",
+    " -m smoothtaylor:sigma=0.2 -m lrp",
     "scores": f"score --model teacher/model.safetensors --data {SHAPES} --limit 60 -m ig -m smoothgrad -m gradcam"
     " -m lrp -m centre -m random -s relevance-mass -s pointing-game",
     "attacked": f"attack student/student.safetensors --data {FEWER} --limit 60 -a pgd:steps=10,eot=1 -a pgd:steps=10"
     " --sweep eps=0,2/255,4/255,8/255,16/255,32/255 --draws 16 --checks none",
     "trend": f"attack student/student.safetensors --data {FEWER} --limit 60 -a pgd:steps=10 --eps 8/255"
     " --sweep noise=0:2:0.5 --draws 16 --checks none",
-    "certified": f"certify teacher/model.safetensors --data {FEWER} --sigma 0.12 --draws 1000 --limit 40",
+    "certified": f"certify teacher/model.safetensors --data {FEWER} --sigma 0.12 --draws 1000 --limit 20",
     "planes": f"boundary teacher/model.safetensors student/student.safetensors --data {FEWER} --resolution 50"
     " --draws 8",
     "guided": f"fsc-train --guide lrp {EPISODES}",
@@ -58,8 +58,8 @@ FIGURES = {  # picture -> the figure of a run
     "train": "teacher/curves.png",
     "distill": "student/curves.png",
     "explain": "maps/00003.explained.png",
-    "attack": "attacked/curve.png",
-    "attack-noise": "trend/curve.png",
+    "attack": "attacked/sweep.png",
+    "attack-noise": "trend/sweep.png",
     "certify": "certified/certified.png",
     "boundary": "planes/plane-*.png",
     "fsc-train": "guided/curves.png",
