@@ -40,8 +40,8 @@ reference: .venv/demo
 pictures: .venv/demo
 	$(BIN)/python docs/pictures.py
 
-docs: .venv/docs
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+docs: build/manual/done
+	build/manual/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 bench: .venv/dev
@@ -64,10 +64,15 @@ bench: .venv/dev
 	$(INSTALL) $(EDITABLE) -e ".[dev]"
 	touch .venv/demo $@
 
-.venv/docs: pyproject.toml
-	$(VENV)
-	$(INSTALL) $(EDITABLE) -e ".[docs]"
-	touch .venv/demo $@
+# The manual is built without torch, so that it has an environment of its own.
+build/manual/done: pyproject.toml
+	$(PYTHON) -m venv build/manual
+	build/manual/bin/python -m pip install -q $$($(PYTHON) -c "$(DOCS)")
+	touch $@
+
+define DOCS
+import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])
+endef
 
 define VENV
 test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
-
-from stochx import __version__
+from sphinx.errors import ExtensionError
 
 HERE = Path(__file__).parent
+SOURCE = HERE.parent / "stochx" / "__init__.py"  # read, not imported: the manual is built without torch
 
 project = "stochx"
-version = release = __version__
+version = release = re.findall(r'^__version__ = "(.+)"', SOURCE.read_text(), re.M)[0]
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
 exclude_patterns = ["README.md"]
@@ -22,7 +22,7 @@ nitpicky = True
 highlight_language = "sh"  # of blocks that name none
 
 html_theme = "furo"
-html_title = f"stochx {__version__}"
+html_title = f"stochx {version}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
@@ -40,6 +40,12 @@ SECTIONS = {
     "Project": ["architecture", "contributing"],
 }
 """The site's menu: of these pages those that there are; all others come last."""
+
+
+LOADS = (
+    r"""<(?:script|img|iframe)[^>]*src=["']https?:[^"']*"""
+    r"""|<link[^>]*stylesheet[^>]*https?:[^"']*|@import|url\(["']?https?:"""
+)
 
 
 def menu() -> str:
@@ -79,6 +85,14 @@ def _within(name: str) -> Callable[[re.Match[str]], str]:
     return keep
 
 
+def _check_requests(app: Sphinx, error: Exception | None) -> None:
+    """Refuse a site that would load anything from elsewhere."""
+    for path in Path(app.outdir).rglob("*"):
+        if path.suffix in (".html", ".css") and (asked := re.search(LOADS, path.read_text(encoding="utf-8"))):
+            raise ExtensionError(f"{path.name} loads from the network: {asked[0]}")
+
+
 def setup(app: Sphinx) -> None:
-    """Register what is done to each source."""
+    """Register what is done to each source, and to the site."""
     app.connect("source-read", _source_read)
+    app.connect("build-finished", _check_requests)
