@@ -10,6 +10,7 @@ import io
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ FIGURES = {  # picture -> the figure of a run
     "fsc-explain": "matched/query.matched.png",
 }
 TABLES = {"score": "scores", "fsc-test": "tested", "info": "facts"}  # picture -> the run whose output is shown
+REPORTED = ("maps", "scores", "trend", "certified", "planes")  # runs of the report that is shown
 WINDOW = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
 <style>
 text {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: {char_height}px }}
@@ -133,6 +135,21 @@ def draw_terminal(name: str, target: Path) -> None:
     target.write_text(re.sub(r' clip-path="[^"]*"', "", text), encoding="utf-8")
 
 
+def draw_report(target: Path) -> None:
+    """Draw the top of a report as a browser shows it; kept as it is where there is none."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        print(f"no chromium: `{target.name}` is kept as it is")
+        return
+    report = [sys.executable, "-m", "stochx", "report", *REPORTED, "-q", "-o", "report.html"]
+    subprocess.run(report, cwd=RUNS, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, check=True)
+    shot = RUNS / "report.png"
+    look = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1000"]
+    page = f"file://{RUNS / 'report.html'}"
+    subprocess.run([browser, *look, f"--screenshot={shot}", page], stderr=subprocess.DEVNULL, check=True)
+    reduce(shot, target)
+
+
 def main() -> None:
     """Make all pictures."""
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -145,6 +162,7 @@ def main() -> None:
         reduce(next(RUNS.glob(pattern)), pictures / f"{picture}.png")
     for picture, name in TABLES.items():
         draw_terminal(name, pictures / f"{picture}.svg")
+    draw_report(pictures / "report.png")
 
 
 if __name__ == "__main__":
