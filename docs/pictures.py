@@ -1,7 +1,7 @@
 """Make the pictures of the manual: `python docs/pictures.py`, or `make pictures`; half an hour on two cores.
 
 Each is what a command draws or prints, on images of shapes that stochx generates. Runs lie in `build/pictures`; what is
-there already is not run again. Pictures are reduced to 128 colours, which keeps each below 150 KB.
+there already is not run again. Pictures are reduced to 256 colours, which keeps each below 150 KB.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def reduce(source: Path, target: Path) -> None:
     image = Image.open(source).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.thumbnail((WIDEST, WIDEST))
-    image.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def draw_terminal(name: str, target: Path) -> None:
