@@ -53,6 +53,11 @@ COMMANDS = {  # name of the run, and of its folder -> command, in an order in wh
     " --data shapes:domain=sketch,classes=16 --data shapes:domain=inverted,classes=16"
     " --data shapes:domain=clutter,classes=16",
     "matched": "fsc-explain query.png --model guided/model.safetensors --support support",
+    "baseline": f"attack teacher/model.safetensors --data {FEWER} --limit 60 -a pgd:steps=10 --checks quick",
+    "candidate": f"attack student/student.safetensors --data {FEWER} --limit 60 -a pgd:steps=10 --draws 16"
+    " --checks quick",
+    "compared": "compare baseline candidate",
+    "stated": "card candidate",
     "facts": "info student/student.safetensors",
 }
 FIGURES = {  # picture -> the figure of a run
@@ -66,8 +71,15 @@ FIGURES = {  # picture -> the figure of a run
     "fsc-train": "guided/curves.png",
     "fsc-explain": "matched/query.matched.png",
 }
-TABLES = {"score": "scores", "fsc-test": "tested", "info": "facts"}  # picture -> the run whose output is shown
-REPORTED = ("maps", "scores", "trend", "certified", "planes")  # runs of the report that is shown
+TABLES = {  # picture -> the run whose output is shown
+    "score": "scores",
+    "fsc-test": "tested",
+    "info": "facts",
+    "compare": "compared",
+    "card": "stated",
+}
+FOLDERLESS = ("info", "compare", "card")
+REPORTED = ("maps", "scores", "candidate", "certified", "planes")  # runs of the report that is shown
 WINDOW = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
 <style>
 text {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: {char_height}px }}
@@ -85,7 +97,7 @@ def run(name: str) -> None:
     if kept.exists():
         return
     print(f"stochx {COMMANDS[name]}", flush=True)
-    folder = [] if COMMANDS[name].startswith("info") else ["-o", name, "--overwrite"]
+    folder = [] if COMMANDS[name].split()[0] in FOLDERLESS else ["-o", name, "--overwrite"]
     words = [sys.executable, "-m", "stochx", *COMMANDS[name].split(), *folder]
     environment = os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "PYTHONPATH": str(HERE.parent)}
     reader, terminal = pty.openpty()

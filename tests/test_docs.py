@@ -42,8 +42,15 @@ def prose(text):
 def shell_lines(text):
     """The lines of a page that a shell is to run, and commands within its sentences."""
     blocks = [block for _, language, block in FENCE.findall(text) if language in SHELLS]
+    blocks = map(_filled, blocks)
     lines = "\n".join([*blocks, *INDENTED.findall(prose(text))]).replace("\\\n", " ").splitlines()
     return [*lines, *(code for code in INLINE.findall(prose(text)) if re.match(r"stochx [a-z-]+ .", code))]
+
+
+def _filled(block):
+    """A workflow with its variables in their places, where it says what they stand for."""
+    variables = dict(re.findall(r"^ *(\w+): \"?([^\n\"]*)", block, re.M))
+    return re.sub(r"\$(\w+)", lambda name: variables.get(name[1], name[0]), block)
 
 
 def commands(line):
