@@ -143,7 +143,7 @@ def _networks(card: Card) -> Iterator[Fact]:
             if model.get(name) is not None:
                 yield "Network", name, str(model[name])
         if model.get("noises"):
-            yield "Network", "noise layers", ", ".join(map(str, model["noises"]))
+            yield "Network", "noise layers", str(model["noises"])
 
 
 def _data(card: Card) -> Iterator[Fact]:
