@@ -100,3 +100,9 @@ def test_runs_without_a_card_are_named(folders, tmp_path):
     older = write_run(tmp_path / "old", old)
     for folder, message in ((score, "is a run of score"), (empty, "has no results"), (older, "lacks what a card says")):
         refused(lambda folder=folder: run(settings.Card(runs=(folder,))), message)
+
+
+def test_the_noise_of_a_student_is_named_as_it_was_typed():
+    document = recorded_document("attack")
+    document["models"][0]["noises"] = "adaptive:beta=0.3+dropout"
+    assert ("Network", "noise layers", "adaptive:beta=0.3+dropout") in [*facts(make_card(document))]
