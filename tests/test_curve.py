@@ -143,12 +143,12 @@ class Draws(nn.Module):
 
 def test_the_radius_of_a_stochastic_network_is_where_most_draws_are_wrong():
     """From pixels of 0.7, single draws are wrong at once; half of them at 0.5: d = 0.2 in Linf, +- 0.1 / sqrt(K)."""
-    model, x = Draws().eval(), torch.full((8, 1, 4, 4), 0.7, dtype=torch.float64)
-    y = torch.ones(8, dtype=torch.long)
+    model, x = Draws().eval(), torch.full((4, 1, 4, 4), 0.7, dtype=torch.float64)
+    y = torch.ones(4, dtype=torch.long)
     judge = Judge(model, y, None, 256, 0, "images", noisy=True)
     lucky = x - 0.05  # one draw in 15 is wrong here
     nearest = nearest_on_ray(judge, x, lucky)
-    torch.testing.assert_close((x - nearest).amax((1, 2, 3)), torch.full((8,), 0.2).double(), rtol=0, atol=0.03)
+    torch.testing.assert_close((x - nearest).amax((1, 2, 3)), torch.full((4,), 0.2).double(), rtol=0, atol=0.03)
     assert abs(float((x - nearest).mean()) - 0.2) < 0.01
     assert nearest_on_ray(judge, x, x - 0.01).equal(x), "no farther than eight times"
     torch.testing.assert_close(along(x, nearest, Ball(0.4)), x - 0.4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,9 @@ def test_the_help_names_variables_once(command):
 
 
 def test_hints_do_not_install_a_strangers_package():
-    sources = [ROOT / "README.md", *(ROOT / "stochx").rglob("*.py"), *(ROOT / "docs").rglob("*.md")]
-    assert not [
-        path.name for path in sources if "pip install stochx" in path.read_text() or "'stochx[" in path.read_text()
-    ]
+    stranger = re.compile(r"""\binstall( --?\S+)* ['"]?stochx(?![-_]vision)|['"]stochx\[""")
+    sources = [*ROOT.glob("*.md"), *(ROOT / "stochx").rglob("*.py"), *(ROOT / "docs").rglob("*.md")]
+    assert not [path.name for path in sources if stranger.search(path.read_text())]
+    assert all(
+        stranger.search(f"pip {words}") for words in ("install stochx", "install 'stochx[timm]'", "install -U stochx")
+    )
