@@ -20,18 +20,20 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
 from stochx.reports.figure import (
     INK,
+    OWN,
     TICK,
     WRONG,
     as_label,
     hide_frame,
-    legend_columns,
     new_figure,
     own_style,
     save_figure,
     style_axis,
 )
+from stochx.reports.fitting import legend_columns
 from stochx.reports.inputs import magnified
 from stochx.reports.palette import line_style
+from stochx.settings.figures import Look
 from stochx.tasks.attack import Attacked
 from stochx.tasks.robustness import WORST
 
@@ -79,9 +81,9 @@ def save_images(
     }
 
 
-def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:
+def draw_examples(path: Path, attacked: Attacked, classes: Sequence[str], look: Look = OWN) -> None:
     """Draw images, their worst adversarial images, and the differences, magnified to the whole range."""
-    save_figure(path, _example_figure(attacked, classes))
+    save_figure(path, _example_figure(attacked, classes), look)
 
 
 @own_style()
@@ -114,9 +116,11 @@ def _magnified(scale: float) -> str:
     return f"× {0.5 / scale:.3g}" if scale else "unchanged"
 
 
-def draw_sweep(path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "degree of noise (1: as trained)") -> None:
+def draw_sweep(
+    path: Path, rows: Sequence[Mapping[str, Any]], degree: str = "degree of noise (1: as trained)", look: Look = OWN
+) -> None:
     """Draw accuracy with 95 % intervals and attack success over the radius or the `degree`, a line for each attack."""
-    save_figure(path, _sweep_figure(rows, degree))
+    save_figure(path, _sweep_figure(rows, degree), look)
 
 
 @own_style()

@@ -22,16 +22,18 @@ from stochx.reports.arrays import save_arrays
 from stochx.reports.figure import (
     FAINT,
     LABEL,
+    OWN,
     TICK,
     as_label,
-    legend_columns,
     new_figure,
     own_style,
     save_figure,
     wrapped_label,
 )
+from stochx.reports.fitting import legend_columns
 from stochx.reports.palette import OTHER, class_colours
 from stochx.reports.shading import shade
+from stochx.settings.figures import Look
 from stochx.tasks.boundary import BoundaryRow, Predictions
 
 EDGE, HATCH = "#222222", "#00000055"
@@ -112,9 +114,9 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_arrays(path, {name: tensor.numpy() for name, tensor in tensors.items()})
 
 
-def draw_plane(path: Path, scene: Scene, panels: Sequence[Panel]) -> None:
+def draw_plane(path: Path, scene: Scene, panels: Sequence[Panel], look: Look = OWN) -> None:
     """Draw all networks on one plane: a row for each where draws disagree, else a panel for each."""
-    save_figure(path, make_figure(scene, panels, scale_end(panels)))
+    save_figure(path, make_figure(scene, panels, scale_end(panels)), look)
 
 
 def scale_end(panels: Sequence[Panel]) -> float | None:
@@ -160,7 +162,7 @@ def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
         axis.set_axis_off()
     for axis, (picture, caption) in zip(axes, scene.pictures, strict=False):
         axis.imshow(np.asarray(to_image(picture.clamp(0, 1))), interpolation="nearest")
-        axis.set_title(wrapped_label(caption, 22), fontsize=LABEL)
+        axis.set_title(wrapped_label(caption, 18), fontsize=LABEL)
 
 
 def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
@@ -169,7 +171,7 @@ def _classes(axis: Axes, scene: Scene, panel: Panel) -> None:
     picture = shade(labels, confidence, scene.colours, len(scene.classes), CELLS)
     axis.imshow(picture, extent=_extent(scene), origin="lower")
     _furnish(axis, scene, EDGE)
-    axis.set_title(as_label(panel.name, 44), loc="left", fontweight="bold", pad=16)
+    axis.set_title(as_label(panel.name, 38), loc="left", fontweight="bold", pad=16)
     axis.text(0, 1.015, _numbers(panel.row), transform=axis.transAxes, fontsize=TICK, color=FAINT, va="bottom")
 
 

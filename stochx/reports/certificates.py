@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from stochx.reports.figure import FAINT, LABEL, new_figure, own_style, save_figure, style_axis
+from stochx.reports.figure import FAINT, LABEL, OWN, new_figure, own_style, save_figure, style_axis
 from stochx.reports.palette import line_style
+from stochx.settings.figures import Look
 from stochx.tasks.certify import certified_accuracy, is_certified
 
 ROOM = 1.06  # of the radius axis, beyond the largest radius
 
 
-def draw_certified(path: Path, records: Sequence[Mapping[str, Any]], largest: float) -> None:
+def draw_certified(path: Path, records: Sequence[Mapping[str, Any]], largest: float, look: Look = OWN) -> None:
     """Draw certified accuracy with its 95 % band over the radius; a line marks the `largest` that draws can certify."""
-    save_figure(path, _figure(records, largest))
+    save_figure(path, _figure(records, largest), look)
 
 
 @own_style()

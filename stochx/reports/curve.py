@@ -13,25 +13,27 @@ from matplotlib.ticker import MaxNLocator
 
 from stochx.reports.figure import (
     FAINT,
+    OWN,
     TICK,
     as_label,
-    legend_columns,
     new_figure,
     own_style,
     save_figure,
     style_axis,
 )
+from stochx.reports.fitting import legend_columns
 from stochx.reports.maps import file_names
 from stochx.reports.palette import line_style
+from stochx.settings.figures import Look
 
 LEVELS = 255  # of a pixel, the unit of radii in Linf
 NOTES = ("95 % at one radius", "95 % at all radii")
 TAIL = 0.01  # accuracy below which a curve is cut off
 
 
-def draw_curves(path: Path, curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -> None:
+def draw_curves(path: Path, curves: Sequence[Mapping[str, Any]], eps: float, typed: str, look: Look = OWN) -> None:
     """Draw the curve of each network with Wilson's intervals and the band for all radii; `eps` is marked as typed."""
-    save_figure(path, _curve_figure(curves, eps, typed))
+    save_figure(path, _curve_figure(curves, eps, typed), look)
 
 
 @own_style()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from stochx.reports.colours import colour_map, colours_of, legend_of_colours, overlay, scale_of
 from stochx.reports.figure import (
     FAINT,
+    OWN,
     TICK,
     TITLE,
     WRONG,
@@ -26,6 +27,7 @@ from stochx.reports.figure import (
     wrapped_label,
 )
 from stochx.reports.palette import class_colours
+from stochx.settings.figures import Look
 from stochx.tasks.doubts import doubt
 from stochx.tasks.explain import Explained, ExplanationRow
 
@@ -35,9 +37,9 @@ SIDE, BAR = 2.1, 0.55  # inches: a map, and its colour bar
 LETTERS = 27  # of a title line above a map
 
 
-def draw_explanation(path: Path, explained: Explained, classes: Sequence[str]) -> None:
+def draw_explanation(path: Path, explained: Explained, classes: Sequence[str], look: Look = OWN) -> None:
     """Draw the image as the network saw it, then for each method its map above and its overlay below."""
-    save_figure(path, make_figure(explained, classes))
+    save_figure(path, make_figure(explained, classes), look)
 
 
 @own_style()

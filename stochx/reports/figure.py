@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,19 +16,22 @@ from matplotlib.figure import Figure
 
 from stochx.engine.io.store import atomic
 from stochx.errors import printable
+from stochx.reports.fitting import add_title, wrap_texts
 from stochx.reports.fonts import BASE, escape_missing, fit_fonts
-from stochx.wrapping import shorten, width, wrap
+from stochx.reports.formats import WRITERS, Target
+from stochx.settings.figures import Look
+from stochx.wrapping import shorten, wrap
 
 INK, FAINT = "0.15", "0.45"  # greys of texts: of titles and labels, and of remarks
 WRONG = "#B2182B"  # wrong predictions, doubtful maps
 TITLE, LABEL, TICK = 9, 8, 7  # points
-ENTRY, LETTER = 0.53, 0.062  # inches: width of a legend entry without its label, and of a letter of the label
 STYLE: Any = {  # matplotlib has a type for the keys, since 3.11
     "font.family": [BASE],
     "text.parse_math": False,  # a `$` in a name is a dollar
     "text.color": INK,
-    "figure.dpi": 120,
+    "figure.dpi": Look.dpi,
     "savefig.dpi": "figure",
+    "svg.hashsalt": "stochx",  # the same identifiers every time
     "axes.titlesize": TITLE,
     "axes.labelsize": LABEL,
     "axes.labelcolor": INK,
@@ -43,6 +47,8 @@ STYLE: Any = {  # matplotlib has a type for the keys, since 3.11
     "lines.markersize": 3.5,
     "hatch.linewidth": 0.6,
 }
+TRUETYPE, OUTLINES = 42, 3  # fonts in a PDF: the first can be edited, but is wrong for fonts with cubic curves
+OWN = Look()  # a figure as it is made
 
 
 @contextlib.contextmanager
@@ -69,17 +75,27 @@ def new_figure(across: float, down: float) -> Figure:
     return Figure(figsize=(across, down), layout="constrained")
 
 
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure in the format that the suffix of `path` names."""
+def save_figure(path: Path, figure: Figure, look: Look = OWN) -> None:
+    """Write a figure in the format that the suffix of `path` names, the same bytes every time."""
     with atomic(path) as temporary:
-        write_figure(temporary, figure)
+        _write(temporary, path.suffix, figure, look)
 
 
-def write_figure(target: Path | IO[bytes], figure: Figure) -> None:
-    """Write a figure, as a PNG where `target` has no suffix, with fonts that have the letters of its texts."""
-    with own_style():
-        fit_fonts(figure)
-        figure.savefig(target)
+def figure_bytes(figure: Figure, look: Look = OWN) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    file = io.BytesIO()
+    _write(file, ".png", figure, look)
+    return file.getvalue()
+
+
+@own_style()
+def _write(target: Target, suffix: str, figure: Figure, look: Look) -> None:
+    if look.title:
+        add_title(figure, as_label(look.title), TITLE + 2)
+    wrap_texts(figure)
+    matplotlib.rcParams["pdf.fonttype"] = OUTLINES if fit_fonts(figure) else TRUETYPE
+    scale = 1.0 if look.width is None else look.width / figure.get_figwidth()
+    WRITERS[suffix](target, figure, look.dpi, scale)
 
 
 def style_axis(axis: Axes) -> None:
@@ -107,13 +123,11 @@ def as_label(text: str, length: int = 0) -> str:
 
 def wrapped_label(text: str, length: int, lines: int = 3) -> str:
     """Return a name from elsewhere on several lines of `length` places."""
-    broken = wrap(as_label(text), length)
+    rest = as_label(text)
+    broken = wrap(rest, length)
     if len(broken) > lines:
-        broken = [*broken[: lines - 1], shorten("".join(broken[lines - 1 :]), length)]
+        broken = broken[: lines - 1]
+        for line in broken:
+            rest = rest[len(line) :].lstrip()
+        broken.append(shorten(rest, length))
     return "\n".join(broken)
-
-
-def legend_columns(labels: Sequence[str], inches: float) -> int:
-    """Return how many entries of a legend fit side by side into a width in inches."""
-    entry = ENTRY + LETTER * max(map(width, labels), default=0)
-    return max(1, min(6, len(labels), int(inches / entry)))

@@ -18,12 +18,15 @@ PLACEHOLDER = "Last Resort"  # draws a box for every letter
 log = logging.getLogger("stochx")
 
 
-def fit_fonts(figure: Figure) -> None:
-    """Give every text of a figure the fonts that it needs beside the base font."""
+def fit_fonts(figure: Figure) -> bool:
+    """Give every text of a figure the fonts that it needs beside the base font; return true if there are any."""
+    others = False
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if lacking := _lacking(text.get_text()):
             text.set_fontfamily([BASE, *fonts_for(lacking)])
+            others = True
+    return others
 
 
 def escape_missing(text: str) -> str:

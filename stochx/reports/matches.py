@@ -14,6 +14,7 @@ from stochx.reports.arrays import save_arrays
 from stochx.reports.colours import overlay, scale_of
 from stochx.reports.figure import (
     FAINT,
+    OWN,
     TICK,
     TITLE,
     as_label,
@@ -23,6 +24,7 @@ from stochx.reports.figure import (
     save_figure,
     wrapped_label,
 )
+from stochx.settings.figures import Look
 from stochx.tasks.explain_fewshot import Matched
 
 SHOWN = 3  # support images of a class
@@ -40,12 +42,14 @@ def save_matches(path: Path, matched: Matched, classes: Sequence[str]) -> None:
     save_arrays(path, {**arrays, "classes": np.array(classes)})
 
 
-def draw_matches(path: Path, matched: Matched, query: Tensor, support: Tensor, classes: Sequence[str]) -> None:
+def draw_matches(
+    path: Path, matched: Matched, query: Tensor, support: Tensor, classes: Sequence[str], look: Look = OWN
+) -> None:
     """Draw for each class the evidence in the query for it (red) or against it, above that in its support.
 
     query (3, H, W), support (N, K, 3, H, W). All maps of the query share a scale, and so do those of the support.
     """
-    save_figure(path, _make_figure(matched, query, support, classes))
+    save_figure(path, _make_figure(matched, query, support, classes), look)
 
 
 @own_style()

@@ -16,27 +16,33 @@ from stochx.metrics import Metric
 from stochx.reports.colours import colours_of, legend_of_colours, scale_of
 from stochx.reports.figure import (
     FAINT,
+    OWN,
     TICK,
     as_label,
-    legend_columns,
     new_figure,
     own_style,
     save_figure,
     style_axis,
     wrapped_label,
 )
+from stochx.reports.fitting import legend_columns
 from stochx.reports.palette import line_style
+from stochx.settings.figures import Look
 from stochx.tasks.comparison import bounds_of
 from stochx.tasks.score import Scored
 
-STRIP = 160  # pixels of a side in a gallery
+STRIP, GAP = 160, 4  # pixels of a side in a gallery, and between two tiles
 SHOWN = 10  # images of a gallery
 LETTER = 0.065  # inches of a letter in a title of a gallery
 ARROWS = {True: "higher is better", False: "lower is better", None: "for comparison"}
 
 
 def draw_curves(
-    path: Path, records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    methods: Sequence[str],
+    metrics: Mapping[str, Metric],
+    look: Look = OWN,
 ) -> bool:
     """Draw all methods' mean curves with 95 % bands, a panel for each metric; return False without any curve."""
     curved = {name: metric for name, metric in metrics.items() if metric.axis}
@@ -44,7 +50,7 @@ def draw_curves(
     panels = {name: curves for name, curves in panels.items() if curves}
     if not panels:
         return False
-    save_figure(path, _curve_figure(panels, methods, curved))
+    save_figure(path, _curve_figure(panels, methods, curved), look)
     return True
 
 
@@ -114,7 +120,7 @@ def save_strip(path: Path, scored: Scored, unsigned: Collection[str] = ()) -> No
     height, width = picture.shape[:2]
     size = (max(1, round(STRIP * width / height)), STRIP)
     small = [_resized(tile, size) for tile in tiles]
-    gap = np.full((STRIP, 4, 3), 255, np.uint8)
+    gap = np.full((STRIP, GAP, 3), 255, np.uint8)
     row = np.concatenate([part for tile in small for part in (tile, gap)][:-1], axis=1)
     with atomic(path) as temporary:
         Image.fromarray(row).save(temporary, format="PNG")
@@ -133,6 +139,7 @@ def draw_gallery(
     methods: Sequence[str],
     files: Sequence[str],
     unsigned: Collection[str] = (),
+    look: Look = OWN,
 ) -> bool:
     """Draw the strips of the images on which the methods disagree most, largest first; return False without strips."""
     by_image = {record["index"]: record for record in records}
@@ -144,7 +151,7 @@ def draw_gallery(
     for record in shown:
         with Image.open(strips / f"{files[record['index']]}.png") as image:
             pictures.append(np.asarray(image.convert("RGB")))
-    save_figure(path, _gallery_figure(shown, pictures, methods, set(unsigned).intersection(methods)))
+    save_figure(path, _gallery_figure(shown, pictures, methods, set(unsigned).intersection(methods)), look)
     return True
 
 
@@ -155,34 +162,34 @@ def _gallery_figure(
     methods: Sequence[str],
     unsigned: Collection[str],
 ) -> Figure:
-    widest = max(picture.shape[1] for picture in pictures)
-    tile = widest / 100 / (1 + len(methods))  # inches
-    titles = ["image", *(wrapped_label(method, max(8, int(tile / LETTER))) for method in methods)]
-    top = 0.15 + 0.14 * max(title.count("\n") + 1 for title in titles)
-    width, margin = widest / 100 + 2.0, 1.9  # inches; the names stand in the margin
-    height = 1.7 * len(shown) + top + 0.3
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(margin / width, 0.3 / height, 1 - 0.1 / width, 1 - top / height, hspace=0.05)
-    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-    for axis, record, picture in zip(axes, shown, pictures, strict=True):
-        axis.imshow(picture, interpolation="nearest")
-        axis.set_axis_off()
-        disagreement = record["disagreement"]
-        lines = [f"true: {record['true']}"] if record.get("true") is not None else []
-        lines = [wrapped_label(line, 24) for line in (*lines, f"explained: {record['class_name']}")]
-        text = "\n".join([*lines, f"(p = {record['probability']:.2f})"])
-        text += "" if disagreement is None else f"\ndisagreement {disagreement:.2f}"
-        axis.text(-0.01, 0.5, text, transform=axis.transAxes, ha="right", va="center", fontsize=TICK)
-    for column, title in enumerate(titles):
-        place = (column + 0.5) / len(titles)
-        axes[0].text(place, 1.02, title, transform=axes[0].transAxes, ha="center", va="bottom", fontsize=TICK)
-    figure.text(
-        0.5,
-        0.08 / height,
-        legend_of_colours(len(unsigned) < len(methods), bool(unsigned)),
-        ha="center",
-        va="bottom",
-        fontsize=TICK,
-        color=FAINT,
-    )
+    columns, widest = 1 + len(methods), max(picture.shape[1] for picture in pictures)
+    titles = ["image", *(wrapped_label(method, max(8, int(widest / 100 / columns / LETTER))) for method in methods)]
+    above = 0.14 * max(title.count("\n") + 1 for title in titles)  # inches, as the names in the margin
+    figure = new_figure(widest / 100 + 2.0, 1.7 * len(shown) + above + 0.45)
+    axes = figure.subplots(len(shown), columns, squeeze=False)
+    for line, record, picture in zip(axes, shown, pictures, strict=True):
+        for axis, tile in zip(line, _tiles(picture, columns), strict=True):
+            axis.imshow(tile, interpolation="nearest")
+            axis.set_axis_off()
+        place = {"transform": line[0].transAxes, "ha": "right", "va": "center"}
+        line[0].text(-0.05, 0.5, _facts(record), fontsize=TICK, **place)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=TICK)
+    figure.supxlabel(legend_of_colours(len(unsigned) < len(methods), bool(unsigned)), fontsize=TICK, color=FAINT)
     return figure
+
+
+def _tiles(picture: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return the image and its maps, which a strip holds side by side with gaps."""
+    side = (picture.shape[1] - GAP * (count - 1)) // count
+    return [picture[:, start : start + side] for start in range(0, count * (side + GAP), side + GAP)]
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    """Return the lines beside the maps of an image."""
+    lines = [f"true: {record['true']}"] if record.get("true") is not None else []
+    lines = [wrapped_label(line, 24) for line in (*lines, f"explained: {record['class_name']}")]
+    lines.append(f"(p = {record['probability']:.2f})")
+    if record["disagreement"] is not None:
+        lines.append(f"disagreement {record['disagreement']:.2f}")
+    return "\n".join(lines)

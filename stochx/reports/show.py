@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from torch import Tensor
 from stochx.engine.maps import Maps, maps_of
 from stochx.errors import InputError, UsageError
 from stochx.reports.colours import colours_of, overlay, scale_of
-from stochx.reports.figure import as_label, hide_frame, own_style, write_figure
+from stochx.reports.figure import as_label, figure_bytes, hide_frame, own_style
 
 SIDE = 3.0  # inches
 
@@ -20,9 +19,7 @@ class Shown(Figure):
     """A figure that a notebook displays where it is the value of a cell; `savefig(path)` writes it."""
 
     def _repr_png_(self) -> bytes:
-        file = io.BytesIO()
-        write_figure(file, self)
-        return file.getvalue()
+        return figure_bytes(self)
 
 
 @own_style()

@@ -10,19 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stochx.reports.figure import FAINT, new_figure, own_style, save_figure, style_axis
+from stochx.reports.figure import FAINT, OWN, new_figure, own_style, save_figure, style_axis
 from stochx.reports.palette import COLOURS
+from stochx.settings.figures import Look
 
 # Training, validation and attack have the colour of their own in both panels.
 ROLES = {"clean": COLOURS[0], "validation": COLOURS[0], "robust": COLOURS[1], "accuracy": FAINT}
 
 
-def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool) -> None:
+def draw_curves(
+    path: Path, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, attacked: bool, look: Look = OWN
+) -> None:
     """Draw loss and accuracies by epoch; a vertical line marks the epoch whose weights were kept.
 
     With `attacked`, training accuracy is that on adversarial images.
     """
-    save_figure(path, _make_figure(rows, best, attacked))
+    save_figure(path, _make_figure(rows, best, attacked), look)
 
 
 @own_style()

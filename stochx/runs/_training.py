@@ -123,7 +123,8 @@ def train_classifier(
     folder, rows = train_into(settings, model, job, world, watch)
     if world.leads:
         attacked = settings.attack is not None and settings.recipe in (None, "madry", "ard")
-        draw_curves(folder.folder / "curves.png", rows, best_row(settings, rows), attacked)
+        path = settings.figure_file(folder.folder, "curves")
+        draw_curves(path, rows, best_row(settings, rows), attacked, settings.look)
     return folder, rows
 
 

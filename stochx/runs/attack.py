@@ -178,19 +178,20 @@ def _keeper(
     case: Case, folder: RunFolder, ball: Ball, files: Sequence[str], saved: dict[int, Saved], *, draws: bool
 ) -> Callable[[Attacked], None]:
     """Return what is done with a batch of adversarial images: they are saved, and the first few drawn, as asked."""
-    figure = folder.folder / "examples.png"
+    settings = case.settings
+    figure = settings.figure_file(folder.folder, "examples")
     examples: list[Attacked] = []  # batches of large images hold few: the figure grows until it is full
-    draws = draws and not (case.settings.resume and figure.exists())
+    draws = draws and not (settings.resume and figure.exists())
 
     def keep(attacked: Attacked) -> None:
         folder.begin()
-        if case.settings.save_adversarial:
+        if settings.save_adversarial:
             saved.update(save_images(folder.folder / "adversarial", case.model, attacked, ball, files))
         if case.settings.figure:
             save_triples(folder.folder / "examples", attacked, files)
         if draws and sum(len(batch.records) for batch in examples) < EXAMPLES:
             examples.append(attacked)
-            draw_examples(figure, joined(examples), case.model.classes)
+            draw_examples(figure, joined(examples), case.model.classes, settings.look)
 
     return keep
 
@@ -256,6 +257,7 @@ def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
     if document["results"]:
         write_card(settings.folder, document)
     if settings.figure and len(settings.points) > 1:
-        draw_sweep(settings.folder / "sweep.png", document["results"])
+        draw_sweep(settings.figure_file(settings.folder, "sweep"), document["results"], look=settings.look)
     if settings.figure and settings.curve:
-        draw_curves(settings.folder / "curve.png", document["curve"], settings.points[0].eps, settings.points[0].text)
+        path, point = settings.figure_file(settings.folder, "curve"), settings.points[0]
+        draw_curves(path, document["curve"], point.eps, point.text, settings.look)

@@ -178,11 +178,12 @@ def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions]) 
         if not settings.figure:
             continue
         panels = [Panel(*parts) for parts in zip(case.names, rows[part], maps[part], strict=True)]
-        draw_plane(settings.folder / f"plane-{view.name}.png", scene, panels)
+        draw_plane(settings.figure_file(settings.folder, f"plane-{view.name}"), scene, panels, settings.look)
         if moving:
-            animate(settings.folder / f"plane-{view.name}.gif", scene, panels)
+            animate(settings.folder / f"plane-{view.name}.gif", scene, panels, settings.look)
     if moving and settings.figure:
-        draw_evolution(settings.folder / "evolution.png", case.names, rows[-count:])
+        path = settings.figure_file(settings.folder, "evolution")
+        draw_evolution(path, case.names, rows[-count:], settings.look)
 
 
 def _scene(case: Case, view: View, colours: dict[int, str]) -> Scene:

@@ -81,7 +81,8 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         case.folder.finish(records, document)
         write_card(settings.folder, document)
         if settings.figure and records:
-            draw_certified(settings.folder / "certified.png", records, smoothing.largest)
+            path = settings.figure_file(settings.folder, "certified")
+            draw_certified(path, records, smoothing.largest, settings.look)
     for text in certificate_doubts(overview(records), smoothing) if records else ():
         log.warning(text)
     gate = document["gate"]

@@ -96,7 +96,8 @@ def _keeper(
             save_map(folder.folder, name, row, explained.maps[row.method])
         if settings.figure:
             save_input(folder.folder / f"{name}.input.png", explained.image)
-            draw_explanation(folder.folder / f"{name}.explained.png", explained, model.classes)
+            path = settings.figure_file(folder.folder, f"{name}.explained")
+            draw_explanation(path, explained, model.classes, settings.look)
         if settings.show:
             watch.preview(explained)
 

@@ -59,7 +59,8 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
                     if settings.figure:
                         save_input(folder.folder / f"{name}.query.png", query)
                         save_sheet(folder.folder / "support.png", support)
-                        draw_matches(folder.folder / f"{name}.matched.png", matched, query, support, classes)
+                        file = settings.figure_file(folder.folder, f"{name}.matched")
+                        draw_matches(file, matched, query, support, classes, settings.look)
                     records = _rows(path, matched, classes)
                     folder.append(records)
                     rows += records

@@ -60,7 +60,8 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None)
     selected = max(rows, key=lambda row: row["validation"]) if held else rows[-1]
-    draw_curves(folder.folder / "curves.png", rows, selected if held else None, attacked=False)
+    path = settings.figure_file(folder.folder, "curves")
+    draw_curves(path, rows, selected if held else None, attacked=False, look=settings.look)
     path = folder.folder / "model.safetensors"
     save_fewshot(path, model)
     row = _row(settings, model, rows, selected) | {"model": str(path)}

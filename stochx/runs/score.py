@@ -229,10 +229,12 @@ def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Re
 
 def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:
     folder.finish(records, document)
-    if case.settings.figure:
+    settings = case.settings
+    if settings.figure:
         strips, files = folder.folder / "strips", file_names(case.names)
-        draw_curves(folder.folder / "curves.png", records, case.methods, case.metrics)
-        draw_gallery(folder.folder / "gallery.png", strips, records, case.methods, files, case.unsigned)
+        curves, gallery = (settings.figure_file(folder.folder, name) for name in ("curves", "gallery"))
+        draw_curves(curves, records, case.methods, case.metrics, settings.look)
+        draw_gallery(gallery, strips, records, case.methods, files, case.unsigned, settings.look)
 
 
 def _open_maps(root: Path) -> MapStore:

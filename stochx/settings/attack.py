@@ -9,6 +9,7 @@ from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision, Randomness
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Classified
 from stochx.settings.values import Gate, Number, gate, radius
@@ -27,7 +28,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Classified, RunFiles):
+class Attack(Classified, Figures, RunFiles):
     """Attack a network in a ball around every image, and look for signs that its robust accuracy cannot be believed.
 
     Examples:

@@ -8,13 +8,14 @@ from typing import Annotated, ClassVar
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, WHAT, Option
 from stochx.settings.choices import Plane
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Batches, Network
 from stochx.settings.values import Number, radius
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary(Network, Batches, RunFiles):
+class Boundary(Network, Batches, Figures, RunFiles):
     """Draw decision boundaries on planes through images, and measure how far networks agree.
 
     Examples:

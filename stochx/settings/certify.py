@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, Option
 from stochx.settings.choices import FailOn
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Classified
 from stochx.settings.values import Number, fraction
@@ -25,7 +26,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Classified, RunFiles):
+class Certify(Classified, Figures, RunFiles):
     """Certify the radius around every image in which no perturbation changes the vote under Gaussian noise.
 
     Examples:

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar
 
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, Option
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain(Images, RunFiles):
+class Explain(Images, Figures, RunFiles):
     """Draw attribution maps: the evidence in an image for its class.
 
     Examples:

@@ -9,12 +9,13 @@ from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Precision
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Machine
 
 
 @dataclass(frozen=True, kw_only=True)
-class FscExplain(Machine, RunFiles):
+class FscExplain(Machine, Figures, RunFiles):
     """Explain a few-shot network: the evidence in a query, and in the support, for each class.
 
     Examples:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import UsageError, suggest
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
+from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
 from stochx.settings.groups import Images
 
@@ -26,7 +27,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Images, RunFiles):
+class Score(Images, Figures, RunFiles):
     """Measure attribution maps: sensitivity, noise, localisation; and test which method is better.
 
     Examples:

@@ -9,6 +9,7 @@ from stochx.catalog import FAMILIES
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Norm, Optimizer, Precision, Recipe, Schedule
+from stochx.settings.figures import Drawing
 from stochx.settings.groups import Limited, Machine
 from stochx.settings.values import USUAL, Number, radius
 
@@ -17,7 +18,7 @@ EXTRA_SHARE = 0.7  # of a batch (Wang et al., 2023)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting(Machine):
+class Fitting(Machine, Drawing):
     """Optimisation of weights."""
 
     augment: Annotated[bool, Option(METHOD, "Shift and mirror images.")] = True
