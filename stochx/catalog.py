@@ -11,6 +11,7 @@ knows its choices without importing torch; `make` imports exactly one file.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import logging
 from collections.abc import Callable, Iterator
@@ -204,6 +205,14 @@ class Catalog(Generic[T]):
             return self.load(name)(**values)
         except ValueError as error:
             raise UsageError(f"`{text}`: {error}") from None
+
+    def describe(self, entry: Any) -> str:
+        """Return the text that makes an entry: its name, and the values that are not its defaults."""
+        name = next(name for name in self if self.class_name(name) == type(entry).__name__)
+        keys = {field.name: field.key for field in self.fields(name)}
+        given = {field.name: (getattr(entry, field.name), field.default) for field in dataclasses.fields(entry)}
+        values = ",".join(f"{keys[key]}={value}" for key, (value, default) in given.items() if value != default)
+        return f"{name}:{values}" if values else name
 
 
 def include(path: str | Path) -> None:

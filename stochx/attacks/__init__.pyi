@@ -47,7 +47,7 @@ class Attempt:
     `step` and `restart` (N,) locate each x' in the run; `forwards` (N,) counts the forward passes per image, and
     `backwards` the backward ones, where they are known. An attack of minimal norm also returns the `nearest`
     (N, C, H, W) misclassified point of [0, 1] that it met, in the ball or not, and the image itself where it met none.
-    It stops in the ball, so that a radius of 0 lets it run to its end.
+    It stops in the ball, so that a radius of 0 lets it run to its end. Notebooks show the images.
     """
     x: Tensor
     step: Tensor
@@ -55,6 +55,10 @@ class Attempt:
     forwards: Tensor
     nearest: Tensor | None = None
     backwards: Tensor | None = None
+
+    def _repr_html_(self) -> str:
+        from stochx.attacks._display import show_images
+        return show_images(self)
 
 class Attack(Protocol):
     """x: (N, C, H, W) in [0, 1], y: (N,) labels, `ball` around x -> `Attempt`."""

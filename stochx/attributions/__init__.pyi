@@ -29,12 +29,21 @@ class Explanation:
     `gap` (N,): sum of the map minus the sum of a complete map; None for methods that claim no completeness.
     `used` (N,): number of samples (steps, roots, windows) behind each map.
     `chosen`: settings tuned to each image; None for methods that tune none.
+    `signed`: positive values speak for the class, negative ones against it; `method`: the spec. The call sets both.
+
+    Notebooks show the maps.
     """
     map: Tensor
     error: Tensor | None = None
     gap: Tensor | None = None
     used: Tensor | None = None
     chosen: Chosen | None = None
+    signed: bool = True
+    method: str = ''
+
+    def _repr_html_(self) -> str:
+        from stochx.attributions._display import show_maps
+        return show_maps(self)
 Measure = Callable[['nn.Module', 'Tensor', 'Tensor', 'Tensor', 'Sequence[Key]'], 'Tensor']
 
 def is_signed(method: Attribution) -> bool:

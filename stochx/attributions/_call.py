@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from stochx.attributions import Explanation
+from stochx.attributions import Explanation, is_signed
+from stochx.catalog import ATTRIBUTIONS
 from stochx.checked_entries import check_kind
 from stochx.engine.arguments import Classes, Keys, are_ready, check_arguments, first_of
 from stochx.engine.modes import is_inside, plain_modes
@@ -38,7 +40,7 @@ class CheckedCall:
         return first_of(explanation) if given.alone else explanation
 
 
-def _checked(method: object, result: object, x: Tensor) -> Explanation:
+def _checked(method: Attribution, result: object, x: Tensor) -> Explanation:
     """Return the explanation of x (N, C, H, W); raises `InputError`, which names the method, for anything else."""
     name, explanation = type(method).__name__, check_kind(method, result, Explanation)
     shape, (count, channels, *sides) = tuple(explanation.map.shape), x.shape
@@ -46,4 +48,4 @@ def _checked(method: object, result: object, x: Tensor) -> Explanation:
         raise InputError(
             f"`{name}` returns a map {shape} for images {(count, channels, *sides)}", "return (N, C or 1, H, W)"
         )
-    return explanation
+    return replace(explanation, signed=is_signed(method), method=ATTRIBUTIONS.describe(method))

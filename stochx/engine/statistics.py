@@ -31,6 +31,13 @@ class Estimate:
         """Half of the interval's length."""
         return (self.high - self.low) / 2
 
+    def __str__(self) -> str:
+        interval = "" if math.isnan(self.low) else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.mean:.4f}{interval}, n = {self.n}"
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
 
 Bounds = tuple[float, float]  # the least and the greatest value that is possible
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from stochx.wrapping import width, wrap
 
 ENTRY, LETTER = 0.53, 0.062  # inches: width of a legend entry without its label, and of a letter of the label
-NARROWEST = 8  # places of a line
+NARROWEST, SAFE = 8, 0.93  # places of a line, and the share of its room, as some letters are wider
 
 
 def legend_columns(labels: Sequence[str], inches: float) -> int:
@@ -36,7 +36,7 @@ def wrap_texts(figure: Figure) -> None:
             taken, room = (box.height, down) if upright else (box.width, across)
             if taken > room:
                 lines = text.get_text().split("\n")
-                places = max(NARROWEST, floor(max(map(width, lines)) * room / taken))
+                places = max(NARROWEST, floor(SAFE * max(map(width, lines)) * room / taken))
                 text.set_text("\n".join(part for line in lines for part in wrap(line, places)))
 
 

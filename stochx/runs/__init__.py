@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stochx.errors import InputError, UsageError
-from stochx.runs.document import Document
+from stochx.runs.document import Document, Results
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
 from stochx.settings.base import Settings
@@ -21,7 +21,7 @@ from stochx.settings.folders import Output
 if TYPE_CHECKING:
     from stochx.engine.world import World
 
-__all__ = ["Document", "Outcome", "Quiet", "Watch", "execute", "run"]
+__all__ = ["Document", "Outcome", "Quiet", "Results", "Watch", "execute", "run"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def _check_temporary_folder() -> None:
         raise InputError("there is no folder for temporary files", hint) from None
 
 
-def run(settings: Settings) -> Document:
-    """Run `stochx COMMAND` with these settings, and return the document that `--json` prints.
+def run(settings: Settings) -> Results:
+    """Run `stochx COMMAND` with these settings, and return the document that `--json` prints; notebooks show its table.
 
     Under `torchrun` every rank calls it, and all but the leading one get an empty document. Raises `StochxError`.
     """
     if not isinstance(settings, Settings):
         raise UsageError(f"`run` takes settings, got `{settings!r}`", "e.g. `stochx.settings.Attack(model=...)`")
-    return execute(settings, Quiet()).document or {}
+    return Results(execute(settings, Quiet()).document or {})

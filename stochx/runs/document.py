@@ -6,11 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stochx import __version__
+from stochx.tables.html import document_html
 
 SCHEMA = 2
 
 Document = dict[str, Any]
 """The JSON object that `--json` prints and result.json holds."""
+
+
+class Results(Document):
+    """The document of a run, which notebooks show as the command's table."""
+
+    def _repr_html_(self) -> str:
+        return document_html(self)
 
 
 def compose(
