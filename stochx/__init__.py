@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from stochx import attacks, attributions, datasets, guides, heads, lessons, metrics, models, noises, settings
+    from stochx.adapters import CaptumAttribution
     from stochx.catalog import include
     from stochx.engine.calls import gradient, logits
     from stochx.engine.io.images import Preparation
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from stochx.reports.show import show
     from stochx.runs import run
 
-__all__ = ["Classifier", "InputError", "Preparation", "RunError", "StochxError", "UsageError"]
+__all__ = ["CaptumAttribution", "Classifier", "InputError", "Preparation", "RunError", "StochxError", "UsageError"]
 __all__ += [
     "bpda",
     "gradient",
@@ -57,6 +58,7 @@ __all__ += [
 ]
 
 _HOMES = {
+    "stochx.adapters": ("CaptumAttribution",),
     "stochx.catalog": ("include",),
     "stochx.engine.calls": ("gradient", "logits"),
     "stochx.engine.io.images": ("Preparation",),

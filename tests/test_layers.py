@@ -17,6 +17,7 @@ LEVELS = {
     "tasks": 5,
     "reports": 5,
     "tables": 5,
+    "adapters": 4,
     "loading": 4,
     "ensembles": 4,
     "architectures": 4,
