@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -20,11 +22,14 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 from PIL import Image
 
+import stochx
 from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor, is_signed
 from stochx.reports import attacks, explanation, fonts, scores, training
 from stochx.reports.colours import colours_of
-from stochx.reports.figure import as_label, new_figure, own_style, save_figure
+from stochx.reports.figure import as_label, new_figure, own_style, save_figure, wrapped_label
 from stochx.reports.palette import COLOURS
+from stochx.settings.base import settings_of
+from stochx.settings.figures import Look
 from stochx.tasks.attack import Attacked, AttackRecord, Outcome
 from stochx.tasks.explain import Explained, ExplanationRow
 
@@ -280,3 +285,100 @@ def test_epochs_on_the_axis_are_whole(count):
         low, high = axis.get_xlim()
         ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == int(tick) for tick in ticks)
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+
+NASTY = "<script>alert('$x^{$')</script> & \x1b[31m"
+
+
+def hatched():
+    """Return a figure of everything that the formats treat in ways of their own: parts, clips, hatches, images."""
+    with own_style():
+        figure = new_figure(4, 2)
+        left, right = figure.subfigures(1, 2)
+        axis = left.subplots()
+        axis.contourf([[0, 1], [2, 3]], levels=[0.5, 4], colors="none", hatches=["..."])
+        axis.plot([0, 1], [0, 1], "o-", label=NASTY[:30])
+        axis.set_title(as_label(NASTY))
+        right.subplots(1, 2)[1].imshow(np.eye(3))
+        left.legend(loc="outside lower center")
+    return figure
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+def test_a_figure_has_the_same_bytes_every_time(suffix, tmp_path):
+    for name in "ab":
+        save_figure(tmp_path / f"{name}{suffix}", hatched(), Look(100, 3.0, "a title"))
+    one, other = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
+    assert one == other and b"CreationDate" not in one and b"dc:date" not in one
+
+
+def test_a_figure_is_scaled_to_its_width(tmp_path):
+    for suffix in (".png", ".pdf", ".svg"):
+        save_figure(tmp_path / f"a{suffix}", hatched(), Look(100, 3.0))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (300, 150) and round(picture.info["dpi"][0]) == 100
+    assert re.search(rb"/MediaBox \[ ?0 0 216 108 ?\]", (tmp_path / "a.pdf").read_bytes())
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("216pt", "108pt", "0 0 288 144")
+
+
+def test_names_are_texts_in_an_svg(tmp_path):
+    save_figure(tmp_path / "a.svg", hatched(), Look(title=NASTY))
+    tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(tmp_path / "a.svg").iter()}
+    assert "path" in tags and "script" not in tags
+
+
+def test_letters_of_a_pdf_can_be_edited_unless_another_font_has_them(base_font_alone, tmp_path):
+    make_font(tmp_path / "few.ttf", "猫狗")
+    font_manager.fontManager.addfont(tmp_path / "few.ttf")
+    kinds = {}
+    for name in ("cat", "猫"):
+        with own_style():
+            figure = new_figure(2, 2)
+            figure.suptitle(name)
+        save_figure(tmp_path / "a.pdf", figure)
+        kinds[name] = {*re.findall(rb"/Subtype /(Type3|CIDFontType2)", (tmp_path / "a.pdf").read_bytes())}
+    assert kinds == {"cat": {b"CIDFontType2"}, "猫": {b"Type3"}}
+
+
+def test_a_title_stands_above_the_figures_own_and_long_lines_break(tmp_path):
+    classes = ["black-and-tan coonhound of the northern woods", "a" * 60, "owl"]
+    figure = explanation.make_figure(explained(["ig"], classes, true="猫" * 40), classes)
+    save_figure(tmp_path / "a.png", figure, Look(title="A long title " * 9))
+    title, box = figure.get_suptitle(), figure._suptitle.get_window_extent()
+    assert title.startswith("A long title") and title.index("\ntrue: ") < title.index("predicted:")
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and not overlapping(figure)
+
+
+def test_a_name_that_is_cut_keeps_its_blanks():
+    assert wrapped_label("northern woods and lakes and hills", 12, 2) == "northern\nwoods and l…"
+
+
+def test_a_command_writes_figures_of_the_format_that_is_asked_for(place, tmp_path):
+    settings = stochx.settings.Explain(
+        images=(str(place / "a.png"),),
+        model=str(place / "net.safetensors"),
+        method=("gradient",),
+        figure_format="svg",
+        figure_width=4,
+        figure_title="mine",
+        output=tmp_path / "maps",
+    )
+    assert stochx.run(settings)["args"]["figure_format"] == "svg"
+    assert ElementTree.parse(tmp_path / "maps" / "a.explained.svg").getroot().get("width") == "288pt"
+    assert not [*(tmp_path / "maps").glob("*.png")]
+
+
+@pytest.mark.parametrize("look", [{"figure_format": "pdf"}, {"figure_dpi": 200}, {"figure_title": "a"}])
+def test_the_look_of_figures_that_are_not_drawn_is_refused(look):
+    with pytest.raises(stochx.UsageError, match="has no figure with `--no-figure`"):
+        stochx.settings.Explain(images=("a.png",), figure=False, **look)
+
+
+def test_every_command_with_figures_has_their_look():
+    for cls in (getattr(stochx.settings, name) for name in stochx.settings.COMMANDS.values()):
+        names = {setting.name for setting in settings_of(cls)}
+        assert "figure" not in names or {"figure_format", "figure_width", "figure_dpi", "figure_title"} <= names
