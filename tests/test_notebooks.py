@@ -97,15 +97,6 @@ def test_run_returns_what_shows_itself(place):
     assert isinstance(document, dict) and "<td" in document._repr_html_()
 
 
-def test_ipython_displays_them(tiny, images):
-    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
-    x = images[:1]
-    explanation = Gradient()(tiny, x, 1)
-    for shown, kind in ((explanation, "text/html"), (stochx.show(x, explanation), "image/png")):
-        data, _ = formatter.format(shown)
-        assert kind in data
-
-
 # stochx.show ----------------------------------------------------------------------------------------------------------
 
 

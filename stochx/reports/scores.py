@@ -166,6 +166,7 @@ def _gallery_figure(
     titles = ["image", *(wrapped_label(method, max(8, int(widest / 100 / columns / LETTER))) for method in methods)]
     above = 0.14 * max(title.count("\n") + 1 for title in titles)  # inches, as the names in the margin
     figure = new_figure(widest / 100 + 2.0, 1.7 * len(shown) + above + 0.45)
+    figure.set_layout_engine("compressed")  # images stand close together
     axes = figure.subplots(len(shown), columns, squeeze=False)
     for line, record, picture in zip(axes, shown, pictures, strict=True):
         for axis, tile in zip(line, _tiles(picture, columns), strict=True):
