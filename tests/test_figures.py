@@ -369,7 +369,7 @@ def test_a_command_writes_figures_of_the_format_that_is_asked_for(place, tmp_pat
     )
     assert stochx.run(settings)["args"]["figure_format"] == "svg"
     assert ElementTree.parse(tmp_path / "maps" / "a.explained.svg").getroot().get("width") == "288pt"
-    assert not [*(tmp_path / "maps").glob("*.png")]
+    assert not [*(tmp_path / "maps").glob("*.explained.png")]
 
 
 @pytest.mark.parametrize("look", [{"figure_format": "pdf"}, {"figure_dpi": 200}, {"figure_title": "a"}])
