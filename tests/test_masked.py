@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from stochx.engine.threat import Ball
 from stochx.loading import load_model
 from stochx.network_files import install_noise
 from stochx.tasks.attack import attack
+from stochx.tasks.attack_checks import check_unbounded
 from stochx.tasks.batches import Source
 from stochx.tasks.checks import check_evaluation
 from stochx.tasks.distill import calibrate_student
@@ -229,3 +231,24 @@ def test_one_image_of_eight_is_no_evidence_for_another_normalisation(gained, ver
     levels = torch.tensor([0.1] * (8 - gained) + [0.55] * gained)  # 0.55 is bright as given, dark with other means
     x = levels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
     assert check_normalisation(model, x, torch.zeros(8, dtype=torch.long), 0).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        ([1, 1, 0, 0, 0, 0], "ok"),  # the class that all heavily perturbed images are put into
+        ([1, 0, 1, 0, 1, 0], "fail"),
+        ([1, 1, 1, 1, 1, 1], "fail"),
+    ],
+)
+def test_images_that_withstand_every_perturbation_are_tolerated_in_one_class_only(right, verdict):
+    bench = SimpleNamespace(
+        model=SimpleNamespace(classes=("a", "b", "c", "d", "e", "f")),
+        x=torch.zeros(6, 3, 4, 4),
+        y=torch.tensor([0, 0, 1, 1, 2, 2]),
+        ball=Ball(0.1, "linf"),
+        right_under=lambda text, ball: torch.tensor(right, dtype=torch.float32),
+    )
+    assert check_unbounded(bench).verdict == verdict
+    alone = SimpleNamespace(**vars(bench) | {"y": torch.zeros(6, dtype=torch.long)})
+    assert check_unbounded(alone).verdict == "fail"

@@ -22,7 +22,6 @@ DATA = "shapes:count=6000,classes=6"
 PHOTOS, SKETCHES = "shapes:count=2000,classes=10", "shapes:count=2000,classes=16,domain=sketch"
 EPS = "4/255"
 ADAPTIVE = "smoothtaylor:noise=adaptive,objective=autvc"
-SEVERAL_DRAWS = "smoothtaylor:sigma=0.3,roots=100"  # for a student: its draws multiply the roots
 
 
 NAMES = (
@@ -201,15 +200,15 @@ class Demo(RunFiles):
             Step(
                 "explain-student",
                 "Explain the student",
-                "The same images and gradients again: those of a robust network follow the object. Each map is a mean "
-                "over draws of the student's noise.",
+                "The same images again, to see whether the gradients of a robust network follow the object. A map "
+                "averages many gradients, each with fresh noise of the student.",
                 Explain(
                     model=student,
                     data=DATA,
                     limit=6,
                     sample="first",
-                    method=("ig", "smoothgrad", SEVERAL_DRAWS),
-                    draws=4,
+                    method=("ig", "smoothgrad", ADAPTIVE),
+                    draws=2,
                     device="cpu",
                     seed=self.seed,
                     output=self._at("explain-student"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from stochx.tables.view import Column, Document, Remark, Row, View, number, text
 
@@ -106,30 +107,28 @@ def _boundary(documents: Documents) -> str:
 def _explain_teacher(documents: Documents) -> str:
     rows = documents["explain-teacher"]["results"]
     gap = max(abs(row["gap"]) for row in rows if row["method"] == "ig")
-    adaptive = [row for row in rows if row["sigma"] is not None]
-    low, high = (f(row["sigma"] for row in adaptive) for f in (min, max))
-    return (
-        f"IG is complete: its maps miss the change of the logit by at most {gap:.2f}. SmoothTaylor chose sigma from "
-        f"{low:.2f} to {high:.2f}, image by image; the random error of its maps is {_percent(_error(adaptive))}."
-    )
+    return f"IG is complete: its maps miss the change of the logit by at most {gap:.2f}. {_adapted(rows)}"
 
 
 def _explain_student(documents: Documents) -> str:
-    both = [
-        _error([row for row in documents[step]["results"] if row["method"] == "smoothgrad"])
+    rows = documents["explain-student"]["results"]
+    teacher, student = (
+        median(row["error"] for row in documents[step]["results"] if row["method"] == "smoothgrad")
         for step in ("explain-teacher", "explain-student")
-    ]
-    comparison = "steadier" if both[1] < both[0] else "no steadier"
+    )
+    comparison = "steadier" if student < teacher else "no steadier"
     return (
-        f"The student's gradients are {comparison}: the random error of SmoothGrad is {_percent(both[1])}, against "
-        f"{_percent(both[0])} for the teacher."
+        f"The student's gradients are {comparison}: the median random error of SmoothGrad is {_percent(student)}, "
+        f"against {_percent(teacher)} for the teacher. {_adapted(rows)}"
     )
 
 
-def _error(rows: Sequence[Row]) -> float:
-    """Return the mean relative random error of maps."""
-    errors = [float(row["error"]) for row in rows]
-    return sum(errors) / len(errors)
+def _adapted(rows: Sequence[Row]) -> str:
+    """Say what noise SmoothTaylor chose, and of how many images its map is mostly noise."""
+    adapted = [row for row in rows if row["sigma"] is not None]
+    sigmas, noisy = [row["sigma"] for row in adapted], sum(row["error"] > 1 for row in adapted)
+    verdict = f"{noisy} of its {len(adapted)} maps are mostly noise" if noisy else "none of its maps is mostly noise"
+    return f"SmoothTaylor chose sigma from {min(sigmas):.2f} to {max(sigmas):.2f}, image by image; {verdict}."
 
 
 def _score(documents: Documents) -> str:
