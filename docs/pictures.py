@@ -44,7 +44,7 @@ COMMANDS = {  # name of the run, and of its folder -> command, in an order in wh
     " --sweep eps=0,2/255,4/255,8/255,16/255,32/255 --draws 16 --checks none",
     "trend": f"attack student/student.safetensors --data {FEWER} --limit 60 -a pgd:steps=10 --eps 8/255"
     " --sweep noise=0:2:0.5 --draws 16 --checks none",
-    "certified": f"certify teacher/model.safetensors --data {FEWER} --sigma 0.12 --draws 1000 --limit 20",
+    "certified": f"certify teacher/model.safetensors --data {FEWER} --sigma 0.12 --draws 1000 --limit 40",
     "planes": f"boundary teacher/model.safetensors student/student.safetensors --data {FEWER} --resolution 50"
     " --draws 8",
     "guided": f"fsc-train --guide lrp {EPISODES}",
