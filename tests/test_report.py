@@ -224,6 +224,16 @@ def test_missing_and_damaged_pictures_leave_the_rest(tmp_path):
     assert read_arrays(run / "i1.gradient.npz") is None and read_picture(run / "none.png") is None
 
 
+def test_records_name_no_files_elsewhere(tmp_path):
+    run = large_run(tmp_path / "run", 1)
+    (run / "i0.sobel.npz").rename(tmp_path / "secret.npz")
+    lines = (run / "records.jsonl").read_text().replace("i0.sobel.npz", "../secret.npz")
+    (run / "records.jsonl").write_text(lines)
+    reported(tmp_path / "a.html", run)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert 'alt="map of i0.png by gradient' in page and 'alt="map of i0.png by sobel' not in page
+
+
 def test_a_document_without_what_a_report_shows_is_refused(tmp_path):
     document = recorded_document("attack")
     del document["threat"]

@@ -15,7 +15,7 @@ from stochx.reports.boundary import palette, short_names
 from stochx.reports.colours import colours_of
 from stochx.reports.html.blocks import Block, Frame, FramesBlock, Record, Run, Stat, Tile
 from stochx.reports.html.charts import Axes, Series, line_chart, ticks
-from stochx.reports.html.images import read_arrays
+from stochx.reports.html.images import read_arrays, within
 from stochx.reports.html.pictures import Album, is_crisp, to_uri
 from stochx.reports.html.tables import result_table
 from stochx.reports.html.text import percent, plural, shared_folder, short
@@ -95,10 +95,13 @@ class _Scene:
 def _plane(run: Run, plane: Record, album: Album) -> Block | None:
     """Return a plane with a frame for each network, None where its files cannot be read or have no room."""
     folder = run.folder / "planes"
-    arrays = read_arrays(folder / f"{plane['name']}.npz")
+    arrays = read_arrays(within(folder, f"{plane['name']}.npz"))
     names = short_names([str(name) for name in run.setting("models")])
     files = file_names([name.replace("/", "-") for name in names])
-    maps = {name: read_arrays(folder / f"{plane['name']}.{file}.npz") for name, file in zip(names, files, strict=True)}
+    maps = {
+        name: read_arrays(within(folder, f"{plane['name']}.{file}.npz"))
+        for name, file in zip(names, files, strict=True)
+    }
     found = {name: arrays for name, arrays in maps.items() if arrays and {"labels", "confidence"} <= arrays.keys()}
     if not found or arrays is None or not {"origin", "axes", "a", "b", "marks"} <= arrays.keys():
         return None

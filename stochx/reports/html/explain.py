@@ -12,7 +12,7 @@ from stochx.catalog import ATTRIBUTIONS
 from stochx.errors import StochxError
 from stochx.reports.colours import colours_of, legend_of_colours, scale_of
 from stochx.reports.html.blocks import Block, GalleryBlock, Item, Part, Record, Run, Stat, Tile
-from stochx.reports.html.images import file_of, read_arrays, read_picture
+from stochx.reports.html.images import file_of, read_arrays, read_picture, within
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import result_table
 from stochx.reports.html.text import listed, plural, short
@@ -124,7 +124,7 @@ def _item(part: Part, records: Sequence[Record], album: Album, unsigned: Collect
 
 def _map_colours(part: Part, record: Record, unsigned: Collection[str]) -> np.ndarray | None:
     """Return a stored map in colours (H, W, 3), None where it cannot be read."""
-    arrays = read_arrays(part.folder / str(record["map"]))
+    arrays = read_arrays(within(part.folder, record["map"]))
     values = None if arrays is None else arrays.get("sum")
     if values is None or values.ndim != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
         return None

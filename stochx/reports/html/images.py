@@ -17,6 +17,11 @@ def file_of(folder: Path, image: str, suffix: str) -> Path:
     return distinct if distinct.exists() else folder / f"{plain}{suffix}"
 
 
+def within(folder: Path, name: object) -> Path:
+    """Return a file of a folder by the name that a record has for it, which leads nowhere else."""
+    return folder / Path(str(name)).name
+
+
 def read_picture(path: Path) -> np.ndarray | None:
     """Return the pixels (H, W, 3) of a picture as bytes, None where it cannot be read."""
     try:
