@@ -332,3 +332,14 @@ def test_two_runs_of_a_command_are_compared(tmp_path):
     assert "Images whose outcome changed: 5 of 12" in page and page.count('href="#comparison-attack"') == 2
     reported(tmp_path / "b.html", *runs, write_run(tmp_path / "third", document, rows))
     assert "compared paired" not in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
+def test_failed_images_stand_in_a_table(tmp_path):
+    document = recorded_document("explain")
+    document["failed"] = [{"image": "<i>bad.png", "error": "is damaged", "hint": "mend it"}]
+    reported(tmp_path / "a.html", write_run(tmp_path / "run", document))
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    texts = Elements(page).texts
+    assert {"<i>bad.png", "is damaged", "mend it"} <= {*texts} and "Failed images" in page
+    assert re.search(r'data-tag="failed".*?<small>1</small>', page)
+    assert "1 image could not be used: is damaged" in texts

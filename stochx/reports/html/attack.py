@@ -232,7 +232,6 @@ def _images(run: Run, part: Part) -> Block:
         part.records,
         fate,
         lambda record: _class(names, record["label"]),
-        run.document.get("failed", []),
     )
 
 

@@ -60,9 +60,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         Shown("p", lambda record: f"{record['p']:.4f}", True, "lower bound of the probability of the class"),
     ]
     for part in run.parts:
-        yield image_table(
-            "Every image", columns, part.records, fate, lambda record: name(record["label"]), run.document["failed"]
-        )
+        yield image_table("Every image", columns, part.records, fate, lambda record: name(record["label"]))
 
 
 def fate(record: Record) -> tuple[str, ...]:

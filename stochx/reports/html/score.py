@@ -62,7 +62,7 @@ def blocks(run: Run, album: Album) -> Iterator[Block]:
         for metric in metrics_of(run):
             yield from _curves(run, metric, part.records)
         yield from _gallery(run, part.records, album)
-        yield image_table("Every image", _columns(run), part.records, fate, _group, run.document.get("failed", []))
+        yield image_table("Every image", _columns(run), part.records, fate, _group)
 
 
 def _means(run: Run, metric: str) -> Iterator[Block]:

@@ -10,7 +10,8 @@ from types import ModuleType
 from stochx.reports.html import attack, boundary, certify, comparison, explain, fewshot, score, training
 from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
 from stochx.reports.html.pictures import Album
-from stochx.reports.html.text import duration, shared_folder
+from stochx.reports.html.tables import failed_images
+from stochx.reports.html.text import duration, plural, shared_folder
 from stochx.settings.argv import recorded_line
 from stochx.tables import view_of
 
@@ -47,6 +48,8 @@ def make_section(run: Run, name: str, album: Album) -> Section:
 
 def _section(run: Run, room: ModuleType, name: str, album: Album) -> Section:
     blocks = list(map(_shorten, room.blocks(run, album))) if run.rows else []
+    failed = failed_images(run)
+    blocks += [failed] if failed else []
     return Section(
         name=name,
         command=run.command,
@@ -87,7 +90,7 @@ def _notes(run: Run) -> Iterator[Note]:
     failed = run.document.get("failed", [])
     if failed:
         reasons = f"{failed[0]['error']}" + (", ..." if len(failed) > 1 else "")
-        yield Note("failed", f"{len(failed)} of the images could not be used: {reasons}", "fail")
+        yield Note("failed", f"{plural(len(failed), 'image')} could not be used: {reasons}", "fail")
 
 
 def _environment(run: Run) -> Iterator[tuple[str, str]]:
@@ -117,7 +120,8 @@ def _tags(blocks: Sequence[Block]) -> Counter[str]:
     items = [item for block in galleries for item in block.items]
     whole = bool(items) and not any(block.left_out for block in galleries)
     counts = [Counter(tag for thing in things for tag in thing.tags) for things in (items, lines)]
-    return counts[0] if whole or not counts[1] else counts[1]
+    chosen = counts[0] if whole or not counts[1] else counts[1]
+    return chosen | Counter(failed=counts[1]["failed"])
 
 
 def _filters(blocks: Sequence[Block]) -> list[tuple[str, int]]:

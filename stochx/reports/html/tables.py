@@ -39,17 +39,20 @@ def image_table(
     records: Sequence[T],
     tags: Callable[[T], Sequence[str]],
     group: Callable[[T], str],
-    failed: Sequence[Record] = (),
 ) -> TableBlock:
-    """Return a table with a row for each record, and below them the images that failed."""
+    """Return a table with a row for each record, closed until it is asked for."""
     lines = [
         Line([Cell(column.text(record), column.numeric) for column in columns], tags(record), group(record))
         for record in records[:MOST]
     ]
-    blank = [Cell("")] * (len(columns) - 2)
-    lines += [
-        Line([Cell(str(failure["image"])), Cell(str(failure["error"])), *blank], ("failed",))
-        for failure in failed[:MOST]
-    ]
     headings = [Heading(column.name, column.numeric, column.note) for column in columns]
     return TableBlock(title, headings, lines, left_out=max(0, len(records) - MOST), folded=True)
+
+
+def failed_images(run: Run) -> TableBlock | None:
+    """Return the table of the images that could not be used; None where all could."""
+    failed: Sequence[Record] = run.document.get("failed", [])
+    if not failed:
+        return None
+    columns = [Shown(key, lambda record, key=key: str(record[key])) for key in ("image", "error", "hint")]  # type: ignore[misc]
+    return image_table("Failed images", columns, failed, lambda record: ("failed",), lambda record: "")

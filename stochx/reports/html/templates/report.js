@@ -51,6 +51,8 @@ for (const filters of all(".filters")) {
       const fits = (!tag || thing.dataset.tags.split(" ").includes(tag)) && (!group || thing.dataset.group === group);
       thing.hidden = !fits;
     }
+    if (tag && !items.some((item) => !item.hidden)) // only a table has them
+      for (const thing of things) if (!thing.hidden && thing.closest("details")) thing.closest("details").open = true;
     const kept = counted.filter((thing) => !thing.hidden).length;
     count.textContent = `${kept} of ${counted.length} ${items.length ? "images" : "rows"}`;
   };
