@@ -343,3 +343,13 @@ def test_failed_images_stand_in_a_table(tmp_path):
     assert {"<i>bad.png", "is damaged", "mend it"} <= {*texts} and "Failed images" in page
     assert re.search(r'data-tag="failed".*?<small>1</small>', page)
     assert "1 image could not be used: is damaged" in texts
+
+
+def test_a_failed_check_stands_beside_the_number():
+    document = recorded_document("attack")
+    notes = []
+    for verdict in ("ok", "fail"):
+        document["checks"] = [{"verdict": verdict, "text": "t", "advice": "a", "name": "n", "value": 1}]
+        run = Run(Path("some/run"), document, [Part("", Path("nowhere"), [])])
+        notes.append(make_section(run, "run-1", Album(1, 1)).stats[0].note)
+    assert notes[1] == f"{notes[0]}; a check failed: an upper bound at best"

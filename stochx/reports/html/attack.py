@@ -47,7 +47,7 @@ def stats(run: Run) -> list[Stat]:
         return []
     radius = f"{row['norm']} radius {radius_of(run, row)}"
     numbers = [
-        Stat("Robust accuracy", percent(row["robust"]), f"{within(row)}, {radius}"),
+        Stat("Robust accuracy", percent(row["robust"]), f"{within(row)}, {radius}{_doubt(run)}"),
         Stat("Clean accuracy", percent(row["clean"]), within(row, "clean_low", "clean_high")),
     ]
     versus = run.document.get("versus")
@@ -55,6 +55,12 @@ def stats(run: Run) -> list[Stat]:
         note = f"95 % interval {100 * versus['low']:+.1f} to {100 * versus['high']:+.1f}, p = {versus['p']:.2g}"
         numbers.append(Stat("First minus second network", f"{100 * versus['difference']:+.1f} points", note))
     return numbers
+
+
+def _doubt(run: Run) -> str:
+    """Say that the number cannot be believed, where a check says so."""
+    failed = any(check["verdict"] == "fail" for check in run.document["checks"])
+    return "; a check failed: an upper bound at best" if failed else ""
 
 
 def radius_of(run: Run, row: Record) -> str:
