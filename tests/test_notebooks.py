@@ -87,7 +87,12 @@ def test_a_document_shows_the_table_of_its_command_with_every_text_escaped():
     assert document == json.loads(json.dumps(document)), "it is the JSON object still"
 
 
-def test_remarks_and_several_lines_in_a_heading_are_shown():
+def test_a_long_table_is_cut_and_says_so():
+    page = Results(compose("explain", {}, {}, explained_rows("a.png") * 130))._repr_html_()
+    assert page.count("<tr>") == 101 and "30 of 130 lines are left out" in page
+
+
+def test_lines_of_a_cell_stay_lines():
     document = Results(compose("info", {}, {}, [{"name": "a", "value": "b\nc", "source": "file"}]))
     assert "b<br>c</td>" in document._repr_html_()
 

@@ -1,4 +1,4 @@
-"""A document as HTML for notebooks: the command's table and its remarks, with every text escaped."""
+"""A document as HTML for notebooks: its table, what failed, gates and remarks, with every text escaped."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from collections.abc import Sequence
 from html import escape
 
 from stochx.errors import printable
-from stochx.tables import view_of
-from stochx.tables.view import Column, Document, Row
+from stochx.tables.view import Column, Document, Row, View
 
+MOST = 100  # lines of a table
 COLOURS = {"": "inherit", "ok": "#228833", "warn": "#AA7700", "fail": "#CC3311"}
 
 
-def document_html(document: Document) -> str:
-    """Return the table of a run without empty columns, what failed, the notes on its columns, and the remarks."""
-    if not document:
-        return "<div>no document: another rank has it</div>"
-    view, rows = view_of(document["command"]), document["results"]
-    lines, columns = view.folded(rows)
-    columns = [column for column in columns if not lines or any(map(column.cell, lines))]
+def to_html(document: Document, view: View) -> str:
+    """Return the document as HTML, with at most `MOST` lines in its table."""
+    if view.page is not None:
+        return f"<pre>{escape(view.page(document))}</pre>"
+    rows, columns = view.folded(document["results"])
+    columns = [column for column in columns if not rows or any(map(column.cell, rows))]
+    left = [f"{len(rows) - MOST} of {len(rows)} lines are left out"] if len(rows) > MOST else []
     notes = [f"{column.name}: {column.note}" for column in columns if column.note]
-    parts = [f"<div><b>stochx {_text(document['command'])}</b></div>", _table(lines, columns)]
-    parts += [_line("error:", failure["error"], "fail") for failure in document.get("failed", ())]
-    parts += [f"<div><small>{_text(note)}</small></div>" for note in ("; ".join(notes), view.legend(rows)) if note]
-    parts += [_line(remark.label, remark.text, remark.style) for remark in view.remarks(document)]
-    return f"<div>{''.join(parts)}</div>"
+    below = "; ".join([*left, *notes, *filter(None, [view.legend(document["results"])])])
+    parts = [f"<div><b>stochx {_text(document['command'])}</b></div>", _table(rows[:MOST], columns)]
+    parts += [f"<div><small>{_text(below)}</small></div>"] if below else []
+    return f"<div>{''.join([*parts, *_remarks(document, view)])}</div>"
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """Return rows as a table."""
     head = "".join(_cell("th", column, column.name) for column in columns)
     body = "".join(f"<tr>{''.join(_cell('td', column, column.cell(row)) for column in columns)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -37,6 +35,14 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 def _cell(tag: str, column: Column, content: str) -> str:
     side = "right" if column.numeric else "left"
     return f'<{tag} style="text-align:{side};padding:2px 8px">{_text(content)}</{tag}>'
+
+
+def _remarks(document: Document, view: View) -> list[str]:
+    """Return a line for each image that failed, each gate and each remark."""
+    lines = [_line("error:", failure["error"], "fail") for failure in document.get("failed", ())]
+    for gate in view.gates(document):
+        lines.append(_line(*(("gate missed:", gate.text, "fail") if gate.missed else ("gate kept:", gate.text, "ok"))))
+    return lines + [_line(remark.label, remark.text, remark.style) for remark in view.remarks(document)]
 
 
 def _line(label: str, text: str, style: str) -> str:
