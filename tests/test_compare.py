@@ -85,6 +85,12 @@ def test_other_data_are_not_paired(tmp_path):
     ]
 
 
+def test_where_a_run_lies_and_how_its_figures_look_are_no_changes(tmp_path):
+    look = {"figure": True, "figure_format": "pdf", "figure_title": "mine"}
+    old, new = attack_run(tmp_path / "old"), attack_run(tmp_path / "new", output="there", **look)
+    assert not compared(old, new)["changes"]
+
+
 def test_a_document_that_lies_alone_is_compared_without_pairs(tmp_path):
     old, new = attack_run(tmp_path / "old"), attack_run(tmp_path / "new", [0.0] * 40)
     (tmp_path / "alone.json").write_text((old / "result.json").read_text())

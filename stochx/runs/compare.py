@@ -18,10 +18,13 @@ from stochx.runs._results import make_document
 from stochx.runs.folders import RunRecord, read_run
 from stochx.runs.watch import Watch
 from stochx.settings import Compare
+from stochx.settings.base import settings_of
+from stochx.settings.figures import Figures
 from stochx.tasks.compare import ComparedRow, Measured, compare_runs, judged, missing
 
 FACTS = ("version", "seed", "device", "precision", "threads", "batch_size", "noise")
-PLACES = frozenset({"output"})  # settings that say where a run lies, and nothing else
+LOOKS = frozenset(setting.name for setting in settings_of(Figures)) - {"include"}
+UNSEEN = LOOKS | {"output"}  # settings that change no number: where a run lies, and how its figures look
 
 
 def run(settings: Compare, world: World, watch: Watch) -> Outcome:
@@ -105,7 +108,7 @@ def _changes(old: Document, new: Document) -> list[Document]:
 
 def _facts(document: Document) -> dict[str, Any]:
     """Return what identifies a run: its settings, versions and hashes of what it read."""
-    facts = {name: value for name, value in document["args"].items() if name not in PLACES}
+    facts = {name: value for name, value in document["args"].items() if name not in UNSEEN}
     facts |= {name: document[name] for name in FACTS if name in document}
     networks = [document.get("network"), *(document.get("models") or ())]
     digests = [network["sha256"] for network in networks if isinstance(network, Mapping) and network.get("sha256")]
