@@ -78,7 +78,8 @@ def test_json_has_a_row_for_each_attack_and_the_worst(run):
 
 def test_the_files_of_a_run(run, place):
     names = {path.name for path in (place / "run").iterdir()}
-    assert names == {"config.toml", "records.jsonl", "result.json", "examples.png"}
+    run_itself, card = {"config.toml", "records.jsonl", "result.json"}, {"card.json", "card.md"}
+    assert names == run_itself | card | {"examples", "examples.png"}
     records = [json.loads(line) for line in (place / "run" / "records.jsonl").read_text().splitlines()]
     assert [record["index"] for record in records] == list(range(30))
     for said in (outcome for record in records for outcome in record["attacks"].values()):
@@ -202,7 +203,7 @@ def test_known_noise_is_weaker_than_secret_noise_and_noise_off_is_a_plain_networ
     words = (
         "attack",
         "known.safetensors",
-        *THIRTY,
+        *("--data", SHAPES, "--limit", 12),
         "-a",
         "pgd:steps=5",
         "--eps",
