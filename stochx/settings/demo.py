@@ -22,6 +22,7 @@ DATA = "shapes:count=6000,classes=6"
 PHOTOS, SKETCHES = "shapes:count=2000,classes=10", "shapes:count=2000,classes=16,domain=sketch"
 EPS = "4/255"
 ADAPTIVE = "smoothtaylor:noise=adaptive,objective=autvc"
+RULES = "lrp:composite=epsilon-gamma-box"
 
 
 NAMES = (
@@ -191,7 +192,7 @@ class Demo(RunFiles):
                     data=DATA,
                     limit=6,
                     sample="first",
-                    method=("ig", "smoothgrad", ADAPTIVE, "lrp"),
+                    method=("ig", "smoothgrad", ADAPTIVE, RULES),
                     device="cpu",
                     seed=self.seed,
                     output=self._at("explain-teacher"),
@@ -217,15 +218,16 @@ class Demo(RunFiles):
             Step(
                 "score",
                 "Score the maps against the truth",
-                "The masks of the shapes are known: how much of a map lies on the object? Controls that explain "
-                "nothing (noise, a blob, edges, blur) say what a number is worth.",
+                "The masks of the shapes are known: how much of a map lies on the object? And how soon is the class "
+                "recognised if the most relevant pixels come first? Controls that explain nothing (noise, a blob, "
+                "edges, blur) say what a number is worth.",
                 Score(
                     model=teacher,
                     data=DATA,
                     limit=24,
                     sample="first",
-                    method=("ig", "smoothgrad", ADAPTIVE, "lrp"),
-                    metric=("relevance-mass", "pointing-game", "aupc:draws=5"),
+                    method=("ig", "smoothgrad", ADAPTIVE, RULES),
+                    metric=("relevance-mass", "insertion"),
                     controls=True,
                     device="cpu",
                     seed=self.seed,
