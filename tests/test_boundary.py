@@ -23,22 +23,22 @@ from stochx.errors import InputError, RunError
 from stochx.loading import load_data
 from stochx.reports.boundary import Panel, Scene, make_figure, palette, short_names
 from stochx.reports.palette import COLOURS, METHODS, OTHER, class_colours
+from stochx.runs import Quiet
 from stochx.runs._planes import make_views
 from stochx.settings import Boundary
 from stochx.tasks.boundary import (
     BoundaryRecord,
     BoundaryRow,
-    Predictions,
     agreement,
     distances,
     measure,
     outside,
     pooled_row,
-    predict_at,
     predict_grid,
     record,
 )
 from stochx.tasks.planes import make_plane
+from stochx.tasks.sequential import LOOK, Lattice, Predictions, Tally, settled
 
 EPS = 8 / 255
 
@@ -62,14 +62,22 @@ class Binary(nn.Module):
 class Coin(nn.Module):
     """Says heads or tails at random: for every image of its own, or one for all that go through together."""
 
-    def __init__(self, shared):
+    def __init__(self, shared, tails=0.5):
         super().__init__()
-        self.shared = shared
+        self.shared, self.tails = shared, tails
 
     def forward(self, x):
         first = x[:, 0, 0, 0]
-        heads = torch.rand_like(first[:1] if self.shared else first).expand_as(first) < 0.5
-        return torch.stack([heads, ~heads], 1).to(x)
+        heads = torch.rand_like(first[:1] if self.shared else first).expand_as(first) >= self.tails
+        return 9 * torch.stack([heads, ~heads], 1).to(x)
+
+
+class MovingLine(nn.Module):
+    """A network whose boundary is a straight line, which every forward pass draws at another place."""
+
+    def forward(self, x):
+        margin = 40 * (x[:, 0, 0, 0] - 0.5 - 0.1 * torch.randn(1, dtype=x.dtype))
+        return torch.stack([margin, -margin], 1)
 
 
 def classifier(network, noise="none", classes="ab"):
@@ -231,11 +239,85 @@ def test_the_draws_of_a_coin_disagree_as_binomial_ones_do_and_repeat():
     assert not torch.equal(found.disagreement, other.disagreement)
 
 
+@pytest.mark.parametrize("tails", [0.05, 0.2])
+def test_draws_end_early_where_the_label_is_known_and_shares_stay_unbiased(tails):
+    coin, told = classifier(Coin(shared=False, tails=tails), "sample"), []
+    found = predict_grid(coin, through(images(3)), 180, 50, 0, told.append)
+    points = found.labels.numel()
+    assert found.labels.double().mean() < 1e-3 and sum(told) == points and min(told) >= 0
+    assert found.draws.min() == LOOK / 9 and found.draws.double().mean() < 4
+    assert float(found.disagreement.mean()) == pytest.approx(tails, rel=0.1)
+
+
+def test_lines_that_a_batch_shares_give_the_picture_of_all_draws_with_fewer():
+    line, axes = classifier(MovingLine(), "forward"), torch.eye(48)[:2].view(2, 3, 4, 4)
+    plane = across(torch.full((3, 4, 4), 0.5), *axes, 0.5)
+    found = predict_grid(line, plane, 180, 50, 0)
+    with Runtime(torch.device("cpu"), batch_size=300).scope():
+        again = predict_grid(line, plane, 180, 50, 0)
+    every = all_draws(line, plane, torch.stack(torch.meshgrid(*plane.grid(180), indexing="xy"), -1), 50)
+    assert found.draws.double().mean() < 6 and agreement(found.labels, every.labels.view(180, 180), 2)[0] > 0.995
+    apart = (found.disagreement - every.disagreement.view(180, 180)).abs()
+    assert apart.max() < 0.15 and apart.mean() < 0.02
+    assert torch.equal(found.draws, again.draws) and torch.equal(found.labels, again.labels)
+
+
+def all_draws(model, plane, places, draws):
+    flat = places.flatten(0, -2)
+    tally = Tally(model, lambda where: plane.points(flat[where]), Lattice((1, len(flat))), 0)
+    tally.draw(torch.arange(len(flat)), 0, draws)
+    return tally.predictions()
+
+
+def test_without_noise_every_point_is_computed(binary):
+    found = predict_grid(binary, through(images(3)), 120, 50, 0)
+    assert (found.draws == 1).all() and not found.disagreement.any()
+
+
+def test_what_is_linear_is_interpolated_exactly_between_neighbours_that_take_turns():
+    lattice = Lattice((9, 11), (2, 3))
+    exact = torch.arange(9.0)[:, None] * 2 - torch.arange(11.0) / 3
+    for turn in range(6):
+        there = (lattice.turns == turn).float()
+        sums = lattice.interpolate(torch.stack([there * exact.flatten(), there], 1))
+        inside = (sums[:, 1] > 0.999).view(9, 11)  # the weights add up to 1 where there are points on both sides
+        assert inside.sum() >= 7 * 7
+        torch.testing.assert_close(sums[:, 0].view(9, 11)[inside], exact[inside], rtol=1e-5, atol=1e-5)
+
+
 def test_a_draw_that_a_batch_shares_is_one_function_on_the_whole_plane():
-    coin, plane = classifier(Coin(shared=True), "forward"), through(images(3))
+    coin, places = classifier(Coin(shared=True), "forward"), torch.rand(100, 2, dtype=torch.float64)
     with Runtime(torch.device("cpu"), batch_size=7).scope():
-        found = predict_at(coin, plane, torch.rand(100, 2), 5, 0)
+        found = all_draws(coin, through(images(3)), places, 5)
     assert len({*found.labels.tolist()}) == 1 and len({*found.disagreement.tolist()}) == 1
+
+
+class Votes:
+    """A tally of made-up votes for two classes at points in a row; those against the label are of the second."""
+
+    def __init__(self, against, draws, independent):
+        self.lattice, self.independent = Lattice((1, len(against)), reach=(0, 1)), independent
+        self.draws = self.depth = torch.full((len(against),), draws)
+        self._against = torch.tensor(against, dtype=torch.float64) / draws
+
+    def labels(self):
+        return (self._against > 0.5).long()
+
+    def shares(self):
+        share = torch.maximum(self._against, 1 - self._against)
+        return share, 1 - share
+
+
+def test_a_point_is_settled_by_its_neighbourhood():
+    def mask(against, draws, independent):
+        return settled(Votes(against, draws, independent)).tolist()
+
+    assert mask([0, 0, 0], 8, False) == [True] * 3, "eight of one mind, though they are the same for all"
+    assert mask([0, 0, 0], 6, False) == [False] * 3, "6 draws: 1/64 is above the error"
+    assert mask([1, 1, 1], 8, False) == [False] * 3 and mask([1, 1, 1], 8, True) == [True] * 3
+    assert mask([4, 4, 4], 8, True) == [False] * 3, "a tie"
+    assert mask([0, 0, 0, 8, 8, 8], 8, True) == [True, True, False, False, True, True], "two labels side by side"
+    assert mask([0, 2, 0, 0], 8, True) == [True] * 4, "its own draws do not decide alone"
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -274,7 +356,7 @@ def test_agreement_is_one_with_itself_and_counted_by_hand_with_another():
 
 def row_of(labels, far):
     labels = torch.tensor(labels)
-    said = Predictions(labels, torch.full(labels.shape, 0.75), torch.zeros(labels.shape))
+    said = Predictions(labels, torch.full(labels.shape, 0.75), torch.zeros(labels.shape), torch.full(labels.shape, 12))
     one = BoundaryRecord(0, "p", "m", [0] * len(far), far, [None] * len(far), 1.0)
     return measure(one, said, said, "abc", noisy=False), one
 
@@ -283,7 +365,7 @@ def test_a_row_counts_and_takes_the_median():
     row, _ = row_of([[0, 0, 2], [0, 2, 0]], [3.0, None, 1.0])
     assert row.shares == {"a": pytest.approx(4 / 6), "c": pytest.approx(2 / 6)} and list(row.shares) == ["a", "c"]
     assert (row.regions, row.distance, row.distance_eps, row.changed, row.n) == (4, 3.0, None, 2, 3)
-    assert row.confidence == 0.75 and row.disagreement is None and (row.agreement, row.iou) == (1, 1)
+    assert (row.confidence, row.draws) == (0.75, 12) and row.disagreement is None and (row.agreement, row.iou) == (1, 1)
 
 
 def test_planes_together_have_the_median_of_all_images():
@@ -340,8 +422,8 @@ def test_legends_stay_inside_the_figure(panels, classes):
     a = torch.linspace(-1, 1, 4)
     names, pictures = ("one direction", "another"), [(torch.zeros(3, 8, 8), "image")]
     scene = Scene(plane, a, a, 1.0, names, pictures, zeros + 1, zeros, classes, palette([labels]))
-    row = BoundaryRow("0", "network", 1.0, 1.0, 1, {}, 1.0, None, None, None, 0, 1, 0.0)
-    figure = make_figure(scene, [Panel("network", row, Predictions(labels, zeros, zeros))] * panels, None)
+    row = BoundaryRow("0", "network", 1.0, 1.0, 1, {}, 1.0, None, 1.0, None, None, 0, 1, 0.0)
+    figure = make_figure(scene, [Panel("network", row, Predictions(labels, zeros, zeros, zeros))] * panels, None)
     figure.draw_without_rendering()
     (legend,) = figure.subfigs[1].legends
     inside, box = figure.subfigs[1].bbox, legend.get_window_extent()
@@ -356,6 +438,6 @@ def test_true_classes_are_named_as_the_network_names_them_where_it_knows_them(fo
         Image.new("RGB", (8, 8), ["red", "green", "blue"][shade]).save(tmp_path / name / "a.png")
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     model = Classifier(network, ["Shih-Tzu", "black swan", "tench", "lark"], Preparation(8, 8)).eval()
-    (view,), _ = make_views(Boundary(models=("net",), data=str(tmp_path)), model, load_data(str(tmp_path)))
+    (view,), _ = make_views(Boundary(models=("net",), data=str(tmp_path)), model, load_data(str(tmp_path)), Quiet())
     named = {item.key.split("/")[0]: view.classes[item.label or 0] for item in view.items}
     assert named[folder] == shown

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stochx.engine.io.images import to_image
 from stochx.engine.plane import Plane
+from stochx.errors import InputError, printable
 from stochx.reports.arrays import save_arrays
 from stochx.reports.figure import (
     FAINT,
@@ -34,7 +35,8 @@ from stochx.reports.fitting import legend_columns
 from stochx.reports.palette import OTHER, class_colours
 from stochx.reports.shading import shade
 from stochx.settings.figures import Look
-from stochx.tasks.boundary import BoundaryRow, Predictions
+from stochx.tasks.boundary import BoundaryRow
+from stochx.tasks.sequential import Predictions
 
 EDGE, HATCH = "#222222", "#00000055"
 BEYOND = 0.05  # share of an image's values outside [0, 1] above which the plane is hatched
@@ -100,14 +102,17 @@ def save_plane(path: Path, scene: Scene) -> None:
 
 
 def save_maps(path: Path, predictions: Predictions) -> None:
-    """Write `labels`, `confidence` and `disagreement` of a network, each (H, W)."""
+    """Write `labels`, `confidence`, `disagreement` and `draws` of a network, each (H, W)."""
     _save_tensors(path, vars(predictions))
 
 
 def read_maps(path: Path) -> Predictions:
-    """Read the predictions that `save_maps` wrote."""
+    """Read the predictions that `save_maps` wrote; raises `InputError` for those of an earlier version."""
+    names = [field.name for field in fields(Predictions)]
     with np.load(path) as file:
-        return Predictions(*(torch.from_numpy(file[field.name]) for field in fields(Predictions)))
+        if not {*names} <= {*file.files}:
+            raise InputError(f"`{printable(path)}` is of an earlier version", "draw the planes anew with `--overwrite`")
+        return Predictions(*(torch.from_numpy(file[name]) for name in names))
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
 from stochx.errors import InputError, UsageError
 from stochx.reports.maps import file_names
+from stochx.runs.watch import Watch
 from stochx.settings import Boundary
 from stochx.tasks.batches import Failed
 from stochx.tasks.planes import make_plane
@@ -26,7 +27,7 @@ class View:
     classes: Sequence[str]
 
 
-def make_views(settings: Boundary, first: Classifier, data: Data) -> tuple[list[View], list[Failed]]:
+def make_views(settings: Boundary, first: Classifier, data: Data, watch: Watch) -> tuple[list[View], list[Failed]]:
     """Return the planes, by directions of the `first` network, and images that would be in them but cannot be read.
 
     An image that is named must be readable; of those that are not, the next one of the class takes the place.
@@ -36,9 +37,13 @@ def make_views(settings: Boundary, first: Classifier, data: Data) -> tuple[list[
     except InputError as error:
         if settings.plane != "images" and data.labels is not None:  # a loss is followed
             raise InputError(str(error), f"{error.hint}; or use `--plane images`") from None
-    failed = list[Failed]()
+    views, failed = list[View](), list[Failed]()
     chosen = _choose_images(settings, data, first, failed)
-    return [_view(settings, first, data, indices) for indices in chosen], failed
+    with watch.progress("making planes", len(chosen)) as advance:
+        for indices in chosen:
+            views.append(_view(settings, first, data, indices))
+            advance(1)
+    return views, failed
 
 
 def check_alike(models: Mapping[str, Classifier]) -> None:

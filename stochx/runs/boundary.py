@@ -10,6 +10,7 @@ from pathlib import Path
 from stochx.engine.device import select_runtime
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.passes import Report
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World
 from stochx.loading import load_data
@@ -24,8 +25,9 @@ from stochx.runs._results import Record, exit_code, inference_facts, label_names
 from stochx.runs._samples import unseen_data, warn_of_trained
 from stochx.runs.watch import Watch
 from stochx.settings import Boundary
-from stochx.tasks.boundary import BoundaryRecord, BoundaryRow, Predictions, measure, outside, pooled_row, record
+from stochx.tasks.boundary import BoundaryRecord, BoundaryRow, measure, outside, points_of, pooled_row, record
 from stochx.tasks.known import trained_among
+from stochx.tasks.sequential import Predictions
 
 AXES = {
     "images": "L2 distance from image 1 towards image 2",
@@ -83,10 +85,9 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
     models = {text: open_network(text, settings, runtime.device).model for text in settings.models}
     check_alike(models)
     with runtime.scope():
-        with watch.progress("making planes"):
-            # Indices are those of the whole data set.
-            data = unseen_data(settings.data, models) if settings.images is None else load_data(settings.data)
-            views, failed = make_views(settings, models[settings.models[0]], data)
+        # Indices are those of the whole data set.
+        data = unseen_data(settings.data, models) if settings.images is None else load_data(settings.data)
+        views, failed = make_views(settings, models[settings.models[0]], data, watch)
         for name, model in models.items():
             items = {item.key: item.image for view in views for item in view.items}
             if model.trained is not None and world.leads:
@@ -98,8 +99,8 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
             return Outcome(None)
         maps = [read_maps(job.file) for job in case.jobs]
         rows = _rows(case, records, maps)
-        with watch.progress("drawing"):
-            _draw(case, rows, maps)
+        with watch.progress("drawing", len(views)) as advance:
+            _draw(case, rows, maps, advance)
         machine = inference_facts(settings, case.first)
     results = [dataclasses.asdict(row) for row in rows]
     document = make_document(settings, watch, machine, results, failed)
@@ -131,8 +132,9 @@ def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[
     """Return a record for each plane and network, in this order; predictions are written to files of their own."""
     settings, jobs = case.settings, case.jobs
     before = {line["index"]: BoundaryRecord(**line) for line in folder.records if jobs[line["index"]].file.exists()}
-    cells = sum(len(a) * len(b) for a, b in (job.view.plane.grid(settings.resolution) for job in jobs))
-    with watch.progress("predicting", -(-cells // world.size)) as advance:
+    left = [job.view.plane for index, job in enumerate(jobs) if index not in before]
+    points = sum(points_of(plane, settings.resolution) for plane in left)
+    with watch.progress("predicting", -(-points // world.size)) as advance:
 
         def work(places: range, _: None) -> list[BoundaryRecord]:
             (index,) = places
@@ -163,8 +165,8 @@ def _rows(case: Case, records: Sequence[BoundaryRecord], maps: Sequence[Predicti
     return rows + pooled
 
 
-def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions]) -> None:
-    """Write the planes' own files and, unless unwanted, all figures."""
+def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions], report: Report) -> None:
+    """Write the planes' own files and, unless unwanted, all figures; `report` counts planes."""
     settings, count = case.settings, len(case.models)
     moving = settings.animate
     if moving is None:
@@ -175,12 +177,12 @@ def _draw(case: Case, rows: Sequence[BoundaryRow], maps: Sequence[Predictions]) 
         present = palette([predictions.labels for predictions in maps[part]])
         scene = _scene(case, view, {k: colours[k] for k in present})
         save_plane(settings.folder / "planes" / f"{view.name}.npz", scene)
-        if not settings.figure:
-            continue
-        panels = [Panel(*parts) for parts in zip(case.names, rows[part], maps[part], strict=True)]
-        draw_plane(settings.figure_file(settings.folder, f"plane-{view.name}"), scene, panels, settings.look)
-        if moving:
-            animate(settings.folder / f"plane-{view.name}.gif", scene, panels, settings.look)
+        if settings.figure:
+            panels = [Panel(*parts) for parts in zip(case.names, rows[part], maps[part], strict=True)]
+            draw_plane(settings.figure_file(settings.folder, f"plane-{view.name}"), scene, panels, settings.look)
+            if moving:
+                animate(settings.folder / f"plane-{view.name}.gif", scene, panels, settings.look)
+        report(1)
     if moving and settings.figure:
         path = settings.figure_file(settings.folder, "evolution")
         draw_evolution(path, case.names, rows[-count:], settings.look)

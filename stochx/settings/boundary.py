@@ -51,7 +51,12 @@ class Boundary(Network, Batches, Figures, RunFiles):
     resolution: Annotated[int, Option(METHOD, "Points along the plane's longer side.", minimum=2)] = 200
     eps: Annotated[Number, Option(METHOD, "Unit of gradient and attack planes, in pixel units [0, 1].")] = "8/255"
     span: Annotated[float, Option(METHOD, "Extent of these planes in either direction, in eps.")] = 4.0
-    draws: Annotated[int, Option(METHOD, "Draws of a stochastic network's noise at each point.", minimum=1)] = 50
+    draws: Annotated[
+        int,
+        Option(
+            METHOD, "Draws of a stochastic network's noise at a point, at most: fewer where few settle it.", minimum=1
+        ),
+    ] = 50
     figure: Annotated[bool, Option(OUTPUT, "Draw the planes.")] = True
     animate: Annotated[
         bool | None,

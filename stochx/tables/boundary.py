@@ -8,9 +8,11 @@ from stochx.tables.view import Column, Row, View, number, text
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns; disagreement and distance in eps only where there are any."""
+    """Return the columns; disagreement, draws and distance in eps only where there are any."""
+    noisy = any(row["disagreement"] is not None and "draws" in row for row in rows)  # older ones have none
     optional = [
-        number("disagreement", "{:.4f}", note="share of draws that differ from the most frequent class"),
+        number("disagreement", "{:.4f}", note="share of draws that do not predict the class"),
+        *([number("draws", "{:.1f}", note="mean draws computed at a point", minor=True)] if noisy else []),
         number("distance_eps", "{:.3f}", note="distance in units of eps"),
     ]
     return [

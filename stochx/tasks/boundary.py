@@ -12,29 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stochx.engine.device import full_precision, in_batches
-from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.fused import fused
 from stochx.engine.passes import Report, unreported
 from stochx.engine.plane import Plane, regions
-from stochx.engine.seeds import seeded
-from stochx.errors import RunError
+from stochx.tasks.sequential import REACH, Lattice, Points, Predictions, Tally, predict
 
 HALVINGS = 30  # bisections of the step in which the label changes
+FINE = 60  # cells along a plane whose neighbours take no turns; those of a finer grid do, up to this distance
+MOST_TURNS = 3  # cells along either axis
 OUTSIDE = 1e-6  # tolerance for rounding outside of [0, 1]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions at N points: the class of the mean probabilities (N,), and its mean probability (N,).
-
-    `disagreement` (N,) is the share of draws that do not predict the most frequent class.
-    """
-
-    labels: Tensor
-    confidence: Tensor
-    disagreement: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class BoundaryRow:
     `agreement` is the share of points with the label of the first network, `iou` the mean intersection over union of
     the classes that appear in either; `regions` are connected by four neighbours; `shares` are the areas of the classes
     that appear. `distance` is the median L2 distance over images, None if it lies beyond the plane; `changed` of `n`
-    labels change within it. `distance_eps` is the same in units of eps in Linf.
+    labels change within it. `distance_eps` is the same in units of eps in Linf. `draws` is their mean number per point.
     """
 
     plane: str
@@ -72,45 +58,12 @@ class BoundaryRow:
     shares: Mapping[str, float]
     confidence: float
     disagreement: float | None
+    draws: float
     distance: float | None
     distance_eps: float | None
     changed: int
     n: int
     seconds: float
-
-
-def predict_at(
-    model: Classifier,
-    plane: Plane,
-    places: Tensor,
-    draws: int,
-    seed: int,
-    report: Report = unreported,
-) -> Predictions:
-    """Predict at coordinates `places` (N, 2), over `draws` draws if the model is stochastic.
-
-    If noise is shared in a batch, draw d is the same function at all places. Otherwise each place has its own draws,
-    which depend on its index in `places`. Raises `RunError` for logits that are not finite.
-    """
-    count, here = draws if model.noise != "none" else 1, plane.to(model.mean)
-    parts = dict[int, tuple[Tensor, Tensor, Tensor]]()
-
-    def work(start: int, stop: int) -> None:
-        x = here.points(places[start:stop])
-        total = votes = torch.zeros(())
-        for d in range(count):
-            with seeded(seed, "plane", d, start if model.noise == "sample" else 0), full_precision():
-                out = logits(model, x)
-            if not out.isfinite().all():
-                raise RunError("the model's logits are not finite", "check the weights and the normalisation")
-            total = out.softmax(1) + total.to(out)
-            votes = F.one_hot(out.argmax(1), out.shape[1]) + votes.to(out.device)
-        sure, label = (total / count).max(1)
-        parts[start] = label.cpu(), sure.cpu(), (1 - votes.amax(1) / count).cpu()
-        report(stop - start)
-
-    in_batches(len(places), 2 * fused(model).rows(here.origin[None]), work)
-    return Predictions(*(torch.cat(part) for part in zip(*(parts[start] for start in sorted(parts)), strict=True)))
 
 
 def predict_grid(
@@ -121,15 +74,29 @@ def predict_grid(
     seed: int,
     report: Report = unreported,
 ) -> Predictions:
-    """Predict at every cell of the plane's grid; all results are (H, W)."""
+    """Predict at every cell of the plane's grid, over up to `draws` draws; all results are (H, W).
+
+    Where cells are small, neighbours take turns in the draws.
+    """
     a, b = plane.grid(resolution)
     places = torch.stack(torch.meshgrid(a, b, indexing="xy"), -1)
-    flat = predict_at(model, plane, places.flatten(0, 1), draws, seed, report)
-    return Predictions(*(part.view(len(b), len(a)) for part in (flat.labels, flat.confidence, flat.disagreement)))
+    lattice = Lattice((len(b), len(a)), (stride(resolution),) * 2)
+    return predict(model, _points(model, plane, places), lattice, draws, seed, report)
+
+
+def stride(resolution: int) -> int:
+    """Return how far apart the points are, along either axis, at which one and the same draw is computed."""
+    return max(1, min(MOST_TURNS, resolution // FINE))
+
+
+def _points(model: Classifier, plane: Plane, places: Tensor) -> Points:
+    """Return the images at coordinates `places` (..., 2), by their index."""
+    here, flat = plane.to(model.mean), places.flatten(0, -2)
+    return lambda where: here.points(flat[where])
 
 
 def distances(
-    model: Classifier, plane: Plane, resolution: int, draws: int, seed: int
+    model: Classifier, plane: Plane, resolution: int, draws: int, seed: int, report: Report = unreported
 ) -> tuple[list[int], list[float | None]]:
     """Return the predicted classes of the marked images, and the distance along the first axis to another class.
 
@@ -140,24 +107,37 @@ def distances(
     steps = torch.arange(resolution + 1, dtype=torch.float64) * ((high - low) / resolution)
     ways = torch.tensor([-1.0, 1.0], dtype=torch.float64)
 
-    def same(distance: Tensor, of: Tensor | None) -> Tensor:
-        """Return the labels at distances (M, 2, S) from each mark, or a mask of those equal to `of` (M, 1, 1)."""
+    def places(distance: Tensor) -> Tensor:
+        """Return the coordinates (M, 2, S, 2) at distances (M, 2, S) from each mark."""
         a = (plane.marks[:, 0].view(-1, 1, 1) + ways.view(1, 2, 1) * distance).clamp(low, high)
-        places = torch.stack([a, plane.marks[:, 1].view(-1, 1, 1).expand_as(a)], -1)
-        labels = predict_at(model, plane, places.flatten(0, 2), draws, seed).labels.view(a.shape)
-        return labels if of is None else labels == of
+        return torch.stack([a, plane.marks[:, 1].view(-1, 1, 1).expand_as(a)], -1)
 
-    labels = same(steps.expand(count, 2, -1), None)
+    line = _points(model, plane, places(steps.expand(count, 2, -1)))
+    lattice = Lattice((2 * count, len(steps)), reach=(0, REACH))
+    labels = predict(model, line, lattice, draws, seed, report).labels.view(count, 2, -1)
     own = labels[:, :1, :1]
     changes = labels != own
     last = changes.int().argmax(2, keepdim=True)  # first step with another label
     near, far = steps[(last - 1).clamp(min=0)], steps[last]
     for _ in range(HALVINGS):
         middle = (near + far) / 2
-        stays = same(middle, own)
+        stays = _labels(model, plane, places(middle), draws, seed).view(middle.shape) == own
         near, far = torch.where(stays, middle, near), torch.where(stays, far, middle)
     nearest = torch.where(changes.any(2), ((near + far) / 2).squeeze(2), torch.inf).amin(1)
     return own.flatten().tolist(), [value if math.isfinite(value) else None for value in nearest.tolist()]
+
+
+def _labels(model: Classifier, plane: Plane, places: Tensor, draws: int, seed: int) -> Tensor:
+    """Return the labels (N,) at coordinates (..., 2), all of which get all draws."""
+    lattice = Lattice((1, places[..., 0].numel()))
+    tally = Tally(model, _points(model, plane, places), lattice, seed)
+    tally.draw(torch.arange(lattice.size), 0, draws if model.noise != "none" else 1)
+    return tally.labels()
+
+
+def points_of(plane: Plane, resolution: int) -> int:
+    """Return the number of points that `record` reports: those of the grid, and those on the lines of distances."""
+    return math.prod(map(len, plane.grid(resolution))) + 2 * len(plane.marks) * (resolution + 1)
 
 
 def record(
@@ -177,7 +157,7 @@ def record(
     """
     start = time.perf_counter()
     predictions = predict_grid(model, plane, resolution, draws, seed, report)
-    classes, far = distances(model, plane, resolution, draws, seed)
+    classes, far = distances(model, plane, resolution, draws, seed, report)
     in_l2 = [None if d is None else d * plane.length for d in far]
     in_eps = [None if d is None or not eps else d / eps for d in far]
     return BoundaryRecord(index, *names, classes, in_l2, in_eps, round(time.perf_counter() - start, 3)), predictions
@@ -221,6 +201,7 @@ def measure(
         shares={name: value for name, value in shares.items() if value},
         confidence=float(predictions.confidence.double().mean()),
         disagreement=float(predictions.disagreement.double().mean()) if noisy else None,
+        draws=float(predictions.draws.double().mean()),
         distance=_median(record.distances),
         distance_eps=_median(record.distances_eps),
         changed=sum(value is not None for value in record.distances),
@@ -242,6 +223,7 @@ def pooled_row(rows: Sequence[BoundaryRow], records: Sequence[BoundaryRecord]) -
         shares={name: fmean(row.shares.get(name, 0.0) for row in rows) for name in shown},
         confidence=fmean(row.confidence for row in rows),
         disagreement=fmean(noise) if noise else None,
+        draws=fmean(row.draws for row in rows),
         distance=_median([value for record in records for value in record.distances]),
         distance_eps=_median([value for record in records for value in record.distances_eps]),
         changed=sum(row.changed for row in rows),
