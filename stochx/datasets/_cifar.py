@@ -34,10 +34,20 @@ PATIENCE = 1800.0  # seconds that other ranks wait for a download; torchrun stop
 def load(kind: str, root: str, split: Split) -> Data:
     """Load `cifar10` or `cifar100` as uint8 pixels in memory, from `root`, `STOCHX_DATA` or the cache folder."""
     folder = data_root(root)
-    for place in (folder, folder / kind):
-        if any((place / f"{s}{end}").is_file() for s in ("train", "test") for end in ("_labels.npy", "_000.webp")):
-            return _strips(place, kind, split)
-    return _batches(folder, kind, split)
+    place = _place_of_strips(folder, kind)
+    return _batches(folder, kind, split) if place is None else _strips(place, kind, split)
+
+
+def find(kind: str, *names: str) -> Path | None:
+    """Return the place of `cifar10` or `cifar100` in the data folder; `names` are torchvision's."""
+    folder = data_root("")
+    paths = (place / name for place in (folder, folder / kind) for name in names)
+    return _place_of_strips(folder, kind) or next((path for path in paths if path.exists()), None)
+
+
+def _place_of_strips(folder: Path, kind: str) -> Path | None:
+    names = [f"{split}{end}" for split in ("train", "test") for end in ("_labels.npy", "_000.webp")]
+    return next((place for place in (folder, folder / kind) if any((place / name).is_file() for name in names)), None)
 
 
 # Strips ---------------------------------------------------------------------------------------------------------------

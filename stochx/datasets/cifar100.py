@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from stochx.datasets import Split, _cifar
 from stochx.engine.io.data import Data
@@ -16,7 +18,13 @@ class Cifar100:
     Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
 
+    findable: ClassVar[bool] = True  # has a place in the data folder, where `find` looks for it
+
     root: str = ""  # folder of the data set or its parent; empty: STOCHX_DATA, then a cache folder
 
     def __call__(self, split: Split) -> Data:
         return _cifar.load("cifar100", self.root, split)
+
+    def find(self) -> Path | None:
+        """Return its place in the data folder; None if it is not there."""
+        return _cifar.find("cifar100", "cifar-100-python", "cifar-100-python.tar.gz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._ilsvrc import numbers, truth
@@ -29,6 +30,8 @@ class ImageNet:
     Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 2015.
     """
 
+    findable: ClassVar[bool] = True  # has a place in the data folder, where `find` looks for it
+
     root: str = ""  # folder with `val` or the images; empty: STOCHX_DATA, then a cache folder
 
     def __call__(self, split: Split) -> Data:
@@ -46,6 +49,13 @@ class ImageNet:
         if len(set(keys)) < len(keys):
             keys = names
         return Data(tuple(titles), keys, lambda i: images.read(place / names[i]), labels)
+
+    def find(self) -> Path | None:
+        """Return the folder of its images in the data folder; None if they are not there."""
+        try:
+            return _find(data_root(""))[0]
+        except InputError:
+            return None
 
 
 def _find(root: Path) -> tuple[Path, list[str], list[str]]:

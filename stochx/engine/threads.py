@@ -35,7 +35,7 @@ def usable_cpus(proc: Path = SELF) -> int:
 
 def _quotas(proc: Path) -> Iterator[float]:
     """Yield the CPU quotas of the process's control groups and their ancestors; nothing where there is no limit."""
-    for group in _groups(proc):
+    for group in groups(proc, "cpu"):
         limit = _read(group / "cpu.max").split()  # version 2: `QUOTA PERIOD` or `max PERIOD`
         if not limit:
             limit = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]  # -1: no limit
@@ -43,17 +43,17 @@ def _quotas(proc: Path) -> Iterator[float]:
             yield int(limit[0]) / int(limit[1])
 
 
-def _groups(proc: Path) -> Iterator[Path]:
-    """Yield the folders of control groups (v1 and v2) that may limit the process's CPUs, and of their ancestors."""
+def groups(proc: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of control groups (v1 and v2) that may limit `cpu` or `memory`, and of their ancestors."""
     paths: dict[str, PurePosixPath] = {}  # by type of hierarchy; version 2 has a single one, without controllers
     for line in _read(proc / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
+        if not controllers or controller in controllers.split(","):
             paths["cgroup" if controllers else "cgroup2"] = PurePosixPath(path)
     for line in _read(proc / "mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
         kind, _, options = system.split(" ", 2)
-        if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
+        if kind not in paths or (kind == "cgroup" and controller not in options.split(",")):
             continue
         top, folder = map(_unescape, mount.split()[3:5])
         # In a container the group may be the root of the mount, with a path outside of it.

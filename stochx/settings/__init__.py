@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stochx.settings.compare import Compare
     from stochx.settings.demo import Demo
     from stochx.settings.distill import Distill
+    from stochx.settings.doctor import Doctor
     from stochx.settings.explain import Explain
     from stochx.settings.fsc_evaluate import FscTest
     from stochx.settings.fsc_explain import FscExplain
@@ -37,6 +38,7 @@ __all__ = [
     "Compare",
     "Demo",
     "Distill",
+    "Doctor",
     "Explain",
     "FscExplain",
     "FscTest",
@@ -64,6 +66,7 @@ COMMANDS = {
     "compare": "Compare",
     "report": "Report",
     "info": "Info",
+    "doctor": "Doctor",
     "demo": "Demo",
 }
 """Commands as typed, and their classes."""
