@@ -1,4 +1,4 @@
-"""Bars of the stages of a run on a terminal, with the time that is left where there is something to count."""
+"""Bars of the stages of a run on a terminal, with rate and time left where there is something to count."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     Task,
     TaskID,
     TextColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from stochx.tables.quantities import rate
 
 
 class Bars:
@@ -29,6 +32,7 @@ class Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(20),
             _Count(),
+            _Rate(),
             TimeElapsedColumn(),
             _Left(),
             TextColumn("{task.fields[passes]}"),
@@ -87,6 +91,13 @@ class Bar:
 class _Count(MofNCompleteColumn):
     def render(self, task: Task) -> Text:
         return Text() if task.total is None else super().render(task)
+
+
+class _Rate(ProgressColumn):
+    """What is done per second, minute or hour, over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else rate(task.speed or 0.0, 1.0), style="progress.data.speed")
 
 
 class _Left(TimeRemainingColumn):

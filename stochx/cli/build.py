@@ -38,7 +38,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         from stochx.cli.watch import TerminalWatch
         from stochx.runs import execute
 
-        watch = TerminalWatch(quiet)
+        watch = TerminalWatch(quiet, isinstance(chosen, RunFiles) and not chosen.dry_run)
         try:
             with watch.shown():
                 outcome = execute(chosen, watch)
@@ -47,7 +47,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
                 stopped.resumable = holds_results(watch.folder or chosen.folder)
             raise
         if outcome.document is not None:
-            view = view_of(cls.command)
+            view = view_of("estimate" if "estimate" in outcome.document else cls.command)
             for gate in view.gates(outcome.document):
                 if gate.missed:
                     output.remark("gate missed:", gate.text, "yellow")

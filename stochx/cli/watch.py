@@ -1,4 +1,7 @@
-"""The progress of a run on stderr: bars on a terminal; elsewhere a line a minute, and one for each epoch."""
+"""The progress of a run on stderr: bars on a terminal; elsewhere a line a minute, and one for each epoch.
+
+Both show the rate and the time that is left, wherever there is something to count.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stochx.cli import output
 from stochx.runs.watch import Quiet, QuietTraining, TrainingWatch
+from stochx.tables.estimate import needs
+from stochx.tables.quantities import duration, rate
 
 if TYPE_CHECKING:
     from stochx.tasks.explain import Explained
 
 INTERVAL = 60.0  # seconds between two lines
+LONG = 60.0  # seconds of a run that is announced
+SURE = 5.0  # seconds after which the pace of a run tells how long it takes
 MEASURES = ("accuracy", "clean", "robust", "validation")
 
 
@@ -52,11 +59,13 @@ class TerminalWatch(Quiet):
     """Shows every stage of a run, from its first second to its last, unless `quiet`.
 
     What no stage covers is the run's start, or its end. `folder` is the one that the run writes to, once it has one.
+    A long run is announced as soon as its pace is known, with `estimated`.
     """
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, estimated: bool = False) -> None:
         super().__init__()
         self.folder: Path | None = None
+        self._announces = estimated and not quiet
         self._display: Display | None = None
         if not quiet and output.stderr().is_terminal:
             from stochx.cli.bars import Bars
@@ -91,7 +100,7 @@ class TerminalWatch(Quiet):
             yield lambda steps: None
             return
         with self._display.stage(label, total) as stage:
-            yield stage.advance
+            yield self._announcing(stage.advance, total)
         self._rest.describe("finishing")
 
     @contextlib.contextmanager
@@ -100,8 +109,27 @@ class TerminalWatch(Quiet):
             yield QuietTraining()
             return
         with self._display.stage("training", epochs * items) as stage:
-            yield ShownTraining(epochs, items, unit, stage, self._display)
+            paced = self._announcing(stage.advance, epochs * items)
+            yield ShownTraining(epochs, items, unit, stage, self._display, paced)
         self._rest.describe("finishing")
+
+    def _announcing(self, advance: Callable[[int], None], total: int | None) -> Callable[[int], None]:
+        """Return `advance`, which announces a long run once."""
+        if not (self._announces and total):
+            return advance
+        start, done = time.perf_counter(), 0
+
+        def paced(steps: int) -> None:
+            nonlocal done
+            advance(steps)
+            done += steps
+            spent = time.perf_counter() - start
+            if self._announces and spent >= SURE and done:
+                self._announces = False
+                if spent / done * total >= LONG:
+                    announce(spent / done * total)
+
+        return paced
 
     def preview(self, explained: Explained) -> None:
         from stochx.cli.preview import preview
@@ -156,14 +184,15 @@ class Lines:
         while not self._ended.wait(INTERVAL):
             for stage in self._stages[-1:]:
                 passes = f", {self._passes} passes" if self._passes else ""
-                self.note(f"{stage}{passes}, {_duration(self._seconds())}")
+                self.note(f"{stage}{passes}, {duration(self._seconds())} so far")
 
 
 class LineStage:
-    """A stage as `explaining: 12 of 60`."""
+    """A stage as `explaining: 12 of 60, 3.1/s, 16 s left`."""
 
     def __init__(self, label: str, total: int | None) -> None:
         self._label, self._total, self._done = label, total, 0
+        self._start = time.perf_counter()
 
     def advance(self, steps: int) -> None:
         self._done += steps
@@ -175,14 +204,23 @@ class LineStage:
         self._done = done
 
     def __str__(self) -> str:
-        return self._label if self._total is None else f"{self._label}: {self._done} of {self._total}"
+        if self._total is None:
+            return self._label
+        seconds, text = time.perf_counter() - self._start, f"{self._label}: {self._done} of {self._total}"
+        if not self._done:
+            return text
+        left = duration(seconds / self._done * (self._total - self._done))
+        return f"{text}, {rate(self._done, seconds)}, {left} left"
 
 
 class ShownTraining:
     """Shows loss, measures of the last epoch and items per second, and notes the end of each epoch."""
 
-    def __init__(self, epochs: int, items: int, unit: str, stage: Stage, display: Display) -> None:
+    def __init__(
+        self, epochs: int, items: int, unit: str, stage: Stage, display: Display, advance: Callable[[int], None]
+    ) -> None:
         self._epochs, self._items, self._unit, self._stage, self._display = epochs, items, unit, stage, display
+        self._advance = advance
         self._start, self._seen, self._refreshed, self._measures = time.perf_counter(), 0, 0.0, ""
 
     def step(self, epoch: int, items: int, loss: Any) -> None:
@@ -193,13 +231,24 @@ class ShownTraining:
             speed = _rounded(self._seen / (now - self._start))
             text = f"epoch {epoch + 1}/{self._epochs}  loss {float(loss):.4f}{self._measures}  {speed} {self._unit}/s"
             self._stage.describe(text)
-        self._stage.advance(items)
+        self._advance(items)
 
     def end(self, row: Mapping[str, Any], again: bool) -> None:
         self._measures = "".join(f"  {text}" for text in _measures(row))
         self._stage.reach(row["epoch"] * self._items)
         if not again:
             self._display.note(epoch_line(row, self._epochs, self._unit))
+
+
+def announce(seconds: float) -> None:
+    """Say how long a run takes, and what memory, as far as it is known when it has just begun."""
+    import torch
+
+    from stochx.engine.device import current
+    from stochx.engine.memory import resident_memory
+
+    needed = needs(seconds, resident_memory() or 0, torch.get_num_threads(), str(current().device))
+    output.remark("estimate:", f"{needed}; `--dry-run` shows only this")
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int, unit: str) -> str:
@@ -214,7 +263,3 @@ def _measures(row: Mapping[str, Any]) -> list[str]:
 
 def _rounded(speed: float) -> str:
     return f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"

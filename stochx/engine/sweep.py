@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -15,10 +17,22 @@ R = TypeVar("R")
 
 MIN_BATCHES = 8  # at least this many batches, so that ranks share small jobs and interrupts lose little
 
+_FEWEST: ContextVar[int] = ContextVar("_FEWEST", default=MIN_BATCHES)
+
+
+@contextlib.contextmanager
+def large_batches() -> Iterator[None]:
+    """Cut small jobs of the block into as few batches as fit, of the size that those of large jobs have."""
+    token = _FEWEST.set(1)
+    try:
+        yield
+    finally:
+        _FEWEST.reset(token)
+
 
 def canonical_batches(count: int, rows: int) -> list[range]:
     """Split 0..count into batches that depend on these two numbers alone, not on the number of ranks."""
-    size = max(1, min(rows, math.ceil(count / MIN_BATCHES)))
+    size = max(1, min(rows, math.ceil(count / _FEWEST.get())))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 

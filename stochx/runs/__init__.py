@@ -16,7 +16,7 @@ from stochx.runs.document import Document, Results
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import module_of
 from stochx.settings.base import Settings
-from stochx.settings.folders import Output
+from stochx.settings.folders import Output, RunFiles
 
 if TYPE_CHECKING:
     from stochx.engine.world import World
@@ -41,6 +41,11 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
     from stochx.engine.world import process_group
     from stochx.runs._claim import claimed
 
+    if isinstance(settings, RunFiles) and settings.dry_run:
+        from stochx.runs._estimate import estimate
+
+        with plain_modes(), process_group() as world:
+            return Outcome(estimate(settings, world, watch))
     with plain_modes(), process_group() as world, claimed(settings, world) as settled:
         watch = watch if world.leads else Quiet()
         if isinstance(settled, Output):

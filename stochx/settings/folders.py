@@ -79,6 +79,10 @@ class RunFiles(Output):
             recorded=False,
         ),
     ] = False
+    dry_run: Annotated[
+        bool,
+        Option(RUN, "Estimate time and memory from a few items, and write nothing.", recorded=False),
+    ] = False
 
     ways_out: ClassVar[str] = "use `--resume`, `--overwrite` or another `--output`"
 
