@@ -17,7 +17,8 @@ from stochx.errors import UsageError
 from stochx.runs import Quiet, demo, run
 from stochx.settings import Attack, Boundary, Demo, Explain, FscTest, FscTrain, Report, Score, Train, command_line
 from stochx.settings.demo import ADAPTIVE, NAMES, NEXT, Step
-from stochx.tables.demo import FINDINGS, finding
+from stochx.tables.demo import FINDINGS, NOISY, finding
+from stochx.tasks import doubts
 
 COMMANDS = typer.main.get_command(app).commands
 STEPS = Demo(output=Path("out"), seed=3).steps
@@ -129,12 +130,20 @@ def explained(smoothgrad: float, *adaptive: tuple[float, float]) -> dict:
     return {"results": rows + [{"method": ADAPTIVE, "gap": None, "error": e, "sigma": s} for s, e in adaptive]}
 
 
+def test_a_map_is_called_noise_where_a_warning_calls_it_so():
+    assert NOISY == doubts.NOISY
+
+
 def test_maps_that_are_mostly_noise_are_counted():
     documents = {"explain-teacher": explained(0.2, (0.1, 0.4), (0.7, 2.5))}
-    documents["explain-student"] = explained(0.1, (0.2, 0.4), (0.3, 0.5))
+    documents["explain-student"] = explained(0.1, (0.2, 0.4), (0.3, NOISY))
     teacher, student = finding("explain-teacher", documents), finding("explain-student", documents)
-    assert "at most 0.25." in teacher and "sigma from 0.10 to 0.70" in teacher and "1 of its 2 maps" in teacher
-    assert "are steadier" in student and "none of its maps is mostly noise" in student
+    assert (
+        "at most 0.25." in teacher
+        and "sigma from 0.10 to 0.70" in teacher
+        and "1 of its 2 maps is mostly noise" in teacher
+    )
+    assert "are steadier" in student and "none of its 2 maps is mostly noise" in student
     documents["explain-student"] = explained(0.3, (0.2, 0.4))
     assert "no steadier" in finding("explain-student", documents)
 

@@ -8,6 +8,7 @@ from statistics import median
 from stochx.tables.view import Column, Document, Remark, Row, View, number, text
 
 SIGNIFICANT = 0.05
+NOISY = 0.5  # random error above which the warnings call a map mostly noise
 Documents = Mapping[str, Document]
 """The documents of the steps so far, by the name of the step."""
 
@@ -126,8 +127,8 @@ def _explain_student(documents: Documents) -> str:
 def _adapted(rows: Sequence[Row]) -> str:
     """Say what noise SmoothTaylor chose, and of how many images its map is mostly noise."""
     adapted = [row for row in rows if row["sigma"] is not None]
-    sigmas, noisy = [row["sigma"] for row in adapted], sum(row["error"] > 1 for row in adapted)
-    verdict = f"{noisy} of its {len(adapted)} maps are mostly noise" if noisy else "none of its maps is mostly noise"
+    sigmas, noisy = [row["sigma"] for row in adapted], sum(row["error"] > NOISY for row in adapted)
+    verdict = f"{noisy or 'none'} of its {len(adapted)} maps {'are' if noisy > 1 else 'is'} mostly noise"
     return f"SmoothTaylor chose sigma from {min(sigmas):.2f} to {max(sigmas):.2f}, image by image; {verdict}."
 
 
