@@ -92,7 +92,7 @@ def attacked(*robust: float, verdict: str = "ok", spread: float = 0.1) -> dict:
     [
         ((0.50, 0.60, 0.66, 0.4), "6.0 points too many", "no weaker"),
         ((0.50, 0.60, 0.60, 0.4), "here it is no weaker", "too many"),
-        ((0.65, 0.60, 0.66, 0.4), "The noise itself adds nothing: without it 65.0 %", "it adds"),
+        ((0.65, 0.60, 0.66, 0.4), "The noise itself adds nothing: without it 65.0%", "it adds"),
         ((0.50, 0.60, 0.66, 0.4), "it adds 10.0 points (within the intervals)", "nothing"),
     ],
 )

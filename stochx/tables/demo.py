@@ -19,11 +19,11 @@ def finding(step: str, documents: Documents) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{share:.1%}"
 
 
 def _share(row: Row, mean: str, low: str, high: str) -> str:
-    """Return `57.3 % [47.3, 66.7]`."""
+    """Return `57.3% [47.3, 66.7]`."""
     return f"{_percent(row[mean])} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
 
 
@@ -45,8 +45,8 @@ def _student(documents: Documents) -> str:
 def _attack_teacher(documents: Documents) -> str:
     (row,) = documents["attack-teacher"]["results"]
     return (
-        f"Of the {_percent(row['clean'])} that were right, {_share(row, 'robust', 'low', 'high')} stay right under "
-        f"attack (n = {row['n']}). {_verdicts(documents['attack-teacher'])}"
+        f"{_percent(row['clean'])} are right without the attack, {_share(row, 'robust', 'low', 'high')} under it "
+        f"(n = {row['n']}). {_verdicts(documents['attack-teacher'])}"
     )
 
 
