@@ -19,7 +19,8 @@ myst_heading_anchors = 4
 exclude_patterns = ["README.md"]
 nitpicky = True
 
-highlight_language = "sh"  # of blocks that name none
+highlight_language = "sh"  # of blocks that name none,
+suppress_warnings = ["misc.highlighting_failure"]  # and may be drawings
 
 html_theme = "furo"
 html_title = f"stochx {version}"
