@@ -12,12 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import stochx
 from stochx.installation import PROJECT
 
-yaml = pytest.importorskip("yaml", reason="needs PyYAML, which timm brings: pip install -e '.[timm]'")
 FORMS = [path for path in sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")) if path.name != "config.yml"]
 PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -17,8 +17,11 @@ ALARMS = 0.05  # share of the honest evaluations that may fail
 DAILY = ["PGD", "PGD in L2", "APGD", "DLR", "a perceptron", "a student"]  # the others are slow together
 
 
-def failures(one):
-    return {name for name, verdict in judged(one)[1].items() if verdict == "fail"}
+FULL = {"black box", "converged", "planted"}  # checks that attack anew, and take most of the time
+
+
+def failures(one, full=True):
+    return {name for name, verdict in judged(one, full)[1].items() if verdict == "fail"}
 
 
 def test_there_are_enough_evaluations_to_count_alarms():
@@ -27,7 +30,8 @@ def test_there_are_enough_evaluations_to_count_alarms():
 
 @pytest.mark.parametrize("name", WEAK)
 def test_a_weak_evaluation_is_caught(name):
-    assert WEAK[name].check in failures(WEAK[name])
+    check = WEAK[name].check
+    assert check in failures(WEAK[name], full=check in FULL)
 
 
 @pytest.mark.parametrize("name", DAILY)
