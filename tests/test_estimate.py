@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from support import shapes_net, stochx
@@ -52,6 +53,18 @@ def test_features_of_images_and_episodes_of_a_few_shot_test_are_counted_apart():
     assert seconds == pytest.approx(2 * 30 / 10 + 2 * 100 / 4)
 
 
+@pytest.mark.parametrize(("noise", "each"), [("none", 0.01), ("sample", 0.01 / 9)])
+def test_a_plane_takes_a_part_for_each_point_whose_draws_neighbours_share(noise, each):
+    command = settings.Boundary(models=("net.pt",), resolution=180, dry_run=True)
+    pilots = [
+        Measured(
+            replace(command, resolution=side), {"noise": noise}, {"predicting": Stage(0, 5 + 0.01 * side**2)}, 0, 0
+        )
+        for side in (24, 48)
+    ]
+    assert _estimate._grid(command, pilots) == pytest.approx(5 + each * 180**2)
+
+
 def test_an_attack_is_estimated_and_nothing_is_written(tmp_path):
     out = tmp_path / "run"
     done = stochx(
@@ -81,7 +94,7 @@ def test_a_plane_is_estimated_by_its_points(tmp_path):
         models=(str(shapes_net(tmp_path)),), data=DATA, resolution=48, dry_run=True, output=tmp_path / "run"
     )
     rows, _ = planned(command)
-    assert 48 * 24 < rows["predicting"]["items"] <= 48 * 48 + 4 * 6 * 25 and not (tmp_path / "run").exists()
+    assert 48 * 24 < rows["predicting"]["items"] <= 48 * 48 + 6 * 98 and not (tmp_path / "run").exists()
 
 
 def test_a_long_run_is_announced_once_its_pace_is_known(monkeypatch, capsys):

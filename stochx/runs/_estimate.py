@@ -54,7 +54,7 @@ USUAL_ROWS = 64  # images of a batch
 ENOUGH = 3.0  # seconds of a pilot's work that tell how long the rest takes
 STEPS = 4  # of a training
 EPISODES = 4
-PILOT_RESOLUTION = 24
+PILOT_RESOLUTIONS = 24, 48  # of a plane, whose neighbours take no turns
 PER_IMAGE = {"attacking", "certifying", "explaining", "scoring"}  # stages
 INTERVAL = 0.02  # seconds between two looks at the memory
 
@@ -149,6 +149,8 @@ def _rows(settings: RunFiles, pilots: Sequence[Measured]) -> list[Record]:
             seconds = _steady(stage) * factor
         elif label == "measuring" and isinstance(settings, FscTest):
             seconds = _episodes(settings, pilot, stage)
+        elif label == "predicting" and isinstance(settings, Boundary):
+            seconds = _grid(settings, pilots)
         elif isinstance(settings, BY_IMAGE) and label in factors:
             seconds = _batches(settings, pilots, label)
         else:
@@ -159,7 +161,7 @@ def _rows(settings: RunFiles, pilots: Sequence[Measured]) -> list[Record]:
 
 def _factors(settings: RunFiles, pilot: Measured) -> dict[str, float]:
     """Return how many times the items of the pilot each stage has; 1 for all others."""
-    small, document = pilot.settings, pilot.document
+    small = pilot.settings
     if isinstance(settings, FscTrain):
         assert isinstance(small, FscTrain)
         return {"training": settings.episodes / small.episodes, "validating": settings.episodes / settings.interval}
@@ -167,8 +169,7 @@ def _factors(settings: RunFiles, pilot: Measured) -> dict[str, float]:
         return {"explaining": len(settings.images)}
     if isinstance(settings, Boundary):
         assert isinstance(small, Boundary)
-        apart = 1 if document["noise"] == "none" else stride(settings.resolution)
-        return {"predicting": (settings.resolution / small.resolution / apart) ** 2}
+        return {"predicting": (settings.resolution / small.resolution) ** 2}
     if not isinstance(settings, Limited):
         return {}
     whole, part = _counts(settings, pilot)
@@ -208,6 +209,16 @@ def _batches(settings: Limited, pilots: Sequence[Measured], label: str) -> float
     return images / rows * once + images * each
 
 
+def _grid(settings: Boundary, pilots: Sequence[Measured]) -> float:
+    """Return the seconds of all points: those of the two pilots' grids, and of what is the same for all grids."""
+    sides = [cast(Boundary, pilot.settings).resolution for pilot in pilots]
+    times = [pilot.stages["predicting"].seconds for pilot in pilots]
+    apart = 1 if pilots[-1].document["noise"] == "none" else stride(settings.resolution)
+    points = [side**2 for side in sides]
+    each = max(0.0, times[-1] - times[0]) / max(1, points[-1] - points[0])
+    return times[-1] + each * ((settings.resolution / apart) ** 2 - points[-1])
+
+
 def _steady(stage: Stage) -> float:
     """Return the seconds of a training at the pace of its middle step: the first ones also warm up."""
     (visit,) = stage.visits
@@ -242,6 +253,9 @@ def _memory(settings: RunFiles, pilot: Measured) -> int:
 
 def _pilots(settings: RunFiles) -> list[Measured]:
     """Run the command with small settings; images grow in number until their work takes long enough to measure."""
+    if isinstance(settings, Boundary):
+        sides = dict.fromkeys(min(settings.resolution, side) for side in PILOT_RESOLUTIONS)
+        return [_measure(dataclasses.replace(settings, resolution=side, figure=False)) for side in sides]
     if not isinstance(settings, BY_IMAGE):
         return [_measure(_smaller(settings))]
     pilots, limit = list[Measured](), FIRST_LIMIT
@@ -268,10 +282,8 @@ def _smaller(settings: RunFiles) -> RunFiles:
         return dataclasses.replace(settings, episodes=episodes, every=episodes, patience=0)
     if isinstance(settings, FscTest):
         return dataclasses.replace(settings, episodes=min(settings.episodes, EPISODES))
-    if isinstance(settings, FscExplain):
-        return dataclasses.replace(settings, images=settings.images[:1])
-    assert isinstance(settings, Boundary)
-    return dataclasses.replace(settings, resolution=min(settings.resolution, PILOT_RESOLUTION), figure=False)
+    assert isinstance(settings, FscExplain)
+    return dataclasses.replace(settings, images=settings.images[:1])
 
 
 def _measure(settings: RunFiles) -> Measured:
