@@ -40,8 +40,9 @@ reference: .venv/demo
 pictures: .venv/demo
 	$(BIN)/python docs/pictures.py
 
+# Every page anew, because Sphinx says nothing of the faults of pages that it built before.
 docs: build/manual/done
-	build/manual/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	build/manual/bin/python -m sphinx -q -aE -W --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 bench: .venv/dev

@@ -132,6 +132,13 @@ def test_commands_are_found_in_pipes_scripts_and_workflows():
     assert found("source <(stochx --completion bash)") == ["--completion bash"] and not found("pip install stochx")
 
 
+@pytest.mark.parametrize("page", MANUAL)
+def test_blocks_without_a_language_are_for_a_shell(page):
+    """The manual colours them as such, and is not built where one is none, such as a text with an apostrophe."""
+    for _, language, block in FENCE.findall(MANUAL[page]):
+        assert language or shlex.split(block, comments=True)
+
+
 def test_every_command_has_a_page_that_begins_with_its_task(reference):
     for name in [*settings.COMMANDS, "list"]:
         head, mark, options = MANUAL[f"docs/commands/{name}.md"].partition(reference.MARK)
