@@ -16,7 +16,6 @@ project = "stochx"
 version = release = re.findall(r'^__version__ = "(.+)"', SOURCE.read_text(), re.M)[0]
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
-exclude_patterns = ["README.md"]
 nitpicky = True
 
 highlight_language = "sh"  # of blocks that name none,
@@ -32,15 +31,15 @@ html_copy_source = False
 html_theme_options = {"footer_icons": []}
 
 SECTIONS = {
-    "Start": ["install", "usage", "demo", "commands/index"],
+    "Start": ["install", "usage", "commands/index"],
     "Bring your own": ["models", "data", "extending"],
     "Work with it": ["cookbook", "python", "ci", "json"],
     "Choices": ["entries/*"],
     "Theory": ["theory/*"],
     "Evidence": ["results/*", "checks", "statistics"],
-    "Project": ["architecture", "contributing"],
+    "Project": ["architecture"],
 }
-"""The site's menu: of these pages those that there are; all others come last."""
+"""The site's menu; pages that it does not name come last."""
 
 
 LOADS = (

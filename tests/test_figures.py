@@ -205,6 +205,17 @@ def test_methods_wrap_into_a_grid_whose_texts_keep_apart(count):
     assert labels.count("map") == labels.count("map on the image") == -(-(count + 1) // 5)
 
 
+@pytest.mark.parametrize("methods", [["ig"], ["ig", "smoothgrad"]])
+def test_a_map_stands_above_the_same_map_on_the_image(methods):
+    figure = explanation.make_figure(explained(methods), CLASSES)
+    figure.draw_without_rendering()
+    above, below = (
+        next(axis.get_position() for axis in figure.axes if axis.get_ylabel() == label)
+        for label in ("map", "map on the image")
+    )
+    assert (above.x0, above.x1) == pytest.approx((below.x0, below.x1), abs=1e-3)
+
+
 def test_a_figure_names_the_true_the_predicted_and_the_explained_class():
     assert "true: owl    predicted: cat (p = 0.700)" in texts(
         explanation.make_figure(explained(["ig"], true="owl"), CLASSES)
@@ -374,7 +385,7 @@ def test_a_command_writes_figures_of_the_format_that_is_asked_for(place, tmp_pat
 
 @pytest.mark.parametrize("look", [{"figure_format": "pdf"}, {"figure_dpi": 200}, {"figure_title": "a"}])
 def test_the_look_of_figures_that_are_not_drawn_is_refused(look):
-    with pytest.raises(stochx.UsageError, match="has no figure with `--no-figure`"):
+    with pytest.raises(stochx.UsageError, match="asks for figures, `--no-figure` for none"):
         stochx.settings.Explain(images=("a.png",), figure=False, **look)
 
 

@@ -14,7 +14,7 @@ def show_images(attempt: Attempt) -> str:
         part.reshape(-1).tolist() for part in (attempt.step, attempt.restart, attempt.forwards)
     )
     captions = [
-        f"step {step:.0f}, restart {restart:.0f}, {passes:.0f} passes"
+        f"step {step:.0f}, restart {restart:.0f}, forward passes: {passes:.0f}"
         for step, restart, passes in zip(steps, restarts, forwards, strict=True)
     ]
     return gallery(list(pixels), captions[:SHOWN], "adversarial images", len(x))

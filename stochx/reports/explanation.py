@@ -113,6 +113,7 @@ def _draw_method(
         hide_frame(axis)
     bar = ScalarMappable(Normalize(-scale if signed else 0, scale), colour_map(signed))
     drawn = figure.colorbar(bar, ax=above, fraction=0.045, pad=0.02)
+    below.set_anchor(above.get_anchor())  # the bar has moved the map
     drawn.outline.set_visible(False)
     drawn.ax.tick_params(labelsize=TICK - 1, width=0.5)
     drawn.set_label("relevance" if signed else "|relevance|", fontsize=TICK)

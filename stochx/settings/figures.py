@@ -61,4 +61,4 @@ class Figures(Drawing):
         super().check()
         for setting in () if self.figure else settings_of(Drawing):
             if setting.name.startswith("figure_") and getattr(self, setting.name) != setting.default:
-                raise UsageError(f"`{setting.flag}` has no figure with `--no-figure`", "leave out one of them")
+                raise UsageError(f"`{setting.flag}` asks for figures, `--no-figure` for none", "leave out one of them")
