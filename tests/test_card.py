@@ -98,6 +98,10 @@ def test_runs_without_a_card_are_named(folders, tmp_path):
     old = recorded_document("attack")
     del old["sample"]
     older = write_run(tmp_path / "old", old)
+    damaged = recorded_document("attack")
+    damaged["threat"]["degree"] = []
+    damaged = write_run(tmp_path / "damaged", damaged)
+    refused(lambda: run(settings.Card(runs=(damaged,))), "lacks what a card says: list index out of range")
     for folder, message in ((score, "is a run of score"), (empty, "has no results"), (older, "lacks what a card says")):
         refused(lambda folder=folder: run(settings.Card(runs=(folder,))), message)
 

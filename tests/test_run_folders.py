@@ -56,6 +56,8 @@ def test_a_document_may_lie_alone(tmp_path):
         ({"command": ["attack"]}, "no valid `command`"),
         ({"results": {}}, "no valid `results`"),
         ({"args": None}, "no valid `args`"),
+        ({"failed": None}, "no valid `failed`"),
+        ({"models": 3}, "no valid `models`"),
         ({"results": [{"model": "n"}]}, "lacks what the table of `stochx attack` shows: 'degree'"),
         ({"results": [3]}, "lacks what the table"),
         ({"checks": None}, "lacks what the table"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from stochx.engine.world import World
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, UsageError, first_line
 from stochx.runs import Document, Outcome
 from stochx.runs._card import COMMANDS, make_card
 from stochx.runs._results import make_document
 from stochx.runs.folders import RunRecord, read_run
 from stochx.runs.watch import Watch
 from stochx.settings import Card
-from stochx.tables.card import facts
+from stochx.tables.card import card_page, facts
 
 
 def run(settings: Card, world: World, watch: Watch) -> Outcome:
@@ -28,6 +28,7 @@ def run(settings: Card, world: World, watch: Watch) -> Outcome:
 
 
 def _card(record: RunRecord) -> Document:
+    """Return the card of a run, once it is sure that its page can be written."""
     if record.command not in COMMANDS:
         raise UsageError(
             f"`{record.path}` is a run of {record.command}", f"a card is made of runs of {' and '.join(COMMANDS)}"
@@ -35,7 +36,9 @@ def _card(record: RunRecord) -> Document:
     if not record.document["results"]:
         raise InputError(f"`{record.path}` has no results", "a card needs at least one image")
     try:
-        return make_card(record.document)
-    except (LookupError, TypeError, ValueError) as error:
+        card = make_card(record.document)
+        card_page(card)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         hint = f"another version of stochx wrote it: run `{record.command}` again"
-        raise InputError(f"`{record.path}` lacks what a card says: {error}", hint) from None
+        raise InputError(f"`{record.path}` lacks what a card says: {first_line(error)}", hint) from None
+    return card

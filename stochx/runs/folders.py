@@ -21,8 +21,11 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "args": dict,
     "results": list,
     "seconds": (int, float),
+    "failed": list,
+    "models": list,
 }
-"""Keys that every document has, and the types of their values."""
+"""Keys of documents, and the types of their values."""
+LISTS = frozenset({"failed", "models"})  # which not every document has
 T = TypeVar("T")
 
 
@@ -85,7 +88,7 @@ def _read_document(path: Path) -> Document:
             "another version of stochx wrote it: run the command again with this one",
         )
     for key, kind in KINDS.items():
-        if not isinstance(document.get(key), kind):
+        if not isinstance(document.get(key, [] if key in LISTS else None), kind):
             raise InputError(f"`{path}` has no valid `{key}`", "run the command again")
     if document["command"] not in COMMANDS:
         raise InputError(f"`{path}` is of an unknown command `{document['command']}`", "update stochx")
@@ -118,9 +121,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 def _read_records(path: Path) -> list[Mapping[str, Any]]:
     """Read the records of a run; a folder without them has none."""
-    records = (
-        _parse(path, lambda text: [_loads(line) for line in text.split("\n") if line], "JSON") if path.is_file() else []
-    )
+    records = _parse(path, _load_lines, "JSON") if path.is_file() else []
     if not all(isinstance(record, dict) for record in records):
         raise InputError(f"`{path}` has a line that is not an object", "run the command again")
     return records
