@@ -67,6 +67,8 @@ def test_the_action_runs_a_command_and_compares_it(job):
     assert (job / "github_output").read_text() == "exit-code=2\nexit-code=3\n"
     assert ElementTree.parse(job / "stochx.xml").getroot().get("failures") == "1"
     step = STEPS["Compare with the baseline"]
+    nothing = run(step["run"], job, environment(step, baseline="baseline/attack", output="none"))
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "")
     compared = run(step["run"], job, environment(step, baseline="baseline/attack"))
     assert compared.returncode == 0 and "robust ↑" in compared.stdout, compared.stderr
     summary = (job / "github_step_summary").read_text()
