@@ -171,6 +171,10 @@ def test_a_label_holds_what_differs():
     rows = recorded_document("attack-eps")["results"]
     assert view_of("attack").labels(rows) == [f"{row['typed']}" for row in rows]
     assert view_of("attack").labels(rows[:1]) == [rows[0]["attack"]]
+    assert view_of("compare").labels([{"label": "", "measure": "clean"}, {"label": "pgd", "measure": "robust"}]) == [
+        "clean",
+        "pgd, robust",
+    ]
 
 
 # The option -----------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class View:
     def labels(self, rows: Sequence[Row]) -> list[str]:
         """Return a short name for each row: what identifies it, without what is the same for all."""
         keys = [key for key in self.keys if len({str(row[key]) for row in rows}) > 1] or self.keys[-1:]
-        return [", ".join(str(row[key]) for key in keys) for row in rows]
+        return [", ".join(filter(None, (str(row[key]) for key in keys))) for row in rows]
 
 
 def text(name: str, key: str = "") -> Column:
