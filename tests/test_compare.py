@@ -135,6 +135,14 @@ def test_what_may_be_chance_is_no_regression():
     assert judged(compare_runs(loss[:1], loss[1:]), 0.0)[0].regression, "nothing says that this is chance"
 
 
+@pytest.mark.parametrize(("ends", "significant"), [((0.4, 0.6), True), ((0.05, 0.95), False), ((None, None), None)])
+def test_without_p_the_interval_says_what_is_significant(ends, significant):
+    (row,) = compare_runs(
+        [Measured("k", "", "m", "higher", 0.9, *ends)], [Measured("k", "", "m", "higher", 0.1, *ends)]
+    )
+    assert row.significant is significant
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,29 @@ def test_a_folder_of_runs_is_all_of_them(runs, tmp_path):
     assert row["runs"] == len(runs)
 
 
+def test_a_run_is_reported_once_however_it_is_named(runs, tmp_path, monkeypatch):
+    folder = runs["attack"]
+    monkeypatch.chdir(folder.parent)
+    row = reported(tmp_path / "a.html", folder, Path(folder.name), folder / "result.json")
+    assert row["runs"] == 1
+
+
+def test_runs_have_the_names_that_tell_them_apart(tmp_path, monkeypatch):
+    document = recorded_document("train")
+    runs = [write_run(tmp_path / name / "train", document, []) for name in ("old", "new")]
+    reported(tmp_path / "a.html", *runs)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<bdi>old/train</bdi>") >= 2 and "<bdi>old/train and new/train</bdi>" in page
+    monkeypatch.chdir(runs[0])
+    reported(tmp_path / "b.html", Path())
+    assert "<title>Report of train</title>" in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_other_runs_alone_is_refused(tmp_path):
+    write_run(tmp_path / "info", recorded_document("info"), [])
+    refused(lambda: reported(tmp_path / "a.html", tmp_path), "holds no run that has a report", "score")
+
+
 def test_images_beyond_the_limit_are_counted(tmp_path):
     run = large_run(tmp_path / "run", 5)
     assert reported(tmp_path / "a.html", run) | {"megabytes": 0, "report": ""} == {

@@ -13,6 +13,7 @@ from stochx.engine.seeds import generator
 
 EXACT = 14  # up to this many differences, all sign patterns are enumerated
 FLIPS = 20_000  # number of sign patterns drawn above that
+SIGNIFICANT = 0.05
 CHUNK = 256  # differences whose signs are in memory at once
 LOG_ERROR = 1e-8  # of the logarithm of a binomial tail by rounding, at most, for up to 1e6 draws: lgamma is near 1e7
 
@@ -228,6 +229,13 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(tests) - rank) * value))
         adjusted[place] = largest
     return adjusted
+
+
+def is_significant(p: float | None, low: float | None, high: float | None) -> bool | None:
+    """Return true for a p below 0.05; without p, for an interval of a difference without zero; None without either."""
+    if p is not None:
+        return p < SIGNIFICANT
+    return None if low is None or high is None else not low <= 0 <= high
 
 
 def all_pairs(values: Mapping[str, Sequence[float]], seed: int = 0) -> dict[frozenset[str], float]:

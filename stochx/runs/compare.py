@@ -143,4 +143,4 @@ def _distance(old: RunRecord, before: Mapping[str, Any], new: RunRecord, after: 
 def _distance_row(method: str, values: Sequence[float]) -> ComparedRow:
     mean, n = estimate(values), len(values)
     low, high = (mean.low, mean.high) if n > 1 else (None, None)
-    return ComparedRow(method, "distance of maps", "none", None, None, mean.mean, low, high, None, n, None, None)
+    return ComparedRow(method, "distance of maps", "none", None, None, mean.mean, low, high, None, None, n, None, None)

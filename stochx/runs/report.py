@@ -10,8 +10,9 @@ from pathlib import Path
 from stochx import __version__
 from stochx.engine.io.store import write_text
 from stochx.engine.world import World
-from stochx.errors import InputError, StochxError, first_line
+from stochx.errors import InputError, StochxError, first_line, quoted
 from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_comparison, make_section, render, room_for
+from stochx.reports.html.text import folder_names, plural
 from stochx.runs import Outcome, compare
 from stochx.runs.document import compose
 from stochx.runs.folders import RESULT, RunRecord, read_run
@@ -28,12 +29,12 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
     if not world.leads:
         return Outcome(None)
     with watch.progress("reading runs"):
-        runs = [_as_run(record) for path in settings.runs for record in _expand(path)]
+        runs = _read(settings.runs)
     sections, albums = _sections(runs, settings.limit, watch)
     compared = [section for pair in _pairs(runs) for section in _comparison(*pair, world)]
     page = Page(
         title=settings.title or _title(runs),
-        made=f"{len(runs)} run{'s' * (len(runs) > 1)}, stochx {__version__}, {datetime.now():%d %B %Y, %H:%M}",
+        made=f"{plural(len(runs), 'run')}, stochx {__version__}, {datetime.now():%d %B %Y, %H:%M}",
         sections=[*compared, *sections] if len(runs) == 2 else [*sections, *compared],
         documents=[run.document for run in runs],
         shown=sum(album.shown for album in albums),
@@ -50,6 +51,15 @@ def run(settings: Report, world: World, watch: Watch) -> Outcome:
         "megabytes": len(text.encode()) / MEGABYTE,
     }
     return Outcome(compose(settings.command, settings.recorded(), {}, [row], watch.seconds))
+
+
+def _read(paths: Sequence[Path]) -> list[Run]:
+    """Read the runs, each once; raises `InputError` where there is none."""
+    records = {record.path.resolve(): record for path in paths for record in _expand(path)}
+    if not records:
+        raise InputError(f"{quoted(paths)} holds no run that has a report", f"name {_known()}")
+    names = folder_names(list(records))
+    return [_as_run(record, name) for record, name in zip(records.values(), names, strict=True)]
 
 
 def _expand(path: Path) -> Iterator[RunRecord]:
@@ -76,12 +86,12 @@ def _known() -> str:
     return f"a run of {', '.join(ROOMS)}"
 
 
-def _as_run(record: RunRecord) -> Run:
+def _as_run(record: RunRecord, name: str) -> Run:
     """Return a run with its parts; a run at one point is a part itself."""
     parts = [Part(part.path.name, part.path, part.records) for part in record.parts]
     if record.records or not parts:
         parts = [Part("", record.path, record.records)]
-    return Run(record.path, record.document, parts)
+    return Run(record.path, record.document, parts, name)
 
 
 def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Section], list[Album]]:
@@ -125,4 +135,4 @@ def _comparison(old: Run, new: Run, world: World) -> Iterator[Section]:
 
 
 def _title(runs: Sequence[Run]) -> str:
-    return f"Report of {runs[0].folder.name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
+    return f"Report of {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"

@@ -7,9 +7,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds, estimate, holm, mean_difference, paired_ps
+from stochx.engine.statistics import (
+    SHARE,
+    UNBOUNDED,
+    Bounds,
+    estimate,
+    holm,
+    is_significant,
+    mean_difference,
+    paired_ps,
+)
 
-SIGNIFICANT = 0.05
 Better = Literal["higher", "lower", "none"]
 
 
@@ -39,7 +47,8 @@ class ComparedRow:
 
     Of `paired` images (episodes), where both runs have them: then `old` and `new` are means over these, and `p` is that
     of the sign-flip test, adjusted by Holm for all rows. Else the difference is that of two independent means, and the
-    interval Newcombe's; None where a mean has none. `regression` says if a gate is missed here.
+    interval Newcombe's; None where a mean has none. `significant` says if p is below 0.05, or without p if the interval
+    excludes zero; None without either. `regression` says if a gate is missed here.
     """
 
     label: str
@@ -51,6 +60,7 @@ class ComparedRow:
     low: float | None
     high: float | None
     p: float | None
+    significant: bool | None
     paired: int
     n_old: int | None
     n_new: int | None
@@ -94,12 +104,13 @@ def _paired_row(old: Measured, new: Measured, differences: Sequence[float], p: f
     gap = mean_difference(differences) if new.bounds == SHARE else estimate(differences)
     common = _common(old, new)
     before, after = (sum(measured.values[name] for name in common) / len(common) for measured in (old, new))
-    estimated = (gap.mean, gap.low, gap.high, p, len(common))
+    estimated = (gap.mean, gap.low, gap.high, p, is_significant(p, gap.low, gap.high), len(common))
     return ComparedRow(new.label, new.measure, new.better, before, after, *estimated, old.n, new.n)
 
 
 def _independent_row(old: Measured, new: Measured) -> ComparedRow:
-    estimated = (new.mean - old.mean, *_newcombe(old, new), None, 0)
+    low, high = _newcombe(old, new)
+    estimated = (new.mean - old.mean, low, high, None, is_significant(None, low, high), 0)
     return ComparedRow(new.label, new.measure, new.better, old.mean, new.mean, *estimated, old.n, new.n)
 
 
@@ -119,18 +130,11 @@ def _newcombe(old: Measured, new: Measured) -> tuple[float | None, float | None]
 def judged(rows: Sequence[ComparedRow], delta: float) -> list[ComparedRow]:
     """Return the rows, marked where a measure got worse by more than `delta`, and significantly.
 
-    A difference is significant if its adjusted p is below 0.05; without p, if its interval excludes zero. A measure
-    without either, such as the loss of a training, is judged by its difference alone.
+    A measure with neither p nor interval, such as the loss of a training, is judged by its difference alone.
     """
-    return [replace(row, regression=_loss(row) > delta and _is_significant(row)) for row in rows]
+    return [replace(row, regression=_loss(row) > delta and row.significant is not False) for row in rows]
 
 
 def _loss(row: ComparedRow) -> float:
     """Return by how much a measure got worse."""
     return {"higher": -row.difference, "lower": row.difference, "none": -math.inf}[row.better]
-
-
-def _is_significant(row: ComparedRow) -> bool:
-    if row.p is not None:
-        return row.p < SIGNIFICANT
-    return row.low is None or row.high is None or not row.low <= 0 <= row.high

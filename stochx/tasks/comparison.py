@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stochx.engine.statistics import UNBOUNDED, Bounds, all_pairs, interval
+from stochx.engine.statistics import SIGNIFICANT, UNBOUNDED, Bounds, all_pairs, interval
 from stochx.metrics import Metric
-
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)

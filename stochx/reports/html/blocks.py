@@ -28,6 +28,7 @@ class Run:
     folder: Path
     document: Mapping[str, Any]
     parts: Sequence[Part]
+    name: str = ""  # by which the report calls it
 
     @property
     def command(self) -> str:

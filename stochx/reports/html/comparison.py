@@ -9,43 +9,34 @@ from stochx.reports.html.blocks import Block, Record, Run, Stat, TableBlock
 from stochx.reports.html.charts import Mean, interval_chart
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import plural
-
-SIGNIFICANT = 0.05
+from stochx.reports.html.text import folder_names, listed, plural
 
 
 def title(run: Run) -> str:
     """Name the two runs."""
-    return f"{_name(run, 'old')} and {_name(run, 'new')}"
+    return listed(_names(run))
 
 
-def _name(run: Run, side: str) -> str:
-    return Path(str(run.setting(side))).name or str(run.setting(side))
+def _names(run: Run) -> list[str]:
+    """Return the names of the old and the new run."""
+    return folder_names([Path(str(run.setting(side))) for side in ("old", "new")])
 
 
 def about(run: Run) -> str:
     """Say what is compared, and how."""
     paired = max((row["paired"] for row in run.rows), default=0)
     unit = "episode" if run.document["of"].startswith("fsc") else "image"
+    old, new = _names(run)
     how = f"paired over {plural(paired, unit)}" if paired else "as independent means"
-    return f"Two runs of {run.document['of']}, compared {how}: {_name(run, 'new')} minus {_name(run, 'old')}."
+    return f"Two runs of {run.document['of']}, compared {how}: {new} minus {old}."
 
 
 def stats(run: Run) -> list[Stat]:
     """Return the differences that are significant, the largest first; else say that there is none."""
-    sure = sorted(filter(_is_significant, run.rows), key=lambda row: -abs(row["difference"]))
+    sure = sorted((row for row in run.rows if row["significant"]), key=lambda row: -abs(row["difference"]))
     if sure:
         return [Stat(_label(row), f"{row['difference']:+.3f}", _interval(row)) for row in sure[:3]]
     return [Stat("Significant differences", "none", f"of {plural(len(run.rows), 'measure')}")]
-
-
-def _is_significant(row: Record) -> bool:
-    """Return true for a p below 5 %, or an interval without 0 where there is no p; never for a distance of maps."""
-    if row["old"] is None or row["new"] is None:
-        return False
-    if row["p"] is not None:
-        return bool(row["p"] < SIGNIFICANT)
-    return row["low"] is not None and not row["low"] <= 0 <= row["high"]
 
 
 def _label(row: Record) -> str:

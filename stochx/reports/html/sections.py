@@ -53,7 +53,7 @@ def _section(run: Run, room: ModuleType, name: str, album: Album) -> Section:
     return Section(
         name=name,
         command=run.command,
-        title=run.folder.name or str(run.folder),
+        title=run.name,
         about=room.about(run) if run.rows else "No image could be used.",
         stats=room.stats(run) if run.rows else [],
         facts=room.facts(run) if run.rows else [],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +35,15 @@ def listed(names: Iterable[str]) -> str:
 def short(path: object) -> str:
     """Return the last two parts of a path: enough to tell networks apart."""
     return "/".join(str(path).replace("\\", "/").rstrip("/").split("/")[-2:])
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of different folders, with as many of their parents as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return [str(Path(*part[-depth:])) for part in parts]
 
 
 def shared_folder(names: Iterable[str]) -> str:
