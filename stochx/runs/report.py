@@ -12,12 +12,13 @@ from stochx.engine.io.store import write_text
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError, first_line, quoted
 from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_comparison, make_section, render, room_for
-from stochx.reports.html.text import folder_names, plural
+from stochx.reports.html.text import folder_names
 from stochx.runs import Outcome, compare
 from stochx.runs.document import compose
 from stochx.runs.folders import RESULT, RunRecord, read_run
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import Compare, Report
+from stochx.tables.quantities import plural
 
 log = logging.getLogger("stochx")
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from stochx.tables.markdown import code, escape, inline
+from stochx.tables.quantities import plural
 from stochx.tables.view import Column, Document, Row, View, text
 
 Card = Mapping[str, Any]
@@ -72,7 +73,7 @@ def _robust(card: Card) -> Iterator[Fact]:
         where = f"{model}{claim['norm']} {eps}{degree}, {attack}"
         yield RESULT, where, f"robust accuracy{of} {robust}, clean {clean}, n = {claim['n']}"
     if card["failed"]:
-        yield RESULT, "left out", f"{card['failed']} images that could not be used"
+        yield RESULT, "left out", f"{plural(card['failed'], 'image')} that could not be used"
 
 
 def _certified(card: Card) -> Iterator[Fact]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from stochx.tables.quantities import plural
 from stochx.tables.view import Column, Document, Gate, Remark, Row, View, number, text
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
@@ -40,7 +41,7 @@ def _remarks(document: Document) -> list[Remark]:
         remarks.append(Remark("warn", "the data differ: the means are compared as independent ones", "warn"))
     for side in ("old", "new"):
         if document[side]["failed"]:
-            text = f"{document[side]['failed']} images of the {side} run could not be used"
+            text = f"{plural(document[side]['failed'], 'image')} of the {side} run could not be used"
             remarks.append(Remark("warn", text, "warn"))
     return remarks
 

@@ -1,8 +1,13 @@
-"""Times, sizes and rates as people read them."""
+"""Counts, times, sizes and rates as people read them."""
 
 from __future__ import annotations
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

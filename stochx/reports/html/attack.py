@@ -18,8 +18,9 @@ from stochx.reports.html.charts import PLAIN, Axes, Mean, Series, interval_chart
 from stochx.reports.html.images import file_of, read_picture, split_across
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import listed, percent, plural, short, within
+from stochx.reports.html.text import listed, percent, short, within
 from stochx.reports.maps import file_names
+from stochx.tables.quantities import plural
 
 WORST = "worst"
 

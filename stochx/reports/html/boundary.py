@@ -18,9 +18,10 @@ from stochx.reports.html.charts import Axes, Series, line_chart, ticks
 from stochx.reports.html.images import read_arrays, within
 from stochx.reports.html.pictures import Album, is_crisp, to_uri
 from stochx.reports.html.tables import result_table
-from stochx.reports.html.text import percent, plural, shared_folder, short
+from stochx.reports.html.text import percent, shared_folder, short
 from stochx.reports.maps import file_names
 from stochx.reports.shading import shade
+from stochx.tables.quantities import plural
 
 SIDE = 400  # pixels of the longer side of a plane
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 42

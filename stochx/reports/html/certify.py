@@ -8,7 +8,8 @@ from stochx.reports.html.blocks import Block, Record, Run, Stat
 from stochx.reports.html.charts import Axes, Series, line_chart
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import percent, plural, short, within
+from stochx.reports.html.text import percent, short, within
+from stochx.tables.quantities import plural
 
 
 def about(run: Run) -> str:

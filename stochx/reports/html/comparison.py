@@ -9,7 +9,8 @@ from stochx.reports.html.blocks import Block, Record, Run, Stat, TableBlock
 from stochx.reports.html.charts import Mean, interval_chart
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import folder_names, listed, plural
+from stochx.reports.html.text import folder_names, listed
+from stochx.tables.quantities import plural
 
 
 def title(run: Run) -> str:

@@ -15,7 +15,8 @@ from stochx.reports.html.blocks import Block, GalleryBlock, Item, Part, Record, 
 from stochx.reports.html.images import file_of, read_arrays, read_picture, within
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import result_table
-from stochx.reports.html.text import listed, plural, short
+from stochx.reports.html.text import listed, short
+from stochx.tables.quantities import plural
 
 
 def about(run: Run) -> str:

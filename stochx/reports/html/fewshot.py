@@ -12,7 +12,8 @@ from stochx.reports.html.charts import Mean, interval_chart
 from stochx.reports.html.images import file_of, read_arrays, read_picture
 from stochx.reports.html.pictures import Album, is_crisp
 from stochx.reports.html.tables import result_table
-from stochx.reports.html.text import listed, percent, plural, short, within
+from stochx.reports.html.text import listed, percent, short, within
+from stochx.tables.quantities import plural
 
 
 def about(run: Run) -> str:

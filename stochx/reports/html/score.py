@@ -12,7 +12,8 @@ from stochx.reports.html.charts import Axes, Mean, Series, interval_chart, line_
 from stochx.reports.html.images import file_of, read_picture
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import listed, plural, short
+from stochx.reports.html.text import listed, short
+from stochx.tables.quantities import plural
 
 BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "for comparison"}
 GAP = 4  # pixels between the tiles of a strip

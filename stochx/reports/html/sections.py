@@ -11,9 +11,10 @@ from stochx.reports.html import attack, boundary, certify, comparison, explain, 
 from stochx.reports.html.blocks import Block, GalleryBlock, Note, Run, Section, TableBlock
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import failed_images
-from stochx.reports.html.text import duration, plural, shared_folder
+from stochx.reports.html.text import duration, shared_folder
 from stochx.settings.argv import recorded_line
 from stochx.tables import view_of
+from stochx.tables.quantities import plural
 
 ROOMS: Mapping[str, ModuleType] = {
     "attack": attack,

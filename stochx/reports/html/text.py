@@ -21,11 +21,6 @@ def within(row: Mapping[str, Any], low: str = "low", high: str = "high", n: str 
     return f"{ends}, {count}" if count else ends
 
 
-def plural(count: int, noun: str) -> str:
-    """Return `1 image`, `2 images`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def listed(names: Iterable[str]) -> str:
     """Return `a, b and c`."""
     *first, last = names

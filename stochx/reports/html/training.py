@@ -8,7 +8,8 @@ from stochx.reports.html.blocks import Block, Record, Run, Stat
 from stochx.reports.html.charts import Axes, Mean, Series, interval_chart, line_chart
 from stochx.reports.html.pictures import Album
 from stochx.reports.html.tables import Shown, image_table, result_table
-from stochx.reports.html.text import percent, plural, short, within
+from stochx.reports.html.text import percent, short, within
+from stochx.tables.quantities import plural
 
 MEASURES = {"accuracy": "training images", "clean": "validation", "robust": "validation, attacked",
             "validation": "held-out classes"}  # fmt: skip
