@@ -98,6 +98,8 @@ def test_runs_without_a_card_are_named(folders, tmp_path):
     old = recorded_document("attack")
     del old["sample"]
     older = write_run(tmp_path / "old", old)
+    failed = make_card(recorded_document("attack")) | {"failed": 1}
+    assert ("Result", "left out", "1 image that could not be used") in facts(failed)
     damaged = recorded_document("attack")
     damaged["threat"]["degree"] = []
     damaged = write_run(tmp_path / "damaged", damaged)

@@ -164,6 +164,18 @@ def test_a_row_that_the_new_run_lacks_misses_the_gate(tmp_path):
     assert gated.returncode == 3 and "gate missed: the new run has no robust of pgd:steps=2" in gated.stderr
 
 
+def test_what_only_one_run_has_is_told_apart_by_its_point(tmp_path):
+    old, new = attack_run(tmp_path / "old"), attack_run(tmp_path / "new")
+    document = json.loads((new / "result.json").read_text())
+    for row in document["results"]:
+        row["eps"] = 0.5
+    (new / "result.json").write_text(json.dumps(document))
+    document = compared(old, new)
+    eps = recorded_document("attack")["results"][0]["eps"]
+    assert f"robust of fgsm at linf eps {eps:.4g}" in document["only_old"]
+    assert "robust of fgsm at linf eps 0.5" in document["only_new"]
+
+
 def test_runs_over_several_points_are_paired_within_each(tmp_path):
     def sweep(name, lost):
         document = recorded_document("attack-eps")

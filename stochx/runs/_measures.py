@@ -41,19 +41,20 @@ def attack(run: RunRecord) -> Measures:
         place, name = models.index(row["model"]), row["attack"]
         records = list(_by_image(_records_at(run, row)))
         key = ("clean", place, row["degree"])
+        at = f"{row['norm']} eps {row['eps']:.4g}" if row["degree"] is None else f"degree {row['degree']:.4g}"
         if key not in seen:
             seen.add(key)
             clean = {image: float(record["clean"]) for image, record in records}
             where = row["model"] if len(models) > 1 else ""
             ends = row["clean_low"], row["clean_high"]
-            yield Measured(key, where, "clean", "higher", row["clean"], *ends, row["n"], SHARE, clean)
+            yield Measured(key, where, "clean", "higher", row["clean"], *ends, row["n"], SHARE, clean, at)
         worst = name == "worst"
         robust = {
             image: float(record["worst"] if worst else record["attacks"][name]["correct"]) for image, record in records
         }
         ends = row["low"], row["high"]
         point = ("robust", place, round(row["eps"], 9), row["degree"], name)
-        yield Measured(point, label, "robust", "higher", row["robust"], *ends, row["n"], SHARE, robust)
+        yield Measured(point, label, "robust", "higher", row["robust"], *ends, row["n"], SHARE, robust, at)
 
 
 def _records_at(run: RunRecord, row: Record) -> Sequence[Record]:
@@ -100,7 +101,8 @@ def fsc_test(run: RunRecord) -> Measures:
         shape = f"{run.document['seed']} {row['way']} {row['queries']}"
         episodes = {f"{shape} {place}": value for place, value in enumerate(values)}
         key, ends = (row["domain"], row["way"], row["shot"], row["inference"]), (row["low"], row["high"])
-        yield Measured(key, label, "accuracy", "higher", row["accuracy"], *ends, row["n"], SHARE, episodes)
+        at = f"{row['way']}-way {row['shot']}-shot, {row['inference']}"
+        yield Measured(key, label, "accuracy", "higher", row["accuracy"], *ends, row["n"], SHARE, episodes, at)
 
 
 def explain(run: RunRecord) -> Measures:

@@ -25,7 +25,8 @@ Better = Literal["higher", "lower", "none"]
 class Measured:
     """A measure of a run: its mean with the ends of the interval, if known, and the values that it is the mean of.
 
-    `key` finds the same measure in another run; `label` names the row that it stands in. `values` are those of images
+    `key` finds the same measure in another run; `label` names the row that it stands in, without what is the same in
+    all rows of its run, such as the radius; `at` says that too. `values` are those of images
     or episodes, by a name that another run gives to the same one.
     """
 
@@ -39,6 +40,7 @@ class Measured:
     n: int | None = None
     bounds: Bounds = UNBOUNDED
     values: Mapping[str, float] = field(default_factory=dict)
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,14 @@ def _p_values(differences: Sequence[Sequence[float]]) -> list[float]:
 
 
 def missing(these: Sequence[Measured], those: Sequence[Measured]) -> list[str]:
-    """Return the names of the measures that only the first run has."""
-    keys = {measured.key for measured in those}
-    return [f"{m.measure} of {m.label}" if m.label else m.measure for m in these if m.key not in keys]
+    """Return the names of the measures that only the first run has, told apart from those of the second."""
+    keys, names = {measured.key for measured in those}, {_name(measured) for measured in those}
+    only = [measured for measured in these if measured.key not in keys]
+    return [f"{_name(m)} at {m.at}" if m.at and _name(m) in names else _name(m) for m in only]
+
+
+def _name(measured: Measured) -> str:
+    return f"{measured.measure} of {measured.label}" if measured.label else measured.measure
 
 
 def _paired_row(old: Measured, new: Measured, differences: Sequence[float], p: float) -> ComparedRow:
