@@ -63,7 +63,9 @@ def test_a_map_whose_sign_is_no_evidence_is_shown_by_its_strength(tiny, images):
 
 def test_an_attempt_shows_its_images(tiny, images):
     attempt = FGSM()(tiny, images[:2], eps=0.1)
-    first, _ = pictures(attempt._repr_html_())
+    page = attempt._repr_html_()
+    first, _ = pictures(page)
+    assert "step 1, restart 0, forward passes: 1" in page
     shown = first[5::10, 5::10].transpose(2, 0, 1) / 255
     assert np.abs(shown - attempt.x[0].numpy()).max() <= 0.5 / 255 + 1e-6
 
