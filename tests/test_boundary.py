@@ -26,6 +26,7 @@ from stochx.reports.palette import COLOURS, METHODS, OTHER, class_colours
 from stochx.runs import Quiet
 from stochx.runs._planes import make_views
 from stochx.settings import Boundary
+from stochx.tasks import sequential
 from stochx.tasks.boundary import (
     BoundaryRecord,
     BoundaryRow,
@@ -250,8 +251,7 @@ def test_draws_end_early_where_the_label_is_known_and_shares_stay_unbiased(tails
 
 
 def test_lines_that_a_batch_shares_give_the_picture_of_all_draws_with_fewer():
-    line, axes = classifier(MovingLine(), "forward"), torch.eye(48)[:2].view(2, 3, 4, 4)
-    plane = across(torch.full((3, 4, 4), 0.5), *axes, 0.5)
+    line, plane = classifier(MovingLine(), "forward"), square_plane()
     found = predict_grid(line, plane, 180, 50, 0)
     with Runtime(torch.device("cpu"), batch_size=300).scope():
         again = predict_grid(line, plane, 180, 50, 0)
@@ -290,6 +290,24 @@ def test_a_draw_that_a_batch_shares_is_one_function_on_the_whole_plane():
     with Runtime(torch.device("cpu"), batch_size=7).scope():
         found = all_draws(coin, through(images(3)), places, 5)
     assert len({*found.labels.tolist()}) == 1 and len({*found.disagreement.tolist()}) == 1
+
+
+def square_plane():
+    return across(torch.full((3, 4, 4), 0.5), *torch.eye(48)[:2].view(2, 3, 4, 4), 0.5)
+
+
+def test_bands_of_a_plane_have_draws_of_their_own(monkeypatch):
+    monkeypatch.setattr(sequential, "TALLY_BYTES", 16 * 2 * 20 * 10)  # half of the rows
+    found = predict_grid(classifier(Coin(shared=False), "sample"), square_plane(), 20, 8, 0).disagreement
+    assert not torch.equal(found[:10], found[10:])
+
+
+def test_votes_are_counted_beyond_16_bits():
+    coin, black = classifier(Coin(shared=True, tails=0.0), "forward"), torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    tally = Tally(coin, lambda where: black, Lattice((1, 1)), 0)
+    tally._votes[0, 0], tally._total[0, 0], tally.draws[0] = 2**15 - 1, 2**15 - 1, 2**15 - 1
+    tally.draw(torch.arange(1), 0, 1)
+    assert tally.predictions().disagreement.item() == 0
 
 
 class Votes:

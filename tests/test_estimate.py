@@ -13,6 +13,7 @@ from stochx import settings
 from stochx.cli import watch
 from stochx.runs import Quiet, _estimate, execute
 from stochx.runs._estimate import Measured, Stage
+from stochx.runs.document import Results
 from stochx.tables.quantities import duration, rate, size
 
 DATA = "shapes:size=32,classes=3,count=60"
@@ -53,16 +54,18 @@ def test_features_of_images_and_episodes_of_a_few_shot_test_are_counted_apart():
     assert seconds == pytest.approx(2 * 30 / 10 + 2 * 100 / 4)
 
 
-@pytest.mark.parametrize(("noise", "each"), [("none", 0.01), ("sample", 0.01 / 9)])
-def test_a_plane_takes_a_part_for_each_point_whose_draws_neighbours_share(noise, each):
-    command = settings.Boundary(models=("net.pt",), resolution=180, dry_run=True)
-    pilots = [
-        Measured(
-            replace(command, resolution=side), {"noise": noise}, {"predicting": Stage(0, 5 + 0.01 * side**2)}, 0, 0
-        )
-        for side in (24, 48)
-    ]
-    assert _estimate._grid(command, pilots) == pytest.approx(5 + each * 180**2)
+@pytest.mark.parametrize(("draws", "shared"), [(50, 9), (5, 1)])
+def test_a_plane_takes_a_part_for_each_point_whose_draws_neighbours_of_a_noisy_network_share(draws, shared):
+    command = settings.Boundary(models=("teacher.pt", "student.pt"), resolution=180, draws=draws, dry_run=True)
+    pilots = list[Measured]()
+    for side in (24, 48):
+        rows = [
+            {"plane": "p", "disagreement": None, "seconds": 1 + 0.01 * side**2},
+            {"plane": "p", "disagreement": 0.1, "seconds": 5 + 0.09 * side**2},
+            {"plane": "all", "disagreement": 0.1, "seconds": 1000.0},
+        ]
+        pilots.append(Measured(replace(command, resolution=side), {"results": rows}, {}, 0, 0))
+    assert _estimate._grid(command, pilots) == pytest.approx(6 + (0.01 + 0.09 / shared) * 180**2)
 
 
 def test_an_attack_is_estimated_and_nothing_is_written(tmp_path):
@@ -72,6 +75,7 @@ def test_an_attack_is_estimated_and_nothing_is_written(tmp_path):
         "-o", out, "--dry-run", "--json",
     )  # fmt: skip
     document = json.loads(done.stdout)
+    assert "<td" in Results(document)._repr_html_()
     rows = {row["stage"]: row for row in document["results"]}
     assert done.returncode == 0 and not out.exists() and document["command"] == "attack"
     assert rows["attacking"]["items"] == 11 and rows["all"]["seconds"] == pytest.approx(

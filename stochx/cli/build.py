@@ -19,7 +19,7 @@ from stochx.errors import InputError, UsageError, suggest
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.choices import Format
 from stochx.settings.folders import Output, RunFiles
-from stochx.tables import view_of
+from stochx.tables import view_of_document
 
 SPEC = "NAME[:KEY=VALUE,...]"
 FORMATS = get_args(Format)
@@ -47,7 +47,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
                 stopped.resumable = holds_results(watch.folder or chosen.folder)
             raise
         if outcome.document is not None:
-            view = view_of("estimate" if "estimate" in outcome.document else cls.command)
+            view = view_of_document(outcome.document)
             for gate in view.gates(outcome.document):
                 if gate.missed:
                     output.remark("gate missed:", gate.text, "yellow")

@@ -210,13 +210,16 @@ def _batches(settings: Limited, pilots: Sequence[Measured], label: str) -> float
 
 
 def _grid(settings: Boundary, pilots: Sequence[Measured]) -> float:
-    """Return the seconds of all points: those of the two pilots' grids, and of what is the same for all grids."""
+    """Return the seconds of all planes with all networks: of their grids, and of what is the same for all grids."""
     sides = [cast(Boundary, pilot.settings).resolution for pilot in pilots]
-    times = [pilot.stages["predicting"].seconds for pilot in pilots]
-    apart = 1 if pilots[-1].document["noise"] == "none" else stride(settings.resolution)
-    points = [side**2 for side in sides]
-    each = max(0.0, times[-1] - times[0]) / max(1, points[-1] - points[0])
-    return times[-1] + each * ((settings.resolution / apart) ** 2 - points[-1])
+    few, many = sides[0] ** 2, sides[-1] ** 2
+    tables = [[row for row in pilot.document["results"] if row["plane"] != "all"] for pilot in (pilots[0], pilots[-1])]
+    total = 0.0
+    for sooner, later in zip(*tables, strict=True):
+        each = max(0.0, later["seconds"] - sooner["seconds"]) / max(1, many - few)
+        apart = stride(settings.resolution, 1 if later["disagreement"] is None else settings.draws)
+        total += later["seconds"] + each * ((settings.resolution / apart) ** 2 - many)
+    return total
 
 
 def _steady(stage: Stage) -> float:

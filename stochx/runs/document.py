@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stochx import __version__
-from stochx.tables import view_of
+from stochx.tables import view_of_document
 from stochx.tables.html import to_html
 
 SCHEMA = 2
@@ -16,10 +16,10 @@ Document = dict[str, Any]
 
 
 class Results(Document):
-    """The document of a run, which notebooks show as the command's table; empty on ranks that do not lead."""
+    """The document of a run, which notebooks show as its table; empty on ranks that do not lead."""
 
     def _repr_html_(self) -> str:
-        return to_html(self, view_of(self["command"])) if self else ""
+        return to_html(self, view_of_document(self)) if self else ""
 
 
 def compose(

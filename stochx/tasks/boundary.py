@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.passes import Report, unreported
 from stochx.engine.plane import Plane, regions
-from stochx.tasks.sequential import REACH, Lattice, Points, Predictions, Tally, predict
+from stochx.tasks.sequential import LOOK, REACH, Lattice, Points, Predictions, Tally, predict
 
 HALVINGS = 30  # bisections of the step in which the label changes
 FINE = 60  # cells along a plane whose neighbours take no turns; those of a finer grid do, up to this distance
@@ -80,13 +80,17 @@ def predict_grid(
     """
     a, b = plane.grid(resolution)
     places = torch.stack(torch.meshgrid(a, b, indexing="xy"), -1)
-    lattice = Lattice((len(b), len(a)), (stride(resolution),) * 2)
+    apart = stride(resolution, draws if model.noise != "none" else 1)
+    lattice = Lattice((len(b), len(a)), (apart, apart))
     return predict(model, _points(model, plane, places), lattice, draws, seed, report)
 
 
-def stride(resolution: int) -> int:
-    """Return how far apart the points are, along either axis, at which one and the same draw is computed."""
-    return max(1, min(MOST_TURNS, resolution // FINE))
+def stride(resolution: int, draws: int) -> int:
+    """Return how far apart the points are, along either axis, at which one and the same draw is computed.
+
+    It is 1 where so few draws are wanted that some points would get none.
+    """
+    return max(1, min(MOST_TURNS, resolution // FINE)) if draws >= LOOK else 1
 
 
 def _points(model: Classifier, plane: Plane, places: Tensor) -> Points:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -101,14 +101,14 @@ class Tally:
 
     If noise is shared in a batch, draw d is the same function at all points. Otherwise each point has draws of its own,
     which depend on the first point of their batch. `depth` is how many draws a point and its neighbours have taken
-    turns in.
+    turns in. `offset` is the index of the lattice's first point among all points.
     """
 
-    def __init__(self, model: Classifier, points: Points, lattice: Lattice, seed: int) -> None:
-        self._model, self._points, self._seed, self.lattice = model, points, seed, lattice
+    def __init__(self, model: Classifier, points: Points, lattice: Lattice, seed: int, offset: int = 0) -> None:
+        self._model, self._points, self._seed, self.lattice, self._offset = model, points, seed, lattice, offset
         self.independent = model.noise == "sample"
         self._total = torch.zeros(lattice.size, len(model.classes), dtype=model.mean.dtype, device=model.mean.device)
-        self._votes = torch.zeros(self._total.shape, dtype=torch.int16, device=self._total.device)
+        self._votes = torch.zeros(self._total.shape, dtype=torch.int32, device=self._total.device)
         self.draws, self.depth = torch.zeros(2, lattice.size, dtype=torch.long)
 
     def draw(self, where: Tensor, first: int, stop: int, report: Report = unreported) -> None:
@@ -127,10 +127,10 @@ class Tally:
 
         def work(start: int, end: int) -> None:
             here = where[start:end]
-            place, x = here.to(self._total.device), self._points(here)
+            place, x = here.to(self._total.device), self._points(here + self._offset)
             total, votes = self._total[place], self._votes[place]
             for d in numbers:
-                with seeded(self._seed, "plane", d, int(here[0]) if self.independent else 0):
+                with seeded(self._seed, "plane", d, int(here[0]) + self._offset if self.independent else 0):
                     out = logits(self._model, x)
                 if not out.isfinite().all():
                     raise RunError("the model's logits are not finite", "check the weights and the normalisation")
@@ -141,7 +141,7 @@ class Tally:
             report(end - start)
 
         with full_precision():
-            in_batches(len(where), 2 * fused(self._model).rows(self._points(where[:1])), work)
+            in_batches(len(where), 2 * fused(self._model).rows(self._points(where[:1] + self._offset)), work)
 
     def labels(self) -> Tensor:
         """Return the class (N,) of the mean probabilities, over draws and between points."""
@@ -178,11 +178,10 @@ def predict(
     long as one of them is not `settled`. `report` counts points.
     """
     most, width = draws if model.noise != "none" else 1, lattice.shape[1]
-    stride = lattice.stride if most >= LOOK else (1, 1)
-    rows, parts = max(1, TALLY_BYTES // (12 * len(model.classes) * width)), list[Predictions]()
+    rows, parts = max(1, TALLY_BYTES // (16 * len(model.classes) * width)), list[Predictions]()
     for top in range(0, lattice.shape[0], rows):
-        band, first = Lattice((min(rows, lattice.shape[0] - top), width), stride, lattice.reach), top * width
-        tally = Tally(model, lambda where, first=first: points(where + first), band, seed)  # type: ignore[misc]
+        band = replace(lattice, shape=(min(rows, lattice.shape[0] - top), width))
+        tally = Tally(model, points, band, seed, top * width)
         _fill(tally, most, Pace(band.size, report))
         parts.append(tally.predictions())
     joined = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Predictions))
