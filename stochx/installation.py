@@ -29,6 +29,11 @@ def install_hint(extra: str) -> str:
     return f"`{next(made_by, f'{_pip()} install')} {_requirement(extra)}`"
 
 
+def repair_hint(package: str) -> str:
+    """Return the command, in backticks, that installs a package anew, with the versions of others that it fits."""
+    return f"`{_pip()} install --force-reinstall {package}`"
+
+
 def clash() -> InputError | None:
     """Return what is wrong where the other project called `stochx` is, or was, in this environment."""
     other = _distribution(NAMESAKE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -42,6 +44,20 @@ def test_what_is_there_is_found_and_what_is_missing_has_a_remedy(rows, tmp_path)
     assert (
         rows["speed", "convolution, fp32"]["value"] > 0 and rows["speed", "matrix product, bf16"]["unit"] == "GFLOP/s"
     )
+
+
+def test_a_broken_package_is_a_finding(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # its import fails
+    monkeypatch.setattr(metadata, "version", refuse_versions)
+    done = examine(monkeypatch, tmp_path, "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)["results"]}
+    assert done.returncode == 1 and rows["torchvision"]["state"] == "broken"
+    assert rows["torchvision"]["value"].startswith("ModuleNotFoundError: ") and "install" in rows["torchvision"]["hint"]
+    assert (rows["numpy"]["value"], rows["numpy"]["state"]) == ("of unknown version", "ok")
+
+
+def refuse_versions(name):
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_a_data_folder_that_is_not_there_is_broken(monkeypatch, tmp_path):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import replace
 
 import pytest
-from support import shapes_net, stochx
+from support import refused, shapes_net, stochx
 
 from stochx import settings
-from stochx.cli import watch
+from stochx.cli import Stopped, app, watch
 from stochx.runs import Quiet, _estimate, execute
 from stochx.runs._estimate import Measured, Stage
 from stochx.runs.document import Results
@@ -81,6 +82,29 @@ def test_an_attack_is_estimated_and_nothing_is_written(tmp_path):
     assert rows["attacking"]["items"] == 11 and rows["all"]["seconds"] == pytest.approx(
         document["estimate"]["seconds"], abs=0.1
     )
+
+
+def test_an_interrupted_estimate_offers_nothing_to_resume(tmp_path, monkeypatch):
+    (tmp_path / "stochx-out" / "attack").mkdir(parents=True)
+    (tmp_path / "stochx-out" / "attack" / "records.jsonl").write_text("{}\n")  # of an earlier run
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*arguments):
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(_estimate, "estimate", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        app(["attack", "net.pt", "--dry-run"], standalone_mode=False)
+    assert stopped.value.resumable is None
+
+
+def test_a_demo_is_not_estimated(tmp_path):
+    done = stochx("demo", "--dry-run", "-o", tmp_path / "demo")
+    assert done.returncode == 2 and "--dry-run" in done.stderr
+
+
+def test_the_rest_of_a_run_is_not_estimated():
+    refused(lambda: settings.Attack(model="net.pt", resume=True, dry_run=True), "estimates a whole run", "--resume")
 
 
 def test_a_training_is_estimated_over_all_epochs(tmp_path):

@@ -18,7 +18,7 @@ from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.choices import Format
-from stochx.settings.folders import Output, RunFiles
+from stochx.settings.folders import Output, Resumable, RunFiles
 from stochx.tables import view_of_document
 
 SPEC = "NAME[:KEY=VALUE,...]"
@@ -38,12 +38,13 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         from stochx.cli.watch import TerminalWatch
         from stochx.runs import execute
 
-        watch = TerminalWatch(quiet, isinstance(chosen, RunFiles) and not chosen.dry_run)
+        dry = isinstance(chosen, RunFiles) and chosen.dry_run
+        watch = TerminalWatch(quiet, estimated=isinstance(chosen, RunFiles) and not dry)
         try:
             with watch.shown():
                 outcome = execute(chosen, watch)
         except Stopped as stopped:
-            if isinstance(chosen, RunFiles):
+            if isinstance(chosen, Resumable) and not dry:
                 stopped.resumable = holds_results(watch.folder or chosen.folder)
             raise
         if outcome.document is not None:

@@ -16,7 +16,7 @@ from stochx.settings import Demo
 from stochx.settings.argv import shell_line
 from stochx.settings.base import Settings
 from stochx.settings.demo import NEXT, Step
-from stochx.settings.folders import RunFiles
+from stochx.settings.folders import Resumable
 from stochx.tables.demo import finding
 
 Row = dict[str, object]
@@ -58,14 +58,14 @@ def _row(step: Step, text: str, document: Document) -> Row:
 
 def _entered(step: Step, settings: Demo) -> Settings:
     """Return a step's settings with the demo's leave to replace files, or to continue a run."""
-    if not isinstance(step.settings, RunFiles):
+    if not isinstance(step.settings, Resumable):
         return step.settings
     return dataclasses.replace(step.settings, resume=settings.resume, overwrite=settings.overwrite)
 
 
 def _finished(step: Settings) -> Document | None:
     """Return the document of a step that ended in an earlier run, with the same settings."""
-    file = step.folder / RESULT if isinstance(step, RunFiles) else None
+    file = step.folder / RESULT if isinstance(step, Resumable) else None
     if file is None or not file.is_file():
         return None
     document = read_run(file).document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torchvision import models as torchvision_models
 
 from stochx import __version__
 from stochx.catalog import DATASETS
@@ -22,16 +22,22 @@ from stochx.engine.device import select_runtime
 from stochx.engine.memory import available_memory, total_memory
 from stochx.engine.threads import usable_cpus
 from stochx.engine.world import World
-from stochx.errors import InputError
-from stochx.installation import clash, install_hint
-from stochx.presets import names
+from stochx.errors import InputError, printable
+from stochx.installation import clash, install_hint, repair_hint
 from stochx.runs import Outcome
 from stochx.runs._results import make_document
 from stochx.runs.watch import Watch
 from stochx.settings import Doctor
 from stochx.tasks.doctor import measure_speed
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "matplotlib")
+PACKAGES = {  # by the names that are imported
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "matplotlib": "matplotlib",
+}
 EXTRAS = {"timm": ("timm", "huggingface_hub")}  # the packages that each needs
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 MEASUREMENTS = 4
@@ -81,13 +87,33 @@ def _versions() -> Iterator[Finding]:
     else:
         yield Finding("version", "stochx", str(problem), state="broken", hint=problem.hint)
     yield Finding("version", "python", platform.python_version())
-    for name in PACKAGES:
-        yield Finding("version", name, metadata.version(name))
+    for module, name in PACKAGES.items():
+        reason = _failure(module)
+        if reason is None:
+            yield Finding("version", name, _version(name))
+        else:
+            yield Finding("version", name, reason, state="broken", hint=repair_hint(name))
     for extra, packages in EXTRAS.items():
         if all(util.find_spec(package) for package in packages):
-            yield Finding("extra", extra, ", ".join(f"{name} {metadata.version(name)}" for name in packages))
+            yield Finding("extra", extra, ", ".join(f"{name} {_version(name)}" for name in packages))
         else:
             yield Finding("extra", extra, "not installed", state="missing", hint=install_hint(extra))
+
+
+def _failure(module: str) -> str | None:
+    """Return why a package cannot be imported, in a line; None if it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises
+        return printable(f"{type(error).__name__}: {error}".partition("\n")[0])
+    return None
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # copied there by hand
+        return "of unknown version"
 
 
 def _device(device: torch.device, asked: str) -> Iterator[Finding]:
@@ -153,15 +179,24 @@ def _data() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """Yield the caches of weights, and the networks of torchvision whose weights are there."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    presets = {name: torchvision_models.get_model_weights(name).DEFAULT.url for name in names()}
-    here = [name for name, url in presets.items() if Path(url).name in files]
-    yield Finding("weights", "torchvision", f"{', '.join(here) or 'none'} in {folder}")
+    if _failure("torchvision") is None:
+        yield _torchvision_weights()
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub")
     hub = hub.expanduser()
     models = sorted(path.name.removeprefix("models--").replace("--", "/") for path in hub.glob("models--*"))
     yield Finding("weights", "Hugging Face", f"{', '.join(models) or 'none'} in {hub}")
+
+
+def _torchvision_weights() -> Finding:
+    from torchvision import models as torchvision_models  # now, as its installation may be broken
+
+    from stochx.presets import names
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    files = {path.name for path in folder.glob("*")}  # nothing where it cannot be read
+    presets = {name: torchvision_models.get_model_weights(name).DEFAULT.url for name in names()}
+    here = [name for name, url in presets.items() if Path(url).name in files]
+    return Finding("weights", "torchvision", f"{', '.join(here) or 'none'} in {folder}")
 
 
 def _variables() -> Iterator[Finding]:

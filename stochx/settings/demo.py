@@ -11,7 +11,7 @@ from stochx.settings.base import RUN, Option, Settings
 from stochx.settings.boundary import Boundary
 from stochx.settings.distill import Distill
 from stochx.settings.explain import Explain
-from stochx.settings.folders import RunFiles
+from stochx.settings.folders import Resumable
 from stochx.settings.fsc_evaluate import FscTest
 from stochx.settings.fsc_train import FscTrain
 from stochx.settings.report import Report
@@ -53,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(RunFiles):
+class Demo(Resumable):
     """Show what stochx does, step by step, on generated images: train, distill, attack, explain, score, few-shot.
 
     Examples:

@@ -68,7 +68,7 @@ class Output(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFiles(Output):
+class Resumable(Output):
     """Folder of a run that can be resumed."""
 
     resume: Annotated[
@@ -79,13 +79,24 @@ class RunFiles(Output):
             recorded=False,
         ),
     ] = False
-    dry_run: Annotated[
-        bool,
-        Option(RUN, "Estimate time and memory from a few items, and write nothing.", recorded=False),
-    ] = False
 
     ways_out: ClassVar[str] = "use `--resume`, `--overwrite` or another `--output`"
 
     @property
     def reuses(self) -> bool:
         return self.resume or self.overwrite
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles(Resumable):
+    """Folder of a run that can be resumed, and estimated before it starts."""
+
+    dry_run: Annotated[
+        bool,
+        Option(RUN, "Estimate time and memory from a few items, and write nothing.", recorded=False),
+    ] = False
+
+    def check(self) -> None:
+        super().check()
+        if self.resume and self.dry_run:
+            raise UsageError("`--dry-run` estimates a whole run, not the rest of one", "leave out `--resume`")
