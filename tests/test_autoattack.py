@@ -44,7 +44,7 @@ def test_apgd_is_the_apgd_of_autoattack(norm, loss, trained, waves):
     ours, other = (LOSSES[loss](logits(network, points), Goal(y)) for points in (found, expected))
     close = (ours - other).abs() <= 1e-3 * other.abs()
     assert close.double().mean() >= (0.75 if norm == "l1" else 0.9), (ours - other).abs().sort().values
-    assert ours.median() == pytest.approx(other.median().item(), rel=5e-3)
+    assert (ours - other).median().abs() <= 1e-4 * other.median().abs()  # single images part at a rounding
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -78,6 +78,8 @@ def test_a_record_of_each_image_lies_in_the_folder_beside_the_figure(run, place)
         "records.jsonl",
         "result.json",
         "certified.png",
+        "card.md",
+        "card.json",
     }
     lines = records(place / "run")
     assert [line["index"] for line in lines] == list(range(12))
