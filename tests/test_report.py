@@ -23,7 +23,7 @@ from stochx.errors import printable
 from stochx.reports.html import ROOMS, Album, Page, Part, Run, make_section, render
 from stochx.reports.html.charts import Axes, Series, line_chart, ticks
 from stochx.reports.html.images import read_arrays, read_picture
-from stochx.reports.html.page import as_data
+from stochx.reports.html.page import as_data, jointed
 from stochx.reports.html.pictures import to_uri
 from stochx.reports.inputs import magnified
 from stochx.settings import Report
@@ -124,6 +124,11 @@ def test_json_cannot_close_its_element():
     text = as_data([{"name": "</script><!--<script>&\u2028"}])
     assert "<" not in text and "&" not in text and "\u2028" not in text
     assert json.loads(text) == [{"name": "</script><!--<script>&\u2028"}]
+
+
+def test_labels_break_at_their_joints_and_nothing_in_them_is_markup():
+    assert jointed("pgd:steps=20,eot=4") == "pgd:<wbr>steps=20,<wbr>eot=4"
+    assert jointed("<b>:\0") == "&lt;b&gt;:<wbr>" + printable("\0")
 
 
 def test_only_the_script_of_the_report_may_run(page):

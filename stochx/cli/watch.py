@@ -156,7 +156,7 @@ class Lines:
         self._seconds, self._stages = seconds, list[LineStage]()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
-        self.refresh, self._passes = INTERVAL / 4, 0
+        self.refresh, self._passes = 1.0, 0
 
     def start(self) -> None:
         self._thread.start()

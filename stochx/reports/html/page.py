@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from stochx.errors import printable
 from stochx.reports.html.blocks import Page
@@ -43,7 +44,7 @@ def _read(name: str) -> str:
 @cache
 def _environment() -> Environment:
     """Return the templates; every text is escaped, and its control characters are shown as text."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -51,3 +52,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
+    environment.filters["jointed"] = jointed
+    return environment
+
+
+def jointed(label: str) -> Markup:
+    """Return a label such as `pgd:steps=20,eot=4` that may break into lines behind its `:` and `,`."""
+    return Markup(re.sub("([:,])", r"\1<wbr>", str(escape(printable(label)))))
