@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 DEPTH = 5  # of mappings in mappings
+MOST = 50  # parts that are looked at, the likeliest
 # Prefixes that wrappers add to all names: DataParallel, torch.compile, Lightning, Fabric, DeepSpeed, ...
 WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "model", "network", "net", "backbone", "encoder"})
 # Parts that are later copies of other weights.
@@ -69,6 +70,7 @@ def parts(content: object) -> list[Part]:
     found = [part for place, table in _tables(content, "", 0) for part in _copies(place, table)]
     largest = max(map(_size, found), default=0)
     found.sort(key=lambda part: (_size(part) * 3 < largest, AVERAGES.search(part.place.lower()) is not None))
+    found = found[:MOST]
     return [replace(part, rivals=tuple(other.place for other in found if _may_replace(other, part))) for part in found]
 
 

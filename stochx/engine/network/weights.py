@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from stochx.engine.io.fingerprints import from_bytes, to_bytes
 from stochx.engine.io.store import atomic
+from stochx.engine.network import pickles
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
@@ -101,7 +99,7 @@ def load(path: Path) -> Weights:
             )
         if storable(str(path)) != str(path):
             raise InputError(f"`{path}` cannot be opened: its name is not UTF-8", "rename it")
-        weights = _safetensors(path) if path.suffix == ".safetensors" else Weights(parts(_pickle(path)))
+        weights = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
     except PermissionError:
@@ -140,50 +138,12 @@ def _safetensors(path: Path) -> Weights:
     return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata, known)
 
 
-class _Inert:
-    """A stand-in for an object of a checkpoint that is not a tensor; nothing of the object's own code runs."""
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-# Numbers of NumPy, and settings, which training scripts store beside the weights.
-INERT = (
-    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
-    *(f"numpy.dtypes.{kind}DType" for kind in ("Float16", "Float32", "Float64", "Int32", "Int64", "Bool")),
-    "numpy.dtype",
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "pathlib.PosixPath",
-    "pathlib._local.PosixPath",
-    "pathlib.WindowsPath",
-    "datetime.datetime",
-    "_codecs.encode",
-)
-
-
-def _pickle(path: Path) -> object:
-    """Return the content of a pickle of tensors and plain values, and of numbers and settings as inert stand-ins."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickle protocols, which either load or fail
-            with torch.serialization.safe_globals([(_Inert, name) for name in INERT]):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise InputError(
-                f"`{path}` contains more than tensors and was not loaded, since a pickle can run code",
-                "save only `model.state_dict()`, preferably as .safetensors",
-            ) from None
-        raise _damaged(path, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"`{path}` is not a weights file, or is damaged: {first_line(error)[:120]}", "copy or download it again"
-    )
+def _pickle(path: Path) -> Weights:
+    content = pickles.load(path)
+    found = parts(content.value)
+    if content.network and not found:
+        raise InputError(
+            f"`{path}` holds a whole network, of the class `{content.network}`, whose code is not run",
+            "save its `state_dict()`, or give your own code as `FILE.py:function`",
+        )
+    return Weights(found)

@@ -1,0 +1,365 @@
+"""Files of `torch.save` are read inertly: the tensors as PyTorch reads them, and nothing else happens."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copyreg
+import io
+import os
+import pathlib
+import pickle
+import struct
+import sys
+import time
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stochx.catalog import MODELS
+from stochx.engine.network import pickles
+from stochx.engine.network.weights import load
+from stochx.errors import InputError
+from stochx.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MODELS.make("resnet20")(10).network.eval()
+
+
+class Config(dict):
+    """A class that only the training script has."""
+
+    def __reduce__(self):
+        return Config, (), {"content": dict(self)}, None, iter(self.items())
+
+
+class Options:
+    def __init__(self):
+        self.depth, self.parent = 3, self
+
+
+def unusual(name):
+    """Return an instance of a class that cannot be imported when the file is read."""
+    module = types.ModuleType("omegaconf_of_a_user")
+    made = type(name, (Options,), {"__module__": module.__name__})
+    setattr(module, name, made)
+    sys.modules[module.__name__] = module
+    return made()
+
+
+EXTRAS = {
+    "namespace": lambda: {"args": argparse.Namespace(lr=0.1, out=pathlib.Path("x"), nested=argparse.Namespace(a=1))},
+    "hyper_parameters": lambda: {"hyper_parameters": Config(lr=0.1), "pytorch-lightning_version": "2.1"},
+    "numpy": lambda: {
+        "best": np.float64(0.5),
+        "n": np.int64(3),
+        "curve": np.arange(9.0),
+        "names": np.array(["a", "b"]),
+    },
+    "collections": lambda: {"d": collections.defaultdict(list, a=[1]), "c": collections.Counter("aab"), "s": {1, 2}},
+    "odd values": lambda: {"b": b"x", "y": bytearray(b"y"), "i": 2**70, "f": frozenset({1}), "z": 1j, ("t", 1): 2},
+    "torch": lambda: {
+        "dtype": torch.float16,
+        "device": torch.device("cpu"),
+        "size": torch.Size([2]),
+        "slice": slice(2),
+    },
+    "functions": lambda: {"transform": os.path.join, "class": nn.Conv2d, "module": nn.ReLU()},
+    "a missing module": lambda: {"cfg": unusual("DictConfig")},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_lies_beside_the_weights_is_no_obstacle(name, protocol, legacy, network, tmp_path):
+    file = tmp_path / "epoch=12-step=9000.ckpt"
+    content = {**EXTRAS[name](), "epoch": 3, "state_dict": network.state_dict()}
+    torch.save(content, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    sys.modules.pop("omegaconf_of_a_user", None)
+    model = load_model(str(file))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.network(x), network(x), rtol=0, atol=0)
+    assert "omegaconf_of_a_user" not in sys.modules
+
+
+TENSORS = {
+    "dtypes": lambda: {
+        str(kind): torch.arange(5).to(kind)
+        for kind in (*pickles.DTYPES.values(), torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2)
+    },
+    "views": lambda: {
+        "a": (base := torch.rand(6, 8)),
+        "b": base.t(),
+        "c": base[2:, ::3],
+        "d": base[:, :1].expand(6, 9),
+    },
+    "shapes": lambda: {"scalar": torch.tensor(3.0), "empty": torch.empty(0, 3), "one": torch.ones(1, 1, 1)},
+    "parameters": lambda: {"p": nn.Parameter(torch.rand(3)), "b": torch.rand(2, requires_grad=True)},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_are_those_of_pytorch(name, legacy, tmp_path):
+    expected = TENSORS[name]()
+    torch.save(expected, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    found = pickles.load(tmp_path / "w.pt").value
+    assert list(found) == list(expected)
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype and found[key].stride() == tensor.stride()
+        assert torch.equal(bits(found[key]), bits(tensor))
+    assert not any(tensor.requires_grad for tensor in found.values())
+
+
+def bits(tensor):
+    return tensor.detach().reshape(-1).clone().view(torch.uint8)
+
+
+def test_tied_tensors_stay_tied(tmp_path):
+    weight = torch.rand(3)
+    torch.save({"a": weight, "b": weight[1:]}, tmp_path / "w.pt")
+    found = pickles.load(tmp_path / "w.pt").value
+    assert found["a"].untyped_storage().data_ptr() == found["b"].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"epoch": 3, "model": m}], ids=["bare", "in a mapping"])
+def test_a_whole_network_says_what_to_do(wrap, network, tmp_path):
+    torch.save(wrap(network), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=f"holds a whole network, of the class `.*{type(network).__name__}`") as error:
+        load(tmp_path / "w.pt")
+    assert "state_dict()" in error.value.hint and "FILE.py:function" in error.value.hint
+
+
+REFUSED = {
+    "quantised": lambda: torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.qint8),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "empty": lambda: torch.empty(3, device="meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_tensors_that_are_no_plain_ones_are_named(kind, tmp_path):
+    torch.save({"w": REFUSED[kind]()}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=kind if kind != "quantised" else "quantised|QInt8"):
+        load(tmp_path / "w.pt")
+
+
+def test_torchscript_and_bare_pickles_say_what_to_do(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(InputError, match="TorchScript"):
+        load(tmp_path / "w.pt")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(InputError, match=r"none of `torch.save`"):
+        load(tmp_path / "w.pth")
+
+
+# Hostile pickles, as bytes. Each would run `canary()`, read a file, or take all memory or time, in another reader.
+
+RAN: list[str] = []
+
+
+def canary(*_: object) -> dict[str, object]:
+    RAN.append("ran")
+    return {}
+
+
+class Call:
+    def __init__(self, made, *arguments, state=None):
+        self.parts = (made, arguments) if state is None else (made, arguments, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+CANARY = f"c{__name__}\ncanary\n".encode()
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+DOUBLED = b"}q\x00" + b"".join(b"}(U\x01ah%cU\x01bh%cuq%c" % (i, i, i + 1) for i in range(60)) + b"."
+
+
+def tensor(size=b"K\x04\x85", stride=b"K\x01\x85", offset=b"K\x00", storage=STORAGE):
+    return b"\x80\x02}X\x01\x00\x00\x00w" + TENSOR + b"(" + storage + offset + size + stride + b"\x89NtRs."
+
+
+def dumped(value, protocol=2):
+    return pickle.dumps({"x": value}, protocol)
+
+
+HOSTILE = {
+    "os.system": lambda: dumped(Call(os.system, "touch ran")),
+    "os.system, protocol 4": lambda: dumped(Call(os.system, "touch ran"), 4),
+    "eval": lambda: dumped(Call(eval, "open('ran', 'w')")),
+    "exec": lambda: dumped(Call(exec, "open('ran', 'w')")),
+    "getattr chain": lambda: dumped(Call(getattr, Call(__import__, "os"), "mkdir")),
+    "nested REDUCE": lambda: dumped(Call(canary, Call(canary, Call(canary)))),
+    "torch.load": lambda: dumped(Call(torch.load, "w.pt")),
+    "torch.hub": lambda: dumped(Call(torch.hub.load_state_dict_from_url, "file:///etc/passwd")),
+    "torch.jit.load": lambda: dumped(Call(torch.jit.load, "w.pt")),
+    "torch.from_file": lambda: dumped(Call(torch.from_file, "ran", True, 4)),
+    "a call as a state": lambda: dumped(Call(collections.OrderedDict, state={"x": Call(canary)})),
+    "a call in a rebuild": lambda: dumped(Call(torch._utils._rebuild_parameter, Call(canary), False, {})),
+    "a call as a hook": lambda: tensor().replace(b"NtR", CANARY + b")RtR"),
+    "a call as a rebuild": lambda: b"ctorch._utils\n_rebuild_from_type_v2\n(" + CANARY + CANARY + b")}tR.",
+    "defaultdict": lambda: b"ccollections\ndefaultdict\n" + CANARY + b"\x85R(U\x01ah\x00u.".replace(b"h\x00", b"N"),
+    "INST": lambda: b"(S'touch ran'\nios\nsystem\n.",
+    "OBJ": lambda: b"(cos\nsystem\nS'touch ran'\no.",
+    "NEWOBJ": lambda: b"\x80\x02" + CANARY + b")\x81.",
+    "NEWOBJ_EX": lambda: b"\x80\x04" + CANARY + b")}\x92.",
+    "STACK_GLOBAL": lambda: b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x09touch ran\x85R.",
+    "STACK_GLOBAL, dotted": lambda: b"\x80\x04\x8c\x08builtins\x8c\x0d__import__.os\x93\x8c\x02os\x85R.",
+    "STACK_GLOBAL of no text": lambda: b"\x80\x04K\x01K\x02\x93.",
+    "EXT1": lambda: b"\x80\x02\x82\xf0)R.",
+    "EXT2": lambda: b"\x80\x02\x83\xf0\x00)R.",
+    "EXT4": lambda: b"\x80\x02\x84\xf0\x00\x00\x00)R.",
+    "BUILD on a class": lambda: b"\x80\x02" + CANARY + b"}U\x06__eq__NsN\x86b.",
+    "BUILD on a tensor": lambda: tensor()[:-2] + b"}U\x04dataNsbs.",
+    "SETITEM on a tensor": lambda: tensor()[:-2] + b"K\x00K\x01ss.",
+    "items of OrderedDict": lambda: b"ccollections\nOrderedDict\n)R}U\x05itemsK\x05sb.",
+    "nested tuples as a key": lambda: b"}" + b")" + b"\x85" * 250_000 + b"Ns.",
+    "nested lists": lambda: b"]" * 120_000 + b"a" * 119_999 + b".",
+    "nested marks": lambda: b"(" * 200_000 + b"N" + b".",
+    "a list in itself": lambda: b"]q\x00h\x00ah\x00a.",
+    "a mapping in itself": lambda: b"}q\x00(U\x01ah\x00U\x01bh\x00U\x01ch\x00u.",
+    "doubled 60 times": lambda: DOUBLED,
+    "aliases of a mapping": lambda: (
+        b"}q\x00}q\x01(" + b"".join(b"U\x02%02xh\x00" % i for i in range(250)) + b"u0"
+        b"}q\x02(" + b"".join(b"U\x02%02xh\x01" % i for i in range(250)) + b"u0"
+        b"}(" + b"".join(b"U\x02%02xh\x02" % i for i in range(250)) + b"u."
+    ),
+    "copies of a long list": lambda: (
+        b"]q\x00(" + b"K\x01K\x02\x86" * 50_000 + b"e0" + b"ccollections\nOrderedDict\nh\x00\x85R0" * 30_000 + b"N."
+    ),
+    "a long memo": lambda: b"}r\x00\x00\x00\x7f.",
+    "a long BINUNICODE8": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc.",
+    "a long BINBYTES8": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
+    "a long FRAME": lambda: b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.",
+    "a negative BINSTRING": lambda: b"T\xff\xff\xff\xff.",
+    "a long number": lambda: b"I" + b"9" * 5_000_000 + b"\n.",
+    "too many operations": lambda: b"N0" * 400_000 + b"N.",
+    "an empty stack": lambda: b"0000.",
+    "no end": lambda: b"}",
+    "a persistent id as text": lambda: b"Pos\nsystem\n.",
+    "a tensor beyond its storage": lambda: tensor(size=b"K\x05\x85"),
+    "an offset beyond": lambda: tensor(offset=b"K\x04"),
+    "a negative stride": lambda: tensor(stride=b"J\xff\xff\xff\xff\x85"),
+    "a tensor of 2**60": lambda: tensor(size=b"\x8a\x08" + struct.pack("<q", 2**60) + b"\x85", stride=b"K\x00\x85"),
+    "no elements of 2**61": lambda: tensor(b"K\x00\x8a\x08" + struct.pack("<q", 2**61) + b"\x86", b"K\x01K\x01\x86"),
+    "shapes of true": lambda: tensor(size=b"\x88\x85"),
+    "no such member": lambda: tensor(storage=STORAGE.replace(b"\x01\x00\x00\x000X", b"\x07\x00\x00\x00../../0X")),
+    "a storage of another size": lambda: tensor(storage=STORAGE.replace(b"K\x04tQ", b"K\x07tQ")),
+    "a storage of os.system": lambda: tensor(storage=STORAGE.replace(b"ctorch\nFloatStorage", b"cos\nsystem")),
+}
+
+
+WHOLE = {"a call as a hook", "BUILD on a tensor", "SETITEM on a tensor"}  # their tensors are not touched
+BEYOND = "larger than what the file holds"
+LONG, CUT, SHAPE, CODE = "is too long", "but only .* remain", "impossible shape", "which is not for files"
+WHY = {  # else there is no state dict
+    "STACK_GLOBAL of no text": "a name in its pickle is none",
+    "EXT1": CODE,
+    "EXT2": CODE,
+    "EXT4": CODE,
+    "aliases of a mapping": "refers to itself too often",
+    "copies of a long list": LONG,
+    "a long BINUNICODE8": CUT,
+    "a long BINBYTES8": CUT,
+    "a negative BINSTRING": "byte count < 0",
+    "a long number": "Exceeds the limit",
+    "too many operations": LONG,
+    "an empty stack": "pop from empty list",
+    "no end": "exhausted|opcode .* unknown",
+    "a persistent id as text": CODE,
+    "a tensor beyond its storage": BEYOND,
+    "an offset beyond": BEYOND,
+    "a negative stride": SHAPE,
+    "a tensor of 2**60": BEYOND,
+    "no elements of 2**61": BEYOND,
+    "shapes of true": SHAPE,
+    "no such member": "`../../0` is missing|list of storages",
+    "a storage of another size": "the storage `0` has",
+    "a storage of os.system": "tensors of the kind `os.system`",
+}
+
+
+def archive(path, program, members=()):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", program)
+        file.writestr("archive/data/0", bytes(16))
+        for name, content in members:
+            file.writestr(name, content)
+
+
+def legacy(path, program):
+    keys = ["0"] if STORAGE[:13] in program else []
+    start = b"".join(pickle.dumps(value, 2) for value in (pickles.MAGIC, pickles.PROTOCOL, {}))
+    path.write_bytes(start + program + pickle.dumps(keys, 2) + struct.pack("<q", 4) + bytes(16))
+
+
+@pytest.fixture
+def alarm(tmp_path, monkeypatch):
+    """Fail where something ran."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(copyreg, "_inverted_registry", {0xF0: (__name__, "canary")})
+    monkeypatch.setattr(copyreg, "_extension_cache", {0xF0: canary})
+    monkeypatch.setattr(pickles, "OPERATIONS", 300_000)
+    RAN.clear()
+    yield
+    assert not RAN and not (tmp_path / "ran").exists()
+    assert canary.__eq__ is not None
+
+
+@pytest.mark.parametrize("write", [archive, legacy])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_run_nothing_and_end(name, write, tmp_path, alarm):
+    write(tmp_path / "hostile.pt", HOSTILE[name]())
+    start = time.process_time()
+    if name in WHOLE:
+        assert load(tmp_path / "hostile.pt").parts[0].tensors["w"].tolist() == [0, 0, 0, 0]
+    else:
+        with pytest.raises(InputError, match=rf"hostile\.pt.*({WHY.get(name, 'contains no state dict')})"):
+            load(tmp_path / "hostile.pt")
+    assert time.process_time() - start < 20
+
+
+def test_the_canary_would_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("os.system", "nested REDUCE", "INST", "OBJ", "STACK_GLOBAL"):
+        RAN.clear()
+        pickle.load(io.BytesIO(HOSTILE[name]()))
+        ran = tmp_path / "ran"
+        assert RAN or ran.exists()
+        ran.unlink(missing_ok=True)
+
+
+def test_archives_are_read_in_one_way_only(tmp_path):
+    good = tensor()
+    archive(tmp_path / "good.pt", good)
+    assert load(tmp_path / "good.pt").parts[0].tensors["w"].tolist() == [0, 0, 0, 0]
+    archive(tmp_path / "roots.pt", good, [("other/data.pkl", good)])
+    with pytest.raises(InputError, match="holds no network of PyTorch"):
+        load(tmp_path / "roots.pt")
+    with pytest.warns(UserWarning, match="Duplicate"):
+        archive(tmp_path / "twice.pt", good, [("archive/data.pkl", good)])
+    with pytest.raises(InputError, match="two members of one name"):
+        load(tmp_path / "twice.pt")
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(10**7))
+    with pytest.raises(InputError, match="compressed"):
+        load(tmp_path / "bomb.pt")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="no regular file"):
+        load(tmp_path / "w.pt")
