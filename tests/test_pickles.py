@@ -247,6 +247,7 @@ HOSTILE = {
     "a negative BINSTRING": lambda: b"T\xff\xff\xff\xff.",
     "a long number": lambda: b"I" + b"9" * 5_000_000 + b"\n.",
     "too many operations": lambda: b"N0" * 400_000 + b"N.",
+    "an odd escape": lambda: b"ca\\hb\nc\n.",
     "an empty stack": lambda: b"0000.",
     "no end": lambda: b"}",
     "a persistent id as text": lambda: b"Pos\nsystem\n.",
@@ -346,6 +347,10 @@ def test_archives_are_read_in_one_way_only(tmp_path):
     good = tensor()
     archive(tmp_path / "good.pt", good)
     assert load(tmp_path / "good.pt").parts[0].tensors["w"].tolist() == [0, 0, 0, 0]
+    whole = (tmp_path / "good.pt").read_bytes()
+    (tmp_path / "shorter.pt").write_bytes(whole[:4] + whole[40:])
+    with pytest.raises(InputError, match="within the file"):
+        load(tmp_path / "shorter.pt")
     archive(tmp_path / "roots.pt", good, [("other/data.pkl", good)])
     with pytest.raises(InputError, match="holds no network of PyTorch"):
         load(tmp_path / "roots.pt")

@@ -12,6 +12,7 @@ import mmap
 import pickletools
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def load(path: Path) -> Content:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Unreadable("it is no regular file", "copy it to one")
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the standard library, about odd escapes in texts
             return _archive(file) if file.read(4) == ZIP else _legacy(file)
     except Unreadable as error:
         raise InputError(f"`{path}` cannot be read: {first_line(error)}", error.hint) from None
@@ -170,8 +172,8 @@ def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
         raise Unreadable("it is TorchScript, whose layers are not accessible", "save the network's `state_dict()`")
     if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in listed):
         raise Unreadable("its members are compressed", "save it with `torch.save`, and do not zip it again")
-    if sum(info.file_size for info in listed) > size:
-        raise ValueError("the members of the archive are larger than the file")
+    if sum(info.file_size for info in listed) > size or any(info.header_offset < 0 for info in listed):
+        raise ValueError("the members of the archive do not lie within the file")
     return members
 
 
