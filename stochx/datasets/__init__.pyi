@@ -25,12 +25,15 @@ from stochx.datasets.cropdisease import CropDisease as CropDisease
 from stochx.datasets.cub import CUB as CUB
 from stochx.datasets.eurosat import EuroSAT as EuroSAT
 from stochx.datasets.folder import Folder as Folder
+from stochx.datasets.hdf5 import Hdf5 as Hdf5
 from stochx.datasets.imagenet import ImageNet as ImageNet
 from stochx.datasets.images import Images as Images
 from stochx.datasets.isic import ISIC as ISIC
 from stochx.datasets.miniimagenet import MiniImageNet as MiniImageNet
 from stochx.datasets.npz import Npz as Npz
+from stochx.datasets.parquet import Parquet as Parquet
 from stochx.datasets.places import Places as Places
 from stochx.datasets.plantae import Plantae as Plantae
 from stochx.datasets.shapes import Shapes as Shapes
+from stochx.datasets.webdataset import Webdataset as Webdataset
 from stochx.datasets.zip import Zip as Zip

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from stochx.datasets import Split
 from stochx.datasets._domain import class_folders, folder_of, listed
+from stochx.datasets._shards import required
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
-from stochx.installation import install_hint
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,7 @@ class Cars:
 
 def _matlab(file: Path, name: str) -> Any:
     """Read an array of a MATLAB file."""
-    try:
-        loadmat = importlib.import_module("scipy.io").loadmat
-    except ImportError:
-        raise InputError(f"reading `{printable(file)}` needs the package scipy", install_hint("scipy")) from None
+    loadmat = required("scipy.io", file, "scipy").loadmat
     try:
         return loadmat(file, squeeze_me=True)[name]
     except Exception as error:  # malicious bytes make the parser raise almost anything

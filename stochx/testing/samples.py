@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
+import io
+import tarfile
 from collections.abc import Callable, Iterator
+from importlib import util
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -169,3 +173,28 @@ def plant_npz(file: Path) -> Path:
     masks[:, 2:6, 3:7] = True
     np.savez(file, images=images, labels=np.arange(8) % 4, classes=np.array(list("abcd")), masks=masks)
     return file
+
+
+def plant_shards(folder: Path) -> list[Path]:
+    """Write eight images of four classes into a tar, and into Parquet and HDF5 files where their packages are there."""
+    encoded = []
+    for k in range(8):
+        Image.new("RGB", (12, 10), (20 * k, 40, 90)).save(buffer := io.BytesIO(), "PNG")
+        encoded.append(buffer.getvalue())
+    files = [folder / "data.tar"]
+    with tarfile.open(files[0], "w") as archive:
+        for k, content in enumerate(encoded):
+            for name, part in ((f"{k}.png", content), (f"{k}.cls", b"%d" % (k % 4))):
+                member = tarfile.TarInfo(name)
+                member.size = len(part)
+                archive.addfile(member, io.BytesIO(part))
+    if util.find_spec("pyarrow"):
+        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        files.append(folder / "data.parquet")
+        parquet.write_table(arrow.table({"image": encoded, "label": [k % 4 for k in range(8)]}), files[-1])
+    if util.find_spec("h5py"):
+        files.append(folder / "data.h5")
+        with importlib.import_module("h5py").File(files[-1], "w") as file:
+            file["images"] = np.random.default_rng(0).integers(0, 256, (8, 12, 10, 3), dtype=np.uint8)
+            file["labels"] = np.arange(8) % 4
+    return files

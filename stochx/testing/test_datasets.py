@@ -13,18 +13,19 @@ from stochx.catalog import DATASETS
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
 from stochx.errors import StochxError
-from stochx.testing.samples import plant_folders, plant_npz, plant_zip
+from stochx.testing.samples import plant_folders, plant_npz, plant_shards, plant_zip
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 PATHS = ("root", "path")  # keys that say where a data set lies
+PACKAGES = {"parquet": "pyarrow", "hdf5": "h5py"}  # what reads the files of a data set, where it is an extra
 
 
 @pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A folder, a zip and an npz to read."""
+    """A folder to read, and files of each kind."""
     folder = plant_folders(tmp_path_factory.mktemp("data"))
     beside = tmp_path_factory.mktemp("files")
-    return [folder, plant_zip(beside / "data.zip", folder), plant_npz(beside / "data.npz")]
+    return [folder, plant_zip(beside / "data.zip", folder), plant_npz(beside / "data.npz"), *plant_shards(beside)]
 
 
 def key_of(spec: str) -> str:
@@ -39,6 +40,9 @@ def at(spec: str, place: Path) -> str:
 
 def read(spec: str, places: list[Path]) -> dict[Split, Data]:
     """The splits that can be read: at the first of the places that holds one, where the data lies on the disk."""
+    package = PACKAGES.get(DATASETS.parse_name(spec)[0])
+    if package is not None:
+        pytest.importorskip(package)
     errors = []
     for text in [at(spec, place) for place in places] if key_of(spec) else [spec]:
         splits: dict[Split, Data] = {}
