@@ -375,6 +375,21 @@ def test_a_damaged_file_is_one_error_wherever_it_is_cut_or_changed(tmp_path: Pat
     assert refused > 80
 
 
+def test_a_footer_with_any_number_changed_is_one_error_and_never_ends_the_process(tmp_path: Path) -> None:
+    content = some_parquet(tmp_path / "a").read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(footer, content.index(b"ARROW:schema", footer)):
+        changed = bytearray(content)
+        changed[place] ^= 1  # the sign of a number
+        (tmp_path / "b").write_bytes(changed)
+        try:
+            data = load(f"parquet:path={tmp_path / 'b'}")
+            assert len(data) == 4
+            data.read(0)
+        except InputError as error:
+            assert error.hint
+
+
 # Packages -------------------------------------------------------------------------------------------------------------
 
 
