@@ -38,7 +38,12 @@ PACKAGES = {  # by the names that are imported
     "safetensors": "safetensors",
     "matplotlib": "matplotlib",
 }
-EXTRAS = {"timm": ("timm", "huggingface_hub")}  # the packages that each needs
+EXTRAS = {  # the packages that each needs
+    "timm": ("timm", "huggingface_hub"),
+    "scipy": ("scipy",),
+    "parquet": ("pyarrow",),
+    "hdf5": ("h5py",),
+}
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 MEASUREMENTS = 4
 GIB = 2**30
