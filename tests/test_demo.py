@@ -15,13 +15,13 @@ from stochx.cli import app
 from stochx.cli.build import settings_from
 from stochx.errors import UsageError
 from stochx.runs import Quiet, demo, run
+from stochx.runs._steps import ADAPTIVE, NAMES, NEXT, Step, steps
 from stochx.settings import Attack, Boundary, Demo, Explain, FscTest, FscTrain, Report, Score, Train, command_line
-from stochx.settings.demo import ADAPTIVE, NAMES, NEXT, Step
 from stochx.tables.demo import FINDINGS, NOISY, finding
 from stochx.tasks import doubts
 
 COMMANDS = typer.main.get_command(app).commands
-STEPS = Demo(output=Path("out"), seed=3).steps
+STEPS = steps(Demo(output=Path("out"), seed=3))
 ODD = (
     Explain(images=("-a.png", "b c.png"), method=("ig", "lrp"), crop=False, include=()),
     Attack(model="--net.pt", eps=0.5, norm="l2", seed=-1, target="-1"),
@@ -182,8 +182,7 @@ def shrink(step: Step) -> Step:
 @pytest.fixture
 def short(monkeypatch):
     """A demonstration of the teacher alone, on few images."""
-    steps = Demo.steps.fget
-    monkeypatch.setattr(Demo, "steps", property(lambda self: tuple(map(shrink, steps(self)[:1]))))
+    monkeypatch.setattr(demo, "steps", lambda settings: tuple(map(shrink, steps(settings)[:1])))
 
 
 def test_resume_tells_finished_steps_and_does_not_run_them_again(short, tmp_path, monkeypatch):
@@ -218,8 +217,7 @@ def test_the_demo_refuses_several_processes(tmp_path):
 @pytest.mark.slow
 def test_every_step_runs_and_its_sentence_is_made(tmp_path, monkeypatch):
     """All steps on few images: what the sentences say is of no use there, but each follows from its document."""
-    steps = Demo.steps.fget
-    monkeypatch.setattr(Demo, "steps", property(lambda self: tuple(map(shrink, steps(self)))))
+    monkeypatch.setattr(demo, "steps", lambda settings: tuple(map(shrink, steps(settings))))
     document = run(Demo(output=tmp_path / "demo"))
     assert [row["step"] for row in document["results"]] == [*FINDINGS]
     assert all(row["finding"].endswith(".") for row in document["results"])

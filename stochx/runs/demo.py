@@ -9,13 +9,13 @@ import torch
 from stochx.engine.world import World
 from stochx.errors import UsageError
 from stochx.runs import Outcome, command
+from stochx.runs._steps import NEXT, Step, steps
 from stochx.runs.document import Document, compose
 from stochx.runs.folders import RESULT, read_run
 from stochx.runs.watch import Watch
 from stochx.settings import Demo
 from stochx.settings.argv import shell_line
 from stochx.settings.base import Settings
-from stochx.settings.demo import NEXT, Step
 from stochx.settings.folders import Resumable
 from stochx.tables.demo import finding
 
@@ -28,8 +28,9 @@ def run(settings: Demo, world: World, watch: Watch) -> Outcome:
         raise UsageError("the demo runs in one process", "start it without `torchrun`")
     documents: dict[str, Document] = {}
     rows, codes = list[Row](), [0]
-    for number, step in enumerate(settings.steps, start=1):
-        watch.begin_step(f"{number}/{len(settings.steps)}", step.title, step.why, shell_line(step.settings))
+    planned = steps(settings)
+    for number, step in enumerate(planned, start=1):
+        watch.begin_step(f"{number}/{len(planned)}", step.title, step.why, shell_line(step.settings))
         document = _finished(step.settings) if settings.resume else None
         if document is None:
             outcome = command(step.settings)(_entered(step, settings), world, watch.restarted())
