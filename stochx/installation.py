@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from stochx.errors import InputError
@@ -93,7 +93,7 @@ def _origin(distribution: Distribution | None) -> str:
     text = distribution.read_text("direct_url.json") if distribution else None
     if not text:
         return ""
-    origin: dict[str, Any] = json.loads(text)
+    origin = json.loads(text)
     url: str = origin["url"]
     if repository := origin.get("vcs_info"):
         return f"{repository['vcs']}+{url}@{repository['commit_id']}"

@@ -44,7 +44,7 @@ def shards(text: str, suffix: str, split: Split) -> Shards:
     """Find the files of a split: `text` is a file, a folder, or a pattern such as `data/train-*.parquet`.
 
     Words of the files' names are splits where they name two, as in `train-00000-of-00002`; `val` and `test` stand for
-    one another. Otherwise every split has all files. Raises `InputError` where there is no file.
+    one another. Otherwise every split has all files. Raises `InputError` if no file matches.
     """
     path = Path(text).expanduser()
     if path.is_dir():

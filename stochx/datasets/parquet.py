@@ -7,8 +7,8 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,6 +81,14 @@ class Parquet:
         return numbers, names
 
 
+@dataclass(frozen=True)
+class _Noted:
+    """Columns of which Hugging Face notes that they are images, or labels: these with the names of their classes."""
+
+    images: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
 class _Table:
     """The columns of a Parquet file, which is open only while it is read."""
 
@@ -92,7 +100,7 @@ class _Table:
                 self.metadata, schema = content.metadata, content.schema_arrow
                 self.columns: list[str] = schema.names
                 types = {name: schema.field(name).type for name in self.columns if self.columns.count(name) == 1}
-                features = _features(schema.metadata or {})
+                noted = _noted(schema.metadata or {})
             sizes = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
             if min(sizes, default=0) < 0:
                 raise ValueError("a group of rows has a size below 0")
@@ -100,20 +108,18 @@ class _Table:
         except Exception as error:
             raise damaged(self.shown, error, "check that it is a Parquet file, or download it again") from error
         check_count(max(1, self.count), self.shown)  # a file of several may be empty
-        noted = [name for name in types if features.get(name, {}).get("_type") == "Image"]
         encoded = [name for name, kind in types.items() if _has_bytes(kind)]
         usual = [name for name in IMAGES if name in encoded]
-        self.image = self._column(image, [*noted, *usual, *encoded], "image")
+        self.image = self._column(image, [*(name for name in types if name in noted.images), *usual, *encoded], "image")
         if self.image not in encoded:
             raise InputError(
                 f"`{self.shown}`: the column `{printable(self.image)}` contains {types.get(self.image)}, not images",
                 "it must contain encoded images, as bytes or as `{bytes, path}`",
             )
         self.cells = f"{self.image}.bytes" if _is_struct(types[self.image]) else self.image
-        noted = [name for name in types if features.get(name, {}).get("_type") == "ClassLabel"]
         usual = [name for name in LABELS if name in types and name != self.image]
-        self.label = self._column(label, [*noted, *usual, ""], "label")
-        self.names = _names(features.get(self.label, {}))
+        self.label = self._column(label, [*(name for name in types if name in noted.labels), *usual, ""], "label")
+        self.names = noted.labels.get(self.label, ())
 
     @property
     def count(self) -> int:
@@ -206,17 +212,19 @@ def _is_struct(kind: Any) -> bool:
     return str(kind).startswith("struct<")
 
 
-def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """Return what Hugging Face notes about the columns; nothing where it is not as it should be."""
+def _noted(metadata: Mapping[bytes, bytes]) -> _Noted:
+    """Read Hugging Face's notes from the metadata of a schema; there are none where they are not as they should be."""
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"].items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        return _Noted()
+    kinds = {name: feature.get("_type") for name, feature in features if isinstance(feature, dict)}
+    labels = {name: _names(feature.get("names")) for name, feature in features if kinds.get(name) == "ClassLabel"}
+    return _Noted(tuple(name for name, kind in kinds.items() if kind == "Image"), labels)
 
 
-def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    names = feature.get("names")
+def _names(names: object) -> tuple[str, ...]:
+    """Return the names of classes, or nothing where they are no list of different texts."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         return ()
     return tuple(names)

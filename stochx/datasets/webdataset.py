@@ -149,7 +149,9 @@ def _noted(content: bytes, key: str, where: str) -> Label | None:
         raise damaged(where, error, "write valid JSON") from None
     value = table.get(key) if isinstance(table, dict) else None
     if value is not None and type(value) not in (int, str):
-        raise InputError(f"`{where}`: `{printable(key)}` is no number or name", "name another key with `label=`")
+        raise InputError(
+            f"`{where}`: `{printable(key)}` is neither a number nor a name", "name another key with `label=`"
+        )
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from stochx.engine.io.store import write_text
 from stochx.runs.document import Document
@@ -60,6 +59,6 @@ def _certified(document: Document) -> Document:
 
 def write_card(folder: Path, document: Document) -> None:
     """Write the card of a run into its folder, as `card.json` and `card.md`."""
-    card: dict[str, Any] = make_card(document)
+    card = make_card(document)
     write_text(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "card.md", card_page(card))

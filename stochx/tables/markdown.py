@@ -16,7 +16,7 @@ NUMBERS = re.compile(r"[-+±–\d.,e%/ \[\]]*( \*)?")  # with their intervals, a
 
 
 def to_markdown(document: Document, view: View, most: int | None = None) -> str:
-    """Return the document as Markdown, with at most so many lines in its table."""
+    """Return the document as Markdown, with at most `most` rows in its table."""
     if view.page is not None:
         return view.page(document)
     rows, columns = view.folded(document["results"])
