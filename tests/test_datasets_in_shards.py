@@ -291,7 +291,7 @@ def test_labels_in_json_have_a_key_and_may_be_absent(tmp_path: Path) -> None:
     file = tar(tmp_path / "a.tar", {"b.png": encoded(0), "b.json": b'{"kind": "owl", "label": 3.5}'})
     assert load(f"webdataset:path={file},label=kind").classes == ("owl",)
     assert load(f"webdataset:path={file},label=other").labels is None
-    with pytest.raises(InputError, match=r"a\.tar:b\.json`: `label` is no number"):
+    with pytest.raises(InputError, match=r"a\.tar:b\.json`: `label` is neither a number nor a name"):
         load(f"webdataset:path={file}")
 
 

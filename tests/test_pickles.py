@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from stochx.catalog import MODELS
-from stochx.engine.network import pickles
+from stochx.engine.network import pickle_machine, pickled_tensors, pickles
 from stochx.engine.network.weights import load
 from stochx.errors import InputError
 from stochx.loading import load_model
@@ -95,7 +95,7 @@ def test_what_lies_beside_the_weights_is_no_obstacle(name, protocol, legacy, net
 TENSORS = {
     "dtypes": lambda: {
         str(kind): torch.arange(5).to(kind)
-        for kind in (*pickles.DTYPES.values(), torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2)
+        for kind in (*pickled_tensors.DTYPES.values(), torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2)
     },
     "views": lambda: {
         "a": (base := torch.rand(6, 8)),
@@ -313,7 +313,7 @@ def alarm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(copyreg, "_inverted_registry", {0xF0: (__name__, "canary")})
     monkeypatch.setattr(copyreg, "_extension_cache", {0xF0: canary})
-    monkeypatch.setattr(pickles, "OPERATIONS", 300_000)
+    monkeypatch.setattr(pickle_machine, "OPERATIONS", 300_000)
     RAN.clear()
     yield
     assert not RAN and not (tmp_path / "ran").exists()
