@@ -13,7 +13,7 @@ from support import refused, shapes_net, stochx
 from stochx import settings
 from stochx.cli import Stopped, app, watch
 from stochx.runs import Quiet, _estimate, execute
-from stochx.runs._estimate import Measured, Stage
+from stochx.runs._pilots import Measured, Stage
 from stochx.runs.document import Results
 from stochx.tables.quantities import duration, rate, size
 
