@@ -109,19 +109,37 @@ def test_a_check_that_does_not_pass_is_named():
     assert "do not pass: draws." in finding("attack-student", attacked(0.5, 0.6, 0.6, 0.4, verdict="fail"))
 
 
-def scored(better: str, **means: float | None) -> dict:
-    rows = [{"method": m, "metric": "aupc:draws=5", "better": better, "mean": v} for m, v in means.items()]
+def scored(better: str, p: float | None, **means: float | None) -> dict:
+    rows = [{"method": m, "metric": "aupc:draws=5", "better": better, "mean": v, "p": p} for m, v in means.items()]
     explained = {"args": {"method": ["ig", "lrp"]}}
     return {"explain-teacher": explained, "score": {"results": rows, "args": {"metric": ["aupc:draws=5"]}}}
 
 
-def test_a_method_that_does_not_beat_the_best_control_is_named():
-    sentence = finding("score", scored("higher", ig=0.2, lrp=0.5, centre=0.3, random=0.1))
-    assert "`lrp` is the best method, 0.5; the best control, `centre`, has 0.3; not better than it: ig." in sentence
-    sentence = finding("score", scored("lower", ig=0.2, lrp=0.1, centre=0.3, random=None))
-    assert "`lrp`" in sentence and "`centre`" in sentence and "not better" not in sentence
-    sentence = finding("score", scored("lower", ig=0.4, lrp=0.5, centre=0.3))
-    assert "`ig` is the best method" in sentence and "not better than it: ig, lrp." in sentence
+@pytest.mark.parametrize(
+    ("p", "verdict"),
+    [
+        (0.2, "not significantly different (p = 0.2)."),
+        (0.01, "significantly worse (p = 0.01)."),
+        (None, "not significantly different."),
+    ],
+)
+def test_the_best_method_stands_beside_the_best_control(p, verdict):
+    sentence = finding("score", scored("higher", p, ig=0.2, lrp=0.5, centre=0.3, random=0.1))
+    assert f"`lrp` is the best method, 0.5; the best control, `centre`, has 0.3, {verdict}" in sentence
+    assert sentence.endswith("Worse than that on average: ig.")
+
+
+def test_the_verdict_is_that_of_the_test_between_these_two():
+    documents = scored("higher", 0.001, ig=0.2, lrp=0.5, centre=0.3, random=0.1)
+    rows = {row["method"]: row for row in documents["score"]["results"]}
+    rows["lrp"]["p"], rows["centre"]["p"] = None, 0.4
+    assert "has 0.3, not significantly different (p = 0.4)." in finding("score", documents)
+
+
+def test_a_control_may_be_better():
+    sentence = finding("score", scored("lower", 0.01, ig=0.4, lrp=0.5, centre=0.3, random=None))
+    assert "`ig` is the best method" in sentence and "has 0.3, significantly better (p = 0.01)." in sentence
+    assert sentence.endswith("Worse than that on average: ig, lrp.")
 
 
 def explained(smoothgrad: float, *adaptive: tuple[float, float]) -> dict:

@@ -142,18 +142,21 @@ def _score(documents: Documents) -> str:
 
 
 def _ranking(rows: Sequence[Row], methods: set[str]) -> str:
-    """Name the best method by a metric, the best control, and the methods that do not beat it."""
+    """Name the best method by a metric, the best control and whether they differ, and the methods with a worse mean."""
     sign = -1 if rows[0]["better"] == "lower" else 1
     defined = sorted((row for row in rows if row["mean"] is not None), key=lambda row: -sign * row["mean"])
     best = next(row for row in defined if row["method"] in methods)
     control = next(row for row in defined if row["method"] not in methods)
-    beaten = [row["method"].partition(":")[0] for row in defined if row["method"] in methods]
-    beaten = beaten[sum(1 for row in defined[: defined.index(control)] if row["method"] in methods) :]
-    worse = f"; not better than it: {', '.join(beaten)}" if beaten else ""
+    p = max(best, control, key=defined.index)["p"]  # one of them has the best mean, which the other is tested against
+    verdict = "not significantly different"
+    if p is not None and p < SIGNIFICANT:
+        verdict = f"significantly {'better' if control is defined[0] else 'worse'}"
+    below = [row["method"].partition(":")[0] for row in defined[defined.index(control) :] if row["method"] in methods]
+    worse = f" Worse than that on average: {', '.join(below)}." if below else ""
     metric, method = (row.partition(":")[0] for row in (best["metric"], best["method"]))
     return (
         f"By {metric} ({best['better']} is better) `{method}` is the best method, {best['mean']:.3g}; the best "
-        f"control, `{control['method']}`, has {control['mean']:.3g}{worse}."
+        f"control, `{control['method']}`, has {control['mean']:.3g}, {verdict}{'' if p is None else f' (p = {p:.2g})'}.{worse}"
     )
 
 
