@@ -393,3 +393,11 @@ def test_image_and_mask_are_prepared_alike() -> None:
     assert item.mask is not None and item.image.shape == (3, 24, 24)
     assert torch.equal(item.mask, item.image[0] >= 128 / 255)
     assert (item.key, item.label, item.domain) == ("test/00000", 0, "photo")
+
+
+def test_the_hint_on_a_folder_can_be_pasted_into_a_shell(tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    with pytest.raises(InputError) as refusal:
+        images.open_file(folder)
+    assert f"`--data '{folder}'`" in refusal.value.hint

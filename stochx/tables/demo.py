@@ -151,12 +151,13 @@ def _ranking(rows: Sequence[Row], methods: set[str]) -> str:
     verdict = "not significantly different"
     if p is not None and p < SIGNIFICANT:
         verdict = f"significantly {'better' if control is defined[0] else 'worse'}"
+    verdict += "" if p is None else f" (p = {p:.2g})"
     below = [row["method"].partition(":")[0] for row in defined[defined.index(control) :] if row["method"] in methods]
     worse = f" Worse than that on average: {', '.join(below)}." if below else ""
     metric, method = (row.partition(":")[0] for row in (best["metric"], best["method"]))
     return (
         f"By {metric} ({best['better']} is better) `{method}` is the best method, {best['mean']:.3g}; the best "
-        f"control, `{control['method']}`, has {control['mean']:.3g}, {verdict}{'' if p is None else f' (p = {p:.2g})'}.{worse}"
+        f"control, `{control['method']}`, has {control['mean']:.3g}, {verdict}.{worse}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import stat
 import threading
 import warnings
@@ -89,7 +90,8 @@ def open_file(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(f"`{name}` is a directory, not a file", f"use its images with `--data {name}`")
+            hint = f"use its images with `--data {shlex.quote(name)}`"
+            raise InputError(f"`{name}` is a directory, not a file", hint)
         if not stat.S_ISREG(mode):  # a pipe would block, and a device may never end
             raise InputError(f"`{name}` is not a regular file", "save it to a file first")
         return path.open("rb")
