@@ -35,11 +35,9 @@ def _teacher(documents: Documents) -> str:
 def _student(documents: Documents) -> str:
     (row,) = documents["student"]["results"]
     lost = row["accuracy_teacher"] - row["accuracy"]
-    price = f"{100 * lost:.1f} points less than" if lost > 0 else "no less than"
-    return (
-        f"The student classifies {_share(row, 'accuracy', 'low', 'high')} correctly with its noise, {price} its "
-        "teacher: that is the price of robustness."
-    )
+    price = f"{100 * lost:.1f} points less than its teacher: that is the price of robustness"
+    compared = price if lost > 0 else "no less than its teacher"
+    return f"The student classifies {_share(row, 'accuracy', 'low', 'high')} correctly with its noise, {compared}."
 
 
 def _attack_teacher(documents: Documents) -> str:

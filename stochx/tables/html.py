@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from stochx.errors import printable
-from stochx.tables.view import Column, Document, Row, View
+from stochx.tables.view import Column, Document, Remark, Row, View, all_remarks, excerpt
 
 MOST = 100  # lines of a table
 COLOURS = {"": "inherit", "ok": "#228833", "warn": "#AA7700", "fail": "#CC3311"}
@@ -16,14 +16,10 @@ def to_html(document: Document, view: View) -> str:
     """Return the document as HTML, with at most `MOST` lines in its table."""
     if view.page is not None:
         return f"<pre>{escape(view.page(document))}</pre>"
-    rows, columns = view.folded(document["results"])
-    columns = [column for column in columns if not rows or any(map(column.cell, rows))]
-    left = [f"{len(rows) - MOST} of {len(rows)} lines are left out"] if len(rows) > MOST else []
-    notes = [f"{column.name}: {column.note}" for column in columns if column.note]
-    below = "; ".join([*left, *notes, *filter(None, [view.legend(document["results"])])])
-    parts = [f"<div><b>stochx {_text(document['command'])}</b></div>", _table(rows[:MOST], columns)]
-    parts += [f"<div><small>{_text(below)}</small></div>"] if below else []
-    return f"<div>{''.join([*parts, *_remarks(document, view)])}</div>"
+    part = excerpt(document, view, MOST)
+    parts = [f"<div><b>stochx {_text(document['command'])}</b></div>", _table(part.lines, part.columns)]
+    parts += [f"<div><small>{_text('; '.join(part.below))}</small></div>"] if part.below else []
+    return f"<div>{''.join([*parts, *map(_line, all_remarks(document, view))])}</div>"
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -37,16 +33,8 @@ def _cell(tag: str, column: Column, content: str) -> str:
     return f'<{tag} style="text-align:{side};padding:2px 8px">{_text(content)}</{tag}>'
 
 
-def _remarks(document: Document, view: View) -> list[str]:
-    """Return a line for each image that failed, each gate and each remark."""
-    lines = [_line("error:", failure["error"], "fail") for failure in document.get("failed", ())]
-    for gate in view.gates(document):
-        lines.append(_line(*(("gate missed:", gate.text, "fail") if gate.missed else ("gate kept:", gate.text, "ok"))))
-    return lines + [_line(remark.label, remark.text, remark.style) for remark in view.remarks(document)]
-
-
-def _line(label: str, text: str, style: str) -> str:
-    return f'<div><b style="color:{COLOURS[style]}">{_text(label)}</b> {_text(text)}</div>'
+def _line(remark: Remark) -> str:
+    return f'<div><b style="color:{COLOURS[remark.style]}">{_text(remark.label)}</b> {_text(remark.text)}</div>'
 
 
 def _text(content: str) -> str:

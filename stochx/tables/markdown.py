@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from stochx.errors import printable
-from stochx.tables.view import Column, Document, Row, View
+from stochx.tables.view import Column, Document, Remark, Row, View, all_remarks, excerpt
 
 SIGNS = re.compile(r"[\\`*_<>&|~$]|\](?=[(\[:])|(?<=:)//|(?<=www)\.")  # within a line; intervals are no links
 NUMBERS = re.compile(r"[-+±–\d.,e%/ \[\]]*( \*)?")  # with their intervals, and a star
@@ -19,14 +19,10 @@ def to_markdown(document: Document, view: View, most: int | None = None) -> str:
     """Return the document as Markdown, with at most `most` rows in its table."""
     if view.page is not None:
         return view.page(document)
-    rows, columns = view.folded(document["results"])
-    columns = [column for column in columns if not rows or any(column.cell(row) for row in rows)]
-    shown = rows if most is None else rows[:most]
-    notes = [f"{inline(column.name)}: {inline(column.note)}" for column in columns if column.note]
-    left = [f"{len(rows) - len(shown)} of {len(rows)} lines are left out"] if len(shown) < len(rows) else []
-    below = [*left, *notes, *filter(None, [inline(view.legend(document["results"]))])]
-    parts = [table(shown, columns), "; ".join(below), "\n".join(_remarks(document, view))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    part = excerpt(document, view, most)
+    below = "; ".join(map(inline, part.below))
+    parts = [table(part.lines, part.columns), below, "\n".join(_remarks(all_remarks(document, view)))]
+    return "\n\n".join(text for text in parts if text) + "\n"
 
 
 def table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -37,23 +33,15 @@ def table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rules, *zip(*cells, strict=True)))
 
 
-def _remarks(document: Document, view: View) -> list[str]:
-    """Return the remarks as a list, with what failed and the gates."""
+def _remarks(remarks: Sequence[Remark]) -> list[str]:
+    """Return remarks as a list; one without a label continues the line before."""
     lines = list[str]()
-    for failure in document.get("failed", []):
-        lines.append(f"- **error:** {inline(failure['error'])}" + _continued(failure["hint"]))
-    for gate in view.gates(document):
-        lines.append(f"- **{'gate missed' if gate.missed else 'gate kept'}:** {inline(gate.text)}")
-    for remark in view.remarks(document):
+    for remark in remarks:
         if remark.label or not lines:
             lines.append(f"- **{inline(remark.label.rstrip(':'))}:** {inline(remark.text)}")
         else:
-            lines[-1] += _continued(remark.text)
+            lines[-1] += f"<br>{inline(remark.text)}"
     return lines
-
-
-def _continued(text: str) -> str:
-    return f"<br>{inline(text)}" if text else ""
 
 
 def _cells(texts: Sequence[str]) -> list[str]:

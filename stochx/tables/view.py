@@ -78,6 +78,38 @@ class View:
         return [", ".join(filter(None, (str(row[key]) for key in keys))) for row in rows]
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """The table of a document for people, as far as it is shown: lines, columns that say something, texts below it."""
+
+    lines: Sequence[Row]
+    columns: Sequence[Column]
+    below: Sequence[str]
+
+
+def excerpt(document: Document, view: View, most: int | None = None) -> Excerpt:
+    """Return the table of a document, with at most `most` lines, and the notes on it."""
+    lines, columns = view.folded(document["results"])
+    columns = [column for column in columns if not lines or any(map(column.cell, lines))]
+    shown = lines if most is None else lines[:most]
+    left = [f"{len(lines) - len(shown)} of {len(lines)} lines are left out"] if len(shown) < len(lines) else []
+    notes = [f"{column.name}: {column.note}" for column in columns if column.note]
+    return Excerpt(shown, columns, [*left, *notes, *filter(None, [view.legend(document["results"])])])
+
+
+def all_remarks(document: Document, view: View) -> list[Remark]:
+    """Return what stands beside the table: what failed, with its hint, the gates, and the remarks of the view."""
+    remarks = list[Remark]()
+    for failure in document.get("failed", ()):
+        remarks.append(Remark("error:", failure["error"], "fail"))
+        if failure["hint"]:
+            remarks.append(Remark("", failure["hint"]))
+    for gate in view.gates(document):
+        fate = Remark("gate missed:", gate.text, "fail") if gate.missed else Remark("gate kept:", gate.text, "ok")
+        remarks.append(fate)
+    return [*remarks, *view.remarks(document)]
+
+
 def text(name: str, key: str = "") -> Column:
     """Make a column of texts from the values under `key`, by default its name."""
     return Column(name, lambda row: str(row[key or name]))
