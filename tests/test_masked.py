@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from stochx.tasks.attack import attack
 from stochx.tasks.attack_checks import check_unbounded
 from stochx.tasks.batches import Source
 from stochx.tasks.checks import check_evaluation
+from stochx.tasks.correct_images import CorrectImages
 from stochx.tasks.distill import calibrate_student
 from stochx.tasks.network_checks import check_accuracy, check_normalisation
 from stochx.tasks.robustness import summarise
@@ -233,22 +233,22 @@ def test_one_image_of_eight_is_no_evidence_for_another_normalisation(gained, ver
     assert check_normalisation(model, x, torch.zeros(8, dtype=torch.long), 0).verdict == verdict
 
 
-@pytest.mark.parametrize(
-    ("right", "verdict"),
-    [
-        ([1, 1, 0, 0, 0, 0], "ok"),  # the class that all heavily perturbed images are put into
-        ([1, 0, 1, 0, 1, 0], "fail"),
-        ([1, 1, 1, 1, 1, 1], "fail"),
-    ],
-)
-def test_images_that_withstand_every_perturbation_are_tolerated_in_one_class_only(right, verdict):
-    bench = SimpleNamespace(
-        model=SimpleNamespace(classes=("a", "b", "c", "d", "e", "f")),
-        x=torch.zeros(6, 3, 4, 4),
-        y=torch.tensor([0, 0, 1, 1, 2, 2]),
-        ball=Ball(0.1, "linf"),
-        right_under=lambda text, ball: torch.tensor(right, dtype=torch.float32),
-    )
+class Narrow(nn.Module):
+    """Class 1 for images of a mean brightness around 0.2; far from it all are class 0, and no gradient is left."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before = before
+
+    def forward(self, x):
+        near = torch.relu(0.2 - (self.before(x).mean((1, 2, 3)) - 0.2).abs())
+        return torch.stack([torch.full_like(near, 0.05), near], 1)
+
+
+@pytest.mark.parametrize(("before", "verdict"), [(nn.Identity(), "ok"), (Quantised(), "fail")])
+def test_small_steps_reach_what_large_ones_jump_over_unless_gradients_are_masked(before, verdict):
+    model = Classifier(Narrow(before), ["flat", "near"], Preparation(8, 8)).eval()
+    x = torch.full((6, 3, 8, 8), 0.38)
+    bench = CorrectImages(model, x, torch.zeros(6, dtype=torch.long), list("abcdef"), Ball(0.1, "linf"), 0, 1)
+    assert bench.right_under("pgd:steps=20,step=0.25", Ball(1.0)).all(), "large steps jump over the class"
     assert check_unbounded(bench).verdict == verdict
-    alone = SimpleNamespace(**vars(bench) | {"y": torch.zeros(6, dtype=torch.long)})
-    assert check_unbounded(alone).verdict == "fail"

@@ -17,6 +17,7 @@ from stochx.tasks.planted import FOUND, TASKS, UNREADY, Planted, in_two_classes,
 JUDGING = 32  # draws of a stochastic network that judge the same attack with more draws
 MORE = 4  # times the draws of the strongest attack, with which it is repeated
 FEWEST = 8  # images on which it is repeated at least
+SMALL_STEPS = "pgd:steps=100,step=0.02,random_start=false"  # a path through the whole pixel range
 LEFT = 0.05  # tolerated accuracy in a ball of the whole pixel range
 GAIN = 0.02  # additional drop of accuracy by another attack above which an attack is weak
 CHANCE = 0.05  # p-value below which it is so by more than chance
@@ -43,17 +44,20 @@ def check_iterating(attacks: Mapping[str, Attack], rows: Sequence[Mapping[str, A
 def check_unbounded(bench: CorrectImages) -> Check:
     """Check that perturbations over the whole pixel range succeed.
 
-    A network may put all such images into one class. Then no attack moves the images of that class, and the others
-    count.
+    Large steps lead at once to black and white pixels, where some networks see one class whatever the image is, and no
+    gradient leaves. So the images that large steps leave are attacked again by small ones, which start at the image: on
+    masked gradients these do not move.
     """
     eps = {"linf": 1.0, "l2": float(bench.x[0].numel()) ** 0.5, "l1": float(bench.x[0].numel())}[bench.ball.norm]
-    right = bench.right_under("pgd:steps=20,step=0.25", replace(bench.ball, eps=eps)).to(bench.y.device)
+    everything = replace(bench.ball, eps=eps)
+    right = bench.right_under("pgd:steps=20,step=0.25", everything)
+    left = right.nonzero().flatten().tolist()
+    if left:
+        right[left] = torch.minimum(right[left], bench[left].right_under(SMALL_STEPS, everything))
     accuracy, chance = float(right.mean()), 1 / len(bench.model.classes)
-    others = right[bench.y != torch.bincount(bench.y, right).argmax()]
-    moved = len(others) > 0 and float(others.mean()) <= LEFT
     return Check(
         name="unbounded",
-        verdict="ok" if moved or accuracy <= max(LEFT, chance) else "fail",
+        verdict="ok" if accuracy <= max(LEFT, chance) else "fail",
         text=f"with perturbations over the whole pixel range, {accuracy:.1%} of the images stay correct",
         advice="no network can withstand that: the attack fails because gradients are masked",
         value=accuracy,

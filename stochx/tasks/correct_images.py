@@ -43,8 +43,9 @@ class CorrectImages:
     seed: int
     eot: int
 
-    def __getitem__(self, part: slice) -> CorrectImages:
-        return replace(self, x=self.x[part], y=self.y[part], keys=self.keys[part])
+    def __getitem__(self, part: slice | Sequence[int]) -> CorrectImages:
+        keys = self.keys[part] if isinstance(part, slice) else [self.keys[n] for n in part]
+        return replace(self, x=self.x[part], y=self.y[part], keys=keys)
 
     def right_under(self, text: str, ball: Ball | None = None) -> Tensor:
         """Return the share of draws (N,) that are right under the attack `text`."""
