@@ -28,10 +28,11 @@ from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
 from stochx.errors import UsageError
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
-from stochx.network_files import file_and_part, from_file
+from stochx.network_files import Choice, file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
 
 REMEDIES = {
+    "weights": "; `--ema` takes the average, and `FILE#PART` any of them",
     "input": "; `--size` gives it",
     "normalisation": "; `--mean` and `--std` give it",
     "classes": "; `--classes` names them",
@@ -52,7 +53,8 @@ class Loaded:
 class Given:
     """What the user states about a network, which overrides every other source.
 
-    `size` is the side of the input in pixels, or (side, side before the crop); `classes` names the outputs.
+    `size` is the side of the input in pixels, or (side, side before the crop); `classes` names the outputs. `ema` takes
+    the averaged weights of a file that holds them.
     """
 
     arch: str | None = None
@@ -60,6 +62,7 @@ class Given:
     std: Sequence[float] | None = None
     size: int | tuple[int, int] | None = None
     classes: Sequence[str] | None = None
+    ema: bool = False
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -75,6 +78,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
+    ema: bool = False,
     device: torch.device | str = "cpu",
 ) -> Classifier:
     """Return a frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or own code.
@@ -84,7 +88,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     for each image. The other arguments tell what these do not, see `Given`. Raises `InputError` or
     `UsageError` with a remedy for what cannot be loaded.
     """
-    return open_model(os.fspath(text), Given(arch, mean, std, size, classes), device).model
+    return open_model(os.fspath(text), Given(arch, mean, std, size, classes, ema), device).model
 
 
 @plain_modes()
@@ -98,7 +102,9 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
         return Loaded(model, tuple(ensemble_facts(model, parts)))
     path, part = file_and_part(text)
     if path.suffix in weights.SUFFIXES or path.exists():
-        model, facts = from_file(path, part, given.arch)
+        model, facts = from_file(path, Choice(part, given.ema), given.arch)
+    elif given.ema:
+        raise UsageError(f"`--ema` chooses among the weights of a file, and `{text}` is a name", "leave it out")
     elif text.startswith("timm:"):
         model, facts = from_timm(text.removeprefix("timm:"))
     elif is_factory(text):

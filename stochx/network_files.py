@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -36,16 +36,24 @@ from stochx.presets import imagenet_classes
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which of several weights in a file are meant: those of a `part` (`model.encoder_q`), those of an average."""
+
+    part: str = ""
+    ema: bool = False
+
+
 def file_and_part(text: str) -> tuple[Path, str]:
     """Return the file that `FILE#PART` names, and the part; `#` may also belong to the file's name."""
     file, sign, part = text.rpartition("#")
     return (Path(file), part) if sign and file and not Path(text).exists() else (Path(text), "")
 
 
-def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, list[Fact]]:
+def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier, list[Fact]]:
     """Return the network in a file, without its given settings, and what is known of it.
 
-    `chosen` is the part of the file that holds the weights, `arch` the architecture, where they are given.
+    `chosen` are the weights in the file that are meant, `arch` is the architecture, where they are given.
     """
     stored = weights.load(path)
     header = stored.header
@@ -62,7 +70,7 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
     else:
         source = "recognised"
         candidate, part, model = _recognise(parts, path)
-    if part.unknown and not chosen:
+    if part.unknown and not chosen.part:
         raise InputError(
             f"`{path}` holds {quoted(part.unknown)} beside a whole `{model.arch}`, as part of a larger network",
             f"give its code as `--arch package.module:factory`, or `{path}#{part.place}` to leave them out",
@@ -73,6 +81,7 @@ def from_file(path: Path, chosen: str, arch: str | None) -> tuple[Classifier, li
         Fact("sha256", sha256, "measured"),
         Fact("architecture", model.arch, source),
         *_place_fact(path, part, chosen),
+        *_precision_fact(part),
     ]
     if len(model.classes) == 1:
         facts += read_outputs(model, str(path))
@@ -99,14 +108,19 @@ def trusted(arch: str, path: Path) -> str:
     return arch
 
 
-def _choose_parts(parts: Sequence[Part], chosen: str, path: Path) -> list[Part]:
-    """Return the parts whose place ends with the chosen one."""
-    if not chosen:
+def _choose_parts(parts: Sequence[Part], chosen: Choice, path: Path) -> list[Part]:
+    """Return the parts that are averages, and whose place ends with the chosen one."""
+    places = [part.place for part in parts if part.place]
+    holds = f"it holds {quoted(places, 10) or 'one network'}"
+    if chosen.ema:
+        parts = [part for part in parts if part.averaged]
+        if not parts:
+            raise UsageError(f"`{path}` holds no averaged weights", f"{holds}; leave `--ema` out")
+    if not chosen.part:
         return list(parts)
-    fitting = [view for part in parts for view in views(part) if f".{view.place}".endswith(f".{chosen}")]
+    fitting = [view for part in parts for view in views(part) if f".{view.place}".endswith(f".{chosen.part}")]
     if not fitting:
-        places = [part.place for part in parts if part.place]
-        raise UsageError(f"`{path}` has no part `{chosen}`", f"it holds {quoted(places, 10) or 'one network'}")
+        raise UsageError(f"`{path}` has no part `{chosen.part}`", holds)
     return fitting
 
 
@@ -159,14 +173,21 @@ def _loaded(model: Classifier, part: Part, path: Path) -> Classifier:
     return model
 
 
-def _place_fact(path: Path, part: Part, chosen: str) -> list[Fact]:
+def _place_fact(path: Path, part: Part, chosen: Choice) -> list[Fact]:
     """Say which of several weights in the file are used, and how the others are chosen."""
-    if not part.place:
+    place = ", ".join(filter(None, [part.place, "an average" if part.averaged else ""]))
+    if not place:
         return []
-    if chosen or not part.rivals:
-        return [Fact("weights", part.place, "given" if chosen else "file")]
+    if chosen.part or chosen.ema or not part.rivals:
+        return [Fact("weights", place, "given" if chosen.part or chosen.ema else "file")]
     others = ", ".join(f"`{path.name}#{rival}`" for rival in part.rivals)
-    return [Fact("weights", f"{part.place}; the file also holds {others}", "guessed")]
+    return [Fact("weights", f"{place}; the file also holds {others}", "guessed")]
+
+
+def _precision_fact(part: Part) -> list[Fact]:
+    """Say which precision the weights have, if another than single."""
+    kinds = {str(t.dtype).removeprefix("torch.") for t in part.tensors.values() if t.is_floating_point()}
+    return [Fact("precision", f"{', '.join(sorted(kinds))}, computed in float32", "file")] if kinds - {"float32"} else []
 
 
 def _without_noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +89,61 @@ def test_of_two_copies_the_plain_one_is_taken_and_the_other_can_be_chosen(places
     other = load_model(f"{tmp_path}/w.pth#{average}")
     first, second = (m.network.state_dict()["conv1.weight"] for m in (loaded.model, other))
     torch.testing.assert_close(second, first + 1)
+
+
+@pytest.mark.parametrize("places", TWICE)
+def test_ema_takes_the_average(places, weights, tmp_path):
+    torch.save(TWICE[places](weights), tmp_path / "w.pth")
+    plain, average = load_model(tmp_path / "w.pth"), open_model(str(tmp_path / "w.pth"), Given(ema=True))
+    first, second = (m.network.state_dict()["conv1.weight"] for m in (plain, average.model))
+    torch.testing.assert_close(second, first + 1)
+    assert facts_of(average)["weights"][1] == "given"
+    assert facts_of(average)["weights"][0].startswith(places[1]) and "an average" in facts_of(average)["weights"][0]
+
+
+def test_weights_that_lightning_averaged_are_its_state_dict(weights, tmp_path):
+    plain, averaged = prefixed("model.", weights), prefixed("model.", weights, 1)
+    content = {"current_model_state": plain, "state_dict": averaged, "averaging_state": {"n_averaged": torch.tensor(3)}}
+    torch.save(content, tmp_path / "w.ckpt")
+    first = load_model(tmp_path / "w.ckpt").network.state_dict()["conv1.weight"]
+    second = load_model(tmp_path / "w.ckpt", ema=True).network.state_dict()["conv1.weight"]
+    torch.testing.assert_close(second, first + 1)
+
+
+def test_ema_takes_a_lone_average_and_is_refused_without_one(weights, tmp_path):
+    torch.save({"n_averaged": torch.tensor(5), **prefixed("module.", weights)}, tmp_path / "swa.pth")
+    assert facts_of(open_model(str(tmp_path / "swa.pth"), Given(ema=True)))["weights"][0] == "module, an average"
+    torch.save({"state_dict": weights}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="holds no averaged weights"):
+        load_model(tmp_path / "w.pth", ema=True)
+    with pytest.raises(UsageError, match="`resnet18` is a name"):
+        load_model("resnet18", ema=True)
+
+
+def test_a_classifier_of_openmmlab_is_read_with_its_head(tmp_path):
+    network = models.get_model("resnet18", num_classes=4).eval()
+    stored = {f"{'head' if n.startswith('fc.') else 'backbone'}.{n}": v for n, v in network.state_dict().items()}
+    torch.save({"meta": {"epoch": 3, "CLASSES": ["a"]}, "state_dict": stored}, tmp_path / "w.pth")
+    model = load_model(tmp_path / "w.pth")
+    assert model.arch == "resnet18"
+    torch.testing.assert_close(model.network.fc.weight, network.fc.weight.detach())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_weights_of_any_precision_are_computed_in_single(kind, weights, tmp_path):
+    torch.save({n: v.to(kind) if v.is_floating_point() else v for n, v in weights.items()}, tmp_path / "w.pth")
+    loaded = open_model(str(tmp_path / "w.pth"))
+    assert facts_of(loaded)["precision"] == (f"{str(kind).removeprefix('torch.')}, computed in float32", "file")
+    found = loaded.model.network.state_dict()["conv1.weight"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, weights["conv1.weight"].to(kind).float(), rtol=0, atol=0)
+
+
+def test_many_equal_layers_are_found_in_time(weights):
+    names = [f"layer{i}.{j}.weight" for i in range(3000) for j in range(2)]
+    start = time.process_time()
+    assert parts({name: torch.ones(2, 2) for name in names})[0].place == ""
+    assert time.process_time() - start < 3
 
 
 def test_a_part_that_is_not_there_is_named(weights, tmp_path):

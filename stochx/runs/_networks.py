@@ -42,7 +42,7 @@ def identify(loaded: Loaded) -> Document:
 def given(settings: Description, arch: str | None) -> Given:
     """Return what the settings state about a network."""
     mean, std = settings.normalisation
-    return Given(arch, mean, std, settings.sides, settings.class_names)
+    return Given(arch, mean, std, settings.sides, settings.class_names, settings.ema)
 
 
 def explained_network(settings: Images, device: torch.device) -> Classifier:

@@ -15,7 +15,7 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Description(Settings):
-    """Facts that a network's file may lack: normalisation, size of the input, names of classes."""
+    """Facts that a network's file may lack: normalisation, size of the input, names of classes; and which weights."""
 
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
@@ -26,6 +26,9 @@ class Description(Settings):
         str | None,
         Option(WHAT, "Class names of the network, in order, or a file with one per line.", metavar="A,B,C|FILE"),
     ] = None
+    ema: Annotated[
+        bool, Option(WHAT, "Take the averaged weights (EMA, SWA) of a checkpoint that holds both, not the plain ones.")
+    ] = False
 
     @property
     def normalisation(self) -> tuple[Channels | None, Channels | None]:
@@ -41,6 +44,11 @@ class Description(Settings):
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, where they are given."""
         return class_names(self.classes)
+
+    def recorded(self) -> dict[str, object]:
+        """`ema` only where it is given: runs that were begun without the option go on."""
+        record = super().recorded()
+        return record if self.ema else {name: value for name, value in record.items() if name != "ema"}
 
     def check(self) -> None:
         super().check()

@@ -47,8 +47,8 @@ class Train(Description, Epochs, RunFiles):
 
     def check(self) -> None:
         super().check()
-        for key in ("mean", "std", "size", "classes"):
-            if getattr(self, key) is not None and self.init is None:
+        for key in ("mean", "std", "size", "classes", "ema"):
+            if getattr(self, key) not in (None, False) and self.init is None:
                 raise UsageError(f"`--{key}` describes the network of `--init`", "add `--init MODEL`, or leave it out")
 
     def recorded(self) -> dict[str, object]:

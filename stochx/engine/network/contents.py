@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +13,14 @@ from torch import Tensor
 
 DEPTH = 5  # of mappings in mappings
 MOST = 50  # parts that are looked at, the likeliest
+COPIES = 8  # more equal branches than that are layers of one network
 # Prefixes that wrappers add to all names: DataParallel, torch.compile, Lightning, Fabric, DeepSpeed, ...
 WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "model", "network", "net", "backbone", "encoder"})
 # Parts that are later copies of other weights.
 AVERAGES = re.compile(r"(^|[._])(ema|swa|shadow|teacher|target|momentum|averaged?|avg|encoder_k|key_encoder)([._]|$)")
 OPTIMIZERS = re.compile(r"optim|sched|scaler|(^|\.)state$")
+# The last layers that OpenMMLab's classifiers keep beside `backbone`, after a global average.
+MM_HEADS = ("head.fc", "cls_head.fc")
 # Tensors of a training that are no part of the network.
 STRAYS = re.compile(
     r"loss|criterion|metric|queue|n_averaged|num_updates|initted|class_weight|centers?$"
@@ -25,18 +29,22 @@ STRAYS = re.compile(
 )
 MEANS, DEVIATIONS = ("mean", "new_mean", "mu", "pixel_mean", "_mean"), ("std", "new_std", "sigma", "pixel_std", "_std")
 
+Signature = frozenset[tuple[str, torch.Size]]  # names and shapes
+
 
 @dataclass(frozen=True)
 class Part:
     """Named tensors of one network in a file, their place (`state_dict`, `model.encoder_q`), and those beside them.
 
-    `rivals` are the places of other weights in the same file that may be meant: an average, a teacher.
+    `rivals` are the places of other weights in the same file that may be meant: an average, a teacher. `averaged` is
+    true for weights that are an average over the steps of a training.
     """
 
     place: str
     tensors: Mapping[str, Tensor]
     beside: Mapping[str, Tensor]
     rivals: tuple[str, ...] = ()
+    averaged: bool = False
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -68,26 +76,50 @@ def parts(content: object) -> list[Part]:
     Plain weights come before averages of them, and many bytes before few.
     """
     found = [part for place, table in _tables(content, "", 0) for part in _copies(place, table)]
+    swapped = isinstance(content, Mapping) and "current_model_state" in content  # Lightning's `WeightAveraging`
+    found = [replace(part, averaged=_is_average(part, swapped)) for part in found]
     largest = max(map(_size, found), default=0)
-    found.sort(key=lambda part: (_size(part) * 3 < largest, AVERAGES.search(part.place.lower()) is not None))
+    found.sort(key=lambda part: (_size(part) * 3 < largest, part.averaged))
     found = found[:MOST]
-    return [replace(part, rivals=tuple(other.place for other in found if _may_replace(other, part))) for part in found]
+    cores = [_core(part.tensors) for part in found]
+    alike: dict[Signature, list[int]] = {}
+    for i, core in enumerate(cores):
+        alike.setdefault(_signature(core), []).append(i)
+    return [
+        replace(part, rivals=tuple(found[j].place for j in alike[_signature(core)] if _differ(core, cores[j])))
+        for part, core in zip(found, cores, strict=True)
+    ]
 
 
-def _may_replace(other: Part, part: Part) -> bool:
-    """Return true if `other` holds different weights for the same names."""
-    one, two = _core(part.tensors), _core(other.tensors)
-    same = {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in two.items()}
-    return other is not part and same and not all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+def _is_average(part: Part, swapped: bool) -> bool:
+    if swapped and part.place.partition(".")[0] in ("state_dict", "current_model_state"):
+        return part.place.startswith("state_dict")
+    return AVERAGES.search(part.place.lower()) is not None or any(n.endswith("n_averaged") for n in part.tensors)
+
+
+def _differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return true if tensors of the same names and shapes have different values."""
+    return one is not other and not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def views(part: Part) -> Iterator[Part]:
     """Yield a part without any prefix that all its tensors share, then without those of wrappers, and with them."""
     steps = _stripped(part, WRAPPERS)
+    yield from filter(None, map(_with_head, steps))
     bare = _stripped(part, None)[-1]
     if bare.place not in [step.place for step in steps]:
         yield bare
     yield from reversed(steps)
+
+
+def _with_head(part: Part) -> Part | None:
+    """Return the backbone of an OpenMMLab classifier with its last layer as `fc`; None for any other part."""
+    for head in MM_HEADS:
+        layer = {f"{head}.weight": "fc.weight", f"{head}.bias": "fc.bias"}
+        if part.place.endswith("backbone") and layer.keys() <= part.beside.keys():
+            tensors = {**part.tensors, **{name: part.beside[stored] for stored, name in layer.items()}}
+            return replace(part, tensors=tensors, beside={n: t for n, t in part.beside.items() if n not in layer})
+    return None
 
 
 def _tables(content: object, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -111,13 +143,14 @@ def _copies(place: str, table: dict[str, Tensor]) -> Iterator[Part]:
     for name, tensor in outer.tensors.items():
         first, _, rest = name.partition(".")
         groups.setdefault(first if rest else "", {})[rest or name] = tensor
-    cores = {first: _core(group) for first, group in groups.items() if first}
+    cores = {first: _signature(_core(group)) for first, group in groups.items() if first}
+    counts = Counter(cores.values())
     for first, core in cores.items():
-        same = [other for other in cores.values() if _shapes(other) == _shapes(core)]
-        if len(same) > 1 and _bytes(core) * (len(same) + 1) > _bytes(table):  # encoder and momentum encoder
+        branches, tensors = counts[core], groups[first]
+        if 1 < branches <= COPIES and _bytes(tensors) * (branches + 1) > _bytes(table):  # encoder, momentum encoder
             others = {f"{f}.{n}".strip("."): t for f, g in groups.items() if f != first for n, t in g.items()}
-            beside = {n: t for n, t in others.items() if _shapes(cores.get(n.partition(".")[0], {})) != _shapes(core)}
-            yield Part(f"{outer.place}.{first}".strip("."), groups[first], {**outer.beside, **beside})
+            beside = {n: t for n, t in others.items() if cores.get(n.partition(".")[0]) != core}
+            yield Part(f"{outer.place}.{first}".strip("."), tensors, {**outer.beside, **beside})
     yield Part(place, table, {})
 
 
@@ -190,8 +223,8 @@ NORMS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
 )
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _signature(tensors: Mapping[str, Tensor]) -> Signature:
+    return frozenset((name, tensor.shape) for name, tensor in tensors.items())
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -113,13 +113,13 @@ def load(path: Path) -> Weights:
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise `InputError` for NaN and infinite weights."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not full(tensor).isfinite().all():
             raise InputError(f"`{path}`: the tensor `{name}` is not finite", "use an older checkpoint")
 
 
 def full(tensor: Tensor) -> Tensor:
     """Return a tensor in single precision at least."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
 
 
 def _safetensors(path: Path) -> Weights:
