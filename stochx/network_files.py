@@ -187,7 +187,9 @@ def _place_fact(path: Path, part: Part, chosen: Choice) -> list[Fact]:
 def _precision_fact(part: Part) -> list[Fact]:
     """Say which precision the weights have, if another than single."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in part.tensors.values() if t.is_floating_point()}
-    return [Fact("precision", f"{', '.join(sorted(kinds))}, computed in float32", "file")] if kinds - {"float32"} else []
+    if kinds <= {"float32"}:
+        return []
+    return [Fact("precision", f"{', '.join(sorted(kinds))}, computed in float32", "file")]
 
 
 def _without_noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
