@@ -20,6 +20,7 @@ from torch.fx.node import Argument
 from torch.nn.utils.parametrize import is_parametrized
 
 from stochx.engine.network.bpda import StandIn
+from stochx.engine.network.opening import opened
 from stochx.engine.network.stochastic import Noisy, NormalSum
 from stochx.engine.network.wrappers import traceable, unwrapped
 from stochx.errors import first_line
@@ -30,7 +31,7 @@ class UntraceableError(Exception):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """Trace the operations of `network`, sharing its weights.
+    """Trace the operations of `network`, sharing its weights; attention is traced in plain operations.
 
     Raises `UntraceableError` for control flow that depends on data, and for everything that the trace would lose:
     hooks, parametrised weights, a backward of the user's own, parts that run without gradients or under autocast, and
@@ -40,7 +41,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
         raise UntraceableError("it has hooks")
     if any(is_parametrized(module) for module in network.modules()):
         raise UntraceableError("it has parametrised weights")
-    network = unwrapped(network)
+    network = opened(unwrapped(network))
     with torch.random.fork_rng(), traceable(network):
         before = _random_states()
         try:
@@ -112,6 +113,30 @@ def _global_hooks() -> bool:
         "_global_backward_pre_hooks",
     )
     return any(getattr(torch.nn.modules.module, kind) for kind in kinds)
+
+
+SHAPES = frozenset({"size", "dim", "ndimension", "numel", "nelement", "new_empty", "new_ones", "new_zeros", "new_full"})
+LIKE = frozenset({torch.empty_like, torch.ones_like, torch.zeros_like, torch.full_like})
+ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim"})
+
+
+def reads_values(node: fx.Node) -> bool:
+    """Return True unless an operation reads no more of its inputs than their shape, type and device."""
+    if node.op == "call_method":
+        return node.target not in SHAPES
+    return node.target not in LIKE and not (node.target is getattr and node.args[1] in ATTRIBUTES)
+
+
+def depending(graph: fx.Graph) -> set[fx.Node]:
+    """Return the operations whose value depends on the values of the images, and not only on their shape.
+
+    So the mask of shifted windows, which is made for the size of the image, is a constant like a weight.
+    """
+    found = set[fx.Node]()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (reads_values(node) and not found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:
