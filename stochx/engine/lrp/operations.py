@@ -100,7 +100,7 @@ def _sum(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     if node in tape.raw and len(tape.signals(node)) == 1:  # a shift of the image, such as a normalisation
         return _gate(tape, node, relevance)
     arguments: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | node.kwargs
-    sign = -1 if outside(node.target) in DIFFERENCES else 1
+    sign = -1 if node.target in DIFFERENCES else 1
     factors = {"input": 1, "other": sign * arguments.get("alpha", 1)}
     parts = {name: (arguments[name], factor) for name, factor in factors.items()}
     summands = [(tape.values[n] if isinstance(n, fx.Node) else relevance.new_tensor(n)) * f for n, f in parts.values()]
@@ -162,30 +162,10 @@ CALLS: dict[object, Kind] = {
     **dict.fromkeys((operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div"), GATE),
 }
 
-OUTSIDE: dict[object, object] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-}
-
-
-def outside(target: object) -> object:
-    """Return the operation equivalent to `target` that does not work in place; methods are names."""
-    return target.rstrip("_") if isinstance(target, str) else OUTSIDE.get(target, target)
-
-
-def is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Return True if `node` overwrites its first input."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    calls, keywords = node.op in ("call_function", "call_method"), node.kwargs
-    return bool(getattr(module, "inplace", keywords.get("inplace", calls and outside(node.target) != node.target)))
-
 
 def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Kind:
     """Return the kind of operation of `node`."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return next((kind for types, kind in MODULES if isinstance(module, types)), UNKNOWN)
-    return CALLS.get(outside(node.target), UNKNOWN)
+    return CALLS.get(node.target, UNKNOWN)

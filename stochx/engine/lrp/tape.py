@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from stochx.engine.lrp.operations import LAYER, is_in_place, kind_of, outside
+from stochx.engine.lrp.operations import LAYER, kind_of
 from stochx.engine.lrp.rules import Layer
+from stochx.engine.network.inplace import out_of_place
 from stochx.errors import InputError
 
 Rule = Callable[[Layer, Tensor, Tensor], Tensor]
@@ -37,12 +35,13 @@ class RelevanceTape:
     """
 
     def __init__(self, graph: fx.GraphModule, x: Tensor) -> None:
-        self.graph, self.nodes = graph, _nodes_out_of_place(graph)
+        self.graph = out_of_place(graph)
+        self.nodes = list(self.graph.graph.nodes)
         result = self.nodes[-1].args[0]
         if not isinstance(result, fx.Node):
             raise InputError("the network returns several outputs", "wrap it in a module that returns the logits")
         self.result = result
-        self.modules = {name: _out_of_place(module) for name, module in graph.named_modules()}
+        self.modules = dict(self.graph.named_modules())
         self.kinds = {node: kind_of(node, self.modules) for node in self.nodes}
         self.depends: set[fx.Node] = set()  # nodes that depend on the image
         self.raw: set[fx.Node] = set()  # those of them before every layer with weights
@@ -94,14 +93,10 @@ class RelevanceTape:
             return attrgetter(str(node.target))(self.graph)
         if node.op == "call_module":
             return self.modules[str(node.target)](*args, **kwargs)
-        function: Any = outside(node.target)
-        if node.op == "call_method":
-            return getattr(args[0], function)(*args[1:], **kwargs)
-        if isinstance(function, FunctionType) and "inplace" in (signature := inspect.signature(function)).parameters:
-            bound = signature.bind(*args, **kwargs)
-            bound.arguments["inplace"] = False
-            args, kwargs = bound.args, bound.kwargs
-        return function(*args, **kwargs)
+        function: Any = node.target
+        return (
+            getattr(args[0], function)(*args[1:], **kwargs) if node.op == "call_method" else function(*args, **kwargs)
+        )
 
     def span(self, end: fx.Node) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest value that the raw node `end` can take, for one image."""
@@ -124,22 +119,3 @@ class RelevanceTape:
             for n in node.all_input_nodes:
                 if last[n] is node and n in self.depends - needed and type(self.values[n]) in (Tensor, tuple, list):
                     del self.values[n]
-
-
-def _nodes_out_of_place(graph: fx.GraphModule) -> list[fx.Node]:
-    """Copy the nodes; users of a value that is overwritten in place become users of the result."""
-    modules = dict(graph.named_modules())
-    anew, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.graph.nodes:
-        copies[node] = anew.node_copy(node, copies.__getitem__)
-        if is_in_place(node, modules):
-            copies[node.all_input_nodes[0]] = copies[node]
-    return list(anew.nodes)
-
-
-def _out_of_place(module: nn.Module) -> nn.Module:
-    if not getattr(module, "inplace", False):
-        return module
-    other = copy.copy(module)
-    other.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
-    return other
