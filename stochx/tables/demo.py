@@ -177,7 +177,8 @@ def _fsc_test(documents: Documents) -> str:
     if row["p"] >= SIGNIFICANT:
         verdict = "so short a training shows no difference"
     else:
-        verdict = "the guide helps" if row["difference"] > 0 else "here the guide does harm"
+        better = "guided" if row["difference"] > 0 else "unguided"
+        verdict = f"of these two networks the {better} one is better; with other seeds it may be the other"
     return (
         f"Guided {_percent(row['accuracy'])}, unguided {_percent(row['accuracy_versus'])} ({row['way']} classes, "
         f"{row['shot']} images each): {difference} over {row['n']} paired episodes; {verdict}."
