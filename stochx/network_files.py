@@ -69,7 +69,7 @@ def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier,
         candidate, part, model = _fill(arch or trusted(header.arch, path), parts, path)
     else:
         source = "recognised"
-        candidate, part, model = _recognise(parts, path)
+        candidate, part, model = _recognise(parts, path, stored.network)
     if part.unknown and not chosen.part:
         raise InputError(
             f"`{path}` holds {quoted(part.unknown)} beside a whole `{model.arch}`, as part of a larger network",
@@ -80,6 +80,7 @@ def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier,
         Fact("format", path.suffix.lstrip(".") or "pickle", "file"),
         Fact("sha256", sha256, "measured"),
         Fact("architecture", model.arch, source),
+        *_class_fact(stored.network),
         *_place_fact(path, part, chosen),
         *_precision_fact(part),
     ]
@@ -138,7 +139,11 @@ def _shapes(part: Part) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
 
 
-def _recognise(parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier]:
+def _recognise(parts: Sequence[Part], path: Path, network: str) -> tuple[Candidate, Part, Classifier]:
+    """Return the architecture of the first part that has a known one, and load it.
+
+    Raises `InputError` where none has; of a network that was stored whole, that one says its class.
+    """
     first: InputError | None = None
     for part in _readings(parts):
         try:
@@ -150,6 +155,11 @@ def _recognise(parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Clas
         else:
             return candidate, part, _loaded(candidate.build(), part, path)
     assert first is not None, "a file without parts is refused"
+    if network:
+        raise InputError(
+            f"`{path}` holds a whole network, of the class `{network}`, whose code is not run: {first}",
+            "give `--arch FILE.py:function` that makes the network, or `--arch timm:NAME`",
+        )
     raise first
 
 
@@ -182,6 +192,11 @@ def _place_fact(path: Path, part: Part, chosen: Choice) -> list[Fact]:
         return [Fact("weights", place, "given" if chosen.part or chosen.ema else "file")]
     others = ", ".join(f"`{path.name}#{rival}`" for rival in part.rivals)
     return [Fact("weights", f"{place}; the file also holds {others}", "guessed")]
+
+
+def _class_fact(network: str) -> list[Fact]:
+    """Say of which class a network was that the file holds whole."""
+    return [Fact("stored as", f"a whole `{network}`, whose code is not run", "file")] if network else []
 
 
 def _precision_fact(part: Part) -> list[Fact]:

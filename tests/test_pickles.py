@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import copyreg
 import io
 import os
@@ -24,7 +25,7 @@ from stochx.catalog import MODELS
 from stochx.engine.network import pickle_machine, pickled_tensors, pickles
 from stochx.engine.network.weights import load
 from stochx.errors import InputError
-from stochx.loading import load_model
+from stochx.loading import load_model, open_model
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +133,56 @@ def test_tied_tensors_stay_tied(tmp_path):
     assert found["a"].untyped_storage().data_ptr() == found["b"].untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"epoch": 3, "model": m}], ids=["bare", "in a mapping"])
-def test_a_whole_network_says_what_to_do(wrap, network, tmp_path):
-    torch.save(wrap(network), tmp_path / "w.pt")
-    with pytest.raises(InputError, match=f"holds a whole network, of the class `.*{type(network).__name__}`") as error:
-        load(tmp_path / "w.pt")
-    assert "state_dict()" in error.value.hint and "FILE.py:function" in error.value.hint
+WHOLE_NETWORKS = {
+    "bare": lambda m: m,
+    "in a mapping": lambda m: {"epoch": 3, "model": m},
+    "parallel": nn.DataParallel,
+    "half": lambda m: copy.deepcopy(m).half(),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("wrap", WHOLE_NETWORKS.values(), ids=WHOLE_NETWORKS)
+def test_of_a_whole_network_the_weights_are_read(wrap, legacy, network, tmp_path):
+    torch.save(wrap(network), tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    loaded = open_model(str(tmp_path / "w.pt"))
+    assert loaded.model.arch == "resnet20"
+    assert next(fact for fact in loaded.facts if fact.name == "stored as").value.startswith("a whole `")
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(loaded.model.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+class Unknown(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 5, 3)
+        self.register_buffer("passing", torch.ones(2), persistent=False)
+
+
+def test_a_whole_network_that_is_unknown_says_what_to_do(tmp_path):
+    torch.save(Unknown(), tmp_path / "w.pt")
+    with pytest.raises(
+        InputError, match=r"holds a whole network, of the class `.*Unknown`, whose code is not"
+    ) as error:
+        load_model(tmp_path / "w.pt")
+    assert "FILE.py:function" in error.value.hint
+    assert load(tmp_path / "w.pt").parts[0].tensors.keys() == {"layer.weight", "layer.bias"}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_of_numpy_are_weights_too(protocol, network, tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    arrays["conv1.weight"] = np.asfortranarray(arrays["conv1.weight"])
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "a", "names": ["a"]}, protocol))
+    model = load_model(tmp_path / "w.pkl")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("value", [np.array(["a"]), np.array([1, None]), np.ones(3, ">f4"), np.datetime64("2026")])
+def test_arrays_of_other_values_are_left_out(value, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": np.ones((2, 2)), "x": value}))
+    assert load(tmp_path / "w.pkl").parts[0].tensors.keys() == {"w"}
 
 
 REFUSED = {
@@ -155,11 +200,50 @@ def test_tensors_that_are_no_plain_ones_are_named(kind, tmp_path):
         load(tmp_path / "w.pt")
 
 
-def test_torchscript_and_bare_pickles_say_what_to_do(tmp_path):
-    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
-    with pytest.raises(InputError, match="TorchScript"):
+PROGRAMS = {
+    "script.pt": lambda network, x, file: torch.jit.script(network).save(file),
+    "trace.pt": lambda network, x, file: torch.jit.trace(network, x).save(file),
+    "export.pt2": lambda network, x, file: torch.export.save(torch.export.export(network, (x,)), file),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_of_a_program_the_weights_are_read(name, network, tmp_path):
+    x = torch.rand(2, 3, 32, 32)
+    PROGRAMS[name](network, x, str(tmp_path / name))
+    loaded = open_model(str(tmp_path / name))
+    assert "whose code is not run" in next(fact for fact in loaded.facts if fact.name == "stored as").value
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model.network(x), network(x), rtol=0, atol=0)
+
+
+DAMAGED_TABLES = {
+    "no json": b"{",
+    "no table": b"[]",
+    "deep": b'{"config": ' + b"[" * 10**5,
+    "another file": b'{"config": {"w": {"path_name": "../weight_1", %s}}}',
+    "beyond": b'{"config": {"w": {"path_name": "weight_0", %s}}}',
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_TABLES)
+def test_damaged_tables_of_programs_are_refused(name, tmp_path):
+    meta = b'"use_pickle": false, "tensor_meta": {"dtype": 7, "sizes": [{"as_int": 9}], "strides": [{"as_int": 1}], '
+    content = DAMAGED_TABLES[name].replace(b"%s", meta + b'"storage_offset": {"as_int": 0}}')
+    with zipfile.ZipFile(tmp_path / "w.pt2", "w") as file:
+        file.writestr("w/data/weights/model_weights_config.json", content)
+        file.writestr("w/data/weights/weight_0", bytes(16))
+    with pytest.raises(InputError, match="or is damaged"):
+        load(tmp_path / "w.pt2")
+
+
+def test_a_frozen_program_and_bare_pickles_say_what_to_do(tmp_path):
+    torch.jit.freeze(torch.jit.script(nn.Linear(2, 2).eval())).save(str(tmp_path / "w.pt"))
+    with pytest.raises(InputError, match="without weights of its own") as error:
         load(tmp_path / "w.pt")
-    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": 1}))
+    assert "state_dict()" in error.value.hint
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"weight": torch.ones(3)}))
     with pytest.raises(InputError, match=r"none of `torch.save`"):
         load(tmp_path / "w.pth")
 
@@ -240,6 +324,20 @@ HOSTILE = {
     "copies of a long list": lambda: (
         b"]q\x00(" + b"K\x01K\x02\x86" * 50_000 + b"e0" + b"ccollections\nOrderedDict\nh\x00\x85R0" * 30_000 + b"N."
     ),
+    "networks doubled 40 times": lambda: (
+        b"\x80\x02c__torch__\nN\n)\x81}U\x01w"
+        + tensor()[len(b"\x80\x02}X\x01\x00\x00\x00w") : -2]
+        + b"sbq\x00"
+        + b"".join(b"c__torch__\nN\n)\x81}(U\x01ah%cU\x01bh%cubq%c" % (i, i, i + 1) for i in range(40))
+        + b"."
+    ),
+    "a network in itself": lambda: b"\x80\x02c__torch__\nN\n)\x81q\x00}U\x01ah\x00sb.",
+    "an array of 2**60": lambda: (
+        b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+        b"(K\x01\x8a\x08" + struct.pack("<q", 2**60) + b"\x85cnumpy\ndtype\nU\x02f4\x85R\x89C\x01xtbs."
+    ),
+    "a call as an array": lambda: b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n" + CANARY + b")R\x85R.",
+    "a call as bytes": lambda: b"\x80\x02c_codecs\nencode\n" + CANARY + b")RX\x06\x00\x00\x00latin1\x86R.",
     "a long memo": lambda: b"}r\x00\x00\x00\x7f.",
     "a long BINUNICODE8": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc.",
     "a long BINBYTES8": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
@@ -273,6 +371,9 @@ WHY = {  # else there is no state dict
     "EXT4": CODE,
     "aliases of a mapping": "refers to itself too often",
     "copies of a long list": LONG,
+    "networks doubled 40 times": LONG,
+    "an array of 2**60": SHAPE,
+    "a network in itself": "without weights of its own",
     "a long BINUNICODE8": CUT,
     "a long BINBYTES8": CUT,
     "a negative BINSTRING": "byte count < 0",

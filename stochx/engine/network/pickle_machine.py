@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickletools
 from typing import Any, NamedTuple
 
-from stochx.engine.network.pickled_tensors import LENGTH, Builder, Name, Storages, Stub, is_key
+from stochx.engine.network.pickled_tensors import LENGTH, Builder, Name, Network, Storages, Stub, is_key
 
 OPERATIONS = 3_000_000  # of a pickle; a network of 3,000 tensors has 0.1 million
 NODES = 100_000  # of the content beyond twice the operations, counted once a path to it
@@ -37,7 +37,7 @@ VALUES = frozenset(  # codes that carry one
 
 
 class Content(NamedTuple):
-    """What a file holds, and the class of the network in it whose code would be needed, if there is one."""
+    """What a file holds, and the class of the outermost network in it, whose code is not run, if there is one."""
 
     value: object
     network: str
@@ -117,12 +117,13 @@ class Machine:
     def do_EMPTY_DICT(self, _: object) -> None:
         self.stack.append({})
 
-    def do_EMPTY_SET(self, _: object) -> None:
-        self.stack.append(Stub("set"))
+    do_EMPTY_SET = do_EMPTY_LIST
 
     def do_LIST(self, _: object) -> None:
         items = self.marked()
         self.stack.append(items)
+
+    do_FROZENSET = do_LIST
 
     def do_TUPLE(self, _: object) -> None:
         items = self.marked()
@@ -132,10 +133,6 @@ class Machine:
         items = self.marked()
         self.stack.append({})
         self.put(items)
-
-    def do_FROZENSET(self, _: object) -> None:
-        self.marked()
-        self.stack.append(Stub("frozenset"))
 
     def do_TUPLE1(self, _: object) -> None:
         self.stack.append((self.stack.pop(),))
@@ -180,11 +177,13 @@ class Machine:
 
     def do_PUT(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
+        if isinstance(self.stack[-1], Stub):
+            self.stack[-1].place = place
 
     do_BINPUT = do_LONG_BINPUT = do_PUT
 
     def do_MEMOIZE(self, _: object) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.do_PUT(len(self.memo))
 
     def do_GLOBAL(self, names: str) -> None:
         self.stack.append(_name(*names.split(" ", 1)))
@@ -212,9 +211,13 @@ class Machine:
     do_NEWOBJ = do_REDUCE
 
     def do_BUILD(self, _: object) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if isinstance(target, Stub) and isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
+        state, target = self.stack.pop(), self.stack[-1]
+        built = self.builder.built(target, state)
+        if built is not None:
+            self.stack[-1] = built
+            if target.place is not None:
+                self.memo[target.place] = built
+        if isinstance(built, Network):
             self.network = target.name  # that of the outermost one comes last
 
     def do_BINPERSID(self, _: object) -> None:

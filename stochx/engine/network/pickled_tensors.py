@@ -30,6 +30,20 @@ DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+ARRAYS = {  # of NumPy, by the code of its dtype
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}
+ARRAY = frozenset(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
+BUFFER = frozenset(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))
+SETS = frozenset(f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("set", "frozenset"))
 MAPPINGS = frozenset({"collections.OrderedDict", "collections.defaultdict", "__builtin__.dict", "builtins.dict"})
 UNREADABLE = {
     "torch._utils._rebuild_qtensor": "quantised",
@@ -58,10 +72,18 @@ class Name:
 
 
 class Stub:
-    """What takes the place of an object of any class; it keeps nothing, and has no code."""
+    """What takes the place of an object of any class; it has no code, and keeps only its arguments' text.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    `place` is where the machine's memo holds it.
+    """
+
+    def __init__(self, name: str, text: str = "") -> None:
+        self.name, self.text = name, text
+        self.place: int | None = None
+
+
+class Network(dict[str, Tensor]):
+    """The tensors of a network that was stored whole, under the names that its `state_dict()` would give them."""
 
 
 class Builder:
@@ -105,7 +127,65 @@ class Builder:
             return self.tensor(*arguments)
         if name.text == "torch._utils._rebuild_tensor_v3":
             return self.tensor_of_dtype(*arguments)
-        return Stub(name.text)
+        if name.text in SETS and arguments and isinstance(arguments[0], list):
+            return arguments[0]
+        if name.text == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":
+            return _latin1(arguments[0])
+        if name.text in BUFFER and len(arguments) == 4:
+            values, dtype, shape, order = arguments
+            array = self.array((1, shape, dtype, order == "F", values))
+            return Stub(name.text) if array is None else array
+        if name.text == "torch.storage._load_from_bytes":
+            raise Unreadable("it is a pickle, but none of `torch.save`", "save the `state_dict()` with `torch.save`")
+        text = arguments[0] if name.text == "numpy.dtype" and arguments else ""
+        return Stub(name.text, text if isinstance(text, str) else "")
+
+    def built(self, target: object, state: object) -> Tensor | Network | None:
+        """Return the array or network that a state makes of what stands for it; None for all else."""
+        if not isinstance(target, Stub):
+            return None
+        if target.name in ARRAY:
+            return self.array(state)
+        if target.name == "numpy.dtype" and isinstance(state, tuple) and ">" in state[1:2]:
+            target.text = ""  # of another order of bytes
+        if not isinstance(state, dict):
+            return None
+        if {"_parameters", "_modules"} <= state.keys():
+            inner = [state["_parameters"], state.get("_buffers"), state["_modules"]]
+            passing = state.get("_non_persistent_buffers_set")
+            skipped = {*filter(is_key, passing)} if isinstance(passing, list) else set()
+            return self.network(inner, skipped)
+        return self.network([state], set()) if target.name.startswith("__torch__.") else None  # TorchScript
+
+    def network(self, tables: list[object], skipped: set[object]) -> Network:
+        """Return the tensors of a network and of the networks in it."""
+        found = Network()
+        for table in tables:
+            for key, value in table.items() if isinstance(table, dict) else ():
+                inner = value if isinstance(value, Network) else {"": value} if isinstance(value, Tensor) else {}
+                self.spend(1 + len(inner))
+                names = {f"{key}.{name}".rstrip("."): tensor for name, tensor in inner.items() if key not in skipped}
+                found.update({name: tensor for name, tensor in names.items() if len(name) <= LENGTH})
+        return found
+
+    def array(self, state: object) -> Tensor | None:
+        """Return an array of NumPy from its state: version, shape, dtype, order of the axes, bytes.
+
+        None for one of texts or objects, or of another order of bytes.
+        """
+        if not isinstance(state, tuple) or len(state) != 5:
+            return None
+        _, shape, dtype, reverse, content = state
+        kind = ARRAYS.get(dtype.text) if isinstance(dtype, Stub) and dtype.name == "numpy.dtype" else None
+        if kind is None or not isinstance(content, bytes | bytearray) or not isinstance(shape, tuple):
+            return None
+        if not all(map(_is_count, shape)) or math.prod(shape) * kind.itemsize != len(content) or len(shape) > LENGTH:
+            raise ValueError("an array has an impossible shape")
+        self.spare -= len(content)
+        if self.spare < 0:
+            raise ValueError("its arrays are larger than what the file holds")
+        flat = torch.frombuffer(bytearray(content), dtype=kind) if content else torch.empty(0, dtype=kind)
+        return flat.view(shape[::-1]).permute(*range(len(shape))[::-1]) if reverse else flat.view(shape)
 
     def mapping(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
         """Return the mapping of pairs, or an empty one: `defaultdict` has a function instead."""
@@ -153,6 +233,11 @@ class Builder:
         if self.spare < 0 or (0 not in size and last >= storage.numel()):
             raise ValueError("a tensor is larger than what the file holds")
         return storage.as_strided(size, stride, offset)
+
+
+def _latin1(text: object) -> bytes | Stub:
+    """Return the bytes that protocol 2 writes as text."""
+    return text.encode("latin1") if isinstance(text, str) else Stub("bytes")
 
 
 def _is_count(value: object) -> TypeGuard[int]:

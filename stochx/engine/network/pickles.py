@@ -1,4 +1,6 @@
-"""Files of `torch.save`, read inertly: tensors are rebuilt, whatever else they name is a stand-in that does nothing.
+"""Files of `torch.save`, TorchScript and `torch.export`, read inertly: tensors are rebuilt, and nothing else is.
+
+Whatever else they name is a stand-in that does nothing.
 
 `pickle_machine` runs the pickles in them, and `pickled_tensors` knows the names of tensors and mappings.
 """
@@ -17,6 +19,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from stochx.engine.network import exported as exports
 from stochx.engine.network.pickle_machine import Content, Machine
 from stochx.engine.network.pickled_tensors import Unreadable
 from stochx.errors import InputError, first_line
@@ -62,6 +65,13 @@ def _archive(file: BinaryIO) -> Content:
     """Read a zip archive, whose tensors lie in members of their own."""
     size = _size(file)
     members = _members(file, size)
+    exported = [name for name in members if name.count("/") == 3 and name.endswith(f"/{exports.CONFIG}")]
+    if len(exported) == 1:
+        folder = exported[0].rpartition("/")[0]
+        table = exports.weights(
+            _bytes(file, members[exported[0]]), lambda name: _bytes(file, members[f"{folder}/{name}"]), size
+        )
+        return Content(table, exports.NAME)
     roots = [name.removesuffix("data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise ValueError("the archive holds no network of PyTorch")
@@ -87,23 +97,22 @@ def _archive(file: BinaryIO) -> Content:
 
 
 def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the members of an archive by name: none twice, none compressed, none that share bytes."""
+    """Return the members of an archive by name: none twice, none that share bytes."""
     with zipfile.ZipFile(file) as archive:
         listed = archive.infolist()
     members = {info.filename: info for info in listed}
     if len(members) != len(listed):
         raise ValueError("the archive holds two members of one name")
-    if any(name.endswith("/constants.pkl") for name in members):
-        raise Unreadable("it is TorchScript, whose layers are not accessible", "save the network's `state_dict()`")
-    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in listed):
-        raise Unreadable("its members are compressed", "save it with `torch.save`, and do not zip it again")
-    if sum(info.file_size for info in listed) > size or any(info.header_offset < 0 for info in listed):
+    extents = [info.file_size if info.compress_type == zipfile.ZIP_STORED else info.compress_size for info in listed]
+    if sum(extents) > size or any(info.header_offset < 0 for info in listed):
         raise ValueError("the members of the archive do not lie within the file")
     return members
 
 
 def _bytes(file: BinaryIO, member: zipfile.ZipInfo) -> bytearray:
-    """Return a member as it is stored: PyTorch may leave its checksum out."""
+    """Return a member as it is stored: PyTorch may leave its checksum out, and compresses code alone."""
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        raise Unreadable("its members are compressed", "save it with `torch.save`, and do not zip it again")
     file.seek(member.header_offset)
     header = struct.unpack("<4s22xHH", file.read(30))
     if header[0] != ZIP:
@@ -132,7 +141,8 @@ def _legacy(file: BinaryIO) -> Content:
         raise Unreadable("it has the format of PyTorch before 0.2", "load it with PyTorch, and save its `state_dict()`")
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         if _value(stream, size) != MAGIC:
-            raise Unreadable("it is a pickle, but none of `torch.save`", "save the `state_dict()` with `torch.save`")
+            stream.seek(0)
+            return Machine(stream, _no_storage, size).content()
         if _value(stream, size) != PROTOCOL:
             raise ValueError("unknown protocol")
         _value(stream, size)  # facts of the machine that wrote it
@@ -157,6 +167,10 @@ def _legacy(file: BinaryIO) -> Content:
             storages[key] = _flat(content, dtype)
         stream.seek(start)
         return Machine(stream, lambda dtype, key, count: storages[key].view(dtype), size).content()
+
+
+def _no_storage(_dtype: torch.dtype, _key: str, _count: int) -> None:
+    raise Unreadable("it is a pickle, but none of `torch.save`", "save the `state_dict()` with `torch.save`")
 
 
 def _value(stream: mmap.mmap, size: int) -> object:

@@ -20,7 +20,7 @@ from stochx.engine.network.header import ClassifierHeader, Header, parse, serial
 from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError, first_line, storable
 
-PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"})
+PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 TRAINED = "stochx.trained"  # entry of a file's metadata
 NOISE = ".noise."  # part of the name of every tensor of a noise layer
@@ -30,13 +30,14 @@ NOISE = ".noise."  # part of the name of every tensor of a noise layer
 class Weights:
     """Candidates for the network's weights, the likeliest first, our header, and the file's other metadata.
 
-    `trained` holds the fingerprints of training images.
+    `trained` holds the fingerprints of training images, `network` the class of a network that was stored whole.
     """
 
     parts: Sequence[Part]
     header: Header = field(default_factory=ClassifierHeader)
     metadata: Mapping[str, str] = field(default_factory=dict)
     trained: Tensor | None = None
+    network: str = ""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -91,11 +92,6 @@ def load(path: Path) -> Weights:
     try:
         if path.is_dir():
             raise InputError(f"`{path}` is a directory, not a weights file", "name a file in it")
-        if path.suffix == ".pt2":
-            raise InputError(
-                f"`{path}` is an exported program, whose layers are not accessible",
-                "save the network's `state_dict()` instead",
-            )
         if storable(str(path)) != str(path):
             raise InputError(f"`{path}` cannot be opened: its name is not UTF-8", "rename it")
         weights = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
@@ -142,7 +138,7 @@ def _pickle(path: Path) -> Weights:
     found = parts(content.value)
     if content.network and not found:
         raise InputError(
-            f"`{path}` holds a whole network, of the class `{content.network}`, whose code is not run",
+            f"`{path}` holds a whole network, of the class `{content.network}`, without weights of its own",
             "save its `state_dict()`, or give your own code as `FILE.py:function`",
         )
-    return Weights(found)
+    return Weights(found, network=content.network)
