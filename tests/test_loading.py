@@ -132,7 +132,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path):
 
     for name, writer, why in (
         ("a.pt", torch.save, "contains no state dict"),
-        ("b.pth", lambda o, p: p.write_bytes(pickle.dumps(o)), r"none of `torch\.save`"),
+        ("b.pth", lambda o, p: p.write_bytes(pickle.dumps(o)), "contains no state dict"),
     ):
         writer({"x": Bomb()}, tmp_path / name)
         with pytest.raises(InputError, match=why):
