@@ -109,7 +109,8 @@ def in_order_of(model: Classifier, source: Classifier, name: str) -> Classifier:
     reordered = nn.Sequential(source.network, _Outputs(order))
     mean, std = (values.flatten().tolist() for values in (source.mean, source.std))
     facts = source.arch, source.noise, source.noises
-    return Classifier(reordered, model.classes, source.preparation, mean, std, *facts).to(source.mean.device).eval()
+    made = Classifier(reordered, model.classes, source.preparation, mean, std, *facts, channels=source.channels)
+    return made.to(source.mean.device).eval()
 
 
 class _Outputs(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stochx.classes import in_order_of
 from stochx.engine.io.fingerprints import union
+from stochx.engine.io.images import shape_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.ensemble import RandomEnsemble
 from stochx.errors import InputError, UsageError
@@ -77,14 +78,14 @@ def make_ensemble(text: str, parts: Sequence[Part], members: Sequence[Classifier
             )
         if member.preparation != first.preparation:
             raise InputError(
-                f"`{part.model}` takes images of {member.input_size} pixels that are prepared otherwise than for "
-                f"`{parts[0].model}`, of {first.input_size}",
+                f"`{part.model}` takes images of {shape_text(member.input_shape)} that are prepared otherwise than for "
+                f"`{parts[0].model}`, of {shape_text(first.input_shape)}",
                 "use networks of one input size, or give `--size`",
             )
     others = zip(parts[1:], members[1:], strict=True)
     alike = [first, *(_with_classes_of(first, member, part.model, parts[0].model) for part, member in others)]
     network = RandomEnsemble(alike, [part.chance for part in parts])
-    model = Classifier(network, first.classes, first.preparation, arch=text, noise="sample", noises="ensemble")
+    model = Classifier(network, first.classes, first.preparation, arch=text, noise="sample", noises="ensemble", channels=first.channels)
     model.guessed_classes = first.guessed_classes
     known = [member.trained for member in members if member.trained is not None]
     model.trained = union(*known) if known else None

@@ -6,9 +6,10 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stochx.engine.io.images import Preparation
+from stochx.engine.io.images import MIN_SIDE, RGB, Preparation, Size, height_and_width
 from stochx.engine.network.bpda import bpda, stand_ins
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from stochx.engine.network.reading import in_single_precision, probes, read_as_classifier
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, first_channels, fitting
+from stochx.engine.network.reading import channels_to_try, in_single_precision, probes, read_as_classifier, runs
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError, quoted, suggest
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
@@ -73,17 +74,19 @@ def _stand_in(network: nn.Module, layers: object, text: str) -> None:
         setattr(known[parent], child, bpda(known[name], backward))
 
 
-def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classifier, list[Fact]]:
+def from_factory(text: str, size: tuple[Size, Size] | None = None) -> tuple[Classifier, list[Fact]]:
     """Return the network that a function makes, read as a classifier, and what is known of it.
 
-    Its input size (crop, resize) is the given one, else what it declares, else the first usual one that it takes.
+    Its input size (crop, resize) is the given one, else what it declares, else the first usual one that it takes; its
+    channels are the first of `channels_to_try` that it takes.
     """
     made = call_factory(text)
     if isinstance(made, Classifier):
         model, seen, source = made, GIVEN, GIVEN
     else:
         preparation, seen = _preparation(made, size)
-        model = Classifier(made, (), preparation, IMAGENET_MEAN, IMAGENET_STD, arch=text)
+        mean, std = fitting(IMAGENET_MEAN, IMAGENET_STD, preparation.channels)
+        model = Classifier(made, (), preparation, mean, std, arch=text, channels=preparation.channels)
         source = "guessed"
     facts = [Fact("architecture", text, "given"), *read_outputs(model, text), *_read_stand_ins(model, text)]
     named = source if source == GIVEN else "measured"
@@ -96,9 +99,15 @@ def from_factory(text: str, size: tuple[int, int] | None = None) -> tuple[Classi
 def read_outputs(model: Classifier, text: str) -> list[Fact]:
     """Read a network as a classifier, see `read_as_classifier`, and number its classes if they have no names.
 
-    Raises `InputError` for a network that is not a classifier, and where names and outputs differ in number.
+    Its channels are as declared, or as it takes them. Raises `InputError` for a network that is not a classifier, and
+    where names and outputs differ in number.
     """
-    x = model.normalise(probes(model.input_size))
+    if not runs(model, model.input_shape):
+        _, *size = model.input_shape
+        others = [count for count in channels_to_try(model.network) if runs(model.network, (count, *size))]
+        if others:
+            model.take_channels(others[0])
+    x = model.normalise(probes(model.input_shape))
     model.network, reading = read_as_classifier(model.network, x, text)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         count = model.network(x[:2]).shape[1]
@@ -115,23 +124,41 @@ def _read_stand_ins(model: Classifier, text: str) -> list[Fact]:
     if not layers:
         return []
     with _as_input_errors(text), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        model.network(model.normalise(probes(model.input_size)))
+        model.network(model.normalise(probes(model.input_shape)))
     return [Fact("bpda", ", ".join(f"{name}: {layer.extra_repr()}" for name, layer in layers.items()), "given")]
 
 
-def _preparation(network: nn.Module, size: tuple[int, int] | None) -> tuple[Preparation, Source]:
+def _preparation(network: nn.Module, size: tuple[Size, Size] | None) -> tuple[Preparation, Source]:
+    counts, usual = channels_to_try(network), first_channels(network) or RGB
     if size is not None:
-        return Preparation(size[1], size[0]), "given"
+        return Preparation(size[1], size[0], channels=_taken(network, size[0], counts) or usual), "given"
     declared = _declared(network)
-    side = next((side for side in (declared, *SIDES) if side and _takes(network, side)), USUAL)
-    preparation = Preparation(256 if side == USUAL else side, side)
-    if side == declared:
+    tried = ((each, _taken(network, each, counts)) for each in (declared, *_flattened(network, counts), *SIDES) if each)
+    crop, channels = next(((each, count) for each, count in tried if count), (USUAL, usual))
+    preparation = Preparation(256 if crop == USUAL else crop, crop, channels=channels)
+    if crop == declared:
         return preparation, "known"
-    return preparation, "guessed" if any(_takes(network, other) for other in (side + 32, 2 * side)) else "measured"
+    height, width = height_and_width(crop)
+    larger = [(channels, height + 32, width + 32), (channels, 2 * height, 2 * width)]
+    return preparation, "guessed" if any(runs(network, shape) for shape in larger) else "measured"
 
 
-def _declared(network: nn.Module) -> int | None:
-    """Return the side that the network's attributes or timm's configuration declare."""
+def _taken(network: nn.Module, size: Size, counts: Sequence[int]) -> int | None:
+    """Return the first number of channels with which the network takes images of a size; None if there is none."""
+    return next((count for count in counts if runs(network, (count, *height_and_width(size)))), None)
+
+
+def _flattened(network: nn.Module, counts: Sequence[int]) -> list[int]:
+    """Return sides of the images whose pixels a network's first layer takes as a vector."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if not isinstance(first, nn.Linear):
+        return []
+    sides = [(count, math.isqrt(first.in_features // count)) for count in counts]
+    return [side for count, side in sides if side >= MIN_SIDE and count * side**2 == first.in_features]
+
+
+def _declared(network: nn.Module) -> Size | None:
+    """Return the size that the network's attributes or timm's configuration declare."""
     for holder in (network, *network.children()):
         values = [getattr(holder, name, None) for name in DECLARING]
         for name in ("pretrained_cfg", "default_cfg", "config"):
@@ -139,20 +166,11 @@ def _declared(network: nn.Module) -> int | None:
             read = config.get if isinstance(config, dict) else lambda key, config=config: getattr(config, key, None)
             values += [read(key) for key in ("input_size", "image_size")]
         for value in values:
-            side = value[-1] if isinstance(value, tuple | list) and value else value
-            if type(side) is int and 8 <= side <= 1024:
-                return side
+            sides = [*value[-2:]] if isinstance(value, tuple | list) else [value]
+            if sides and all(type(side) is int and MIN_SIDE <= side <= 1024 for side in sides):
+                height, width = sides[0], sides[-1]
+                return height if height == width else (height, width)
     return None
-
-
-def _takes(network: nn.Module, side: int) -> bool:
-    """Return true if the network takes images of this side, in color or gray."""
-    x = probes(side)[:2]
-    for images in (x, x[:, :1]):
-        with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):  # any error of theirs
-            network(images)
-            return True
-    return False
 
 
 def _module(where: str, text: str) -> ModuleType:

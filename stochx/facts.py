@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from stochx.engine.io.images import shape_text, size_text
 from stochx.engine.network.classifier import Classifier
 
 Source = Literal[
@@ -28,10 +29,12 @@ def normalisation_fact(model: Classifier, source: Source) -> Fact:
 
 
 def input_fact(model: Classifier, source: Source) -> Fact:
-    """The side of a network's images, and how they are resized."""
-    side, preparation = model.input_size, model.preparation
-    text = f"{side} x {side}, short side resized to {preparation.resize}, {preparation.resampling}"
-    return Fact("input", text, source)
+    """The channels and size of a network's images, and how they are resized."""
+    preparation = model.preparation
+    resized = f"short side resized to {preparation.resize}"
+    if not isinstance(preparation.resize, int):
+        resized = f"resized to cover {size_text(preparation.resize)}"
+    return Fact("input", f"{shape_text(model.input_shape)}, {resized}, {preparation.resampling}", source)
 
 
 def classes_fact(model: Classifier, source: Source) -> Fact:

@@ -12,7 +12,7 @@ import torch
 from stochx.architectures import architecture
 from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.network import FewShotNetwork
-from stochx.engine.io.images import Preparation
+from stochx.engine.io.images import Preparation, height_and_width, shape_text
 from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.backbone import Backbone
@@ -49,9 +49,8 @@ def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) ->
     try:
         base = Backbone(model)
     except RuntimeError as error:
-        side = model.input_size
         raise UsageError(
-            f"`{model.arch}` cannot take images of {side} pixels: {str(error).splitlines()[0]}", "use another `--size`"
+            f"`{model.arch}` cannot take images of {shape_text(model.input_shape)}: {str(error).splitlines()[0]}", "use another `--size`"
         ) from None
     return FewShotNetwork(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
 
@@ -97,7 +96,7 @@ def fewshot_facts(path: Path) -> tuple[Fact, ...] | None:
         "way": header.way,
         **training,
         **classes,
-        "input": f"{header.crop} x {header.crop}",
+        "input": shape_text((len(header.mean), *height_and_width(header.crop))),
         "normalisation": f"mean {list(header.mean)}, std {list(header.std)}",
     }
     size = sum(tensor.numel() for tensor in stored.tensors.values())
@@ -121,9 +120,7 @@ def load_fewshot(text: str, *, arch: str | None = None, device: torch.device | s
     if not isinstance(header, FewShotHeader):
         raise InputError(f"`{path}` is not a few-shot network", "train one with `stochx fsc-train`")
     view = architecture(arch or trusted(header.arch, path), 2).build()
-    view.mean, view.std = (
-        torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (header.mean, header.std)
-    )
+    view.normalise_by(header.mean, header.std)
     view.preparation = Preparation(header.resize, header.crop, resampling=header.resampling)
     model = _joined(view, header.head, header.way, header.facts)
     for part, module, spec in (

@@ -19,7 +19,7 @@ from stochx.catalog import DATASETS
 from stochx.classes import with_classes_of
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
-from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
+from stochx.engine.io.images import SUFFIXES, Preparation, Size, read, to_tensor
 from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
@@ -30,6 +30,7 @@ from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
 from stochx.network_files import Choice, file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
+from stochx.settings.values import sizes
 
 REMEDIES = {
     "weights": "; `--ema` takes the average, and `FILE#PART` any of them",
@@ -53,20 +54,23 @@ class Loaded:
 class Given:
     """What the user states about a network, which overrides every other source.
 
-    `size` is the side of the input in pixels, or (side, side before the crop); `classes` names the outputs. `ema` takes
-    the averaged weights of a file that holds them.
+    `size` is the side of the input in pixels, or (size, size before the crop), each a side or (height, width), or a
+    text as `--size` takes it, such as `384x128`; `classes` names the outputs. `ema` takes the averaged weights of a
+    file that holds them.
     """
 
     arch: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    size: int | tuple[int, int] | None = None
+    size: str | int | tuple[Size, Size] | None = None
     classes: Sequence[str] | None = None
     ema: bool = False
 
     @property
-    def sides(self) -> tuple[int, int] | None:
-        """Side of the input, and of the image before the crop."""
+    def sizes(self) -> tuple[Size, Size] | None:
+        """Size of the input, and of the image before the crop."""
+        if isinstance(self.size, str):
+            return sizes(self.size)
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
@@ -76,7 +80,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     arch: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: str | int | tuple[Size, Size] | None = None,
     classes: Sequence[str] | None = None,
     ema: bool = False,
     device: torch.device | str = "cpu",
@@ -102,13 +106,13 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
         return Loaded(model, tuple(ensemble_facts(model, parts)))
     path, part = file_and_part(text)
     if path.suffix in weights.SUFFIXES or path.exists():
-        model, facts = from_file(path, Choice(part, given.ema), given.arch)
+        model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes)
     elif given.ema:
         raise UsageError(f"`--ema` chooses among the weights of a file, and `{text}` is a name", "leave it out")
     elif text.startswith("timm:"):
         model, facts = from_timm(text.removeprefix("timm:"))
     elif is_factory(text):
-        model, facts = from_factory(text, given.sides)
+        model, facts = from_factory(text, given.sizes)
     else:
         model, facts = from_torchvision(text)
     facts = _apply(given, model, facts)
@@ -118,11 +122,10 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
         elif fact.name == "output":
             log.warning("`%s` %s", text, fact.value)
     model = model.to(device).eval().requires_grad_(False)
-    side = model.input_size
     try:
-        model.noise = measure_noise(model, torch.rand(1, 3, side, side, device=model.mean.device))
+        model.noise = measure_noise(model, torch.rand_like(model.blank()))
     except Exception as error:  # the user's forward can raise anything
-        raise failure(error, text, side) from None
+        raise failure(error, text, model.input_shape) from None
     count = sum(p.numel() for p in model.parameters())
     facts.sort(key=lambda fact: fact.name == "input")  # beside what is measured
     facts += [Fact("parameters", f"{count:,}", "measured"), Fact("noise", model.noise, "measured")]
@@ -136,8 +139,8 @@ def _apply(given: Given, model: Classifier, facts: list[Fact]) -> list[Fact]:
         mean, std = (values.flatten().tolist() for values in (model.mean, model.std))
         model.normalise_by(mean if given.mean is None else given.mean, std if given.std is None else given.std)
         news.append(normalisation_fact(model, "given"))
-    if given.sides is not None:
-        crop, resize = given.sides
+    if given.sizes is not None:
+        crop, resize = given.sizes
         model.prepare_by(Preparation(resize, crop, resampling=model.preparation.resampling))
         news.append(input_fact(model, "given"))
     if given.classes is not None:
@@ -179,10 +182,10 @@ class _Opens:
 def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:
     """Return an image file as every command reads it: upright RGB, (3, H, W) float32 in [0, 1].
 
-    With `model` it is prepared for it and on its device. Raises `InputError` for a file that is no usable image.
+    With `model` it is prepared for it, (1, H, W) for one that takes gray images, and on its device. Raises `InputError` for a file that is no usable image.
     """
     image = read(Path(path).expanduser())
-    return to_tensor(image) if model is None else to_tensor(model.preparation(image)).to(model.mean.device)
+    return to_tensor(image) if model is None else model.preparation.tensor(image).to(model.mean.device)
 
 
 def _data_spec(text: str) -> str:

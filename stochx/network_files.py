@@ -24,14 +24,15 @@ from stochx.architectures import (
 from stochx.catalog import MODELS, NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
-from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.classifier import Classifier, fitting
 from stochx.engine.network.contents import Part, views, without_norms
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError, quoted
-from stochx.factory import read_outputs
+from stochx.factory import from_factory, read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
-from stochx.presets import imagenet_classes
+from stochx.presets import Declared, imagenet_classes
+from stochx.settings.values import Size
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -50,10 +51,13 @@ def file_and_part(text: str) -> tuple[Path, str]:
     return (Path(file), part) if sign and file and not Path(text).exists() else (Path(text), "")
 
 
-def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier, list[Fact]]:
+def from_file(
+    path: Path, chosen: Choice, arch: str | None, size: tuple[Size, Size] | None = None
+) -> tuple[Classifier, list[Fact]]:
     """Return the network in a file, without its given settings, and what is known of it.
 
-    `chosen` are the weights in the file that are meant, `arch` is the architecture, where they are given.
+    `chosen` are the weights in the file that are meant, `arch` is the architecture, where they are given, and `size`
+    the input size (crop, resize) that the user's own code is run with.
     """
     stored = weights.load(path)
     header = stored.header
@@ -64,9 +68,12 @@ def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier,
     if header.noises:
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
     source: Source
+    own = list[Fact]()
     if arch or header.arch:
         source = "given" if arch is not None else "header"
-        candidate, part, model = _fill(arch or trusted(header.arch, path), parts, path)
+        count, stated = class_count(_shapes(next(_readings(parts)))), (header.crop, header.resize)
+        candidate, own = _named(arch or trusted(header.arch, path), count, size or (stated if all(stated) else None))
+        part, model = _fill(candidate, parts, path)
     else:
         source = "recognised"
         candidate, part, model = _recognise(parts, path, stored.network)
@@ -83,13 +90,13 @@ def from_file(path: Path, chosen: Choice, arch: str | None) -> tuple[Classifier,
         *_class_fact(stored.network),
         *_place_fact(path, part, chosen),
         *_precision_fact(part),
+        *(fact for fact in own if fact.name in ("output", "bpda")),
     ]
     if len(model.classes) == 1:
         facts += read_outputs(model, str(path))
     facts += _name_classes(model, header)
-    facts += _set_preprocessing(
-        model, header, _stored_normalisation(header, stored.metadata, part), candidate, path, sha256
-    )
+    declared = None if candidate.declared is None else candidate.declared(path, sha256, len(model.classes))
+    facts += _set_preprocessing(model, header, _stored_normalisation(header, stored.metadata, part), declared, own)
     if header.noises:
         install_noise(model, header.noises)
         _fill_noise(model, stored, path)
@@ -163,15 +170,22 @@ def _recognise(parts: Sequence[Part], path: Path, network: str) -> tuple[Candida
     raise first
 
 
-def _fill(arch: str, parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier]:
+def _named(arch: str, classes: int, size: tuple[Size, Size] | None) -> tuple[Candidate, list[Fact]]:
+    """Return an architecture, and what is known of it if it is the user's own code, which is run."""
+    if not is_factory(arch):
+        return architecture(arch, classes), []
+    made, facts = from_factory(arch, size)
+    return Candidate(arch, lambda: made), facts
+
+
+def _fill(candidate: Candidate, parts: Sequence[Part], path: Path) -> tuple[Part, Classifier]:
     """Build an architecture, and load the first part that fits it."""
     readings = list(_readings(parts))
-    candidate = architecture(arch, class_count(_shapes(readings[0])))
     model = candidate.build()
     for part in readings:
         expected = shapes_of(model.network)
         if needed_tensors(_shapes(part), expected, candidate.unused) == expected:
-            return candidate, part, _loaded(model, part, path)
+            return part, _loaded(model, part, path)
     lack = differences(shapes_of(model.network), _shapes(readings[0]))
     raise InputError(f"`{path}` does not fit `{candidate.arch}`: {lack}", "check `--arch`")
 
@@ -268,22 +282,20 @@ def _set_preprocessing(
     model: Classifier,
     header: ClassifierHeader,
     normalisation: tuple[Sequence[float], Sequence[float], Source] | None,
-    candidate: Candidate,
-    path: Path,
-    sha256: str,
+    declared: Declared | None,
+    own: Sequence[Fact],
 ) -> list[Fact]:
-    """Set normalisation and preparation by the best source: the file, published weights, a guess."""
-    own = _is_own(model)
-    normalised: Source = "guessed"
-    prepared: Source = "known" if own else "guessed"
-    if candidate.declared is not None:
-        declared = candidate.declared(path, sha256, len(model.classes))
+    """Set normalisation and preparation by the best source: the file, published weights, the user's code, a guess."""
+    sources: dict[str, Source] = {fact.name: fact.source for fact in own}
+    normalised = sources.get("normalisation", "guessed")
+    prepared = sources.get("input", "known" if _is_own(model) else "guessed")
+    if declared is not None:
         model.preparation = declared.preprocessing.preparation
-        model.normalise_by(declared.preprocessing.mean, declared.preprocessing.std)
+        model.normalise_by(*fitting(declared.preprocessing.mean, declared.preprocessing.std, model.channels))
         normalised, prepared = declared.normalisation, declared.preparation
     if normalisation is not None:
         mean, std, normalised = normalisation
-        model.normalise_by(mean, std)
+        model.normalise_by(*fitting(mean, std, model.channels))  # older files have that of RGB for gray networks
     if header.crop and header.resize:
         model.preparation, prepared = Preparation(header.resize, header.crop, resampling=header.resampling), "header"
     return [normalisation_fact(model, normalised), input_fact(model, prepared)]

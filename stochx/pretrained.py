@@ -89,8 +89,9 @@ def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
 
 def _view(config: Any) -> Preprocessing:
     """The preprocessing that timm's configuration of data declares."""
-    crop = int(config["input_size"][-1])
-    preparation = Preparation(round(crop / config["crop_pct"]), crop, resampling=config["interpolation"])
+    height, width = (int(side) for side in config["input_size"][-2:])
+    resize = round(height / config["crop_pct"]), round(width / config["crop_pct"])
+    preparation = Preparation(resize, (height, width), resampling=config["interpolation"])
     return Preprocessing(preparation, tuple(config["mean"]), tuple(config["std"]))
 
 

@@ -82,7 +82,7 @@ def check_independent(model: Classifier) -> None:
             "the network draws its noise once for a whole batch, so that its draws are not independent", hint
         )
     source = generator("independent", device="cpu")
-    images = torch.rand(3, 3, model.input_size, model.input_size, generator=source).to(model.mean)
+    images = torch.rand(3, *model.input_shape, generator=source).to(model.mean)
 
     def first_output(batch: Tensor) -> Tensor:
         with torch.inference_mode(), seeded(0, "independent"):

@@ -11,10 +11,10 @@ import torch
 
 from stochx.classes import are_numbers, match_classes
 from stochx.engine.io.data import Data, Item
-from stochx.engine.io.images import read, to_tensor
+from stochx.engine.io.images import read
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import InputError, UsageError, printable, suggest
 from stochx.loading import Given, Loaded, open_model
 from stochx.runs._samples import Sample, count_trained, sample_of, take, unseen_data
 from stochx.runs.document import Document
@@ -42,7 +42,7 @@ def identify(loaded: Loaded) -> Document:
 def given(settings: Description, arch: str | None) -> Given:
     """Return what the settings state about a network."""
     mean, std = settings.normalisation
-    return Given(arch, mean, std, settings.sides, settings.class_names, settings.ema)
+    return Given(arch, mean, std, settings.sizes, settings.class_names, settings.ema)
 
 
 def explained_network(settings: Images, device: torch.device) -> Classifier:
@@ -92,8 +92,11 @@ def _true_classes(data: Data, name: str, model: Classifier) -> list[str]:
 
 
 def _read_file(path: Path, model: Classifier) -> Item:
-    image = model.preparation(read(path))
-    return Item(hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest(), to_tensor(image))
+    try:
+        image = model.preparation.tensor(read(path))
+    except InputError as error:
+        raise InputError(f"`{printable(path)}`: {error}", error.hint) from None
+    return Item(hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest(), image)
 
 
 def class_index(text: str | None, model: Classifier) -> int | None:

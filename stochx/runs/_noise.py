@@ -48,8 +48,7 @@ def _check_known(name: str, model: Classifier) -> None:
     """Raise `UsageError` for a network without a seed that an attacker could know."""
     if model.noise == "none":
         raise UsageError(f"`{name}` is deterministic: there is no noise to know", "leave out `--randomness known`")
-    side = model.preparation.crop
-    x = torch.rand(2, model.mean.shape[1], side, side, device=model.mean.device)
+    x = torch.rand_like(model.blank().repeat(2, 1, 1, 1))
     if not is_reproducible(lambda: logits(model, x)):
         raise UsageError(
             f"`{name}` does not draw its noise from torch's generators, whose seed an attacker could know",

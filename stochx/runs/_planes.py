@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stochx.classes import are_numbers, with_classes_of
 from stochx.engine.io.data import Data, Item
+from stochx.engine.io.images import shape_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.plane import Plane
 from stochx.errors import InputError, UsageError
@@ -50,9 +51,9 @@ def check_alike(models: Mapping[str, Classifier]) -> None:
     """Raise `InputError` for networks that cannot be compared: of other sizes, or other classes."""
     (name, first), *rest = models.items()
     for other, model in rest:
-        if model.input_size != first.input_size:
+        if model.input_shape != first.input_shape:
             raise InputError(
-                f"`{other}` takes images of {model.input_size} pixels, `{name}` of {first.input_size}",
+                f"`{other}` takes images of {shape_text(model.input_shape)}, `{name}` of {shape_text(first.input_shape)}",
                 "compare networks of one input size",
             )
         numbered = are_numbers(model.classes) or are_numbers(first.classes)

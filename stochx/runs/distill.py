@@ -94,8 +94,7 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor, 
             install_noise(student, settings.noise)
         with watch.progress("calibrating", calibration_steps(len(pixels))) as advance:
             calibrate_student(student, pixels, settings.seed, advance)
-        side = student.input_size
-        student.noise = measure_noise(student, torch.rand(1, 3, side, side, device=student.mean.device))
+        student.noise = measure_noise(student, torch.rand_like(student.blank()))
     file = Path(settings.teacher)
     student.origin = {"teacher": file.name}
     if file.is_file():

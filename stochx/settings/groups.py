@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, RUN, WHAT, Option, Settings
 from stochx.settings.choices import Precision, Sampling
-from stochx.settings.values import channels, class_names, share, sides
+from stochx.settings.values import Size, channels, class_names, share, sizes
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,12 @@ class Description(Settings):
     mean: Annotated[str | None, Option(WHAT, "Mean of the normalisation, in [0, 1].", metavar="R,G,B")] = None
     std: Annotated[str | None, Option(WHAT, "Standard deviation of the normalisation.", metavar="R,G,B")] = None
     size: Annotated[
-        str | None, Option(WHAT, "Input size of the network in pixels; N/M resizes to M and crops N.", metavar="N[/M]")
+        str | None,
+        Option(
+            WHAT,
+            "Input size of the network in pixels, or height x width; N/M resizes to M and crops N.",
+            metavar="N|HxW[/M]",
+        ),
     ] = None
     classes: Annotated[
         str | None,
@@ -36,9 +41,9 @@ class Description(Settings):
         return channels(self.mean, "--mean"), channels(self.std, "--std")
 
     @property
-    def sides(self) -> tuple[int, int] | None:
-        """Sides of the input and of the image before the crop, where they are given."""
-        return sides(self.size)
+    def sizes(self) -> tuple[Size, Size] | None:
+        """Sizes of the input and of the image before the crop, where they are given."""
+        return sizes(self.size)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -52,7 +57,7 @@ class Description(Settings):
 
     def check(self) -> None:
         super().check()
-        _ = self.normalisation, self.sides, self.class_names  # raise for texts that cannot be read
+        _ = self.normalisation, self.sizes, self.class_names  # raise for texts that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,39 +87,50 @@ def share(text: str, option: str) -> float:
     return value
 
 
-def channels(text: str | None, option: str) -> tuple[float, float, float] | None:
-    """Read `0.5,0.5,0.5`; one number stands for all channels."""
+def channels(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Read `0.5,0.5,0.5`, a number for each channel; one number stands for all channels."""
     if text is None:
         return None
     try:
-        values = [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise UsageError(f"`{option} {text}` is neither one number nor three", f"write `{option} 0.485,0.456,0.406`")
-    first, second, third = values * 3 if len(values) == 1 else values
-    return first, second, third
+        raise UsageError(f"`{option} {text}` is not a number for each channel", f"write `{option} 0.485,0.456,0.406`") from None
 
 
 MAX_SIDE = 4096  # pixels
 IMAGENET = 1000  # classes
 
+Size = int | tuple[int, int]
+"""The side of a square, or (height, width), in pixels."""
 
-def sides(text: str | None) -> tuple[int, int] | None:
-    """Read `240`, the side of the input in pixels, or `240/255`, with the side of the image that it is cropped from."""
+
+def sizes(text: str | None) -> tuple[Size, Size] | None:
+    """Read `240`, the side of the input in pixels, or `384x128`, its height and width.
+
+    Behind a slash stands the size of the image that it is cropped from: `240/255`.
+    """
     if text is None:
         return None
     crop, _, resize = text.partition("/")
     try:
-        values = int(crop), int(resize or crop)
+        small, large = _sides(crop), _sides(resize or crop)
     except ValueError:
-        values = 0, 0
-    if not 8 <= values[0] <= values[1] <= MAX_SIDE:
+        small = large = (0, 0)
+    if not all(8 <= less <= more <= MAX_SIDE for less, more in zip(small, large, strict=True)):
         raise UsageError(
             f"`--size {text}` is not a size in pixels",
-            "write `--size 224`, or `--size 224/256` for a crop of 256 pixels",
+            "write `--size 224`, `--size 224/256` for a crop of 256 pixels, or `--size 384x128` for height x width",
         )
-    return values
+    return _square_as_side(small), _square_as_side(large)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    height, cross, width = text.lower().partition("x")
+    return int(height), int(width if cross else height)
+
+
+def _square_as_side(sides: tuple[int, int]) -> Size:
+    return sides[0] if sides[0] == sides[1] else sides
 
 
 def class_names(text: str | None) -> tuple[str, ...] | None:

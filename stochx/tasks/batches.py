@@ -123,8 +123,7 @@ def read_all(sources: Sequence[Source], batch: range) -> list[Item | StochxError
 
 def rows_of(model: Classifier) -> int:
     """Return the number of images in a canonical batch."""
-    side = model.input_size
-    return fused(model).rows(torch.zeros(1, 3, side, side, device=model.mean.device, dtype=model.mean.dtype))
+    return fused(model).rows(model.blank())
 
 
 def batches(

@@ -31,9 +31,8 @@ def check_teacher(teacher: Classifier, data: Data) -> Classifier:
 
     Raises `InputError` for a network that is not a classifier, has other classes, or is stochastic.
     """
-    side = teacher.input_size
     with torch.inference_mode():
-        out = teacher(teacher.mean.new_zeros(1, 3, side, side))
+        out = teacher(teacher.blank())
     if out.dim() != 2:
         raise InputError(f"the teacher returns {tuple(out.shape)} for one image", "it must return logits (N, K)")
     if out.shape[1] != len(data.classes):

@@ -21,7 +21,7 @@ READERS = 8  # images decoded in parallel
 
 @dataclass(frozen=True)
 class Stack:
-    """Images (N, 3, H, W) uint8 with labels (N,) and keys, and the images that could not be read."""
+    """Images (N, C, H, W) uint8 with labels (N,) and keys, and the images that could not be read."""
 
     pixels: Tensor
     labels: Tensor
@@ -36,12 +36,12 @@ def stack(data: Data, preparation: Preparation, report: Report = unreported) -> 
     """Read all images at the network's size; raises the first error if none can be read."""
     if data.labels is None:
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
-    count, side = len(data), preparation.crop
+    count = len(data)
     labels = torch.tensor([int(label) for label in data.labels])
-    if data.pixels is not None and data.pixels.shape[-2:] == (side, side) and preparation.resize == side:
+    if data.pixels is not None and data.pixels.shape[1:] == preparation.shape and preparation.resize == preparation.crop:
         report(count)
         return Stack(data.pixels, labels, data.keys)
-    pixels = scratch((count, 3, side, side), torch.uint8)
+    pixels = scratch((count, *preparation.shape), torch.uint8)
 
     def place(i: int) -> InputError | None:
         try:

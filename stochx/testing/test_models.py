@@ -18,7 +18,7 @@ def build(spec: str) -> Classifier:
 
 def test_a_model_takes_pixels_and_gives_logits(model: str) -> None:
     made = build(model)
-    x = torch.rand(2, 3, made.input_size, made.input_size, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(2, *made.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         shape = tuple(made(x).shape)
         assert shape == (2, 7), f"for 7 classes the logits are {shape}: they must be (N, 7)"

@@ -32,9 +32,9 @@ class FewShotNetwork(nn.Module):
         self.backbone, self.head, self.head_text, self.way, self.facts = backbone, head, head_text, way, dict(facts)
 
     @property
-    def input_size(self) -> int:
-        """Side of the square images in pixels."""
-        return self.backbone.model.input_size
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return self.backbone.model.input_shape
 
     def forward(self, x: Tensor) -> Tensor:
         """Return feature maps (..., C, h, w) of images (..., 3, H, W) in [0, 1], in the runtime's precision."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stochx.engine.io.images import Preparation, to_tensor
+from stochx.engine.io.images import RGB, Picture, Preparation, to_tensor
 from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable, storable
 from stochx.settings.choices import Sampling
@@ -24,7 +24,7 @@ from stochx.settings.choices import Sampling
 
 @dataclass(frozen=True)
 class Item:
-    """An image (3, H, W) in [0, 1], its class index, and its object mask (H, W) if there is one."""
+    """An image (C, H, W) in [0, 1], its class index, and its object mask (H, W) if there is one."""
 
     key: str
     image: Tensor
@@ -37,14 +37,14 @@ class Item:
 class Data(Dataset[tuple[Tensor, int]]):
     """Images by index, read on demand: `len(data)`, `data[7]`, `data.item(7)`.
 
-    `read(i)` returns an 8-bit RGB image; `mask(i)` a mask (H, W). `pixels` (N, 3, H, W) uint8 is set if all images are
+    `read(i)` returns an 8-bit RGB image, or (H, W, C) uint8; `mask(i)` a mask (H, W). `pixels` (N, C, H, W) uint8 is set if all images are
     in memory at one size, for training to read at once. Labels are class indices. `preparation` is that of `data[i]`.
     A pickle holds no images: `reopen()` opens the data set again, and these are its images `places`.
     """
 
     classes: tuple[str, ...]
     keys: Sequence[str]
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Picture]
     labels: Sequence[int] | None = None
     mask: Callable[[int], np.ndarray] | None = None
     domains: Sequence[str] | None = None
@@ -60,7 +60,7 @@ class Data(Dataset[tuple[Tensor, int]]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return image `index` (3, H, W) in [0, 1] and its label, -1 without one; negative ones count from the end.
+        """Return image `index` (C, H, W) in [0, 1] and its label, -1 without one; negative ones count from the end.
 
         Raises `IndexError` past the end, and `InputError` for an unusable image.
         """
@@ -139,16 +139,16 @@ class Data(Dataset[tuple[Tensor, int]]):
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
         """Return item `index`, with image and mask prepared alike; raises `InputError` for an unusable image."""
-        key, image = self.keys[index], self.read(index)
+        key, picture = self.keys[index], self.read(index)
         mask = None if self.mask is None else Image.fromarray(self.mask(index).astype(np.uint8) * 255)
         try:
-            if prepare is not None:
-                image, mask = prepare(image), mask and prepare(mask)
+            image = to_tensor(picture) if prepare is None else prepare.tensor(picture)
+            mask = prepare(mask) if prepare and mask else mask
         except InputError as error:
             raise InputError(f"`{printable(key)}`: {error}", error.hint) from None
         return Item(
             key=key,
-            image=to_tensor(image),
+            image=image,
             label=int(self.labels[index]) if self.labels is not None else None,
             mask=None if mask is None else torch.from_numpy(np.array(mask) >= 128),
             domain=self.domains[index] if self.domains is not None else None,
@@ -180,11 +180,11 @@ def from_arrays(
     masks: np.ndarray | None = None,
     domains: Sequence[str] | None = None,
 ) -> Data:
-    """Data from (N, H, W, 3) uint8 in memory; keys are `prefix/00000` and so on."""
+    """Data from (N, H, W, C) uint8 in memory; keys are `prefix/00000` and so on."""
     return Data(
         classes=tuple(classes),
         keys=[f"{prefix}/{i:05d}" for i in range(len(pixels))],
-        read=lambda i: Image.fromarray(pixels[i]),
+        read=lambda i: Image.fromarray(pixels[i]) if pixels.shape[3] == RGB else pixels[i],
         labels=labels,
         mask=None if masks is None else lambda i: np.asarray(masks[i], dtype=bool),
         domains=domains,

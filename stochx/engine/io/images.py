@@ -7,7 +7,7 @@ import shlex
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,9 +18,11 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, featur
 from torch import Tensor
 
 from stochx.errors import InputError, printable
+from stochx.settings.values import Size
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
+RGB = 3  # channels
 AVIF = features.check_module("avif")  # not in every build of Pillow
 SUFFIXES = frozenset(
     {".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
@@ -43,32 +45,70 @@ log = logging.getLogger("stochx")
 _header_lock = threading.Lock()
 
 
+Picture = Image.Image | np.ndarray
+"""An 8-bit RGB image, or (H, W, C) uint8 for other numbers of channels."""
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return (height, width) of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size) -> str:
+    """Return a size as text: `224 x 224`."""
+    height, width = height_and_width(size)
+    return f"{height} x {width}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape (C, H, W) as text: `224 x 224`, or `28 x 28 with 1 channel` where it is not RGB."""
+    channels, height, width = shape
+    return f"{height} x {width}" + ("" if channels == RGB else f" with {channels_text(channels)}")
+
+
+def channels_text(count: int) -> str:
+    """Return `1 channel`, `4 channels`."""
+    return f"{count} channel" + ("" if count == 1 else "s")
+
+
 @dataclass(frozen=True)
 class Preparation:
-    """Preparation of an image: scale the shorter side to `resize` pixels, then take the centre `crop`.
+    """Preparation of an image: scale it in proportion, until it just covers `resize`, then take the centre `crop`.
 
-    With `whole` nothing is cropped: the shorter side becomes `crop`, and the longer one keeps its proportion.
-    `resampling` is the interpolation, which should be the one of the network's training.
+    Each is the side of a square, or (height, width); the shorter side of an image thus becomes that of a square. With
+    `whole` nothing is cropped: the image just covers `crop`. `resampling` is the interpolation, which should be the one
+    of the network's training. `channels` is what the network takes: 1 makes images gray.
     """
 
-    resize: int
-    crop: int
+    resize: Size
+    crop: Size
     whole: bool = False
     resampling: Resampling = "bilinear"
+    channels: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("resize", "crop"):  # one form for each size, so that equal preparations compare equal
+            height, width = height_and_width(getattr(self, name))
+            object.__setattr__(self, name, height if height == width else (height, width))
         if self.resampling not in RESAMPLING:
             raise InputError(f"unknown resampling `{self.resampling}`", "use " + ", ".join(RESAMPLING))
-        if not 0 < self.crop <= self.resize:
+        (height, width), (high, wide) = map(height_and_width, (self.crop, self.resize))
+        if not (0 < height <= high and 0 < width <= wide):
             raise InputError(
-                f"cannot crop {self.crop} pixels out of {self.resize}",
+                f"cannot crop {size_text(self.crop)} pixels out of {size_text(self.resize)}",
                 "use a crop that is not larger than the resized image",
             )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of prepared images."""
+        return (self.channels, *height_and_width(self.crop))
+
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the prepared image, with the same pixels as torchvision's `resize` and `center_crop`."""
-        size = self.crop if self.whole else self.resize
-        short, long = sorted(image.size)
+        """Return the image at its size; for squares with the pixels of torchvision's `resize` and `center_crop`."""
+        height, width = height_and_width(self.crop if self.whole else self.resize)
+        is_wide = height * image.width >= width * image.height  # so that the height decides
+        size, short, long = (height, *image.size[::-1]) if is_wide else (width, *image.size)
         if short != size:
             other = int(size * long / short)
             if size * other > MAX_PIXELS:
@@ -76,12 +116,36 @@ class Preparation:
                     f"{image.width} x {image.height} pixels are too long and thin to be scaled to {size}",
                     "cut the image into shorter pieces",
                 )
-            shape = (size, other) if image.width <= image.height else (other, size)
-            image = image.resize(shape, RESAMPLING[self.resampling])
+            image = image.resize((other, size) if is_wide else (size, other), RESAMPLING[self.resampling])
         if self.whole:
             return image
-        left, top = (round((side - self.crop) / 2) for side in image.size)
-        return image.crop((left, top, left + self.crop, top + self.crop))
+        _, height, width = self.shape
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def tensor(self, picture: Picture) -> Tensor:
+        """Return a prepared picture (C, H, W) in [0, 1]; raises `InputError` for one with other channels."""
+        fitted = _with_channels(picture, self.channels)
+        if isinstance(fitted, Image.Image):
+            return to_tensor(self(fitted))
+        planes = [np.asarray(self(Image.fromarray(plane))) for plane in np.moveaxis(fitted, 2, 0)]
+        return to_tensor(np.stack(planes, 2))
+
+
+def _with_channels(picture: Picture, channels: int) -> Picture:
+    """Return a picture with this number of channels: gray and RGB are made from each other."""
+    if isinstance(picture, np.ndarray) and picture.shape[2] in (1, 3):
+        picture = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    if isinstance(picture, Image.Image) and channels in (1, 3):
+        mode = "L" if channels == 1 else "RGB"
+        return picture if picture.mode == mode else picture.convert(mode)
+    count = picture.shape[2] if isinstance(picture, np.ndarray) else len(picture.getbands())
+    if count != channels:
+        raise InputError(
+            f"it has {channels_text(count)}, the network takes {channels}",
+            f"use data with {channels_text(channels)}, such as arrays in a .npz or HDF5 file",
+        )
+    return picture
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -221,12 +285,22 @@ def _rgb(name: str, image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Convert an RGB image to (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+def to_tensor(picture: Picture) -> Tensor:
+    """Convert an RGB or gray image, or (H, W, C) uint8, to (C, H, W) float32 in [0, 1]."""
+    values = np.array(picture)
+    planes = torch.from_numpy(values if values.ndim == 3 else values[:, :, None])
+    return planes.permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Convert (3, H, W) in [0, 1] to an 8-bit RGB image, rounded."""
-    values = (pixels.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).numpy())
+    """Convert (C, H, W) in [0, 1] to an 8-bit image, rounded: gray, or RGB.
+
+    Two channels are shown by their mean, and more than three by the first three.
+    """
+    values = (visible(pixels.detach()).cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values[0].numpy() if len(values) == 1 else values.permute(1, 2, 0).numpy())
+
+
+def visible(pixels: Tensor) -> Tensor:
+    """Return (1, H, W) or (3, H, W), which can be drawn, of pixels (C, H, W)."""
+    return pixels.mean(0, keepdim=True) if len(pixels) == 2 else pixels[:3]

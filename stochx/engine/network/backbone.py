@@ -15,7 +15,7 @@ from stochx.errors import InputError
 
 
 class Backbone(nn.Module):
-    """(N, 3, H, W) in [0, 1] -> feature maps (N, C, h, w), before pooling over positions.
+    """Images (N, C, H, W) in [0, 1] -> feature maps (N, C, h, w), before pooling over positions.
 
     The last layer with weights is removed. The maps are the last module output with more than one position after the
     second-to-last layer; without one, the input of the last layer, as 1x1 maps. `shape` is (C, h, w) for images of the
@@ -30,8 +30,7 @@ class Backbone(nn.Module):
         if not layers or not layers[-1]:
             raise InputError(f"`{model.arch}` is a single layer", "use a network with more layers")
         self.model = model
-        side = model.input_size
-        x = model.mean.new_zeros(1, 3, side, side)
+        x = model.blank()
         with evaluating(model), torch.inference_mode():
             names = _maps_before(model, layers[-1], x)
             self.cut = names[-1] if names else ""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.io.images import Preparation
+from stochx.engine.io.images import RGB, Preparation, channels_text
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError
 
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 log = logging.getLogger("stochx")
@@ -23,9 +26,10 @@ Noise = Literal["none", "sample", "forward"]
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation: (N, 3, H, W) in [0, 1] -> (N, K) logits.
+    """A network with its normalisation: (N, C, H, W) in [0, 1] -> (N, K) logits.
 
-    `network` gets (x - mean) / std. `noise` says how forward passes differ: not at all (`none`), by an independent draw
+    `network` gets (x - mean) / std. Its `channels` are the given ones, else as many as `mean` has values, else those of
+    its first convolution, else three; `preparation` makes images of that many. `noise` says how forward passes differ: not at all (`none`), by an independent draw
     per sample (`sample`), or by one draw per batch (`forward`). `arch` is the spec that rebuilds the network, `noises`
     the spec of its noise layers; `origin` describes where it comes from. `guessed_classes` is true where the names of
     `classes` were concluded from their number. `trained` holds the fingerprints of the images that it was trained on,
@@ -40,19 +44,22 @@ class Classifier(nn.Module):
         network: nn.Module,
         classes: Sequence[str],
         preparation: Preparation,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
         arch: str = "",
         noise: Noise = "none",
         noises: str = "",
         origin: Mapping[str, str] | None = None,
+        channels: int | None = None,
     ) -> None:
         super().__init__()
         self.network = unwrapped(network)
         self.classes = tuple(classes)
         self.guessed_classes = False
         self.trained: Tensor | None = None
-        self.preparation = preparation
+        several = max(len(mean), len(std))
+        count = channels or (several if several > 1 else None) or first_channels(self.network) or RGB
+        self._preparation = replace(preparation, channels=count)
         self.arch = arch
         self.noise: Noise = noise
         self.noises = noises
@@ -62,23 +69,56 @@ class Classifier(nn.Module):
         self.normalise_by(mean, std)
 
     @property
-    def input_size(self) -> int:
-        """Side of the square input images in pixels."""
-        return self.preparation.crop
+    def preparation(self) -> Preparation:
+        """How images are prepared."""
+        return self._preparation
+
+    @preparation.setter
+    def preparation(self, preparation: Preparation) -> None:
+        self._preparation = replace(preparation, channels=self.channels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input images."""
+        return self.preparation.channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the input images."""
+        return self.preparation.shape
+
+    def blank(self) -> Tensor:
+        """Return a black input image (1, C, H, W), in the type and on the device of the network."""
+        return self.mean.new_zeros(1, *self.input_shape)
 
     def prepare_by(self, preparation: Preparation) -> None:
         """Set how images are prepared; fingerprints of training images that were prepared otherwise are dropped."""
-        if self.trained is not None and preparation != self.preparation:
+        before, self.preparation = self.preparation, preparation
+        if self.trained is not None and self.preparation != before:
             log.warning("images that the network was trained on are not recognised when they are prepared otherwise")
             self.trained = None
-        self.preparation = preparation
+
+    def take_channels(self, count: int) -> None:
+        """Set the number of channels, and the normalisation that fits them."""
+        mean, std = (values.flatten().tolist() for values in (self.mean, self.std))
+        self._preparation = replace(self.preparation, channels=count)
+        self.normalise_by(*fitting(mean, std, count))
 
     def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0, and
-        for values of 0 to 255.
+        """Set the normalisation: a number for each channel, or one for all. Raises `InputError` for std <= 0, for
+        values of 0 to 255, and for another number of channels.
         """
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, self.channels):
+                raise InputError(
+                    f"{len(values)} values of `{name}` for a network that takes {channels_text(self.channels)}",
+                    "give one for each channel, or one for all",
+                )
         self.mean, self.std = (
-            torch.tensor(tuple(map(float, values)), dtype=torch.float32, device=self.mean.device).view(1, -1, 1, 1)
+            torch.tensor(tuple(map(float, values)), dtype=torch.float32, device=self.mean.device)
+            .expand(self.channels)
+            .reshape(1, -1, 1, 1)
+            .clone()
             for values in (mean, std)
         )
         if not (self.std > 0).all():
@@ -105,6 +145,25 @@ class Classifier(nn.Module):
         finally:
             handle.remove()
         return layer_inputs[-1]
+
+
+def first_channels(network: nn.Module) -> int | None:
+    """Return the channels that the first convolution of images takes; None without one."""
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def fitting(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Return a normalisation for a number of channels: the given one where it fits, that of gray images in RGB, or none.
+
+    Gray pixels g, normalised in RGB and weighted by w, are sum w_c (g - mean_c) / std_c, which is (g - m) / s with
+    1 / s = sum w_c / std_c and m = s sum w_c mean_c / std_c.
+    """
+    if len(mean) in (1, channels) and len(std) in (1, channels):
+        return mean, std
+    if channels != 1 or len(mean) != RGB or len(std) != RGB:
+        return (0.0,), (1.0,)
+    s = 1 / sum(w / c for w, c in zip(LUMA, std, strict=True))
+    return (s * math.fsum(w * m / c for w, m, c in zip(LUMA, mean, std, strict=True)),), (s,)
 
 
 def measure_noise(model: nn.Module, x: Tensor) -> Noise:

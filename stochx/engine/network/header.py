@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from stochx.engine.io.images import Resampling
+from stochx.engine.io.images import Resampling, height_and_width, size_text
 from stochx.engine.network.classifier import Noise
 from stochx.errors import InputError
+from stochx.settings.values import Size
 
 T = TypeVar("T")
 
 VERSION = 1
 MAX_SIDE = 4096  # pixels; loading runs the network once on an image of this size
+MAX_CHANNELS = 10_000  # of images
 MAX_WAY = 10_000
 MAX_VALUE = 1e6  # largest mean or standard deviation of pixels in [0, 1]
 
@@ -29,8 +31,8 @@ class ClassifierHeader:
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    resize: int = 0
-    crop: int = 0
+    resize: Size = 0
+    crop: Size = 0
     resampling: Resampling = "bilinear"
     noise: Noise = "none"
     noises: str = ""
@@ -48,8 +50,8 @@ class FewShotHeader:
     way: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: int
-    crop: int
+    resize: Size
+    crop: Size
     resampling: Resampling
     facts: Mapping[str, Any]
 
@@ -83,13 +85,13 @@ def parse(text: str, path: Path) -> Header:
 
 
 def _classifier(reader: _Reader) -> ClassifierHeader:
-    crop = reader.integer("crop", 1, MAX_SIDE, 0)
+    crop = reader.size("crop", 1, 0)
     return ClassifierHeader(
         arch=reader.text("arch", ""),
         classes=reader.texts("classes", ()),
         mean=reader.numbers("mean", ()),
         std=reader.numbers("std", (), positive=True),
-        resize=reader.integer("resize", max(crop, 1), MAX_SIDE, 0),
+        resize=reader.size("resize", crop, 0),
         crop=crop,
         resampling=reader.choice("resampling", get_args(Resampling), "bilinear"),
         noise=reader.choice("noise", get_args(Noise), "none"),
@@ -99,7 +101,7 @@ def _classifier(reader: _Reader) -> ClassifierHeader:
 
 
 def _fewshot(reader: _Reader) -> FewShotHeader:
-    crop = reader.integer("crop", 1, MAX_SIDE)
+    crop = reader.size("crop", 1)
     facts = reader.mapping("facts", _is_encodable, "values")
     _Reader(facts, reader.path).mapping("classes", _is_texts, "lists of text", {})
     return FewShotHeader(
@@ -108,7 +110,7 @@ def _fewshot(reader: _Reader) -> FewShotHeader:
         way=reader.integer("way", 2, MAX_WAY),
         mean=reader.numbers("mean"),
         std=reader.numbers("std", positive=True),
-        resize=reader.integer("resize", crop, MAX_SIDE),
+        resize=reader.size("resize", crop),
         crop=crop,
         resampling=reader.choice("resampling", get_args(Resampling)),
         facts=facts,
@@ -140,20 +142,32 @@ class _Reader:
         value: int = self._checked(name, valid, f"an integer from {low} to {high}", default)
         return value
 
+    def size(self, name: str, least: Size, default: int | None = None) -> Size:
+        """Return the side of a square, or (height, width), of at least `least` pixels."""
+        low = height_and_width(least)
+
+        def valid(value: object) -> bool:
+            sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
+            return all(type(side) is int and max(1, a) <= side <= MAX_SIDE for a, side in zip(low, sides, strict=True))
+
+        kind = f"an integer from {low[0]} to {MAX_SIDE}" if isinstance(least, int) else f"at least {size_text(least)}"
+        value: Any = self._checked(name, valid, f"{kind}, or two", default)
+        return (value[0], value[1]) if isinstance(value, list) else int(value)
+
     def numbers(
         self, name: str, default: tuple[float, ...] | None = None, *, positive: bool = False
     ) -> tuple[float, ...]:
-        """Return one number for all channels, or three."""
+        """Return one number for all channels, or one for each."""
         low = 0.0 if positive else -MAX_VALUE
 
         def valid(value: object) -> bool:
-            return isinstance(value, list) and len(value) in (1, 3) and all(map(in_range, value))
+            return isinstance(value, list) and 0 < len(value) <= MAX_CHANNELS and all(map(in_range, value))
 
         def in_range(value: object) -> bool:
             return isinstance(value, int | float) and low < value < MAX_VALUE  # also false for NaN
 
         kind = "positive numbers" if positive else "numbers"
-        return tuple(map(float, self._checked(name, valid, f"a list of 1 or 3 {kind}", default)))
+        return tuple(map(float, self._checked(name, valid, f"a list of {kind}", default)))
 
     def choice(self, name: str, choices: tuple[T, ...], default: T | None = None) -> T:
         values = ", ".join(map(str, choices))

@@ -1,12 +1,12 @@
-"""Reading a network as a classifier: RGB images in, logits (N, K) out, whatever it takes and returns itself.
+"""Reading a network as a classifier: images in, logits (N, K) out, whatever it returns itself.
 
-A network that takes gray images gets the luma of RGB. Of several outputs the logits are taken, probabilities are turned
-back into logits, and a single logit z becomes [-z/2, z/2], whose softmax is its sigmoid, and whose maps are not empty
-for either class. What cannot be read is refused.
+Of several outputs the logits are taken, probabilities are turned back into logits, and a single logit z becomes
+[-z/2, z/2], whose softmax is its sigmoid, and whose maps are not empty for either class. What cannot be read is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from stochx.engine.io.images import RGB, shape_text
+from stochx.engine.network.classifier import first_channels
 from stochx.errors import InputError
 
-LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
 LOGITS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "scores", "cls")  # names
 PROBES = 3  # black, white and noise; unlike the usual number of outputs, a batch of three is no batch of classes
 SHAPING = frozenset({"squeeze", "view", "reshape", "flatten", "__getitem__", "unsqueeze", "contiguous"})
@@ -29,9 +29,8 @@ Step = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """The changes to the input and output of a network by which it becomes a classifier, and notes about them."""
+    """The changes to the output of a network by which it becomes a classifier, and notes about them."""
 
-    gray: bool = False
     after: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -43,38 +42,44 @@ def in_single_precision(network: nn.Module) -> nn.Module:
     return network
 
 
-def probes(side: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return images (3, 3, side, side) in [0, 1]: black, white, and fixed noise."""
-    noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+def probes(shape: tuple[int, int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Return images (3, C, H, W) in [0, 1] of a shape (C, H, W): black, white, and fixed noise."""
+    noise = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.zeros_like(noise), torch.ones_like(noise), noise]).to(device)
 
 
+def runs(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Return true if the network takes images of a shape (C, H, W)."""
+    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):  # any error of the user's
+        network(probes(shape)[:2])
+        return True
+    return False
+
+
+def channels_to_try(network: nn.Module) -> list[int]:
+    """Return numbers of channels that a network may take: RGB, as its first convolution says, and gray.
+
+    RGB is first: a network whose first convolution takes another number may convert images itself.
+    """
+    return list(dict.fromkeys([RGB, first_channels(network) or RGB, 1]))
+
+
 def read_as_classifier(network: nn.Module, x: Tensor, name: str) -> tuple[nn.Module, Reading]:
-    """Make `network` take RGB images like x (3, 3, H, W) and return logits (3, K); its layers keep their names.
+    """Make `network` return logits (3, K) for images like x (3, C, H, W); its layers keep their names.
 
     Raises `InputError`, with `name`, for a network that fails on images, or whose output is none of a classifier.
     """
-    notes, is_gray = list[str](), False
     out, calls = _run(network, x)
     if isinstance(out, Exception):
-        other, calls = _run(network, _gray(x, x.new_tensor(LUMA)))
-        if isinstance(other, Exception):
-            raise failure(out, name, x.shape[-1])
-        out, is_gray = other, True
-        notes.append("takes gray images: it gets the luma of RGB")
+        raise failure(out, name, x.shape[1:])
     after, value, picked = _pick(out, len(x), name)
     steps, more = _to_logits(value, calls.kind(value), name)
     if calls.module and any(step in UNDO.values() for step in steps):
         parent, _, last = calls.module.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())
         steps = [step for step in steps if step not in UNDO.values()]
-    reading = Reading(is_gray, (*after, *steps), (*notes, *picked, *more))
+    reading = Reading((*after, *steps), (*picked, *more))
     return _with_steps(network, reading), reading
-
-
-def _gray(x: Tensor, luma: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) -> gray (N, 1, H, W), as a convolution, which methods know how to handle."""
-    return F.conv2d(x, luma.view(1, 3, 1, 1))
 
 
 def _with_steps(network: nn.Module, reading: Reading) -> nn.Module:
@@ -82,20 +87,16 @@ def _with_steps(network: nn.Module, reading: Reading) -> nn.Module:
 
     The network's class is replaced by a child of it, since any wrapper would change the names of layers and weights.
     """
-    if not (reading.gray or reading.after):
+    if not reading.after:
         return network
     kind = type(network)
 
     class Read(kind):  # type: ignore[misc, valid-type]
         def forward(self, x: Tensor) -> Any:
-            if reading.gray:
-                x = _gray(x, self.luma_of_rgb)
             return reduce(lambda value, step: step(value), reading.after, super().forward(x))
 
     Read.__name__ = Read.__qualname__ = kind.__name__
     network.__class__ = Read
-    if reading.gray:
-        network.register_buffer("luma_of_rgb", torch.tensor(LUMA), persistent=False)
     return network
 
 
@@ -145,14 +146,14 @@ def _run(network: nn.Module, x: Tensor) -> tuple[Any, _Calls]:
     return out, noted
 
 
-def failure(error: Exception, name: str, side: int) -> InputError:
-    """Return the error of a network that fails on images (N, 3, side, side)."""
+def failure(error: Exception, name: str, shape: Sequence[int]) -> InputError:
+    """Return the error of a network that fails on images of a shape (C, H, W)."""
     reason = (str(error).splitlines() or [""])[0]
     if isinstance(error, TypeError) and "positional argument" in reason:
         return InputError(f"`{name}` takes more than an image: {reason}", "wrap it in a module that takes images alone")
     return InputError(
-        f"`{name}` cannot take an image of {side} x {side}: {type(error).__name__}: {reason}",
-        "give its input size with `--size`; images have three channels, or one",
+        f"`{name}` cannot take an image of {shape_text(shape)}: {type(error).__name__}: {reason}",
+        "give its input size with `--size`, such as 224, or 384x128 for height x width",
     )
 
 

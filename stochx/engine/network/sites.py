@@ -75,7 +75,7 @@ def _visited_modules(model: Classifier, place: Place) -> Shapes:
     try:
         handles = [m.register_forward_hook(note(name)) for name, m in model.network.named_modules() if name]
         with evaluating(model), torch.inference_mode(), torch.random.fork_rng():
-            model(model.mean.new_zeros(1, 3, model.input_size, model.input_size))
+            model(model.blank())
     finally:
         for handle in handles:
             handle.remove()
