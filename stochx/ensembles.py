@@ -85,7 +85,9 @@ def make_ensemble(text: str, parts: Sequence[Part], members: Sequence[Classifier
     others = zip(parts[1:], members[1:], strict=True)
     alike = [first, *(_with_classes_of(first, member, part.model, parts[0].model) for part, member in others)]
     network = RandomEnsemble(alike, [part.chance for part in parts])
-    model = Classifier(network, first.classes, first.preparation, arch=text, noise="sample", noises="ensemble", channels=first.channels)
+    model = Classifier(
+        network, first.classes, first.preparation, arch=text, noise="sample", noises="ensemble", channels=first.channels
+    )
     model.guessed_classes = first.guessed_classes
     known = [member.trained for member in members if member.trained is not None]
     model.trained = union(*known) if known else None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stochx.engine.io.images import MIN_SIDE, RGB, Preparation, Size, height_and_width
+from stochx.engine.io.images import MIN_SIDE, RGB, Preparation, height_and_width
 from stochx.engine.network.bpda import bpda, stand_ins
 from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, first_channels, fitting
 from stochx.engine.network.reading import channels_to_try, in_single_precision, probes, read_as_classifier, runs
@@ -25,6 +25,7 @@ from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError, quoted, suggest
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.presets import imagenet_classes
+from stochx.settings.values import Size
 
 USUAL = 224
 SIDES = (USUAL, 32, 64, 28, 96, 128, 160, 192, 256, 299, 384, 512, 84)  # pixels, tried in this order
@@ -103,10 +104,9 @@ def read_outputs(model: Classifier, text: str) -> list[Fact]:
     where names and outputs differ in number.
     """
     if not runs(model, model.input_shape):
-        _, *size = model.input_shape
-        others = [count for count in channels_to_try(model.network) if runs(model.network, (count, *size))]
-        if others:
-            model.take_channels(others[0])
+        channels = _taken(model.network, model.preparation.crop, channels_to_try(model.network))
+        if channels is not None:
+            model.take_channels(channels)
     x = model.normalise(probes(model.input_shape))
     model.network, reading = read_as_classifier(model.network, x, text)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -167,9 +167,9 @@ def _declared(network: nn.Module) -> Size | None:
             values += [read(key) for key in ("input_size", "image_size")]
         for value in values:
             sides = [*value[-2:]] if isinstance(value, tuple | list) else [value]
-            if sides and all(type(side) is int and MIN_SIDE <= side <= 1024 for side in sides):
-                height, width = sides[0], sides[-1]
-                return height if height == width else (height, width)
+            known = [side for side in sides if type(side) is int and MIN_SIDE <= side <= 1024]
+            if known and len(known) == len(sides):
+                return known[0] if known[0] == known[-1] else (known[0], known[-1])
     return None
 
 

@@ -49,8 +49,10 @@ def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) ->
     try:
         base = Backbone(model)
     except RuntimeError as error:
+        shape, reason = shape_text(model.input_shape), str(error).splitlines()[0]
         raise UsageError(
-            f"`{model.arch}` cannot take images of {shape_text(model.input_shape)}: {str(error).splitlines()[0]}", "use another `--size`"
+            f"`{model.arch}` cannot take images of {shape}: {reason}",
+            "use another `--size`",
         ) from None
     return FewShotNetwork(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
 

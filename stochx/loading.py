@@ -19,7 +19,7 @@ from stochx.catalog import DATASETS
 from stochx.classes import with_classes_of
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
-from stochx.engine.io.images import SUFFIXES, Preparation, Size, read, to_tensor
+from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
 from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
@@ -30,7 +30,7 @@ from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
 from stochx.network_files import Choice, file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
-from stochx.settings.values import sizes
+from stochx.settings.values import Size, sizes
 
 REMEDIES = {
     "weights": "; `--ema` takes the average, and `FILE#PART` any of them",
@@ -182,7 +182,8 @@ class _Opens:
 def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:
     """Return an image file as every command reads it: upright RGB, (3, H, W) float32 in [0, 1].
 
-    With `model` it is prepared for it, (1, H, W) for one that takes gray images, and on its device. Raises `InputError` for a file that is no usable image.
+    With `model` it is prepared for it, (1, H, W) for one that takes gray images, and on its device. Raises `InputError`
+    for a file that is no usable image.
     """
     image = read(Path(path).expanduser())
     return to_tensor(image) if model is None else model.preparation.tensor(image).to(model.mean.device)

@@ -273,7 +273,7 @@ def test_the_side_of_a_vision_transformer_is_read_from_its_positions():
     candidate = recognise({name: tuple(value.shape) for name, value in tensors.items()}, "w.pth")
     assert candidate.arch == "vit_b_32:image_size=384"
     with torch.device("meta"):
-        assert candidate.build().input_size == 384
+        assert candidate.build().input_shape == (3, 384, 384)
 
 
 @pytest.mark.parametrize(

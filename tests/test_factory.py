@@ -13,12 +13,12 @@ from torch.nn import functional as F
 import stochx
 from stochx.attributions.gradient import Gradient
 from stochx.attributions.lrp import LRP
-from stochx.engine.network.reading import LUMA, in_single_precision, probes, read_as_classifier
+from stochx.engine.network.reading import in_single_precision, probes, read_as_classifier
 from stochx.engine.network.weights import save
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError
 from stochx.loading import Given, load_model, open_model
-from stochx.settings.values import class_names, sides
+from stochx.settings.values import class_names, sizes
 
 
 class Net(nn.Module):
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def read(net):
-    return read_as_classifier(net.eval(), probes(16), "mine:net")
+    return read_as_classifier(net.eval(), probes((3, 16, 16)), "mine:net")
 
 
 OUTPUTS = {
@@ -54,7 +54,7 @@ OUTPUTS = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_logits_are_taken_from_other_outputs_and_said(name):
     network, reading = read(Net(OUTPUTS[name]))
-    assert torch.equal(network(probes(16)), Net()(probes(16)))
+    assert torch.equal(network(probes((3, 16, 16))), Net()(probes((3, 16, 16))))
     assert list(network.state_dict()) == list(Net().state_dict())
     assert reading.notes or name == "one position"
 
@@ -88,51 +88,41 @@ def test_two_inputs_are_refused():
         read(Two())
 
 
-def test_a_network_of_gray_images_gets_the_luma():
-    network, reading = read(Net(channels=1))
-    x = probes(16)
-    luma = (x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    torch.testing.assert_close(network(x), Net(channels=1)(luma))
-    assert "luma" in reading.notes[0] and list(network.state_dict()) == list(Net().state_dict())
-    explanation = LRP(composite="epsilon")(network, x, torch.tensor([1, 1, 1]))
-    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), network(x)[:, 1] + explanation.gap)
-
-
 @pytest.mark.parametrize("out", [lambda z, maps: z, lambda z, maps: z[:, 0]], ids=["column", "vector"])
 def test_one_logit_is_the_probability_of_the_positive_class(out):
     network, reading = read(Net(out, classes=1))
-    z = Net(classes=1)(probes(16))
-    torch.testing.assert_close(network(probes(16)).softmax(1)[:, 1], z[:, 0].sigmoid())
+    z = Net(classes=1)(probes((3, 16, 16)))
+    torch.testing.assert_close(network(probes((3, 16, 16))).softmax(1)[:, 1], z[:, 0].sigmoid())
     assert "one logit" in reading.notes[0]
-    maps = [Gradient()(network, probes(16), torch.tensor([k, k, k])).map for k in (0, 1)]
+    maps = [Gradient()(network, probes((3, 16, 16)), torch.tensor([k, k, k])).map for k in (0, 1)]
     assert maps[1].abs().max() > 0 and torch.equal(maps[0], -maps[1])
-    explanation = LRP(composite="epsilon")(network, probes(16), torch.tensor([0, 0, 0]))
+    explanation = LRP(composite="epsilon")(network, probes((3, 16, 16)), torch.tensor([0, 0, 0]))
     assert explanation.map.abs().max() > 0
-    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), network(probes(16))[:, 0] + explanation.gap)
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), network(probes((3, 16, 16)))[:, 0] + explanation.gap)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_a_function_that_makes_probabilities_is_undone(kind):
     network, reading = read(Net(lambda z, maps: getattr(torch, kind)(z, *([1] if kind == "softmax" else []))))
-    logits = Net()(probes(16))
-    torch.testing.assert_close(network(probes(16)).softmax(1), logits.softmax(1), rtol=1e-4, atol=1e-5)
+    logits = Net()(probes((3, 16, 16)))
+    torch.testing.assert_close(network(probes((3, 16, 16))).softmax(1), logits.softmax(1), rtol=1e-4, atol=1e-5)
     assert f"ends with a {kind}" in reading.notes[0]
 
 
 @pytest.mark.parametrize("module", [nn.Softmax(1), nn.Sigmoid()], ids=["softmax", "sigmoid"])
 def test_a_module_that_makes_probabilities_is_taken_out(module):
     network, _ = read(nn.Sequential(Net(), module))
-    assert torch.equal(network(probes(16)), Net()(probes(16))) and isinstance(network[1], nn.Identity)
+    assert torch.equal(network(probes((3, 16, 16))), Net()(probes((3, 16, 16)))) and isinstance(network[1], nn.Identity)
 
 
 def test_a_single_sigmoid_is_undone():
     network, _ = read(nn.Sequential(Net(classes=1), nn.Sigmoid()))
-    torch.testing.assert_close(network(probes(16)).diff(dim=1), Net(classes=1)(probes(16)))
+    torch.testing.assert_close(network(probes((3, 16, 16))).diff(dim=1), Net(classes=1)(probes((3, 16, 16))))
 
 
 def test_logits_that_look_like_probabilities_of_one_class_stay():
     network, reading = read(Net(lambda z, maps: 0.5 + 0 * z, classes=1))
-    assert torch.equal(network(probes(16)).diff(dim=1), torch.full((3, 1), 0.5)) and len(reading.notes) == 1
+    assert torch.equal(network(probes((3, 16, 16))).diff(dim=1), torch.full((3, 1), 0.5)) and len(reading.notes) == 1
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
@@ -217,7 +207,7 @@ def test_a_file_is_code_for_weights_too(code):
     with pytest.raises(InputError, match="made with the code"):
         load_model("w.safetensors")
     again = load_model("w.safetensors", arch="./own_networks.py:plain")
-    assert again.classes == ("a", "b", "c", "d") and again.input_size == 32
+    assert again.classes == ("a", "b", "c", "d") and again.input_shape == (3, 32, 32)
     assert torch.equal(again.network.conv.weight, model.network.conv.weight)
 
 
@@ -226,7 +216,7 @@ def test_one_logit_survives_a_file(code):
     save(code / "w.safetensors", model)
     again = load_model("w.safetensors", arch="own_networks:one")
     assert again.classes == ("no", "yes")
-    torch.testing.assert_close(again(probes(32)), model(probes(32)))
+    torch.testing.assert_close(again(probes((3, 32, 32))), model(probes((3, 32, 32))))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +231,7 @@ def test_one_logit_survives_a_file(code):
 def test_the_input_size_and_its_source(code, text, size, side, source):
     loaded = open_model(text, Given(size=size))
     fact = next(fact for fact in loaded.facts if fact.name == "input")
-    assert loaded.model.input_size == side and fact.source == source
+    assert loaded.model.input_shape == (3, side, side) and fact.source == source
 
 
 def test_what_code_prints_does_not_reach_stdout(code, capsys):
@@ -254,12 +244,16 @@ def test_a_wrong_given_size_is_one_error(code):
         load_model("own_networks:fixed", size=32)
 
 
-@pytest.mark.parametrize("text", ["0", "240/", "240/200", "x", "5000", "24x24"])
+@pytest.mark.parametrize(
+    "text", ["0", "240/", "240/200", "x", "5000", "24x", "x24", "24x5000", "24x24x24", "384x128/400x100"]
+)
 def test_sizes(text):
-    assert sides("240") == (240, 240) and sides("240/255") == (240, 255) and sides(None) is None
+    assert sizes("240") == (240, 240) and sizes("240/255") == (240, 255) and sizes(None) is None
+    assert sizes("384x128") == ((384, 128), (384, 128)) and sizes("24x24/32") == (24, 32)
+    assert sizes("384x128/400x144") == ((384, 128), (400, 144))
     if text != "240/":
         with pytest.raises(UsageError, match="is not a size"):
-            sides(text)
+            sizes(text)
 
 
 def test_names_of_classes_are_typed_or_read_from_a_file(tmp_path):

@@ -370,7 +370,7 @@ def test_an_endless_strip_is_refused_not_scaled() -> None:
 
 
 def test_a_crop_fits_into_what_was_resized() -> None:
-    with pytest.raises(InputError, match="cannot crop 256 pixels out of 224"):
+    with pytest.raises(InputError, match="cannot crop 256 x 256 pixels out of 224 x 224"):
         Preparation(224, 256)
 
 

@@ -274,7 +274,7 @@ class TestTimm:
         (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
         save_file(network.state_dict(), place / "snapshots" / ("0" * 40) / "model.safetensors")
         model = load_model("timm:test_resnet")
-        assert (model.input_size, model.preparation.resize) == (160, 168)  # a crop of 0.95
+        assert (model.preparation.crop, model.preparation.resize) == (160, 168)  # a crop of 0.95
         x, view = torch.rand(2, 3, 160, 160), timm.data.resolve_model_data_config(network)
         mean, std = (torch.tensor(view[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
         with torch.inference_mode():
@@ -284,7 +284,7 @@ class TestTimm:
         create = timm.create_model
         monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
         loaded = open_model("timm:resnet18")
-        assert (loaded.model.input_size, loaded.model.preparation.resize) == (224, 236)
+        assert (loaded.model.preparation.crop, loaded.model.preparation.resize) == (224, 236)
         assert loaded.model.preparation.resampling == "bicubic"
         assert len(loaded.model.classes) == 1000 and loaded.model.classes[1] == "goldfish"
         assert loaded.model.arch == "timm:resnet18" and loaded.model.noise == "none"

@@ -69,7 +69,7 @@ def test_a_file_gives_the_same_network_back(tmp_path, head):
     model = matcher(head)
     save_fewshot(tmp_path / "m.safetensors", model)
     again = load_fewshot(str(tmp_path / "m.safetensors"))
-    assert (again.head_text, again.way, again.facts, again.input_size) == (head, 3, {"guide": "none"}, 16)
+    assert (again.head_text, again.way, again.facts, again.input_shape) == (head, 3, {"guide": "none"}, (3, 16, 16))
     x = random_images(1, 18, 3, 16, 16).float()
     scores = [one.head(torch.unflatten(one(x)[:, :6], 1, (3, 2)), one(x)[:, 6:])[0] for one in (model, again)]
     assert torch.equal(*scores)

@@ -190,7 +190,7 @@ def test_captums_metrics_take_a_method(tiny, images):
 
 def test_perturbed_images_may_leave_the_range_of_pixels_but_normalised_ones_are_refused(place):
     model = stochx.load_model(str(place / "net.safetensors"))
-    ours, x = stochx.CaptumAttribution(model, "gradient"), torch.ones(1, 3, model.input_size, model.input_size)
+    ours, x = stochx.CaptumAttribution(model, "gradient"), torch.ones(1, *model.input_shape)
     assert not torch.equal(ours.attribute(x + 0.02, 1), ours.attribute(x - 0.1, 1))
     with pytest.raises(stochx.InputError, match="not 0 to 1"):
         ours.attribute(2 * x, 1)

@@ -109,7 +109,7 @@ def affordable_methods(model: Classifier, args: argparse.Namespace, folder: Path
     """Return the methods of the run that is continued, else those affordable on `ENOUGH` images, by a probe."""
     if (folder / "config.toml").exists():
         return list(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"])
-    x = torch.rand(16, 3, model.input_size, model.input_size, device=model.mean.device)
+    x = torch.rand(16, *model.input_shape, device=model.mean.device)
     y, cost = torch.zeros(16, dtype=torch.long, device=x.device), {}
     for name, work in (("gradients", lambda: gradient(model, x, y)), ("forwards", lambda: logits(model, x))):
         work()

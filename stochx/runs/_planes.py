@@ -52,8 +52,9 @@ def check_alike(models: Mapping[str, Classifier]) -> None:
     (name, first), *rest = models.items()
     for other, model in rest:
         if model.input_shape != first.input_shape:
+            shapes = shape_text(model.input_shape), shape_text(first.input_shape)
             raise InputError(
-                f"`{other}` takes images of {shape_text(model.input_shape)}, `{name}` of {shape_text(first.input_shape)}",
+                f"`{other}` takes images of {shapes[0]}, `{name}` of {shapes[1]}",
                 "compare networks of one input size",
             )
         numbered = are_numbers(model.classes) or are_numbers(first.classes)

@@ -94,7 +94,9 @@ def channels(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"`{option} {text}` is not a number for each channel", f"write `{option} 0.485,0.456,0.406`") from None
+        raise UsageError(
+            f"`{option} {text}` is not a number for each channel", f"write `{option} 0.485,0.456,0.406`"
+        ) from None
 
 
 MAX_SIDE = 4096  # pixels

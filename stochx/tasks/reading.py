@@ -38,7 +38,8 @@ def stack(data: Data, preparation: Preparation, report: Report = unreported) -> 
         raise InputError("the data set has no labels", "use class folders, or an npz with `labels`")
     count = len(data)
     labels = torch.tensor([int(label) for label in data.labels])
-    if data.pixels is not None and data.pixels.shape[1:] == preparation.shape and preparation.resize == preparation.crop:
+    fits = data.pixels is not None and data.pixels.shape[1:] == preparation.shape
+    if data.pixels is not None and fits and preparation.resize == preparation.crop:
         report(count)
         return Stack(data.pixels, labels, data.keys)
     pixels = scratch((count, *preparation.shape), torch.uint8)

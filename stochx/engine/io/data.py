@@ -37,9 +37,10 @@ class Item:
 class Data(Dataset[tuple[Tensor, int]]):
     """Images by index, read on demand: `len(data)`, `data[7]`, `data.item(7)`.
 
-    `read(i)` returns an 8-bit RGB image, or (H, W, C) uint8; `mask(i)` a mask (H, W). `pixels` (N, C, H, W) uint8 is set if all images are
-    in memory at one size, for training to read at once. Labels are class indices. `preparation` is that of `data[i]`.
-    A pickle holds no images: `reopen()` opens the data set again, and these are its images `places`.
+    `read(i)` returns an 8-bit RGB image, or (H, W, C) uint8; `mask(i)` a mask (H, W). `pixels` (N, C, H, W) uint8 is
+    set if all images are in memory at one size, for training to read at once. Labels are class indices. `preparation`
+    is that of `data[i]`. A pickle holds no images: `reopen()` opens the data set again, and these are its images
+    `places`.
     """
 
     classes: tuple[str, ...]

@@ -29,11 +29,11 @@ class Classifier(nn.Module):
     """A network with its normalisation: (N, C, H, W) in [0, 1] -> (N, K) logits.
 
     `network` gets (x - mean) / std. Its `channels` are the given ones, else as many as `mean` has values, else those of
-    its first convolution, else three; `preparation` makes images of that many. `noise` says how forward passes differ: not at all (`none`), by an independent draw
-    per sample (`sample`), or by one draw per batch (`forward`). `arch` is the spec that rebuilds the network, `noises`
-    the spec of its noise layers; `origin` describes where it comes from. `guessed_classes` is true where the names of
-    `classes` were concluded from their number. `trained` holds the fingerprints of the images that it was trained on,
-    None where they are not known.
+    its first convolution, else three; `preparation` makes images of that many. `noise` says how forward passes differ:
+    not at all (`none`), by an independent draw per sample (`sample`), or by one draw per batch (`forward`). `arch` is
+    the spec that rebuilds the network, `noises` the spec of its noise layers; `origin` describes where it comes from.
+    `guessed_classes` is true where the names of `classes` were concluded from their number. `trained` holds the
+    fingerprints of the images that it was trained on, None where they are not known.
     """
 
     mean: Tensor
@@ -153,7 +153,7 @@ def first_channels(network: nn.Module) -> int | None:
 
 
 def fitting(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Sequence[float], Sequence[float]]:
-    """Return a normalisation for a number of channels: the given one where it fits, that of gray images in RGB, or none.
+    """Return a normalisation for some channels: the given one where it fits, that of gray images in RGB, or none.
 
     Gray pixels g, normalised in RGB and weighted by w, are sum w_c (g - mean_c) / std_c, which is (g - m) / s with
     1 / s = sum w_c / std_c and m = s sum w_c mean_c / std_c.

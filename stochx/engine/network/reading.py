@@ -1,7 +1,8 @@
 """Reading a network as a classifier: images in, logits (N, K) out, whatever it returns itself.
 
 Of several outputs the logits are taken, probabilities are turned back into logits, and a single logit z becomes
-[-z/2, z/2], whose softmax is its sigmoid, and whose maps are not empty for either class. What cannot be read is refused.
+[-z/2, z/2], whose softmax is its sigmoid, and whose maps are not empty for either class. What cannot be read is
+refused.
 """
 
 from __future__ import annotations

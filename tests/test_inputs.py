@@ -1,0 +1,221 @@
+"""Networks of any channels, height and width: how their images are prepared, what is read from them, their files."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.transforms import functional
+
+from stochx import Classifier, Preparation, load_model, read_image
+from stochx.engine.io.images import to_image, to_tensor
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, LUMA, fitting
+from stochx.engine.network.weights import save
+from stochx.errors import InputError
+from stochx.loading import Given, open_model
+
+CODE = """
+import torch
+from torch import nn
+def net(channels, size=None):
+    torch.manual_seed(0)
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(channels, 6, 3, padding=1), nn.Linear(6, 4)
+        def forward(self, x):
+            assert size is None or tuple(x.shape[2:]) == size, f"expected {size}"
+            return self.head(self.conv(x).relu().mean((2, 3)))
+    return Net().eval()
+def gray(): return net(1)
+def four(): return net(4)
+def two(): return net(2)
+def tall(): return net(3, (96, 32))
+def declared():
+    made = net(1, (96, 32))
+    made.img_size = (96, 32)
+    return made
+def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
+def patches(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, 5))
+def converts():
+    class Converts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net(1)
+        def forward(self, x):
+            assert x.shape[1] == 3
+            return self.net(x.mean(1, keepdim=True))
+    return Converts()
+"""
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    (tmp_path / "own_inputs.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_inputs", None)
+
+
+def noise(height, width, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (400, 60), (48, 16), (50, 17), (97, 33)])
+@pytest.mark.parametrize("resize", [(48, 16), (60, 24)])
+def test_an_image_just_covers_the_size_before_the_centre_crop(size, resize):
+    image = Image.fromarray(noise(*size))
+    scale = max(resize[0] / size[0], resize[1] / size[1])
+    scaled = [int(side * scale + 1e-9) for side in size]
+    expected = functional.center_crop(functional.resize(image, scaled), [48, 16])
+    assert np.array_equal(Preparation(resize, (48, 16))(image), expected)
+
+
+def test_equal_sizes_make_equal_preparations():
+    assert Preparation((64, 64), (48, 48)) == Preparation(64, 48) and Preparation(64, 48).shape == (3, 48, 48)
+    assert Preparation((64, 32), (48, 16), channels=4).shape == (4, 48, 16)
+
+
+def test_a_whole_image_covers_the_crop_and_keeps_its_proportion():
+    assert Preparation((96, 32), (96, 32), whole=True)(Image.fromarray(noise(100, 80))).size == (76, 96)
+
+
+def test_gray_pixels_reach_a_gray_network_unchanged():
+    values = noise(16, 16, 1)
+    for picture in (Image.fromarray(values[:, :, 0]).convert("RGB"), values, Image.fromarray(values[:, :, 0])):
+        x = Preparation(16, 16, channels=1).tensor(picture)
+        assert x.shape == (1, 16, 16) and np.array_equal(np.asarray(to_image(x)), values[:, :, 0])
+    rgb = Preparation(16, 16).tensor(values)
+    assert torch.equal(rgb, to_tensor(values).expand(3, -1, -1))
+
+
+def test_each_channel_of_an_array_is_prepared_like_an_image():
+    values = noise(40, 30, 5)
+    found = Preparation(32, 24, channels=5).tensor(values)
+    for channel in range(5):
+        expected = to_tensor(Preparation(32, 24)(Image.fromarray(values[:, :, channel])))
+        assert torch.equal(found[channel : channel + 1], expected)
+
+
+@pytest.mark.parametrize(("channels", "count"), [(4, 3), (2, 3), (3, 4), (1, 2), (5, 4)])
+def test_other_channels_are_one_error(channels, count):
+    with pytest.raises(InputError, match=f"it has {count} channels, the network takes {channels}") as error:
+        Preparation(16, 16, channels=channels).tensor(noise(16, 16, count))
+    assert ".npz" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "source"),
+    [
+        ("gray", (1, 224, 224), "guessed"),
+        ("four", (4, 224, 224), "guessed"),
+        ("two", (2, 224, 224), "guessed"),
+        ("declared", (1, 96, 32), "known"),
+        ("mlp", (1, 28, 28), "measured"),
+        ("patches", (3, 20, 20), "measured"),
+        ("converts", (3, 224, 224), "guessed"),
+    ],
+)
+def test_channels_and_size_are_those_that_the_network_takes(code, name, shape, source):
+    loaded = open_model(f"own_inputs:{name}")
+    fact = next(fact for fact in loaded.facts if fact.name == "input")
+    assert loaded.model.input_shape == shape and fact.source == source
+    assert loaded.model.mean.shape[1] == loaded.model.std.shape[1] == shape[0]
+    assert loaded.model(loaded.model.blank()).isfinite().all()
+
+
+def test_the_facts_name_channels_and_size(code):
+    facts = {fact.name: fact.value for fact in open_model("own_inputs:declared").facts}
+    assert facts["input"] == "96 x 32 with 1 channel, resized to cover 96 x 32, bilinear"
+    assert facts["normalisation"] == "mean [0.4588], std [0.2256]"
+
+
+@pytest.mark.parametrize("size", ["96x32", "96x32/108x40", ((96, 32), (96, 32))])
+def test_a_network_of_one_size_gets_the_given_one(code, size):
+    model = load_model("own_inputs:tall", size=size)
+    assert model.input_shape == (3, 96, 32)
+    with pytest.raises(InputError, match=r"cannot take an image of 32 x 96: AssertionError: expected \(96, 32\)"):
+        load_model("own_inputs:tall", size="32x96")
+
+
+@pytest.mark.parametrize("name", ["own_inputs:gray", "own_inputs:four"])
+def test_an_image_file_reaches_only_networks_of_its_channels(code, name):
+    Image.fromarray(noise(30, 30)).save("a.png")
+    model = load_model(name, size=16)
+    if model.channels == 1:
+        assert read_image("a.png", model).shape == (1, 16, 16)
+    else:
+        with pytest.raises(InputError, match="it has 3 channels, the network takes 4"):
+            read_image("a.png", model)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("gray", Given(size=28, mean=(0.13,), std=(0.31,))),
+        ("four", Given(size=(32, 36), mean=(0.1, 0.2, 0.3, 0.4), std=(0.2,))),
+        ("tall", Given(size=((96, 32), (100, 40)))),
+    ],
+)
+def test_a_file_keeps_channels_size_and_normalisation(code, name, given):
+    model = open_model(f"own_inputs:{name}", given).model
+    save(code / "w.safetensors", model)
+    again = load_model("w.safetensors", arch=f"own_inputs:{name}")
+    assert again.preparation == model.preparation and again.input_shape == model.input_shape
+    x = torch.rand(2, *model.input_shape)
+    assert torch.equal(again(x), model(x))
+
+
+def test_bare_weights_of_a_fixed_size_load_with_the_given_one(code):
+    made = load_model("own_inputs:tall", size="96x32")
+    torch.save(made.network.state_dict(), "w.pt")
+    model = load_model("w.pt", arch="own_inputs:tall", size="96x32")
+    x = torch.rand(2, 3, 96, 32)
+    assert torch.equal(model(x), made(x))
+
+
+def test_the_header_of_a_square_has_whole_numbers_as_before(code):
+    model = load_model("own_inputs:gray", size=28)
+    save(code / "w.safetensors", model)
+    with safe_open("w.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["stochx"])
+    assert (header["crop"], header["resize"]) == (28, 28)
+
+
+@pytest.mark.parametrize("size", [[96], [96, 32, 1], ["96", "32"], [96, 0], [96, 5000], 0.5, [96, True]])
+def test_a_damaged_size_in_a_header_is_one_error(code, size):
+    save(code / "w.safetensors", load_model("own_inputs:gray", size=28))
+    with safe_open("w.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        header = json.loads(file.metadata()["stochx"])
+    save_file(tensors, "w.safetensors", {"stochx": json.dumps(header | {"crop": size})})
+    with pytest.raises(InputError, match=r"header of `w.safetensors` is damaged: `(crop|resize)` is not"):
+        load_model("w.safetensors", arch="own_inputs:gray")
+
+
+def test_gray_images_are_normalised_as_the_luma_of_normalised_rgb():
+    (mean,), (std,) = fitting(IMAGENET_MEAN, IMAGENET_STD, 1)
+    gray = torch.rand(8, dtype=torch.float64)
+    rgb = sum(w * (gray - m) / s for w, m, s in zip(LUMA, IMAGENET_MEAN, IMAGENET_STD, strict=True))
+    torch.testing.assert_close((gray - mean) / std, rgb, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_are_given_else_of_the_mean_else_of_the_first_convolution():
+    conv = nn.Sequential(nn.Conv2d(4, 2, 3), nn.Flatten())
+    assert Classifier(conv, "ab", Preparation(8, 8)).channels == 4
+    assert Classifier(conv, "ab", Preparation(8, 8), channels=5).input_shape == (5, 8, 8)
+    assert Classifier(conv, "ab", Preparation(8, 8), (0.5,) * 3, (0.5,)).mean.shape == (1, 3, 1, 1)
+    assert Classifier(nn.Flatten(), "ab", Preparation(8, 8)).channels == 3
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_normalisation_for_other_channels_is_one_error(code, count):
+    with pytest.raises(InputError, match=f"{count} values of `mean` for a network that takes 1 channel"):
+        load_model("own_inputs:gray", size=28, mean=(0.5,) * count, std=(0.5,) * count)
