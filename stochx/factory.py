@@ -19,7 +19,7 @@ from torch import nn
 
 from stochx.engine.io.images import MIN_SIDE, RGB, Preparation, height_and_width
 from stochx.engine.network.bpda import bpda, stand_ins
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, first_channels, fitting
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, borrowed, first_channels
 from stochx.engine.network.reading import channels_to_try, in_single_precision, probes, read_as_classifier, runs
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError, quoted, suggest
@@ -86,7 +86,7 @@ def from_factory(text: str, size: tuple[Size, Size] | None = None) -> tuple[Clas
         model, seen, source = made, GIVEN, GIVEN
     else:
         preparation, seen = _preparation(made, size)
-        mean, std = fitting(IMAGENET_MEAN, IMAGENET_STD, preparation.channels)
+        mean, std = borrowed(IMAGENET_MEAN, IMAGENET_STD, preparation.channels)
         model = Classifier(made, (), preparation, mean, std, arch=text, channels=preparation.channels)
         source = "guessed"
     facts = [Fact("architecture", text, "given"), *read_outputs(model, text), *_read_stand_ins(model, text)]

@@ -24,7 +24,7 @@ from stochx.architectures import (
 from stochx.catalog import MODELS, NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
-from stochx.engine.network.classifier import Classifier, fitting
+from stochx.engine.network.classifier import Classifier, borrowed, fitting
 from stochx.engine.network.contents import Part, views, without_norms
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
@@ -291,7 +291,7 @@ def _set_preprocessing(
     prepared = sources.get("input", "known" if _is_own(model) else "guessed")
     if declared is not None:
         model.preparation = declared.preprocessing.preparation
-        model.normalise_by(*fitting(declared.preprocessing.mean, declared.preprocessing.std, model.channels))
+        model.normalise_by(*borrowed(declared.preprocessing.mean, declared.preprocessing.std, model.channels))
         normalised, prepared = declared.normalisation, declared.preparation
     if normalisation is not None:
         mean, std, normalised = normalisation

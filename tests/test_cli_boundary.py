@@ -144,7 +144,7 @@ BAD = {
     "no such image": (("--images", "0,3,60"), "there is no image 60", "use 0 to 11"),
     "no such key": (("--images", "0,3,x"), "has no image `x`", ""),
     "one network twice": (("nets:rgb",), "`nets:rgb` is given twice", "once"),
-    "another input size": (("nets:large",), "takes images of 64 pixels", "one input size"),
+    "another input size": (("nets:large",), "takes images of 64 x 64", "one input size"),
     "other classes": (("nets:four",), "has other classes", "same data"),
     "data with other classes": (
         ("--plane", "gradient", "--data", "shapes:size=32,classes=5,count=60"),

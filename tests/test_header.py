@@ -57,8 +57,8 @@ def test_what_is_not_a_json_object_is_damaged(text):
 
 
 NOT_TEXT = [5, None, ["a"], "\ud800"]
-NOT_NUMBERS = ["x", 5, [], [0.5, 0.5], [0.5, 0.5, "x"], [float("nan")], [float("inf")], [10**400], [[0.5]]]
-NOT_SIDES = [0, -1, 2.5, "32", None, True, 5000]
+NOT_NUMBERS = ["x", 5, [], [0.5, 0.5, "x"], [float("nan")], [float("inf")], [10**400], [[0.5]]]
+NOT_SIDES = [0, -1, 2.5, "32", None, True, 5000, [], [32], [32, 0], [32, True], [32, 32, 32]]
 WRONG = {
     "version": [2, "1", None],
     "kind": [5, "classifier", []],

@@ -189,15 +189,25 @@ def test_the_header_of_a_square_has_whole_numbers_as_before(code):
     assert (header["crop"], header["resize"]) == (28, 28)
 
 
-@pytest.mark.parametrize("size", [[96], [96, 32, 1], ["96", "32"], [96, 0], [96, 5000], 0.5, [96, True]])
-def test_a_damaged_size_in_a_header_is_one_error(code, size):
-    save(code / "w.safetensors", load_model("own_inputs:gray", size=28))
-    with safe_open("w.safetensors", "pt") as file:
+def with_header(path, **fields):
+    with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         header = json.loads(file.metadata()["stochx"])
-    save_file(tensors, "w.safetensors", {"stochx": json.dumps(header | {"crop": size})})
-    with pytest.raises(InputError, match=r"header of `w.safetensors` is damaged: `(crop|resize)` is not"):
-        load_model("w.safetensors", arch="own_inputs:gray")
+    save_file(tensors, path, {"stochx": json.dumps(header | fields)})
+
+
+def test_a_file_with_a_normalisation_in_rgb_still_loads_for_a_gray_network(code):
+    save(code / "w.safetensors", load_model("own_inputs:gray", size=28))
+    with_header("w.safetensors", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    model, (mean, std) = load_model("w.safetensors", arch="own_inputs:gray"), fitting(IMAGENET_MEAN, IMAGENET_STD, 1)
+    assert (model.mean.item(), model.std.item()) == pytest.approx((*mean, *std))
+
+
+def test_a_file_with_a_normalisation_of_other_channels_is_one_error(code):
+    save(code / "w.safetensors", load_model("own_inputs:four", size=28))
+    with_header("w.safetensors", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    with pytest.raises(InputError, match="3 values of `mean` for a network that takes 4 channels"):
+        load_model("w.safetensors", arch="own_inputs:four")
 
 
 def test_gray_images_are_normalised_as_the_luma_of_normalised_rgb():

@@ -106,7 +106,7 @@ def test_a_file_of_another_head_says_which_part_does_not_fit(tmp_path):
 
 
 def test_images_too_small_for_the_backbone_are_refused():
-    with pytest.raises(UsageError, match="cannot take images of 8 pixels"):
+    with pytest.raises(UsageError, match="cannot take images of 8 x 8"):
         make_fewshot("conv4", "cosine", 5, 8, 0, {})
 
 

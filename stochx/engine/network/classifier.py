@@ -153,17 +153,22 @@ def first_channels(network: nn.Module) -> int | None:
 
 
 def fitting(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Sequence[float], Sequence[float]]:
-    """Return a normalisation for some channels: the given one where it fits, that of gray images in RGB, or none.
+    """Return a normalisation in a number of channels where another one says the same, else as it is.
 
     Gray pixels g, normalised in RGB and weighted by w, are sum w_c (g - mean_c) / std_c, which is (g - m) / s with
     1 / s = sum w_c / std_c and m = s sum w_c mean_c / std_c.
     """
-    if len(mean) in (1, channels) and len(std) in (1, channels):
-        return mean, std
+    if len({*mean}) == len({*std}) == 1:
+        return mean[:1], std[:1]
     if channels != 1 or len(mean) != RGB or len(std) != RGB:
-        return (0.0,), (1.0,)
+        return mean, std
     s = 1 / sum(w / c for w, c in zip(LUMA, std, strict=True))
     return (s * math.fsum(w * m / c for w, m, c in zip(LUMA, mean, std, strict=True)),), (s,)
+
+
+def borrowed(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the usual normalisation of RGB for another number of channels: none but for gray images."""
+    return fitting(mean, std, channels) if channels in (1, RGB) else ((0.0,), (1.0,))
 
 
 def measure_noise(model: nn.Module, x: Tensor) -> Noise:
