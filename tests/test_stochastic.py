@@ -59,15 +59,6 @@ def under(seed, model, batch=x):
         ("squeezenet1_1", 32, 26, 0, 0, 8, 0),  # fire modules; the last convolution gives the logits
         ("densenet121", 32, 120, 1, 121, 58, 58),  # 6 + 12 + 24 + 16 dense layers; a norm at the end
         ("vgg11", 32, 8, 3, 0, 0, 0),
-        (
-            "vit_b_16",
-            32,
-            1,
-            25,
-            0,
-            0,
-            0,
-        ),  # two linear layers in each of 12 blocks: attention's are not called as layers
     ],
 )
 def test_the_sites_of_an_architecture_are_its_layers(arch, side, convolutions, linear, norms, blocks, ends):

@@ -5,17 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stochx.engine.network.sites import Site
 from stochx.errors import InputError
 
 FLOOR = 1e-5  # added to a variance, as in batch norms
 MOMENTUM = 0.1  # weight of a new batch in the running statistics
 
 
-def sizes(shape: tuple[int, ...], of: str) -> list[int]:
-    """Return the shape of one number per `layer`, per `channel` (the first axis), or per `unit` or `element`."""
-    if of in ("unit", "element"):
-        return list(shape)
-    return [1 if of == "layer" else shape[0], *[1] * (len(shape) - 1)]
+def sizes(place: Site, of: str) -> list[int]:
+    """Return the shape of one number per `layer`, per `channel`, or per `unit` or `element`."""
+    whole = of in ("unit", "element")
+    return [size if whole or (of == "channel" and k == place.axis) else 1 for k, size in enumerate(place.shape)]
+
+
+def of_channels(z: Tensor, axis: int) -> Tensor:
+    """Return one value for each image and channel of z (N, ...), whose channels are its `axis`; other axes become 1."""
+    for dim in range(1, z.dim()):
+        z = z if dim == axis else z.narrow(dim, 0, 1)
+    return z
 
 
 class Spread(nn.Module):
@@ -28,13 +35,13 @@ class Spread(nn.Module):
 
     running: Tensor
 
-    def __init__(self, shape: tuple[int, ...], stat: str, source: str, measure: str = "std") -> None:
+    def __init__(self, place: Site, stat: str, source: str, measure: str = "std") -> None:
         super().__init__()
-        self.stat, self.source, self.measure = stat, source, measure
+        self.stat, self.source, self.measure, self.axis = stat, source, measure, place.axis
         self.remembers = source in ("running", "teacher")
         self.rate = MOMENTUM if source == "running" else 0.0
         if self.remembers:
-            self.register_buffer("running", torch.ones(sizes(shape, stat)))
+            self.register_buffer("running", torch.ones(sizes(place, stat)))
 
     def stored(self) -> Tensor | None:
         """Return the stored statistics, where they are used and do not change; otherwise None."""
@@ -51,7 +58,8 @@ class Spread(nn.Module):
     def _measured(self, z: Tensor) -> Tensor:
         alone = self.source == "instance"
         inner = list(range(1, z.dim()))
-        over = {"layer": inner, "channel": inner[1:] or (inner if alone else []), "unit": []}[self.stat]
+        others = [dim for dim in inner if dim != self.axis + 1]
+        over = {"layer": inner, "channel": others or (inner if alone else []), "unit": []}[self.stat]
         dims = over if alone else [0, *over]
         if dims == [0] and len(z) == 1:
             raise InputError("statistics of the noise need more than one image per batch", "use `source=running`")

@@ -48,16 +48,16 @@ class Adaptive:
             raise ValueError("a single image has no spread per unit: use stat=channel or stat=layer")
 
     def __call__(self, place: Site) -> nn.Module:
-        return _Adaptive(self, place.shape)
+        return _Adaptive(self, place)
 
 
 class _Adaptive(nn.Module):
-    def __init__(self, settings: Adaptive, shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: Adaptive, place: Site) -> None:
         super().__init__()
         self.share, self.differentiable = settings.share, settings.differentiable
-        self.spread = Spread(shape, settings.stat, settings.source, settings.measure)
+        self.spread = Spread(place, settings.stat, settings.source, settings.measure)
         learned = settings.learn != "none"
-        beta = torch.full(sizes(shape, settings.learn) if learned else [], settings.beta)
+        beta = torch.full(sizes(place, settings.learn) if learned else [], settings.beta)
         self.beta = nn.Parameter(beta, requires_grad=learned)
 
     def forward(self, z: Tensor) -> Tensor:

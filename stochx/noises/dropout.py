@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stochx.engine.network.sites import Site
 from stochx.engine.network.stochastic import drawn
+from stochx.noises._spread import of_channels
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Dropout:
             raise ValueError("p must lie in [0, 1)")
 
     def __call__(self, place: Site) -> nn.Module:
-        return _Dropout(self.p, self.channels, self.share)
+        return _Dropout(self.p, self.channels, self.share, place.axis)
 
 
 class _Dropout(nn.Module):
-    def __init__(self, p: float, channels: bool, share: str) -> None:
+    def __init__(self, p: float, channels: bool, share: str, axis: int) -> None:
         super().__init__()
-        self.p, self.channels, self.share = p, channels, share
+        self.p, self.channels, self.share, self.axis = p, channels, share, axis + 1
 
     def forward(self, z: Tensor) -> Tensor:
-        like = z[:, :, :1, :1] if self.channels and z.dim() == 4 else z
+        like = of_channels(z, self.axis) if self.channels else z
         mask = (drawn(torch.rand, like.float(), self.share) >= self.p).to(z.dtype)
         return z * (mask / (1 - self.p) - 1)

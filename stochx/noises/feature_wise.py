@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stochx.engine.network.sites import Site
 from stochx.engine.network.stochastic import drawn
+from stochx.noises._spread import of_channels
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,14 @@ class FeatureWise:
             raise ValueError("scale and shift must not be negative")
 
     def __call__(self, place: Site) -> nn.Module:
-        return _FeatureWise(self.scale, self.shift, self.share)
+        return _FeatureWise(self.scale, self.shift, self.share, place.axis)
 
 
 class _FeatureWise(nn.Module):
-    def __init__(self, scale: float, shift: float, share: str) -> None:
+    def __init__(self, scale: float, shift: float, share: str, axis: int) -> None:
         super().__init__()
-        self.scale, self.shift, self.share = scale, shift, share
+        self.scale, self.shift, self.share, self.axis = scale, shift, share, axis + 1
 
     def forward(self, z: Tensor) -> Tensor:
-        channels = z.flatten(2)[:, :, 0] if z.dim() > 2 else z
-        shape = *channels.shape, *[1] * (z.dim() - 2)
-        factor, term = (drawn(torch.randn, channels, self.share).reshape(shape) for _ in range(2))
+        factor, term = (drawn(torch.randn, of_channels(z, self.axis), self.share) for _ in range(2))
         return self.scale * factor * z + self.shift * term

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stochx.engine.network.sites import Site
 from stochx.engine.network.stochastic import normal
-from stochx.noises._spread import Spread
+from stochx.noises._spread import Spread, sizes
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,21 @@ class LowRank:
             raise ValueError("rank must be at least 1, and init must not be negative")
 
     def __call__(self, place: Site) -> nn.Module:
-        return _LowRank(self, place.shape)
+        return _LowRank(self, place)
 
 
 class _LowRank(nn.Module):
-    def __init__(self, settings: LowRank, shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: LowRank, place: Site) -> None:
         super().__init__()
-        self.share = settings.share
-        self.spread = Spread(shape, "layer", settings.source)
-        self.diagonal = nn.Parameter(torch.full([shape[0], *[1] * (len(shape) - 1)], settings.init))
-        self.factor = nn.Parameter(0.1 * settings.init * torch.randn(shape[0], settings.rank))
+        channels = place.shape[place.axis]
+        self.share, self.axis = settings.share, place.axis + 1
+        self.spread = Spread(place, "layer", settings.source)
+        self.diagonal = nn.Parameter(torch.full(sizes(place, "channel"), settings.init))
+        self.factor = nn.Parameter(0.1 * settings.init * torch.randn(channels, settings.rank))
 
     def forward(self, z: Tensor) -> Tensor:
-        eta = normal(z[:, :1].expand(-1, self.factor.shape[1], *z.shape[2:]), self.share)
-        common = torch.einsum("cr,nr...->nc...", self.factor.to(z.dtype), eta)
+        channels_first = z.movedim(self.axis, 1)
+        eta = normal(channels_first[:, :1].expand(-1, self.factor.shape[1], *channels_first.shape[2:]), self.share)
+        common = torch.einsum("cr,nr...->nc...", self.factor.to(z.dtype), eta).movedim(1, self.axis)
         spread: Tensor = self.spread(z).detach()
         return spread * (self.diagonal.to(z.dtype) * normal(z, self.share) + common)

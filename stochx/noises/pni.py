@@ -47,10 +47,10 @@ class PNI:
         return SITES[self.on]
 
     def __call__(self, place: Site) -> nn.Module:
-        alpha = torch.full(sizes(place.shape, self.granularity), self.alpha)
+        alpha = torch.full(sizes(place, self.granularity), self.alpha)
         if self.on == "weight":
             return _PNI(alpha, None, "none")
-        return _PNI(alpha, Spread(place.shape, "layer", self.source), self.share)
+        return _PNI(alpha, Spread(place, "layer", self.source), self.share)
 
 
 class _PNI(nn.Module):

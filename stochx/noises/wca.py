@@ -37,9 +37,9 @@ class WCA:
         return "penultimate"
 
     def __call__(self, place: Site) -> nn.Module:
-        if len(place.shape) != 1:
+        if place.axis != len(place.shape) - 1:
             raise InputError(f"`wca` needs a linear last layer, and `{place.name}` is not linear", "use another noise")
-        return _WCA(self.init * torch.eye(place.shape[0]), self.weight, self.share)
+        return _WCA(self.init * torch.eye(place.shape[place.axis]), self.weight, self.share)
 
 
 class _WCA(nn.Module):

@@ -2,123 +2,110 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.visits import LAYERS as LAYERS
+from stochx.engine.network.visits import Shape, Visit, channel_axis, visits
+from stochx.engine.network.visits import evaluating as evaluating
 from stochx.errors import UsageError
 
 Place = Literal["output", "input", "weight", "norm"]
-LAYERS = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class Site:
     """A place for a noise layer: the output, the input or the weight of a module, or a norm as a whole.
 
-    `shape` is that of the value: (C, H, W) or (D,) per image, or the weight's shape. `index` counts sites from 0.
+    `shape` is that of the value: (C, H, W), (H, W, C), (T, C) or (D,) per image, or the weight's shape; `axis` is that
+    of channels in it. `index` counts sites from 0. Where attention works in windows, its values are those of a window.
     """
 
     name: str
     place: Place
-    shape: tuple[int, ...]
+    shape: Shape
     index: int
+    axis: int = 0
 
 
 def sites(model: Classifier, site: str, layers: str = "*") -> list[Site]:
     """Return the sites of a kind that match `layers`, in the order of the forward pass.
 
-    `before-bn`: outputs of convolutions and linear layers except the logits; `after-bn`: outputs of batch norms;
-    `block`: outputs of the smallest custom modules with two or more convolutions; `block-end`: outputs of the last norm
-    of each block, and of its shortcut, or of all norms if there is no block; `stem-and-blocks`: of blocks and the first
-    norm; `conv-input`: inputs of convolutions; `layer-input`: also of linear layers; `input`: of the first layer;
-    `penultimate`: of the last; `weight`: all weights; `first-weight`: that of the first layer; `norms`: batch norms.
-    Patterns are shell-like and joined by `+`.
+    `before-bn`: outputs of convolutions and linear layers, also of attention's projections, except the logits;
+    `after-bn`: outputs of norms: batch, layer, group, RMS; `block`: outputs of the smallest modules that add their
+    input to something and have two or more layers, and of all modules of their kinds, or, where no module does so, of
+    the smallest custom modules with two or more convolutions; `block-end`: outputs of the last norm of each block, and
+    of its shortcut, or of all norms if there is no block; `stem-and-blocks`: of blocks and the first norm, or the first
+    layer if the first norm is a layer norm in a block; `conv-input`: inputs of convolutions; `layer-input`: also of
+    linear layers; `input`: of the first layer; `penultimate`: of the last ones; `weight`: all weights; `first-weight`:
+    that of the first layer; `norms`: batch norms. Patterns are shell-like and joined by `+`.
     """
     if site not in SITES:
         raise UsageError(f"unknown site `{site}`", "choose from: " + ", ".join(SITES))
     place, choose = SITES[site]
+    seen = visits(model)
     chosen = [
-        (name, shape)
-        for name, shape in choose(model.network, _visited_modules(model, place))
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in layers.split("+"))
+        (visit, shape)
+        for visit in choose(seen)
+        if any(fnmatch.fnmatchcase(visit.name, pattern) for pattern in layers.split("+"))
+        and (shape := _shape(visit, place)) is not None
     ]
-    return [Site(name, place, shape, index) for index, (name, shape) in enumerate(chosen)]
+    return [
+        Site(visit.name, place, shape, index, _axis(visit, place, shape, seen))
+        for index, (visit, shape) in enumerate(chosen)
+    ]
 
 
-Shapes = list[
-    tuple[str, tuple[int, ...]]
-]  # names of modules, in the order of the forward pass, with the shape of a value
+def _shape(visit: Visit, place: Place) -> Shape | None:
+    if place == "weight":
+        return tuple(visit.module.weight.shape)  # type: ignore[arg-type]  # of a layer
+    if not visit.sees_image:
+        return None
+    return visit.read if place == "input" else visit.made
 
 
-def _visited_modules(model: Classifier, place: Place) -> Shapes:
-    """Return the modules that run in eval mode, each once, with the shape of the value per image at `place`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    handles = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
-            value = inputs[0] if place == "input" and inputs else output
-            if place == "weight":
-                shapes.setdefault(name, tuple(getattr(module, "weight", torch.zeros(0)).shape))
-            elif isinstance(value, Tensor):
-                shapes.setdefault(name, tuple(value.shape[1:]))
-
-        return hook
-
-    try:
-        handles = [m.register_forward_hook(note(name)) for name, m in model.network.named_modules() if name]
-        with evaluating(model), torch.inference_mode(), torch.random.fork_rng():
-            model(model.blank())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(shapes.items())
+def _axis(visit: Visit, place: Place, shape: Shape, seen: list[Visit]) -> int:
+    if place == "weight":
+        return 0
+    return channel_axis(visit, shape, [other for other in seen if other.name.startswith(f"{visit.name}.")])
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode for the block, and restore the mode of every module afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _layers(seen: list[Visit]) -> list[Visit]:
+    return [visit for visit in seen if visit.is_layer]
 
 
-def _layers(network: nn.Module, shapes: Shapes) -> Shapes:
-    return [(name, shape) for name, shape in shapes if isinstance(network.get_submodule(name), LAYERS)]
+def _norms(seen: list[Visit]) -> list[Visit]:
+    return [visit for visit in seen if visit.is_norm and visit.made is not None]
 
 
-def _of(kind: type[nn.Module]) -> Callable[[nn.Module, Shapes], Shapes]:
-    return lambda network, shapes: [item for item in shapes if isinstance(network.get_submodule(item[0]), kind)]
+def _of(kind: type[nn.Module]) -> Callable[[list[Visit]], list[Visit]]:
+    return lambda seen: [visit for visit in seen if isinstance(visit.module, kind)]
 
 
-def _blocks(network: nn.Module, shapes: Shapes) -> Shapes:
-    """Return the smallest modules other than torch's containers that hold at least two convolutions."""
-
-    def is_block(name: str) -> bool:
-        module = network.get_submodule(name)
-        own = not type(module).__module__.startswith("torch.nn")
-        return own and sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 1
-
-    blocks = [item for item in shapes if is_block(item[0])]
-    return [item for item in blocks if not any(other.startswith(f"{item[0]}.") for other, _ in blocks)]
+def _blocks(seen: list[Visit]) -> list[Visit]:
+    """Return the smallest modules of the kinds that add their input to something, or else with two convolutions."""
+    own = [visit for visit in seen if not type(visit.module).__module__.startswith("torch.nn")]
+    kinds = {type(visit.module) for visit in own if visit.is_residual and _count(visit, LAYERS) > 1}
+    blocks = [visit for visit in own if type(visit.module) in kinds]
+    blocks = blocks or [visit for visit in own if _count(visit, (nn.Conv2d,)) > 1]
+    return [visit for visit in blocks if not any(other.name.startswith(f"{visit.name}.") for other in blocks)]
 
 
-def _block_ends(network: nn.Module, shapes: Shapes) -> Shapes:
+def _count(visit: Visit, kinds: tuple[type[nn.Module], ...]) -> int:
+    return sum(isinstance(module, kinds) for module in visit.module.modules())
+
+
+def _block_ends(seen: list[Visit]) -> list[Visit]:
     """Return the last norm of each block and of each of its branches: the `Sequential` modules in it."""
-    norms, blocks = _of(nn.BatchNorm2d)(network, shapes), [name for name, _ in _blocks(network, shapes)]
+    norms, blocks = _norms(seen), [visit.name for visit in _blocks(seen)]
     if not blocks:
         return norms
+    modules = {visit.name: visit.module for visit in seen}
 
     def branch(name: str) -> str | None:
         block = next((block for block in blocks if name.startswith(f"{block}.")), None)
@@ -126,26 +113,30 @@ def _block_ends(network: nn.Module, shapes: Shapes) -> Shapes:
             return None
         parts = name.split(".")
         parents = [".".join(parts[:k]) for k in range(block.count(".") + 2, len(parts))]
-        return next((p for p in parents if isinstance(network.get_submodule(p), nn.Sequential)), block)
+        return next((p for p in parents if isinstance(modules.get(p), nn.Sequential)), block)
 
-    last = {branch(name): name for name, _ in norms}
-    return [item for item in norms if branch(item[0]) is not None and last[branch(item[0])] == item[0]]
+    last = {branch(visit.name): visit.name for visit in norms}
+    return [visit for visit in norms if (of := branch(visit.name)) is not None and last[of] == visit.name]
 
 
-SITES: dict[str, tuple[Place, Callable[[nn.Module, Shapes], Shapes]]] = {
-    "before-bn": ("output", lambda network, shapes: _layers(network, shapes)[:-1]),
-    "after-bn": ("output", _of(nn.BatchNorm2d)),
+def _stem_and_blocks(seen: list[Visit]) -> list[Visit]:
+    norms, blocks = _norms(seen), _blocks(seen)
+    inside = norms and any(norms[0].name.startswith(f"{block.name}.") for block in blocks)
+    batch = bool(norms) and isinstance(norms[0].module, nn.modules.batchnorm._BatchNorm)
+    return [*(_layers(seen)[:1] if inside and not batch else norms[:1]), *blocks]
+
+
+SITES: dict[str, tuple[Place, Callable[[list[Visit]], list[Visit]]]] = {
+    "before-bn": ("output", lambda seen: [visit for visit in _layers(seen) if not visit.is_head]),
+    "after-bn": ("output", _norms),
     "block": ("output", _blocks),
     "block-end": ("output", _block_ends),
-    "stem-and-blocks": (
-        "output",
-        lambda network, shapes: _of(nn.BatchNorm2d)(network, shapes)[:1] + _blocks(network, shapes),
-    ),
-    "input": ("input", lambda network, shapes: _layers(network, shapes)[:1]),
+    "stem-and-blocks": ("output", _stem_and_blocks),
+    "input": ("input", lambda seen: _layers(seen)[:1]),
     "conv-input": ("input", _of(nn.Conv2d)),
     "layer-input": ("input", _layers),
-    "penultimate": ("input", lambda network, shapes: _layers(network, shapes)[-1:]),
+    "penultimate": ("input", lambda seen: [visit for visit in seen if visit.is_head]),
     "weight": ("weight", _layers),
-    "first-weight": ("weight", lambda network, shapes: _layers(network, shapes)[:1]),
+    "first-weight": ("weight", lambda seen: _layers(seen)[:1]),
     "norms": ("norm", _of(nn.BatchNorm2d)),
 }

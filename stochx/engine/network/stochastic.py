@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.opening import opened
 from stochx.engine.network.sites import SITES, Place, Site, evaluating, sites
 from stochx.engine.normals import standard_normal
 from stochx.engine.passes import Report, unreported
@@ -53,13 +54,14 @@ class Noisy(nn.Module):
         super().__init__()
         self.layer, self.noise, self.place, self.scale = layer, noise, place, 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the layer returns; other arguments than its value, such as masks, are the layer's."""
         layer: Any = self.layer
         out: Tensor
         if self.place == "output":
-            out = self._shaken(layer(x))
+            out = self._shaken(layer(x, *args, **kwargs))
         elif self.place == "input":
-            out = layer(self._shaken(x))
+            out = layer(self._shaken(x), *args, **kwargs)
         elif self.place == "norm":
             out = self.noise(layer(x), x, layer.weight, layer.bias)
         elif type(layer).forward is nn.Conv2d.forward:
@@ -67,7 +69,7 @@ class Noisy(nn.Module):
         elif type(layer).forward is nn.Linear.forward:
             out = F.linear(x, self._shaken(layer.weight), layer.bias)
         else:  # a custom layer, such as one that standardises its weight; this call cannot be traced
-            out = functional_call(layer, {"weight": self._shaken(layer.weight)}, (x,))
+            out = functional_call(layer, {"weight": self._shaken(layer.weight)}, (x, *args), kwargs)
         return out
 
     def __getattr__(self, name: str) -> Any:
@@ -151,6 +153,7 @@ def at_scale(model: nn.Module, factor: float) -> Iterator[None]:
 def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn.Module]) -> Classifier:
     """Add a noise layer at every `site` whose module name matches the pattern `layers`; changes `model`.
 
+    Attention of torch and torchvision is opened, so that its projections are layers; weights keep their names.
     `make` returns the layer of a site. Raises `InputError` for a network that has noise already, or no such site.
     """
     if noise_layers(model):
@@ -162,6 +165,7 @@ def install(model: Classifier, site: str, layers: str, make: Callable[[Site], nn
         raise InputError(f"no layer of `{model.arch}` matches site `{site}`, layers `{layers}`", hint)
     with torch.random.fork_rng():
         noises = [make(place) for place in places]
+    model.network = opened(model.network)
     for place, noise in zip(places, noises, strict=True):
         layer = model.network.get_submodule(place.name)
         noisy = Noisy(layer, noise.train(model.training), place.place).to(model.mean.device)
