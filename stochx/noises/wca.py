@@ -51,4 +51,4 @@ class _WCA(nn.Module):
         return normal(z, self.share) @ self.factor.tril().to(z.dtype).T
 
     def penalty(self, layer: nn.Linear) -> Tensor:
-        return -self.weight * (layer.weight @ self.factor.tril()).square().sum().log()
+        return -self.weight * (layer.weight @ self.factor.tril().to(layer.weight)).square().sum().log()
