@@ -59,10 +59,9 @@ def visits(model: Classifier) -> list[Visit]:
     They are those of the network with open attention, whose projections are modules.
     """
     network = opened(model.network)
-    log, side = _Log(network), model.input_size
+    log = _Log(network)
     with log, evaluating(network), _frozen(network), torch.enable_grad(), torch.random.fork_rng():
-        x = model.mean.new_zeros(1, 3, side, side)
-        out = network(model.normalise(x).requires_grad_())
+        out = network(model.normalise(model.blank()).requires_grad_())
     heads, blind = log.heads(out), log.blind if out.requires_grad else set()  # a part without gradients hides all
     return [
         Visit(name, log.modules[name], read, made, name not in blind, name in log.residual, name in heads)
