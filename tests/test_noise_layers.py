@@ -237,8 +237,8 @@ def test_noise_goes_into_torchvisions_networks(arch):
     model = Classifier(network, [str(i) for i in range(7)], Preparation(side, side)).eval()
     count = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules())
     install_noise(model, "adaptive")
-    inner = 12 if arch == "vit_b_16" else 0  # projections inside torch's attention are not called as layers
-    assert len(noise_layers(model)) == count - 1 - inner
+    projections = 12 if arch == "vit_b_16" else 0  # to queries, keys and values, which are no layers of their own
+    assert len(noise_layers(model)) == count - 1 + projections
     with torch.inference_mode():
         assert model(torch.rand(2, 3, side, side)).shape == (2, 7)
 
