@@ -67,6 +67,10 @@ from stochx.attributions.centre import CentreBlob as _CentreBlob
 
 class CentreBlob(CheckedCall, _CentreBlob):
     ...
+from stochx.attributions.fullgrad import FullGrad as _FullGrad
+
+class FullGrad(CheckedCall, _FullGrad):
+    ...
 from stochx.attributions.gradcam import GradCAM as _GradCAM
 
 class GradCAM(CheckedCall, _GradCAM):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
-from stochx.engine.gradients import Term, around
+from stochx.engine.gradients import Backward, Term, around
 from stochx.engine.montecarlo import mean, monte_carlo
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import Key
@@ -48,13 +48,14 @@ def over_noise(
     error: float,
     terms: Sequence[Term] = (),
     finish: Callable[[Tensor, int], Tensor] = mean,
+    backward: Backward = "plain",
 ) -> Explanation:
     """Return `finish` of the terms summed over up to `count` noisy copies, with its Monte-Carlo error."""
     names = keys if keys is not None else range(len(x))
 
     def draw(active: Tensor, points: range) -> Tensor:
         chosen = [names[n] for n in active.tolist()]
-        return around(model, x[active], target[active], chosen, sigma[active], points, terms)
+        return around(model, x[active], target[active], chosen, sigma[active], points, terms, backward)
 
     estimate = monte_carlo(draw, len(x), count, error, finish)
     return Explanation(estimate.map, estimate.error, used=estimate.used)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,8 +14,7 @@ from torch.nn import functional as F
 
 from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
-from stochx.engine.gradients import target_slope
-from stochx.engine.network.fused import fused
+from stochx.engine.gradients import prepared, target_slope
 from stochx.engine.network.graph import last_convolution, node_of
 from stochx.engine.network.positions import Recorder, late_layer, maps_or_error, name_of
 from stochx.engine.seeds import Key
@@ -36,9 +36,10 @@ class GradCAM:
 
     layer: str = ""  # module to use instead of the last convolution, e.g. layer3.1
     relu: bool = True  # keep only positive relevance
+    backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = fused(model, x)
+        fast = prepared(model, x, self.backward)
         if fast.graph is None:
             raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
         graph, maps = fast.graph, list[Tensor]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,5 +17,7 @@ from stochx.engine.seeds import Key
 class Gradient:
     """The gradient of the target's logit: the effect of a small change of each value (Simonyan et al., 2014)."""
 
+    backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
+
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        return Explanation(gradient(model, x, target))
+        return Explanation(gradient(model, x, target, self.backward))

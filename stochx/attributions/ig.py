@@ -26,7 +26,9 @@ class IntegratedGradients:
         (x - b) * integral_0^1 gradient(b + t (x - b)) dt
 
     Complete: the map sums to f(x) - f(b) up to the quadrature error, which `gap` reports. The baseline `noise` averages
-    `draws` maps from images of uniform noise, as in Goh et al. (2020).
+    `draws` maps from images of uniform noise, as in Goh et al. (2020). With `backward=balanced` there is no `gap`: such
+    gradients are those of no function, whose path integral would be a difference of its values. `fullgrad` shows that
+    they are complete.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
@@ -38,6 +40,7 @@ class IntegratedGradients:
     draws: int = 1  # noise baselines to average (baseline=noise)
     rule: Literal["midpoint", "right", "left", "trapezoid", "gauss-legendre"] = "midpoint"  # quadrature rule
     error: float = 0.0  # stop drawing baselines at this relative Monte-Carlo error; 0 uses all draws
+    backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.draws < 1:
@@ -54,7 +57,7 @@ class IntegratedGradients:
             start = BASELINES[self.baseline](x)
             relevance = self._integrate(model, x, start, target)
             expected = scores(model, x, target) - scores(model, start, target)
-            return Explanation(relevance, gap=relevance.flatten(1).sum(1) - expected, used=self._used(len(x)))
+            return Explanation(relevance, gap=self._gap(relevance, expected), used=self._used(len(x)))
 
         names = keys if keys is not None else range(len(x))
         reference = torch.zeros_like(target, dtype=x.dtype)
@@ -69,12 +72,15 @@ class IntegratedGradients:
 
         estimate = monte_carlo(draw, len(x), self.draws, self.error)
         expected = scores(model, x, target) - reference / estimate.used.to(x)
-        gap = estimate.map.flatten(1).sum(1) - expected
+        gap = self._gap(estimate.map, expected)
         return Explanation(estimate.map, estimate.error, gap, estimate.used.cpu() * self.steps)
 
     def _integrate(self, model: nn.Module, x: Tensor, start: Tensor, target: Tensor) -> Tensor:
         nodes, weights = quadrature(self.rule, self.steps)
-        return (x - start) * along(model, x, start, target, nodes, weights)
+        return (x - start) * along(model, x, start, target, nodes, weights, self.backward)
+
+    def _gap(self, relevance: Tensor, expected: Tensor) -> Tensor | None:
+        return relevance.flatten(1).sum(1) - expected if self.backward == "plain" else None
 
     def _used(self, images: int) -> Tensor:
         return torch.full((images,), self.steps)

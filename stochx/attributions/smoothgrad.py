@@ -33,6 +33,7 @@ class SmoothGrad:
     unit: Literal["range", "normalised"] = "range"  # unit of sigma: a fraction of the image's range, or absolute
     form: Literal["mean", "squared", "variance"] = "mean"  # statistic of the gradients
     error: float = 0.0  # stop at this relative Monte-Carlo error; 0 uses all samples
+    backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
     def __post_init__(self) -> None:
         if self.samples < (4 if self.form == "variance" else 1):
@@ -51,7 +52,16 @@ class SmoothGrad:
         sigma = noise_in_pixels(model, x, self.sigma, self.unit)
         terms, finish = TERMS[self.form], _variance if self.form == "variance" else mean
         return over_noise(
-            model, x, target, keys, sigma=sigma, count=self.samples, error=self.error, terms=terms, finish=finish
+            model,
+            x,
+            target,
+            keys,
+            sigma=sigma,
+            count=self.samples,
+            error=self.error,
+            terms=terms,
+            finish=finish,
+            backward=self.backward,
         )
 
 

@@ -46,6 +46,7 @@ class SmoothTaylor:
     objective: Literal["aupc", "autvc"] = "aupc"  # metric that the best sigma minimises (noise=adaptive)
     search: Literal["golden", "paper"] = "golden"  # search for sigma: 9 evaluations, or up to 41 (noise=adaptive)
     patches: int = 3  # random patches per region in the search for the best AUPC; the paper's are 50
+    backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
     def __post_init__(self) -> None:
         if self.roots < 1 or self.patches < 1:
@@ -86,7 +87,17 @@ class SmoothTaylor:
         self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None, sigma: float | Tensor
     ) -> Explanation:
         distance = noise_in_pixels(model, x, sigma, self.unit)
-        return over_noise(model, x, target, keys, sigma=distance, count=self.roots, error=self.error, terms=[_taylor])
+        return over_noise(
+            model,
+            x,
+            target,
+            keys,
+            sigma=distance,
+            count=self.roots,
+            error=self.error,
+            terms=[_taylor],
+            backward=self.backward,
+        )
 
     def _adapted(
         self,

@@ -8,6 +8,7 @@ this affine stem runs once per image instead of once per point wherever the alge
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from stochx.engine.realisation import drawing, is_realised
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 
+Backward = Literal["plain", "balanced"]  # gradients as they are, or those of `engine.network.balanced`
 Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> summand, all (B, C, H, W)
 
 
@@ -39,9 +41,15 @@ def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tens
     return logits(model, x).gather(1, target[:, None]).squeeze(1)
 
 
-def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
-    """Return d logit[target] / d x (N, C, H, W) for images (N, C, H, W) and targets (N,)."""
+def prepared(model: Callable[[Tensor], Tensor], x: Tensor, backward: Backward) -> FusedNetwork:
+    """Return the fused form of `model`, about to see x; raises `InputError` where it has no balanced gradients."""
     fast = fused(model, x)
+    return fast.balanced if backward == "balanced" else fast
+
+
+def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor, backward: Backward = "plain") -> Tensor:
+    """Return d logit[target] / d x (N, C, H, W) for images (N, C, H, W) and targets (N,)."""
+    fast = prepared(model, x, backward)
     out = torch.empty_like(x)
 
     def work(start: int, stop: int) -> None:
@@ -52,14 +60,20 @@ def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Te
 
 
 def along(
-    model: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, target: Tensor, nodes: Tensor, weights: Tensor
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    target: Tensor,
+    nodes: Tensor,
+    weights: Tensor,
+    backward: Backward = "plain",
 ) -> Tensor:
     """Return path integrals (N, C, H, W) from `start` to `x`: sum_k weights_k * gradient(start + nodes_k (x - start)).
 
     `nodes` and `weights` (S,) are the quadrature on [0, 1]. The network's stem runs at the two ends only: its outputs
     are interpolated, and its transpose is applied to the final sum.
     """
-    fast = fused(model, x)
+    fast = prepared(model, x, backward)
     stem, tail = (fast.stem, fast.tail) if fast.stem is not None and fast.tail is not None else (None, fast.whole)
     first, last = (start, x) if stem is None else (_hidden(stem, start), _hidden(stem, x))
     total = torch.zeros_like(first)
@@ -84,6 +98,7 @@ def around(
     sigma: Tensor,
     points: range,
     terms: Sequence[Term] = (),
+    backward: Backward = "plain",
 ) -> Tensor:
     """Return sums (2, T, N, C, H, W) of each term over noisy points z = x + sigma * noise(key, i), i in `points`.
 
@@ -91,7 +106,7 @@ def around(
     `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the transpose
     of the network's stem is applied to the final sums.
     """
-    fast = fused(model, x)
+    fast = prepared(model, x, backward)
     sigma = sigma.expand(len(x), *sigma.shape[1:])
     late = fast.stem if not terms else None
     shape = x.shape[1:] if late is None else _hidden(late, x[:1]).shape[1:]

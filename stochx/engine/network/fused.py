@@ -13,19 +13,20 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
+from stochx.engine.network.balanced import balanced
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.folding import folded
 from stochx.engine.network.graph import UntraceableError, cut, hooks_of, lean, trace
 from stochx.engine.network.wrappers import unwrapped
-from stochx.errors import UsageError
+from stochx.errors import InputError, UsageError
 
 
 class Stem(nn.Module):
@@ -104,6 +105,13 @@ class FusedNetwork:
         """Normalise pixels for the first operation of `graph`."""
         return self.whole.normalise(x) if isinstance(self.whole, _Normalised) else x
 
+    @cached_property
+    def balanced(self) -> FusedNetwork:
+        """The same values with balanced gradients; raises `InputError` for a network that cannot be traced."""
+        if self.graph is None or not isinstance(self.whole, _Normalised):
+            raise InputError("balanced gradients need the operations of the network", "use `backward=plain`")
+        return _assembled(balanced(self.graph), self.whole.standardise, self.whole.slope)
+
     def rows(self, x: Tensor) -> int:
         """Return the batch size for gradients of images of x's shape (N, C, H, W)."""
         key = (x.shape[1:], x.dtype, x.device)
@@ -113,11 +121,11 @@ class FusedNetwork:
 
 
 class _Normalised(nn.Module):
-    """A folded network with its normalisation."""
+    """A folded network with its normalisation, whose derivative is `slope` (1, C, 1, 1), or 1."""
 
-    def __init__(self, network: nn.Module, standardise: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, network: nn.Module, standardise: Callable[[Tensor], Tensor], slope: Tensor | None) -> None:
         super().__init__()
-        self.network, self.standardise = network, standardise
+        self.network, self.standardise, self.slope = network, standardise, slope
 
     def normalise(self, x: Tensor) -> Tensor:
         x = self.standardise(x)
@@ -251,9 +259,15 @@ def _make(model: nn.Module) -> FusedNetwork:
     for tensor in (*graph.parameters(), *graph.buffers()):
         if tensor.dim() == 4:  # `Module.to` would convert attention masks of five axes too, and fail
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    if isinstance(model, Classifier):
+        return _assembled(graph, partial(_standardise, model.mean, model.std), 1 / model.std)
+    return _assembled(graph, _as_it_is, None)
+
+
+def _assembled(graph: fx.GraphModule, normalise: Callable[[Tensor], Tensor], slope: Tensor | None) -> FusedNetwork:
+    """Return the fast form of `graph` behind its normalisation, with its stem split off where it has one."""
     fast = lean(graph)
-    normalise = partial(_standardise, model.mean, model.std) if isinstance(model, Classifier) else _as_it_is
-    whole = _Normalised(fast, normalise)
+    whole = _Normalised(fast, normalise, slope)
     nodes = list(fast.graph.nodes)
     first = nodes[1] if nodes[0].op == "placeholder" and len(nodes[0].users) == 1 else None
     if first is None or first.op != "call_module":
@@ -261,8 +275,8 @@ def _make(model: nn.Module) -> FusedNetwork:
     conv, parts = fast.get_submodule(str(first.target)), cut(fast, first)
     if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
         return FusedNetwork(whole, graph=graph)
-    slope = 1 / model.std if isinstance(model, Classifier) else torch.ones_like(conv.weight[:1, :, :1, :1])
-    return FusedNetwork(whole, Stem(conv, normalise, slope), _without_inplace_start(parts[1]), graph)
+    steepness = torch.ones_like(conv.weight[:1, :, :1, :1]) if slope is None else slope
+    return FusedNetwork(whole, Stem(conv, normalise, steepness), _without_inplace_start(parts[1]), graph)
 
 
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:

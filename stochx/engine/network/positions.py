@@ -62,7 +62,7 @@ def to_maps(graph: fx.GraphModule, node: fx.Node, value: Tensor, values: dict[fx
     `values` are those of all operations, for images of the same size.
     """
     if value.dim() == 4:
-        return value.permute(0, 3, 1, 2) if _is_channels_last(graph, node) else value
+        return value.permute(0, 3, 1, 2) if _is_channels_last(graph, node, values) else value
     if value.dim() != 3:
         return None
     grid = _grid(graph, node, value.shape[1], values)
@@ -107,8 +107,13 @@ def _is_residual(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     return node.target in RESIDUAL and len(tensors) == 2 and tensors[0].shape == tensors[1].shape
 
 
-def _is_channels_last(graph: fx.GraphModule, node: fx.Node) -> bool:
+def _is_channels_last(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     """Tell the axis of channels from the layers that read or made a value, through operations that keep its axes."""
+
+    def keeps_axes(other: fx.Node) -> bool:
+        value = values.get(other)
+        return other.target not in MOVING and isinstance(value, Tensor) and value.dim() == 4
+
     for step in (_readers, _makers):
         seen, waiting = {node}, [node]
         while waiting:
@@ -117,7 +122,7 @@ def _is_channels_last(graph: fx.GraphModule, node: fx.Node) -> bool:
                 axis = _axis_of(graph, now)
                 if axis:
                     return axis == "last"
-                if now.target in MOVING:
+                if not keeps_axes(now):
                     continue
             more = [n for n in step(now) if n not in seen]
             seen.update(more)
@@ -152,7 +157,7 @@ def _grid(graph: fx.GraphModule, node: fx.Node, tokens: int, values: dict[fx.Nod
     for other in graph.graph.nodes:
         value = values.get(other)
         if isinstance(value, Tensor) and value.dim() == 4:
-            shape = value.shape[1:3] if _is_channels_last(graph, other) else value.shape[2:]
+            shape = value.shape[1:3] if _is_channels_last(graph, other, values) else value.shape[2:]
             spare = tokens - shape[0] * shape[1]
             if 0 <= spare <= PREFIXES and shape[0] * shape[1] > 1 and (best is None or spare <= best[0]):
                 best = spare, (int(shape[0]), int(shape[1]))
