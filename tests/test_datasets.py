@@ -24,7 +24,7 @@ from stochx.loading import load_data
 
 TWO = {"cat/a.png": "cat", "dog/b.png": "dog"}
 SPLITS = {"train/cat/a.png": "cat", "train/dog/b.png": "dog"}
-HIDDEN = ["dog/._b.png", ".git/x/y.png", "__MACOSX/cat/a.png", "dog/notes.txt"]
+HIDDEN = ["dog/._b.png", ".git/x/y.png", "__MACOSX/cat/a.png", "dog/notes.txt", "dog/.ipynb_checkpoints/b.png"]
 LAYOUTS = {  # the files, the split, and the class of each image in it
     "plain": (["dog/b.png", "cat/a.png", "cat/c.JPG"], "train", {**TWO, "cat/c.JPG": "cat"}),
     "wrapped": (["set/dog/b.png", "set/cat/a.png"], "train", {"set/cat/a.png": "cat", "set/dog/b.png": "dog"}),
@@ -84,6 +84,41 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
     plant(tmp_path / "set", "dog/b.png")
     (tmp_path / "set/cat").symlink_to(tmp_path / "real/cat")
     assert load(f"folder:root={tmp_path / 'set'}").classes == ("cat", "dog")
+
+
+def test_a_split_may_be_a_link_to_another(tmp_path: Path) -> None:
+    plant(tmp_path, "train/cat/a.png", "train/dog/b.png")
+    (tmp_path / "val").symlink_to("train")
+    assert list(load(f"folder:root={tmp_path}", "val").keys) == ["val/cat/a.png", "val/dog/b.png"]
+    assert len(load(f"folder:root={tmp_path}")) == 2
+
+
+def test_links_to_links_that_multiply_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "cat/a.png")
+    for depth in range(40):  # 2 ** 40 paths to one folder
+        folder = tmp_path / f"deep{depth}"
+        folder.mkdir()
+        for name in ("one", "two"):
+            (folder / name).symlink_to(tmp_path / (f"deep{depth - 1}" if depth else "cat"))
+    with pytest.raises(InputError, match="is linked to over 64 times"):
+        load(f"images:root={tmp_path}")
+
+
+def test_a_link_without_its_file_is_named(tmp_path: Path) -> None:
+    plant(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "cat/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"`.*cat/gone\.png` is a link to a file that does not exist"):
+        load(f"folder:root={tmp_path}").read(1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_files_of_file_managers_are_left_out_without_a_word(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["cat/a.png", "cat/Thumbs.db", "dog/desktop.ini", "dog/b.png", "@eaDir/a.png/SYNOPHOTO.png", ".DS_Store"]
+    source = f"zip:path={packed(tmp_path / 'a.zip', *names)}" if kind == "zip" else f"root={plant(tmp_path, *names)}"
+    assert list(load(source if kind == "zip" else f"folder:{source}").keys) == ["cat/a.png", "dog/b.png"]
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("kind", ["folder", "images"])

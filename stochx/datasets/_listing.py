@@ -13,6 +13,8 @@ from stochx.engine.io.images import SUFFIXES
 from stochx.errors import InputError, printable
 
 KINDS = 4  # suffixes in a message
+MAX_VISITS = 64  # of one folder under different names, as links to links multiply
+BOOKKEEPING = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}  # of file managers
 
 log = logging.getLogger("stochx")
 
@@ -57,14 +59,14 @@ def listing(files: Iterable[str], folders: Iterable[str] = ()) -> Listing:
 
 
 def is_hidden(name: str) -> bool:
-    """Return true for a path with a part that begins with a dot, and for what macOS adds to zips."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    """Return true for a path with a part that begins with a dot, or that a file manager adds to folders and zips."""
+    return any(part.startswith(".") or part.casefold() in BOOKKEEPING for part in PurePosixPath(name).parts)
 
 
 def walk(root: Path) -> Listing:
-    """List what lies at any depth below a folder; follows links, but not in cycles.
+    """List what lies at any depth below a folder; follows links, but not to a folder that they lie in.
 
-    Raises `InputError` for a folder that is absent, cannot be read or has no images.
+    Raises `InputError` for a folder that is absent, cannot be read, has no images or is linked to over 64 times.
     """
     if not root.exists():
         raise InputError(f"no such folder: `{printable(root)}`", "check the path")
@@ -74,14 +76,19 @@ def walk(root: Path) -> Listing:
     def refuse(error: OSError) -> None:
         raise InputError(f"`{printable(error.filename)}` cannot be read: {error.strerror}", "check its permissions")
 
-    files, folders, seen = list[str](), list[str](), set[tuple[int, int]]()
+    files, folders, visits = list[str](), list[str](), Counter[tuple[int, int]]()
+    around = {os.fspath(root): frozenset[tuple[int, int]]()}  # of each folder to come, those that it lies in
     for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        status, outer = Path(folder).stat(), around.pop(folder)
+        this = status.st_dev, status.st_ino
+        if this in outer:
             below.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visits[this] += 1
+        if visits[this] > MAX_VISITS:
+            raise InputError(f"`{printable(folder)}` is linked to over {MAX_VISITS} times", "remove some of the links")
         below[:] = sorted(name for name in below if not is_hidden(name))
+        around |= dict.fromkeys((os.path.join(folder, name) for name in below), outer | {this})
         folders.append(Path(folder).relative_to(root).as_posix())
         files += [Path(folder, name).relative_to(root).as_posix() for name in names]
     found = listing(files, folders)

@@ -160,6 +160,8 @@ def open_file(path: Path) -> BinaryIO:
             raise InputError(f"`{name}` is not a regular file", "save it to a file first")
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise InputError(f"`{name}` is a link to a file that does not exist", "mend or remove the link") from None
         raise InputError(f"no such file: `{name}`", "check the path") from None
     except PermissionError:
         raise InputError(f"`{name}` cannot be read: permission denied", "check its permissions") from None
