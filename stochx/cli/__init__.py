@@ -92,6 +92,7 @@ class Stopped(BaseException):
 
 
 KEPT = "what was finished is kept; `--resume` goes on from there"
+LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -121,6 +122,13 @@ def main() -> NoReturn:
         hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
         output.complain(what, hints[stopped.resumable])
         code = 128 + number
+    except (MemoryError, RuntimeError) as error:
+        from stochx.engine.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
+        code = 1
     except BrokenPipeError:  # the reader of the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

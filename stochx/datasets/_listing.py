@@ -77,9 +77,9 @@ def walk(root: Path) -> Listing:
         raise InputError(f"`{printable(error.filename)}` cannot be read: {error.strerror}", "check its permissions")
 
     files, folders, visits = list[str](), list[str](), Counter[tuple[int, int]]()
-    around = {os.fspath(root): frozenset[tuple[int, int]]()}  # of each folder to come, those that it lies in
+    around = {root: frozenset[tuple[int, int]]()}  # of each folder to come, those that it lies in
     for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        status, outer = Path(folder).stat(), around.pop(folder)
+        status, outer = Path(folder).stat(), around.pop(Path(folder))
         this = status.st_dev, status.st_ino
         if this in outer:
             below.clear()
@@ -88,7 +88,7 @@ def walk(root: Path) -> Listing:
         if visits[this] > MAX_VISITS:
             raise InputError(f"`{printable(folder)}` is linked to over {MAX_VISITS} times", "remove some of the links")
         below[:] = sorted(name for name in below if not is_hidden(name))
-        around |= dict.fromkeys((os.path.join(folder, name) for name in below), outer | {this})
+        around |= dict.fromkeys((Path(folder, name) for name in below), outer | {this})
         folders.append(Path(folder).relative_to(root).as_posix())
         files += [Path(folder, name).relative_to(root).as_posix() for name in names]
     found = listing(files, folders)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,9 @@ Precision = Literal["fp32", "bf16", "tf32"]
 # (12 MiB each) and DenseNet-121 (110 MiB each) with 4: a small budget, but never fewer than four rows.
 CPU_BUDGET, GPU_BUDGET = 120 * 2**20, 6 * 2**30
 MIN_ROWS, MAX_ROWS = 4, 512
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # CPU, GPU, MPS
+
+log = logging.getLogger("stochx")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Runtime:
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """Make this the runtime of the block; TF32 is off unless requested."""
-        token = _current.set(self)
+        token, learnt = _current.set(self), _limits.set(_limits.get() or _Limits())
         matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn
         before = matmul.allow_tf32, conv.allow_tf32
         matmul.allow_tf32 = conv.allow_tf32 = self.precision == "tf32"
@@ -42,6 +46,7 @@ class Runtime:
         finally:
             matmul.allow_tf32, conv.allow_tf32 = before
             _current.reset(token)
+            _limits.reset(learnt)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context to run networks in: bfloat16 for convolutions and products if that is the precision."""
@@ -50,8 +55,23 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
+@dataclass
+class _Limits:
+    """What a runtime has met of the end of memory: the rows that fit, by the work and the rows it was to have."""
+
+    rows: dict[tuple[object, int], int] = field(default_factory=dict)
+    said: bool = False
+
+    def say(self, message: str, *numbers: int) -> None:
+        """Log the first message."""
+        if not self.said:
+            log.warning(message, *numbers)
+        self.said = True
+
+
 _plain = Runtime(torch.device("cpu"))
 _current: ContextVar[Runtime] = ContextVar("runtime")
+_limits: ContextVar[_Limits | None] = ContextVar("limits", default=None)
 
 
 def current() -> Runtime:
@@ -128,22 +148,64 @@ def as_float64(values: Tensor) -> Tensor:
 
 
 def in_batches(total: int, rows: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(start, stop)` over 0..total, `rows` at a time, and fewer once memory runs out."""
-    start = 0
+    """Call `work(start, stop)` over 0..total, `rows` at a time, and fewer once memory runs out.
+
+    In the scope of a runtime the same work begins with what fitted last. A batch that is repeated begins with the same
+    random state. Raises the error of the memory if a single row does not fit.
+    """
+    limits = _limits.get() or _Limits()
+    key = getattr(work, "__code__", work), rows
+    fits, start = limits.rows.get(key, rows), 0
     while start < total:
-        stop = min(start + rows, total)
-        try:
-            work(start, stop)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if rows == 1 or not _out_of_memory(error):
-                raise
-            rows = max(1, rows // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        stop = min(start + fits, total)
+        if not _fitted(lambda: work(start, stop), stop - start == 1):  # noqa: B023  # called at once
+            fits = (stop - start) // 2
             continue
+        if fits < limits.rows.get(key, rows):
+            limits.rows[key] = fits
+            limits.say("memory ran out with %d rows at once: going on with %d", rows, fits)
         passes.count(stop - start)
         start = stop
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def in_parts(model: nn.Module, parts: int, most: int, work: Callable[[int], None]) -> int:
+    """Call `work(parts)`, with twice as many parts as often as memory runs out, and return with how many it was done.
+
+    It is for batches that belong together, such as those of a training step. Each call begins with the same buffers of
+    `model`, such as running statistics, and the same random state. Raises the error of the memory if `most` parts are
+    too large.
+    """
+    limits, asked = _limits.get() or _Limits(), parts
+    buffers = list(model.buffers())
+    before = [buffer.detach().clone() for buffer in buffers]
+    while not _fitted(lambda: work(parts), parts >= most):  # noqa: B023  # called at once
+        parts = min(2 * parts, most)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+    if parts > asked:
+        limits.say("memory ran out: each batch is computed in %d parts from here on", parts)
+    return parts
+
+
+def _fitted(work: Callable[[], None], last: bool) -> bool:
+    """Call `work`; return False, with memory freed and the random state as before, if it ran out and is not `last`."""
+    device = current().device
+    state = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        work()
+        return True
+    except (RuntimeError, MemoryError) as error:
+        if last or not is_out_of_memory(error):
+            raise
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+        torch.cuda.empty_cache()  # here, where the error, which held the tensors of its frames, is gone
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return true for the errors by which torch, its devices and Python say that memory ran out."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stochx.engine.device import in_parts
 from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, calibrate, has_mean_network
@@ -67,8 +68,13 @@ def calibrate_student(student: Classifier, pixels: Tensor, seed: int, report: Re
     """
     order = torch.randperm(len(pixels), generator=generator(seed, "calibration"))[: CALIBRATION * BATCH]
     batches = [pixels[indices].to(student.mean.device).float() / 255 for indices in torch.split(order, BATCH)]
+
+    def measured(parts: int) -> None:
+        pieces = [piece for batch in batches for piece in batch.tensor_split(min(parts, max(1, len(batch) // 2)))]
+        calibrate(student, pieces, report if parts == 1 else unreported)
+
     with seeded(seed, "calibration"):
-        calibrate(student, batches, report)
+        in_parts(student, 1, BATCH // 2, measured)
     return student
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stochx.engine.device import in_batches
 from stochx.engine.fewshot.head import contrast
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.lrp.branches import merged
 from stochx.engine.lrp.tape import RelevanceTape, Rules
 from stochx.engine.network.backbone import maps_graph
 from stochx.errors import RunError
+
+ROWS = 16  # images whose relevance is propagated at once
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def explain_match(model: FewShotNetwork, support: Tensor, query: Tensor, rules: 
     ways, shots = support.shape[:2]
     images = torch.cat([support.flatten(0, 1), query[None]])
     with torch.no_grad():
-        maps = model(images)
+        maps = _maps(model, images)
         examples, queries = torch.unflatten(maps[:-1], 0, (ways, shots))[None], maps[-1:][None]
         scores, cache = model.head(examples, queries)
         if not scores.isfinite().all():
@@ -67,5 +70,18 @@ def _to_pixels(model: FewShotNetwork, images: Tensor, relevance: Tensor, rules: 
     """Propagate relevance of maps (n, C, h, w) to the pixels of their images (n, 3, H, W)."""
     view, graph = model.backbone.model, merged(maps_graph(model.backbone))
     low, high = view.normalise(torch.zeros_like(images[:1])), view.normalise(torch.ones_like(images[:1]))
-    parts = zip(torch.split(images, 16), torch.split(relevance, 16), strict=True)
-    return torch.cat([RelevanceTape(graph, view.normalise(x)).relevance(r, rules, low, high) for x, r in parts])
+    pixels = torch.empty_like(images)
+
+    def propagate(start: int, stop: int) -> None:
+        tape = RelevanceTape(graph, view.normalise(images[start:stop]))
+        pixels[start:stop] = tape.relevance(relevance[start:stop], rules, low, high)
+
+    in_batches(len(images), ROWS, propagate)
+    return pixels
+
+
+def _maps(model: FewShotNetwork, images: Tensor) -> Tensor:
+    """Return the feature maps (n, C, h, w) of images (n, 3, H, W)."""
+    parts: list[Tensor] = []
+    in_batches(len(images), len(images), lambda start, stop: parts.append(model(images[start:stop])))
+    return torch.cat(parts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.ascent import loss_gradient
+from stochx.engine.device import in_batches
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.bpda import stand_ins
@@ -120,8 +121,14 @@ def check_gradients(bench: CorrectImages) -> Check:
 
 def check_derivative(bench: CorrectImages) -> Check:
     """Compare gradients with finite differences, see `slope_ratio`."""
+    x = bench.x[:SLOPES]
+    ratio = x.new_empty(len(x))
+
+    def compare(start: int, stop: int) -> None:
+        ratio[start:stop] = slope_ratio(bench.model, x[start:stop])
+
     with comparable(bench.model):
-        ratio = slope_ratio(bench.model, bench.x[:SLOPES])
+        in_batches(len(x), SLOPES, compare)
     backwards = float((ratio < REVERSED).double().mean())
     follows = float(((ratio > 0.5) & (ratio < 2)).double().mean())
     layers = quoted([*stand_ins(bench.model.network)])

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.device import current
+from stochx.engine.device import current, in_parts
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.training import checkpoint
 from stochx.engine.training.average import Average, put, tensors_of
@@ -30,9 +30,9 @@ from stochx.errors import InputError, RunError
 class Plan:
     """Training settings: `rate` is the peak learning rate, `batch` the number of items per step over all ranks.
 
-    `accumulate` splits a batch into parts whose gradients are summed, to save memory. `average` is the EMA decay of the
-    weights (0: none), `patience` the number of epochs without improvement before an early stop (0: never). SGD uses
-    Nesterov momentum, AdamW (Loshchilov & Hutter, 2019) torch's betas.
+    `accumulate` splits a batch into parts whose gradients are summed, to save memory; once it runs out there are more.
+    `average` is the EMA decay of the weights (0: none), `patience` the number of epochs without improvement before an
+    early stop (0: never). SGD uses Nesterov momentum, AdamW (Loshchilov & Hutter, 2019) torch's betas.
     """
 
     epochs: int
@@ -200,6 +200,10 @@ class _Loop:
     optimizer: torch.optim.Optimizer
     average: Average
 
+    def __post_init__(self) -> None:
+        self.mine = slice(self.world.rank, None, self.world.size)
+        self.parts = self.plan.accumulate  # of a batch; fewer if batch norms need larger ones
+
     def run(self, epoch: int) -> Epoch:
         """Run one pass over the data in random order; a last batch that is too small is left out."""
         start, plan = time.perf_counter(), self.plan
@@ -223,16 +227,24 @@ class _Loop:
     def _descend(self, whole: Tensor, epoch: int, step: int) -> tuple[float, int, int]:
         """Take a step on the items `whole` (N,); return the loss of all ranks, and this rank's correct and total."""
         where = f"in epoch {epoch + 1}, step {step + 1}"
-        self.optimizer.zero_grad()
         losses, correct, count = list[Tensor](), list[Tensor](), 0
-        try:
-            for batch in self._parts(whole, epoch, step):
+
+        def climb(parts: int) -> None:
+            nonlocal losses, correct, count
+            self.optimizer.zero_grad()
+            losses, correct, count = [], [], 0
+            for batch in self._batches(whole, epoch, step, parts):
                 result = self.objective(self.model, batch)
                 share = result.loss * (len(batch.y) / len(whole))
                 share.backward()  # type: ignore[no-untyped-call]
                 losses.append(share.detach())
                 correct.append((result.logits.argmax(-1) == batch.y).sum())
                 count += batch.y.numel()
+
+        most = max(1, len(whole[self.mine]) // self.items.minimum)
+        try:
+            parts = in_parts(self.model, min(self.parts, most), most, climb)
+            self.parts = max(self.parts, parts)
         except RunError as error:  # an attack in the objective met non-finite values
             raise RunError(f"{error} {where}", "lower the learning rate") from None
         except ValueError as error:
@@ -245,15 +257,13 @@ class _Loop:
         self.optimizer.step()
         return loss, int(sum(correct)), count
 
-    def _parts(self, whole: Tensor, epoch: int, step: int) -> Iterator[TrainingBatch]:
-        """Yield this rank's share of a batch, in `accumulate` parts, or fewer if batch norms need larger ones."""
+    def _batches(self, whole: Tensor, epoch: int, step: int, parts: int) -> Iterator[TrainingBatch]:
+        """Yield this rank's share of the items `whole` of a step in parts."""
         like = self.optimizer.param_groups[0]["params"][0]
         source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
-        mine = slice(self.world.rank, None, self.world.size)
-        index = whole[mine]
-        x, y = self.items.batch(whole, mine, epoch, like, source)
-        parts = min(self.plan.accumulate, max(1, len(index) // self.items.minimum))
-        for images, labels, places in zip(*(torch.tensor_split(v, parts) for v in (x, y, index)), strict=True):
+        x, y = self.items.batch(whole, self.mine, epoch, like, source)
+        split = zip(*(torch.tensor_split(values, parts) for values in (x, y, whole[self.mine])), strict=True)
+        for images, labels, places in split:
             if len(places):
                 yield TrainingBatch(images, labels, places, epoch, step)
 
