@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stochx.engine.device import is_out_of_memory
 from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier, Noise, measure_noise
 from stochx.engine.network.wrappers import unwrapped
@@ -173,9 +174,9 @@ def _class_count(model: nn.Module, x: Tensor) -> int:
     try:
         with torch.random.fork_rng(), torch.no_grad():
             out = model(x)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         last = x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3)
         raise InputError(
             f"the model cannot take images {tuple(x.shape[1:])}: {first_line(error)}",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stochx.engine.device import is_out_of_memory
 from stochx.engine.io.images import RGB, shape_text
 from stochx.engine.network.classifier import first_channels
 from stochx.errors import InputError
@@ -139,6 +140,8 @@ def _run(network: nn.Module, x: Tensor) -> tuple[Any, _Calls]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), noted:  # cached tensors of inference mode would stay
             out = network(x)
     except Exception as error:  # the user's forward can raise anything
+        if is_out_of_memory(error):
+            raise
         return error, noted
     finally:
         for handle in handles:
