@@ -140,8 +140,6 @@ def _run(network: nn.Module, x: Tensor) -> tuple[Any, _Calls]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), noted:  # cached tensors of inference mode would stay
             out = network(x)
     except Exception as error:  # the user's forward can raise anything
-        if is_out_of_memory(error):
-            raise
         return error, noted
     finally:
         for handle in handles:
@@ -151,7 +149,9 @@ def _run(network: nn.Module, x: Tensor) -> tuple[Any, _Calls]:
 
 
 def failure(error: Exception, name: str, shape: Sequence[int]) -> InputError:
-    """Return the error of a network that fails on images of a shape (C, H, W)."""
+    """Return the error of a network that fails on images of a shape (C, H, W); raises that of memory that runs out."""
+    if is_out_of_memory(error):
+        raise error
     reason = (str(error).splitlines() or [""])[0]
     if isinstance(error, TypeError) and "positional argument" in reason:
         return InputError(f"`{name}` takes more than an image: {reason}", "wrap it in a module that takes images alone")
