@@ -13,7 +13,8 @@ from stochx.attributions import IntegratedGradients, SmoothTaylor
 from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
 from stochx.engine.io.store import RunFolder, atomic, to_toml
-from stochx.engine.network.fused import Stem, fused
+from stochx.engine.network.fused import fused
+from stochx.engine.network.stem import Stem
 from stochx.engine.seeds import digest, generator, seeded
 from stochx.engine.sweep import canonical_batches, sweep
 from stochx.engine.world import World

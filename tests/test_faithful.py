@@ -199,7 +199,7 @@ def test_pgd_is_what_it_is_by_hand(network):
 @pytest.mark.parametrize(("network", "reason"), AS_IT_IS.items(), indirect=["network"], ids=list(AS_IT_IS))
 def test_the_log_says_why_a_network_is_used_as_it_is(network, reason, caplog):
     with caplog.at_level(logging.INFO, "stochx"):
-        assert fused(network).whole is network
+        assert fused(network, random_images(1, 3, 12, 12).float()).whole is network
     assert reason in caplog.text
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
-from stochx.engine.network.fused import FusedNetwork, Stem, fused
+from stochx.engine.network.fused import FusedNetwork, fused
+from stochx.engine.network.stem import Stem
 from stochx.engine.realisation import drawing, is_realised
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError

@@ -17,88 +17,31 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from stochx.engine.device import rows_at_once, saved_bytes
 from stochx.engine.network.balanced import balanced
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.folding import folded
-from stochx.engine.network.graph import UntraceableError, cut, hooks_of, lean, trace
+from stochx.engine.network.graph import UntraceableError, cut, hooks_of, is_recorded, trace
+from stochx.engine.network.lean import lean
+from stochx.engine.network.stem import Stem
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError
 
 
-class Stem(nn.Module):
-    """The affine beginning of a network: pixels -> first convolution's output, and its transpose.
-
-    As it commutes with sums, it need not run for every point of a path or every noisy copy.
-    """
-
-    def __init__(self, conv: nn.Conv2d, normalise: Callable[[Tensor], Tensor], slope: Tensor) -> None:
-        """Wrap `conv`; `slope` (1, C, 1, 1) is the derivative of `normalise`, which must be affine, per channel."""
-        super().__init__()
-        self.conv, self.normalise = conv, normalise
-        self.kernel, self.reach = _phases(conv.weight.detach() * slope, conv.stride[0], int(conv.padding[0]))
-
-    @staticmethod
-    def suits(conv: nn.Conv2d) -> bool:
-        """Return True for a plain square convolution, which `transpose` supports."""
-        return (
-            conv.groups == 1
-            and conv.padding_mode == "zeros"
-            and not isinstance(conv.padding, str)
-            and len({*conv.stride}) == len({*conv.padding}) == len({*conv.kernel_size}) == 1
-            and {*conv.dilation} == {1}
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the stem's output (N, D, H', W') for pixels (N, C, H, W)."""
-        hidden: Tensor = self.conv(self.normalise(x))
-        return hidden
-
-    def transpose(self, gradient: Tensor, like: Tensor) -> Tensor:
-        """Return the gradient of the pixels, shaped as `like`, from that of the stem's output.
-
-        A strided transposed convolution equals a dense one per output phase followed by a pixel shuffle, which is
-        about three times faster on a CPU than the general kernel.
-        """
-        height, width = like.shape[-2:]
-        stride, (low, high) = self.conv.stride[0], self.reach
-        rows, columns = -(-height // stride), -(-width // stride)
-        pad = (-low, columns + high - gradient.shape[-1], -low, rows + high - gradient.shape[-2])
-        phases = F.conv2d(F.pad(gradient, pad), self.kernel.to(gradient.dtype))
-        return F.pixel_shuffle(phases, stride)[..., :height, :width]
-
-
-def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
-    """Return the kernel (C * stride^2, D, K', K') of the transposed convolution by output phase, and its padding.
-
-    With (q, r) = divmod(phase + padding, stride), pixel stride * i + phase depends on the output at i + q - m through
-    tap r + stride * m.
-    """
-    out_channels, in_channels, size, _ = weight.shape
-    taps = {
-        (phase, (phase + padding) // stride - m): k
-        for phase in range(stride)
-        for m, k in enumerate(range((phase + padding) % stride, size, stride))
-    }
-    low, high = min(d for _, d in taps), max(d for _, d in taps)
-    kernel = weight.new_zeros(in_channels, stride, stride, out_channels, high - low + 1, high - low + 1)
-    for (a, d), k in taps.items():
-        for (b, e), m in taps.items():
-            kernel[:, a, b, :, d - low, e - low] = weight[:, :, k, m].T
-    return kernel.flatten(0, 2).contiguous(memory_format=torch.channels_last), (low, high)
-
-
 @dataclass(frozen=True)
 class FusedNetwork:
-    """The network as `whole`: pixels -> logits; if it begins with a convolution, also split into `stem` and `tail`."""
+    """The network as `whole`: pixels -> logits; if it begins with a convolution, also split into `stem` and `tail`.
+
+    `size` is the shape (C, H, W) of the images that it is for, if it cannot take others.
+    """
 
     whole: nn.Module
     stem: Stem | None = None
     tail: nn.Module | None = None
     graph: fx.GraphModule | None = None
+    size: torch.Size | None = None
     _sizes: dict[object, int] = field(default_factory=dict, compare=False)
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -110,7 +53,7 @@ class FusedNetwork:
         """The same values with balanced gradients; raises `InputError` for a network that cannot be traced."""
         if self.graph is None or not isinstance(self.whole, _Normalised):
             raise InputError("balanced gradients need the operations of the network", "use `backward=plain`")
-        return _assembled(balanced(self.graph), self.whole.standardise, self.whole.slope)
+        return _assembled(balanced(self.graph), self.whole.standardise, self.whole.slope, self.size)
 
     def rows(self, x: Tensor) -> int:
         """Return the batch size for gradients of images of x's shape (N, C, H, W)."""
@@ -146,11 +89,17 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 @dataclass
 class _Verdict:
-    """Facts of a network with these settings: the reason to use it as it is, and true once it has met an image."""
+    """Facts of a network with these settings.
+
+    The reason to use it as it is; the sizes of images on which it was compared, None for all; and its trace with the
+    tensors in it, which holds when their values change.
+    """
 
     settings: list[object]
     reason: str = ""
-    compared: bool = False
+    compared: set[torch.Size | None] = field(default_factory=set)
+    symbols_differ: bool = False
+    traced: tuple[list[int], torch.Size | None, fx.GraphModule] | None = None
 
 
 PLAIN = (int, float, str)  # and bool, an int
@@ -181,23 +130,43 @@ def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNe
     verdict = _verdicts.get(model)
     if verdict is None or verdict.settings != state[1]:
         verdict = _verdicts[model] = _Verdict(state[1])
-    unseen = None if verdict.compared or x is None or not len(x) else x[:1]
+    first = x[:1] if x is not None and len(x) else None
     if not verdict.reason:
         entry = _fused.get(model)
         try:
-            network = entry[1] if entry is not None and entry[0] == state else _make(model)
-            if unseen is not None:
-                _check_same(model, network.whole, unseen)
-                verdict.compared = True
+            network = entry[1] if entry is not None and entry[0] == state else None
+            if network is None or (network.size and first is not None and network.size != first.shape[1:]):
+                network = _make(model, verdict, first)
+            if first is not None and network.size not in verdict.compared:
+                network = _compared(model, verdict, network, first)
             _fused[model] = (state, network)
             return network
         except UntraceableError as error:
+            if first is None:  # what no symbol can pass may be recorded, once there is an image
+                return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
             verdict.reason = str(error)
             log.info("%s is used as it is: %s", _name(model), error)
-    if unseen is not None:
-        _check_slope(model, unseen)
-        verdict.compared = True
+    if first is not None and None not in verdict.compared:
+        _check_slope(model, first)
+        verdict.compared.add(None)
     return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))  # not cached: it would keep the model alive
+
+
+def _compared(model: nn.Module, verdict: _Verdict, network: FusedNetwork, x: Tensor) -> FusedNetwork:
+    """Return `network` if it is the same function as `model` on x (1, C, H, W); else its recorded form, if that is.
+
+    Raises `UntraceableError`.
+    """
+    try:
+        _check_same(model, network.whole, x)
+    except UntraceableError:
+        if network.size is not None:
+            raise
+        verdict.symbols_differ, verdict.traced = True, None
+        network = _make(model, verdict, x)
+        _check_same(model, network.whole, x)
+    verdict.compared.add(network.size)
+    return network
 
 
 def _name(model: nn.Module) -> str:
@@ -207,16 +176,29 @@ def _name(model: nn.Module) -> str:
 def _check_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
     """Raise `UntraceableError` if `network` has other values or gradients than `model` on x, both with the same noise.
 
-    The trace holds the scale of the noise, so that it could not be turned off in `network`.
+    The trace holds the scale of the noise, so that it could not be turned off in `network`. What differs is compared
+    again on two copies of x: for one image alone, torch returns wrong gradients of batch norms in eval mode before
+    tokens (their gradient comes transposed).
     """
-    with as_outside():
-        pairs = [value_and_gradient(function, x) for function in (model, network)]
-    limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
-    for name, limit, own, other in zip(("values", "gradients"), limits, *pairs, strict=True):
-        distance = float((own.double() - other.double()).norm() / own.double().norm().clamp_min(1e-30))
-        undefined = bool(own.isnan().all() and other.isnan().all())
-        if not undefined and not distance <= limit:
-            raise UntraceableError(f"the {name} of its trace differ by {distance:.2g}, relatively")
+    reason = ""
+    for images in (x, torch.cat([x, x])):
+        with as_outside():
+            pairs = [value_and_gradient(function, images) for function in (model, network)]
+        limits = COARSE if torch.finfo(pairs[0][0].dtype).eps > 1e-4 else (VALUE, GRADIENT)
+        distances = [_distance(own, other) for own, other in zip(*pairs, strict=True)]
+        wrong = [k for k, limit in enumerate(limits) if not distances[k] <= limit]
+        if not wrong:
+            return
+        name = ("values", "gradients")[wrong[0]]
+        reason = f"the {name} of its trace differ by {distances[wrong[0]]:.2g}, relatively"
+    raise UntraceableError(reason)
+
+
+def _distance(own: Tensor, other: Tensor) -> float:
+    """Return the relative distance; 0 if both are undefined."""
+    if own.isnan().all() and other.isnan().all():
+        return 0.0
+    return float((own.double() - other.double()).norm() / own.double().norm().clamp_min(1e-30))
 
 
 def _check_slope(model: nn.Module, x: Tensor) -> None:
@@ -254,29 +236,45 @@ def _fingerprint(modules: Sequence[nn.Module]) -> tuple[list[object], list[objec
     return tensors, settings
 
 
-def _make(model: nn.Module) -> FusedNetwork:
-    graph = folded(trace(model.network if isinstance(model, Classifier) else model))
+def _make(model: nn.Module, verdict: _Verdict, x: Tensor | None) -> FusedNetwork:
+    traced = _traced(model.network if isinstance(model, Classifier) else model, verdict, x)
+    size = x.shape[1:] if x is not None and is_recorded(traced) else None
+    graph = folded(traced)
     for tensor in (*graph.parameters(), *graph.buffers()):
         if tensor.dim() == 4:  # `Module.to` would convert attention masks of five axes too, and fail
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     if isinstance(model, Classifier):
-        return _assembled(graph, partial(_standardise, model.mean, model.std), 1 / model.std)
-    return _assembled(graph, _as_it_is, None)
+        return _assembled(graph, partial(_standardise, model.mean, model.std), 1 / model.std, size)
+    return _assembled(graph, _as_it_is, None, size)
 
 
-def _assembled(graph: fx.GraphModule, normalise: Callable[[Tensor], Tensor], slope: Tensor | None) -> FusedNetwork:
+def _assembled(
+    graph: fx.GraphModule, normalise: Callable[[Tensor], Tensor], slope: Tensor | None, size: torch.Size | None
+) -> FusedNetwork:
     """Return the fast form of `graph` behind its normalisation, with its stem split off where it has one."""
     fast = lean(graph)
     whole = _Normalised(fast, normalise, slope)
     nodes = list(fast.graph.nodes)
     first = nodes[1] if nodes[0].op == "placeholder" and len(nodes[0].users) == 1 else None
     if first is None or first.op != "call_module":
-        return FusedNetwork(whole, graph=graph)
+        return FusedNetwork(whole, graph=graph, size=size)
     conv, parts = fast.get_submodule(str(first.target)), cut(fast, first)
     if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
-        return FusedNetwork(whole, graph=graph)
+        return FusedNetwork(whole, graph=graph, size=size)
     steepness = torch.ones_like(conv.weight[:1, :, :1, :1]) if slope is None else slope
-    return FusedNetwork(whole, Stem(conv, normalise, steepness), _without_inplace_start(parts[1]), graph)
+    return FusedNetwork(whole, Stem(conv, normalise, steepness), _without_inplace_start(parts[1]), graph, size)
+
+
+def _traced(network: nn.Module, verdict: _Verdict, x: Tensor | None) -> fx.GraphModule:
+    """Return the trace of `network`: that of an earlier call, if it has the same tensors and suits x (1, C, H, W)."""
+    tensors = [id(tensor) for tensor in (*network.parameters(), *network.buffers())]
+    if verdict.traced is not None:
+        same, size, graph = verdict.traced
+        if same == tensors and (size is None or (x is not None and size == x.shape[1:])):
+            return graph
+    graph = trace(network, x, symbols=not verdict.symbols_differ)
+    verdict.traced = tensors, x.shape[1:] if x is not None and is_recorded(graph) else None, graph
+    return graph
 
 
 def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:

@@ -8,19 +8,19 @@ to get lost, such as a backward of the user's own, and `fused` compares both on 
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.node import Argument
+from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from stochx.engine.network.bpda import StandIn
 from stochx.engine.network.opening import opened
+from stochx.engine.network.recording import UnrecordableError, random_states, restored
+from stochx.engine.network.replay import record
 from stochx.engine.network.stochastic import Noisy, NormalSum
 from stochx.engine.network.wrappers import traceable, unwrapped
 from stochx.errors import first_line
@@ -30,8 +30,12 @@ class UntraceableError(Exception):
     """A network that has to be used as it is, and the reason."""
 
 
-def trace(network: nn.Module) -> fx.GraphModule:
+def trace(network: nn.Module, x: torch.Tensor | None = None, symbols: bool = True) -> fx.GraphModule:
     """Trace the operations of `network`, sharing its weights; attention is traced in plain operations.
+
+    A network that asks for the size of its input, or for anything else that symbols cannot answer, is run on images of
+    the shape of `x` (N, C, H, W) instead, if given: its trace holds for this size, and any batch size (`is_recorded`).
+    Without `symbols` every network is.
 
     Raises `UntraceableError` for control flow that depends on data, and for everything that the trace would lose:
     hooks, parametrised weights, a backward of the user's own, parts that run without gradients or under autocast, and
@@ -43,16 +47,46 @@ def trace(network: nn.Module) -> fx.GraphModule:
         raise UntraceableError("it has parametrised weights")
     network = opened(unwrapped(network))
     with torch.random.fork_rng(), traceable(network):
-        before = _random_states()
-        try:
-            traced = fx.GraphModule(network, _Tracer().trace(network))
-        except UntraceableError:
-            raise
-        except Exception as error:  # tracing runs the user's forward on symbols, which can raise anything
-            raise UntraceableError(f"its operations cannot be traced: {first_line(error)}") from None
-        if any(not torch.equal(a, b) for a, b in zip(before, _random_states(), strict=True)):
-            raise UntraceableError("it draws random numbers, which a trace would turn into constants")
+        if symbols or x is None:
+            try:
+                with restored(network):
+                    return _symbolic(network)
+            except UntraceableError:
+                if x is None:
+                    raise
+        with restored(network):
+            return _recorded(network, x)
+
+
+def _symbolic(network: nn.Module) -> fx.GraphModule:
+    before = random_states()
+    try:
+        traced = fx.GraphModule(network, _Tracer().trace(network))
+    except UntraceableError:
+        raise
+    except Exception as error:  # tracing runs the user's forward on symbols, which can raise anything
+        raise UntraceableError(f"its operations cannot be traced: {first_line(error)}") from None
+    if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=True)):
+        raise UntraceableError("it draws random numbers, which a trace would turn into constants")
     return traced
+
+
+def _recorded(network: nn.Module, x: torch.Tensor) -> fx.GraphModule:
+    tracer = _Tracer()
+    tracer.note(network)
+    try:
+        graph = record(network, x, tracer.is_leaf_module, _contexts)
+    except UnrecordableError as error:
+        raise UntraceableError(str(error)) from None
+    except Exception as error:  # the user's forward, on images drawn at random
+        raise UntraceableError(f"its operations cannot be recorded: {first_line(error)}") from None
+    graph.meta["recorded"] = True
+    return graph
+
+
+def is_recorded(graph: fx.GraphModule) -> bool:
+    """Return True if the graph holds for one size of images."""
+    return bool(graph.meta.get("recorded"))
 
 
 def _contexts() -> tuple[bool, ...]:
@@ -90,13 +124,13 @@ class _Tracer(fx.Tracer):
         return own or super().is_leaf_module(m, module_qualified_name)
 
     def trace(self, root: nn.Module, concrete_args: dict[str, object] | None = None) -> fx.Graph:  # type: ignore[override]
-        self._outside = _contexts()
-        self._noises = {f"{name}.noise" for name, module in root.named_modules() if isinstance(module, Noisy)}
+        self.note(root)
         return super().trace(root, concrete_args)
 
-
-def _random_states() -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    def note(self, root: nn.Module) -> None:
+        """Remember the contexts outside, and the noises of `root`."""
+        self._outside = _contexts()
+        self._noises = {f"{name}.noise" for name, module in root.named_modules() if isinstance(module, Noisy)}
 
 
 def hooks_of(module: nn.Module) -> tuple[Mapping[int, object], ...]:
@@ -142,75 +176,6 @@ def depending(graph: fx.Graph) -> set[fx.Node]:
 def calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:
     """Return True if `node` calls a module of this kind."""
     return node.op == "call_module" and isinstance(modules.get(str(node.target)), kind)
-
-
-def lean(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return the same function with the modules of `graph`, but with faster gradients.
-
-    torch returns the gradients of a global mean and of strided slices in a layout other than channels-last, in which
-    the sums and activations before them run at a fraction of their speed. Activations whose input has no other reader
-    work in place.
-    """
-    graph_module = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    modules = dict(graph_module.named_modules())
-    for node in list(graph_module.graph.nodes):
-        call = _faster_call(node, modules)
-        if call is None:
-            continue
-        function, arguments, options = call
-        with graph_module.graph.inserting_before(node):
-            node.replace_all_uses_with(graph_module.graph.call_function(function, (node.args[0], *arguments), options))
-        graph_module.graph.erase_node(node)
-    graph_module.recompile()
-    return graph_module
-
-
-_Call = tuple[Callable[..., Tensor], tuple[int, ...], dict[str, Argument]]
-
-
-def _faster_call(node: fx.Node, modules: dict[str, nn.Module]) -> _Call | None:
-    """Return a faster equivalent of `node`, if any: a function, its arguments after the first, and options."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    function = node.target if node.op == "call_function" else None
-    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-        return _global_mean, (), {}
-    if function is nn.functional.adaptive_avg_pool2d and node.args[1:] in ((1,), ((1, 1),)):
-        return _global_mean, (), {}
-    if function is operator.getitem and (step := _step(node.args[1])):
-        return _every, (step,), {}
-    relu = type(module) is nn.ReLU or function in (nn.functional.relu, torch.relu)
-    if relu and _is_fresh(node.args[0], modules):
-        return nn.functional.relu, (), {"inplace": True}
-    return None
-
-
-def _step(index: object) -> int:
-    """Return the n of `[:, :, ::n, ::n]`, else 0."""
-    if not isinstance(index, tuple) or len(index) != 4 or not isinstance(index[3], slice):
-        return 0
-    step = index[3].step
-    if index != (slice(None), slice(None), slice(None, None, step), slice(None, None, step)):
-        return 0
-    return step if isinstance(step, int) and step > 1 else 0
-
-
-def _is_fresh(node: object, modules: dict[str, nn.Module]) -> bool:
-    """Return True for outputs of convolutions, noises and sums with a single reader, which may be overwritten."""
-    if not isinstance(node, fx.Node) or len(node.users) > 1:
-        return False
-    if node.op == "call_module":
-        return isinstance(modules.get(str(node.target)), (nn.Conv2d, NormalSum))
-    return node.op == "call_function" and node.target in (operator.add, torch.add)
-
-
-def _global_mean(x: Tensor) -> Tensor:
-    """Return the mean over positions: (..., H, W) -> (..., 1, 1)."""
-    return x.sum((-2, -1), keepdim=True) / (x.shape[-2] * x.shape[-1])
-
-
-def _every(x: Tensor, step: int) -> Tensor:
-    """Return `x[:, :, ::step, ::step]`, as average pooling of single pixels."""
-    return nn.functional.avg_pool2d(x, 1, step) if x.dim() == 4 and x.is_floating_point() else x[:, :, ::step, ::step]
 
 
 def cut(graph: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule] | None:
