@@ -181,6 +181,27 @@ def test_the_command_writes_a_student_that_describes_itself(place, tmp_path):
         torch.testing.assert_close(model(x), plain.eval()(model.normalise(x)))
 
 
+ZERO = """
+import torch
+from torch import nn
+
+
+def make():
+    network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    nn.init.zeros_(network[4].weight)
+    return network
+"""
+
+
+def test_noise_is_measured_after_training_too_as_a_head_that_starts_at_zero_hides_it(place, tmp_path):
+    (tmp_path / "zero.py").write_text(ZERO)
+    words = ["distill", *WORDS, "--init", "random", "--arch", "zero:make", "--adversarial", "none", "--epochs", 1]
+    words = [str(place / word) if word in ("teacher.safetensors", "colours.npz") else word for word in words]
+    done = stochx(*words, "-o", tmp_path / "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["kind"] == "sample"
+
+
 def test_a_run_that_goes_on_ends_with_the_same_student(place, tmp_path):
     words = ["distill", *WORDS, "--adversarial", "none", "--schedule", "constant"]
     assert stochx(*words, "--epochs", 2, "-o", tmp_path / "whole", cwd=place).returncode == 0

@@ -62,6 +62,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
             settings.seed,
         )
         folder, rows = train_classifier(settings, student, loss, split, world, watch)
+        _measure_noise(student)  # again, since a head that starts at zero hides all noise before it
         passes = len(shared_draws(student, settings.draws, world)) + 2  # draws, noise off, teacher
         with watch.progress("testing", passes * len(tests)) as advance:
             noisy, quiet = measure(student, tests, settings.draws, settings.seed, world, advance)
@@ -94,12 +95,17 @@ def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor, 
             install_noise(student, settings.noise)
         with watch.progress("calibrating", calibration_steps(len(pixels))) as advance:
             calibrate_student(student, pixels, settings.seed, advance)
-        student.noise = measure_noise(student, torch.rand_like(student.blank()))
+        _measure_noise(student)
     file = Path(settings.teacher)
     student.origin = {"teacher": file.name}
     if file.is_file():
         student.origin["teacher sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return student
+
+
+def _measure_noise(student: Classifier) -> None:
+    if noise_layers(student):
+        student.noise = measure_noise(student, torch.rand_like(student.blank()))
 
 
 def _build(arch: str, classes: int) -> Classifier:
