@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from small_networks import NETWORKS, small
+from small_networks import NETWORKS, SWIN, VIT, small
 from torch import nn
 from torch.nn import functional as F
 from torchvision import models as torchvision_models
@@ -202,6 +202,24 @@ def test_a_pattern_addresses_projections_and_mlps():
         "blocks.0.mlp.fc2",
         *within("blocks.1", *ATTENTION),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings"),
+    [
+        ("beit_base_patch16_224", {**VIT, "init_values": 0.1}),
+        ("eva02_tiny_patch14_224", VIT),
+        ("swinv2_tiny_window8_256", SWIN),
+    ],
+)
+def test_attention_with_biases_of_its_own_has_its_projection_as_a_place(arch, settings):
+    with torch.random.fork_rng():
+        network = pytest.importorskip("timm").create_model(arch, num_classes=5, **settings)
+    model, x = classifier(network).double(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    prefixes = [name for name, module in network.named_modules() if hasattr(module, "qkv_bias_separate")]
+    found = named(model, "before-bn", "*.qkv+*.q_proj")
+    assert len(prefixes) == len(found) and found == each(prefixes, found[0].rpartition(".")[2])
+    torch.testing.assert_close(opened(network)(x), network(x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"])

@@ -24,6 +24,7 @@ TWINS: dict[str, Any] = {
 def opened(network: nn.Module) -> nn.Module:
     """Return `network` with twins of torch's and torchvision's attention; `network` itself if it has none.
 
+    timm's attention that uses the weight of its layer `qkv` with biases of its own calls it as a layer, and adds them.
     The original is not changed. Both have the same parameters and buffers, the same objects, under the same names.
     """
     return _opened(network, {})
@@ -36,9 +37,12 @@ def _opened(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     children = {name: child if child is None else _opened(child, done) for name, child in module._modules.items()}
     twin = TWINS.get(f"{type(module).__module__}.{type(module).__qualname__}")
     opens = "forward" not in vars(module) and getattr(twin, "suits", bool)(module)
-    if (twin and opens) or any(child is not module._modules[name] for name, child in children.items()):
+    separable = getattr(module, "qkv_bias_separate", None) is False  # a setting of timm's
+    if (twin and opens) or separable or any(child is not module._modules[name] for name, child in children.items()):
         copied: nn.Module = object.__new__(type(module))
         take_over(copied, module)
         copied._modules = children
+        if separable:
+            copied.qkv_bias_separate = True  # type: ignore[assignment]
         done[id(module)] = twin(copied) if twin and opens else copied
     return done[id(module)]
