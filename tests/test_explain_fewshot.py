@@ -35,7 +35,7 @@ SUPPORT, QUERY = random_images(3, 2, 3, 16, 16), random_images(3, 16, 16, seed=2
 def test_the_graph_of_a_backbone_gives_its_maps(text):
     base = Backbone(MODELS.make(text)(5).eval().double())
     x = random_images(2, 3, 32, 32)
-    found = RelevanceTape(maps_graph(base), base.model.normalise(x)).output
+    found = RelevanceTape(maps_graph(base), base.model.normalise(x), LRP().rules()).output
     assert torch.allclose(found, base(x), atol=1e-9)
 
 

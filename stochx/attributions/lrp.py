@@ -25,10 +25,18 @@ class LRP:
     """The logit redistributed layer by layer, to each input in proportion to its contribution (Bach et al., 2015).
 
     A composite names the rules: `epsilon` for linear layers; for convolutions `plus` (z+), `alpha2-beta1`, `gamma`
-    or epsilon as well; and for the first layer `flat` or `box` (zB), which do not depend on the input's sign. Batch
-    norms are folded into their convolutions, sums share relevance by contribution, concatenations split it, and max
-    pooling passes it to the maximum. `gap`, the map's sum minus the logit, is the part absorbed by biases and
-    stabilisers.
+    or epsilon as well; and for the first layer `flat` or `box` (zB), which do not depend on the input's sign: in a
+    transformer, where strides equal kernels, `flat` gives one value per patch. Batch norms are folded into their
+    convolutions, sums share relevance by contribution, concatenations split it, and max pooling passes it to the
+    maximum.
+
+    `attn-lrp` (Achtibat et al., 2024) and `cp-lrp` (Ali et al., 2022) are for transformers: gamma for convolutions and
+    for linear layers beside an activation, epsilon for all others. `attn-lrp` expands the softmax of attention at its
+    input and halves relevance between the factors of a product; under `cp-lrp`, as in all other composites, attention
+    weights are constant. Norms divide by a constant, activations and gates pass relevance on.
+
+    `gap`, the map's sum minus the logit, is the part absorbed by constants (biases, position and class tokens),
+    stabilisers and, in `attn-lrp`, the softmax.
     """
 
     few_shot: ClassVar[bool] = True  # its `rules` also explain few-shot networks
@@ -41,9 +49,12 @@ class LRP:
         "epsilon-alpha2-beta1-flat",
         "epsilon-gamma-box",
         "epsilon",
+        "attn-lrp",
+        "cp-lrp",
     ] = "epsilon-plus-flat"  # composite of rules, by type of layer
-    epsilon: float = 1e-6  # stabiliser of the epsilon rule
-    gamma: float = 0.25  # weight of the agreeing parts in the gamma rule
+    epsilon: float = 1e-6  # stabiliser of the epsilon and gamma rules, sums, products and norms
+    gamma: float = 0.25  # weight of the agreeing parts in the gamma rule of convolutions
+    mlp_gamma: float = 0.05  # the same in MLPs, for `attn-lrp` and `cp-lrp`
 
     def __post_init__(self) -> None:
         if self.composite not in COMPOSITES:
@@ -52,6 +63,8 @@ class LRP:
             raise ValueError("epsilon must be positive")
         if self.gamma < 0:
             raise ValueError("gamma must not be negative")
+        if self.mlp_gamma < 0:
+            raise ValueError("mlp_gamma must not be negative")
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         fast = fused(model, x)
@@ -62,11 +75,11 @@ class LRP:
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 
         def work(start: int, stop: int) -> None:
-            tape = RelevanceTape(graph, fast.normalise(x[start:stop]))
+            tape = RelevanceTape(graph, fast.normalise(x[start:stop]), rules)
             classes = target[start:stop, None]
             logit = tape.output.gather(1, classes)
             first = torch.zeros_like(tape.output).scatter(1, classes, logit)
-            maps[start:stop] = tape.relevance(first, rules, low, high)
+            maps[start:stop] = tape.relevance(first, low, high)
             gap[start:stop] = maps[start:stop].flatten(1).sum(1) - logit.squeeze(1)
 
         # Positive and negative halves of the weights, and the relevance, need memory beside what autograd keeps.
@@ -76,7 +89,15 @@ class LRP:
     def rules(self) -> Rules:
         """Return the rule for each type of layer."""
         convolution, first = COMPOSITES[self.composite]
-        return Rules(_epsilon(self), convolution(self), first)
+        transformer = self.composite in ("attn-lrp", "cp-lrp")
+        return Rules(
+            dense=_epsilon(self),
+            convolution=convolution(self),
+            first=first,
+            mlp=partial(rules.gamma, strength=self.mlp_gamma, stabiliser=self.epsilon) if transformer else None,
+            constant_attention=self.composite != "attn-lrp",
+            stabiliser=self.epsilon,
+        )
 
 
 def _epsilon(lrp: LRP) -> Rule:
@@ -92,7 +113,7 @@ def _alpha2_beta1(lrp: LRP) -> Rule:
 
 
 def _gamma(lrp: LRP) -> Rule:
-    return partial(rules.gamma, strength=lrp.gamma)
+    return partial(rules.gamma, strength=lrp.gamma, stabiliser=lrp.epsilon)
 
 
 def _flat(layer: rules.Layer, x: Tensor, relevance: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -106,4 +127,6 @@ COMPOSITES: dict[str, tuple[Callable[[LRP], Rule], FirstRule | None]] = {
     "epsilon-alpha2-beta1-flat": (_alpha2_beta1, _flat),
     "epsilon-gamma-box": (_gamma, rules.box),
     "epsilon": (_epsilon, None),
+    "attn-lrp": (_gamma, None),
+    "cp-lrp": (_gamma, None),
 }

@@ -73,8 +73,8 @@ def _to_pixels(model: FewShotNetwork, images: Tensor, relevance: Tensor, rules: 
     pixels = torch.empty_like(images)
 
     def propagate(start: int, stop: int) -> None:
-        tape = RelevanceTape(graph, view.normalise(images[start:stop]))
-        pixels[start:stop] = tape.relevance(relevance[start:stop], rules, low, high)
+        tape = RelevanceTape(graph, view.normalise(images[start:stop]), rules)
+        pixels[start:stop] = tape.relevance(relevance[start:stop], low, high)
 
     in_batches(len(images), ROWS, propagate)
     return pixels

@@ -13,24 +13,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 STABILISER = 1e-6
+
+# Convolutions and their transposes, by the axes of their weights.
+CONVOLVE: dict[int, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    3: (F.conv1d, conv1d_input),
+    4: (F.conv2d, conv2d_input),
+    5: (F.conv3d, conv3d_input),
+}
 
 Part = tuple[Tensor, Tensor, Tensor | None]  # input, weight, bias
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear map with a bias: `apply(x, w, b)` and its transpose `back(s, w, like)`, shaped as `like`."""
+    """A linear map with a bias: `apply(x, w, b)` and its transpose `back(s, w, like)`, shaped as `like`.
+
+    `output` is what the layer made of its input, where that was recorded.
+    """
 
     weight: Tensor
     bias: Tensor | None
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     back: Callable[[Tensor, Tensor, Tensor], Tensor]
+    output: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output, computed only if it was not recorded."""
+        return self.apply(x, self.weight, self.bias) if self.output is None else self.output
 
     @staticmethod
-    def of(module: nn.Linear | nn.Conv2d) -> Layer:
+    def of(module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Layer:
         """Return the layer that a torch module computes."""
         bias = None if module.bias is None else module.bias.detach()
         if isinstance(module, nn.Linear):
@@ -52,17 +67,17 @@ class Layer:
         dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
     ) -> Layer:
-        """Return the convolution of inputs (N, I, H, W) with weights (O, I / groups, K, K) and zero padding."""
+        """Return the convolution of inputs (N, I, ...) with weights (O, I / groups, ...) and zero padding."""
+        convolve, slope_of = CONVOLVE[weight.dim()]
 
         def apply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-            return F.conv2d(x, w, b, stride, padding, dilation, groups)
+            return convolve(x, w, b, stride, padding, dilation, groups)
 
         def back(s: Tensor, w: Tensor, like: Tensor) -> Tensor:
             if isinstance(padding, str):  # "same" may pad the sides unequally
                 return through(s, torch.empty_like(like), lambda x: apply(x, w, None), normed=False)
             settings = stride, padding, dilation, groups
-            slope: Tensor = conv2d_input(like.shape, w, s, *settings)  # type: ignore[no-untyped-call]
-            return slope
+            return slope_of(like.shape, w, s, *settings)
 
         return Layer(weight, bias, apply, back)
 
@@ -74,7 +89,7 @@ def stabilise(z: Tensor, epsilon: float = STABILISER) -> Tensor:
 
 def epsilon(layer: Layer, x: Tensor, relevance: Tensor, stabiliser: float = STABILISER) -> Tensor:
     """Apply LRP-epsilon: x_j w_jk / (z_k + epsilon)."""
-    return _send(layer, [(x, layer.weight, layer.bias)], relevance, stabiliser)
+    return x * layer.back(relevance / stabilise(layer.forward(x), stabiliser), layer.weight, x)
 
 
 def alpha_beta(layer: Layer, x: Tensor, relevance: Tensor, alpha: float, beta: float) -> Tensor:
@@ -90,18 +105,17 @@ def z_plus(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
     return _send(layer, _signed_parts(layer, x, up=True), relevance)
 
 
-def gamma(layer: Layer, x: Tensor, relevance: Tensor, strength: float) -> Tensor:
+def gamma(layer: Layer, x: Tensor, relevance: Tensor, strength: float, stabiliser: float = STABILISER) -> Tensor:
     """Apply LRP-gamma for inputs of any sign (Andéol et al., 2021): parts with the sign of z have weight 1 + gamma.
 
-    With z = z+ + z-, the positive and negative contributions, the denominator is z + gamma z+ where z > 0 and
-    z + gamma z- where z < 0.
+    Contributions agree with z where sign(x_i w_ij) = sign(z_j), so their weight is
+    1 + gamma / 2 (1 + sign(x_i) sign(w_ij) sign(z_j)), and all takes one product with |w| beside that with w.
     """
-    agreeing, opposing = _signed_parts(layer, x, up=True), _signed_parts(layer, x, up=False)
-    z, z_up = layer.apply(x, layer.weight, layer.bias), _total(layer, agreeing)
-    s = relevance / stabilise(torch.where(z > 0, z + strength * z_up, z + strength * (z - z_up)))
-    for_, against = s * (z > 0), s * (z < 0)
-    received = _redistribute(layer, agreeing, for_ * (1 + strength) + against)
-    return received + _redistribute(layer, opposing, for_ + against * (1 + strength))
+    z, size = layer.forward(x), layer.weight.abs()
+    weight, sign = strength / 2, z.sign()
+    mass = layer.apply(x.abs(), size, None if layer.bias is None else layer.bias.abs())
+    s = relevance / stabilise(z + weight * (z + sign * mass), stabiliser)
+    return (1 + weight) * x * layer.back(s, layer.weight, x) + weight * x.abs() * layer.back(s * sign, size, x)
 
 
 def flat(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
@@ -109,7 +123,7 @@ def flat(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
 
     All channels of a group receive the same relevance, so only one channel per group is computed.
     """
-    axis = 1 if layer.weight.dim() == 4 else x.dim() - 1
+    axis = 1 if layer.weight.dim() > 2 else x.dim() - 1
     width = layer.weight.shape[1]
     groups = x.shape[axis] // width
     ones, place = torch.ones_like(layer.weight[:groups, :1]), x.narrow(axis, 0, groups)
@@ -127,13 +141,19 @@ def box(layer: Layer, x: Tensor, relevance: Tensor, low: Tensor, high: Tensor) -
     return _send(layer, [above, below], relevance)
 
 
-def share(relevance: Tensor, summands: Sequence[Tensor], total: Tensor) -> list[Tensor]:
+def share(relevance: Tensor, summands: Sequence[Tensor], stabiliser: float = STABILISER) -> list[Tensor]:
     """Redistribute the relevance of a sum in proportion to its summands."""
-    s = relevance / stabilise(total)
+    s = relevance / stabilise(sum(summands[1:], start=summands[0]), stabiliser)
     return [(summand * s).sum_to_size(summand.shape) for summand in summands]
 
 
-def through(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor], normed: bool) -> Tensor:
+def through(
+    relevance: Tensor,
+    x: Tensor,
+    operation: Callable[[Tensor], Tensor],
+    normed: bool,
+    stabiliser: float = STABILISER,
+) -> Tensor:
     """Propagate relevance through an operation without weights.
 
     It follows the gradient where values only move (reshaping, padding, maxima of max pooling); with `normed` it is
@@ -142,7 +162,7 @@ def through(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor],
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         out = operation(leaf)
-    weight = relevance / stabilise(out.detach()) if normed else relevance
+    weight = relevance / stabilise(out.detach(), stabiliser) if normed else relevance
     (slope,) = torch.autograd.grad(out, leaf, weight)
     return x * slope if normed else slope
 
@@ -160,8 +180,8 @@ def _half(values: Tensor, up: bool) -> Tensor:
     return values.clamp(min=0) if up else values.clamp(max=0)
 
 
-def _send(layer: Layer, parts: Sequence[Part], relevance: Tensor, epsilon: float = STABILISER) -> Tensor:
-    return _redistribute(layer, parts, relevance / stabilise(_total(layer, parts), epsilon))
+def _send(layer: Layer, parts: Sequence[Part], relevance: Tensor) -> Tensor:
+    return _redistribute(layer, parts, relevance / stabilise(_total(layer, parts)))
 
 
 def _total(layer: Layer, parts: Sequence[Part]) -> Tensor:
