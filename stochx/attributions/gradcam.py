@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from stochx.attributions import Explanation
 from stochx.engine.device import current, in_batches
 from stochx.engine.gradients import prepared, target_slope
-from stochx.engine.network.graph import last_convolution, node_of
-from stochx.engine.network.positions import Recorder, late_layer, maps_or_error, name_of
+from stochx.engine.network.graph import node_of
+from stochx.engine.network.late_layer import late_layer
+from stochx.engine.network.positions import Recorder, maps_or_error, name_of
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
 
@@ -29,9 +30,10 @@ class GradCAM:
 
         relu(sum_k a_k mean_ij d logit / d a_k,ij), resized to the image
 
-    The layer is the last convolution with the norm, activation, residual sum or concatenation that follows it; in
-    networks of tokens or channels-last maps, the last residual sum or norm whose positions the logit depends on.
-    Tokens without a position are left out.
+    The layer is the last convolution with the norm, activation, gate, residual sum or concatenation that follows it.
+    Where residual sums of tokens or channels-last maps come later, it is the last of them, or norm before them, whose
+    positions the logit depends on: with a class token the norm before the last attention. Tokens without a position,
+    such as class and register tokens, are left out.
     """
 
     layer: str = ""  # module to use instead of the last convolution, e.g. layer3.1
@@ -45,8 +47,8 @@ class GradCAM:
         graph, maps = fast.graph, list[Tensor]()
         node = node_of(graph, self.layer) if self.layer else _usual_layer(graph, fast.normalise(x[:1]), target)
         if node is None:
-            problem = f"no layer `{self.layer}` in the model" if self.layer else "the model has no convolution"
-            raise InputError(problem, "list its layers with `stochx info`, or use a gradient method")
+            missing = f"layer `{self.layer}` in the model" if self.layer else "layer with positions in the model"
+            raise InputError(f"no {missing}", "list its layers with `stochx info`, or use a gradient method")
 
         def work(start: int, stop: int) -> None:
             recorder = Recorder(graph, node)
@@ -72,10 +74,11 @@ _layers: WeakKeyDictionary[fx.GraphModule, fx.Node] = WeakKeyDictionary()
 def _usual_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> fx.Node | None:
     """Return the late layer of a network, which is chosen on the first image, and named where it is no convolution."""
     if graph not in _layers:
-        node = late_layer(graph, x, target)
-        if node is None:
+        found = late_layer(graph, x, target)
+        if found is None:
             return None
+        node, is_convolution = found
         _layers[graph] = node
-        if node is not last_convolution(graph):
+        if not is_convolution:
             log.warning("gradcam explains the layer `%s`; `gradcam:layer=NAME` takes another", name_of(node))
     return _layers[graph]

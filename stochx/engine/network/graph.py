@@ -21,7 +21,7 @@ from stochx.engine.network.bpda import StandIn
 from stochx.engine.network.opening import opened
 from stochx.engine.network.recording import UnrecordableError, random_states, restored
 from stochx.engine.network.replay import record
-from stochx.engine.network.stochastic import Noisy, NormalSum
+from stochx.engine.network.stochastic import Noisy
 from stochx.engine.network.wrappers import traceable, unwrapped
 from stochx.errors import first_line
 
@@ -206,18 +206,6 @@ def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     return fx.GraphModule(root, graph)
 
 
-def last_convolution(graph: fx.GraphModule) -> fx.Node | None:
-    """Return the node after the last convolution and its norm, activation, residual sum and concatenation."""
-    modules = dict(graph.named_modules())
-    convs = [n for n in graph.graph.nodes if calls(n, modules, nn.Conv2d)]
-    if not convs:
-        return None
-    node: fx.Node = convs[-1]
-    while len(node.users) == 1 and _keeps_places(following := next(iter(node.users)), modules):
-        node = following
-    return node
-
-
 def node_of(graph: fx.GraphModule, module: str) -> fx.Node | None:
     """Return the last node of the submodule `module` of the traced network."""
     inside = [n for n in graph.graph.nodes if _within(n, module)]
@@ -230,23 +218,3 @@ def _within(node: fx.Node, module: str) -> bool:
 
 
 SUMS: frozenset[object] = frozenset({operator.add, operator.iadd, torch.add})
-ELEMENTWISE = SUMS | frozenset(
-    {torch.cat, torch.relu, nn.functional.relu, nn.functional.relu6, nn.functional.dropout, "relu", "add"}
-)
-
-
-def _keeps_places(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        kinds = (
-            nn.BatchNorm2d,
-            NormalSum,
-            nn.ReLU,
-            nn.ReLU6,
-            nn.SiLU,
-            nn.Hardswish,
-            nn.GELU,
-            nn.Dropout,
-            nn.Identity,
-        )
-        return isinstance(modules.get(str(node.target)), kinds)
-    return node.op in ("call_function", "call_method") and node.target in ELEMENTWISE
