@@ -23,7 +23,7 @@ from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
 from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
-from stochx.engine.network.reading import failure
+from stochx.engine.network.reading import INDEPENDENT, failure
 from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
 from stochx.errors import UsageError
 from stochx.factory import from_factory
@@ -56,7 +56,7 @@ class Given:
 
     `size` is the side of the input in pixels, or (size, size before the crop), each a side or (height, width), or a
     text as `--size` takes it, such as `384x128`; `classes` names the outputs. `ema` takes the averaged weights of a
-    file that holds them.
+    file that holds them. With `multilabel` each class is present or not by itself.
     """
 
     arch: str | None = None
@@ -65,6 +65,7 @@ class Given:
     size: str | int | tuple[Size, Size] | None = None
     classes: Sequence[str] | None = None
     ema: bool = False
+    multilabel: bool = False
 
     @property
     def sizes(self) -> tuple[Size, Size] | None:
@@ -83,6 +84,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     size: str | int | tuple[Size, Size] | None = None,
     classes: Sequence[str] | None = None,
     ema: bool = False,
+    multilabel: bool = False,
     device: torch.device | str = "cpu",
 ) -> Classifier:
     """Return a frozen classifier in eval mode from a weights file, torchvision name, `timm:NAME` or own code.
@@ -92,7 +94,7 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
     for each image. The other arguments tell what these do not, see `Given`. Raises `InputError` or
     `UsageError` with a remedy for what cannot be loaded.
     """
-    return open_model(os.fspath(text), Given(arch, mean, std, size, classes, ema), device).model
+    return open_model(os.fspath(text), Given(arch, mean, std, size, classes, ema, multilabel), device).model
 
 
 @plain_modes()
@@ -103,6 +105,7 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
     if parts is not None:
         members = [open_model(part.model, given, device).model for part in parts]
         model = make_ensemble(text, parts, members)
+        model.multilabel = given.multilabel
         return Loaded(model, tuple(ensemble_facts(model, parts)))
     path, part = file_and_part(text)
     if path.suffix in weights.SUFFIXES or path.exists():
@@ -116,6 +119,10 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
     else:
         model, facts = from_torchvision(text)
     facts = _apply(given, model, facts)
+    if given.multilabel:
+        model.multilabel = True
+        facts = [fact for fact in facts if INDEPENDENT not in fact.value]
+        facts.append(Fact("labels", "several: each class by itself, with the sigmoid of its logit", "given"))
     for fact in facts:
         if fact.source == "guessed":
             log.warning("`%s`: guessed %s: %s%s", text, fact.name, fact.value, REMEDIES.get(fact.name, ""))

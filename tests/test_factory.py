@@ -48,6 +48,8 @@ OUTPUTS = {
     "an attribute": lambda z, maps: SimpleNamespace(logits=z, loss=None),
     "one position": lambda z, maps: z[:, :, None, None],
     "main and auxiliary": lambda z, maps: (z, 2 * z),
+    "features first": lambda z, maps: (maps.mean((2, 3)), z),
+    "features last": lambda z, maps: [z, maps.mean((2, 3))],
 }
 
 
@@ -66,7 +68,8 @@ REFUSED = {
     "tokens": (lambda z, maps: maps.flatten(2), "several rows"),
     "classes": (lambda z, maps: z.argmax(1), "int64 instead of logits"),
     "no batch": (lambda z, maps: z.mean(0), r"returns \(4,\) for 3 images"),
-    "two tables": (lambda z, maps: (maps.mean((2, 3)), z), "which one is the logits is not clear"),
+    "two heads": (lambda z, maps: (F.linear(z, torch.ones(7, 4)), z), "which one is the logits is not clear"),
+    "two features": (lambda z, maps: (maps.mean((2, 3)), z + 1), "which one is the logits is not clear"),
     "boxes": (lambda z, maps: [{"boxes": z}], "which one is the logits is not clear"),
     "an error": (lambda z, maps: 1 / 0, "ZeroDivisionError: division by zero"),
 }

@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import functional
 
-from stochx import Classifier, Preparation, load_model, read_image
-from stochx.engine.io.images import to_image, to_tensor
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, LUMA, fitting
+from stochx import Classifier, Preparation, load_data, load_model, read_image
+from stochx.engine.io.images import LUMA, to_image, to_picture, to_tensor, visible
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, fitting
 from stochx.engine.network.weights import save
+from stochx.engine.training.augment import views
 from stochx.errors import InputError
 from stochx.loading import Given, open_model
+from stochx.tasks.reading import stack
 
 CODE = """
 import torch
@@ -229,3 +231,76 @@ def test_channels_are_given_else_of_the_mean_else_of_the_first_convolution():
 def test_a_normalisation_for_other_channels_is_one_error(code, count):
     with pytest.raises(InputError, match=f"{count} values of `mean` for a network that takes 1 channel"):
         load_model("own_inputs:gray", size=28, mean=(0.5,) * count, std=(0.5,) * count)
+
+
+ARRAYS = {
+    "gray": (5, 12, 10),
+    "gray, channels last": (5, 12, 10, 1),
+    "gray, channels first": (5, 1, 12, 10),
+    "four": (5, 12, 10, 4),
+    "thirteen, channels first": (5, 13, 16, 17),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_arrays_of_any_channels_are_read_as_they_are(name, kind, tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, ARRAYS[name], dtype=np.uint8)
+    path = tmp_path / f"data.{kind}"
+    if kind == "npz":
+        np.savez(path, images=values)
+    else:
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["images"] = values
+    planes = values[:, None] if values.ndim == 3 else values if "first" in name else np.moveaxis(values, 3, 1)
+    data = load_data(str(path))
+    assert np.array_equal((data[3][0] * 255).round().byte().numpy(), planes[3])
+    if data.pixels is not None:
+        assert np.array_equal(data.pixels.numpy(), planes)
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_arrays_whose_channels_cannot_be_told_are_one_error(kind, tmp_path):
+    values, path = np.zeros((2, 9, 9, 9), np.uint8), tmp_path / f"data.{kind}"
+    if kind == "npz":
+        np.savez(path, images=values)
+    else:
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["images"] = values
+    with pytest.raises(InputError, match=r"which axis of \(2, 9, 9, 9\) holds the channels cannot be told"):
+        load_data(str(path))
+
+
+def arrays(path, channels, count=12, size=(16, 12)):
+    values = np.random.default_rng(0).integers(0, 256, (count, *size, channels), dtype=np.uint8)
+    np.savez(path, images=values, labels=np.arange(count) % 4, classes=np.array(list("0123")))
+    return values
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_data_is_stacked_in_the_channels_of_the_network(channels, tmp_path):
+    values = arrays(tmp_path / "a.npz", channels)
+    preparation = Preparation((16, 12), (16, 12), channels=channels)
+    assert np.array_equal(stack(load_data(str(tmp_path / "a.npz")), preparation).pixels, np.moveaxis(values, 3, 1))
+
+
+def test_gray_data_is_stacked_in_rgb_for_a_network_of_rgb(tmp_path):
+    values = arrays(tmp_path / "a.npz", 1)
+    pixels = stack(load_data(str(tmp_path / "a.npz")), Preparation((16, 12), (16, 12))).pixels
+    assert pixels.shape == (12, 3, 16, 12)
+    assert np.array_equal(pixels, np.moveaxis(values, 3, 1).repeat(3, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_number_of_channels_can_be_looked_at(channels):
+    x = torch.rand(channels, 5, 6)
+    expected = {1: x[[0, 0, 0]], 2: x.mean(0, keepdim=True)[[0, 0, 0]], 3: x, 4: x[:3]}[channels]
+    assert torch.equal(visible(x), expected) and np.array_equal(to_picture(x), expected.permute(1, 2, 0))
+    assert to_image(x).mode == ("L" if channels == 1 else "RGB")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_views_of_episodes_keep_the_channels(channels):
+    x = torch.rand(2, 3, channels, 8, 8)
+    seen = views(x, slice(0, 2), 2, torch.Generator().manual_seed(0))
+    assert seen.shape == x.shape and seen.min() >= 0 and seen.max() <= 1

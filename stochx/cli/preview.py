@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stochx.cli import output
+from stochx.engine.io.images import visible
 from stochx.errors import printable
 from stochx.reports.colours import colours_of, scale_of
 from stochx.tasks.explain import Explained
@@ -22,7 +23,7 @@ def preview(explained: Explained) -> None:
     if not output.stderr().is_terminal or output.stderr().color_system in (None, "standard"):
         output.remark("note:", "`--show` needs a colour terminal")
         return
-    pictures = [(explained.name, explained.image)]
+    pictures = [(explained.name, visible(explained.image))]
     for row in explained.rows:
         values = explained.maps[row.method].sum(0).numpy()
         colours = colours_of(values, scale_of(values), row.method not in explained.unsigned)

@@ -18,8 +18,8 @@ from stochx.datasets import Split
 from stochx.datasets._shards import check_count, damaged, numbered, required
 from stochx.datasets._splits import restricted
 from stochx.engine.io import images
-from stochx.engine.io.data import Data
-from stochx.engine.io.images import MAX_PIXELS, MIN_SIDE
+from stochx.engine.io.data import Data, channel_axis
+from stochx.engine.io.images import MAX_PIXELS, MIN_SIDE, RGB, Picture
 from stochx.errors import InputError, printable, quoted
 
 IMAGES = ("images", "image", "x")
@@ -32,9 +32,9 @@ MAX_BYTES = 2**30  # largest chunk
 class Hdf5:
     """Images in an HDF5 file: a dataset `images`, `image` or `x`, and optionally `labels`, `label` or `y`.
 
-    Images are (N, H, W, 3), (N, 3, H, W), or grey ones (N, H, W) or (N, H, W, 1), uint8 or floats in [0, 1], which are
-    rounded to 8 bits; or (N,) encoded ones, such as the bytes of JPEG files. Labels are numbers or names. Images are
-    read on demand. Every split has all images unless `split` divides the classes. Needs the package h5py.
+    Images are (N, H, W, C), (N, C, H, W), or gray ones (N, H, W), of any number of channels, uint8 or floats in [0, 1],
+    which are rounded to 8 bits; or (N,) encoded ones, such as the bytes of JPEG files. Labels are numbers or names.
+    Images are read on demand. Every split has all images unless `split` divides the classes. Needs the package h5py.
     """
 
     reads: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")  # bare paths that select this data set
@@ -120,9 +120,13 @@ class _File:
             if kind.kind not in "OSV":
                 raise InputError(f"{name} must contain images, got {kind} ({self.count},)", hint)
             return
-        sides = self.cell[1:] if self._is_planar() else self.cell[:2]
-        if len(self.cell) == 1 or not (self.cell[2:] in ((), (1,), (3,)) or self._is_planar()):
-            raise InputError(f"{name} must be (N, H, W, 3) or (N, 3, H, W), got {(self.count, *self.cell)}", hint)
+        shape = (self.count, *self.cell)
+        if len(shape) not in (3, 4):
+            raise InputError(f"{name} must be (N, H, W, C), (N, C, H, W) or (N, H, W), got {shape}", hint)
+        try:
+            sides = self.cell[1:] if self._is_planar() else self.cell[:2]
+        except ValueError as error:
+            raise InputError(f"{name}: {error}", hint) from None
         if not (min(sides) >= MIN_SIDE and math.prod(sides) <= MAX_PIXELS):
             raise InputError(
                 f"{name} must be of {MIN_SIDE} x {MIN_SIDE} to {MAX_PIXELS // 10**6} million pixels, got "
@@ -133,9 +137,9 @@ class _File:
             raise InputError(f"{name} must be uint8 or floats in [0, 1], got {kind}", hint)
 
     def _is_planar(self) -> bool:
-        return len(self.cell) == 3 and self.cell[2] not in (1, 3) and self.cell[0] in (1, 3)
+        return len(self.cell) == 3 and channel_axis((self.count, *self.cell)) == 1
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Picture:
         shown = f"{self.shown}:{printable(self.image)}:{index}"
         with self.lock:
             if self.owner != os.getpid():  # a forked process shares the file's state with its parent
@@ -152,7 +156,7 @@ class _File:
             if not (values.min() >= 0 and values.max() <= 1):
                 raise InputError(f"`{shown}` leaves [0, 1]", "store uint8, or floats in [0, 1]")
             values = (values * values.dtype.type(255)).round().astype(np.uint8)
-        return Image.fromarray(values.squeeze(2) if values.shape[2:] == (1,) else values).convert("RGB")
+        return Image.fromarray(values) if values.shape[2:] == (RGB,) else values.reshape(*values.shape[:2], -1)
 
     def labels(self) -> tuple[list[int] | None, tuple[str, ...]]:
         """Return the label of each image, and the classes; none where there is no such dataset."""

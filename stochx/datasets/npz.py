@@ -11,7 +11,7 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
-from stochx.engine.io.data import Data, from_arrays
+from stochx.engine.io.data import Data, channel_axis, from_arrays
 from stochx.engine.io.images import MIN_SIDE, open_file
 from stochx.errors import InputError, printable
 
@@ -28,9 +28,9 @@ MAX_CLASSES = 100_000
 class Npz:
     """Arrays in a NumPy file: `images`, `image` or `x`, and optionally `labels`, `label` or `y`, `classes`, `masks`.
 
-    Images are (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits; masks are
-    (N, H, W), nonzero on the object. Pickled arrays are refused. Every split has all images unless `split` divides the
-    classes.
+    Images are (N, H, W, C), (N, C, H, W), or gray ones (N, H, W), of any number of channels, uint8 or floats in [0, 1],
+    which are rounded to 8 bits; masks are (N, H, W), nonzero on the object. Pickled arrays are refused. Every split has
+    all images unless `split` divides the classes.
     """
 
     reads: ClassVar[tuple[str, ...]] = (".npz",)  # bare paths that select this data set
@@ -76,10 +76,12 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """Convert images to (N, H, W, 3) uint8."""
-    if images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]):
-        raise ValueError(f"images must be (N, H, W, 3) or (N, 3, H, W), got {images.shape}")
-    if images.shape[3] != 3:
+    """Convert images to (N, H, W, C) uint8."""
+    if images.ndim == 3:
+        images = images[:, :, :, None]
+    if images.ndim != 4:
+        raise ValueError(f"images must be (N, H, W, C), (N, C, H, W) or (N, H, W), got {images.shape}")
+    if channel_axis(images.shape) == 1:
         images = images.transpose(0, 2, 3, 1)
     if len(images) == 0:
         raise ValueError("it contains no images")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stochx.engine.device import is_out_of_memory
 from stochx.engine.gradients import logits
-from stochx.engine.network.classifier import Classifier, Noise, measure_noise
+from stochx.engine.network.classifier import Classifier, Noise, measure_noise, probabilities
 from stochx.engine.network.wrappers import unwrapped
 from stochx.engine.seeds import Key, seeded
 from stochx.errors import InputError, UsageError, first_line
@@ -73,7 +73,7 @@ class Arguments:
         """Return the classes (N,) of the mean probabilities; of a stochastic network over some draws."""
         with seeded(0, "predictions"):
             draws = DRAWS if self.noise != "none" else 1
-            mean = torch.stack([logits(self.model, self.x).softmax(1) for _ in range(draws)]).mean(0)
+            mean = torch.stack([probabilities(self.model, logits(self.model, self.x)) for _ in range(draws)]).mean(0)
         return mean.argmax(1)
 
 

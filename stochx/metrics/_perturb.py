@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import current, in_batches
+from stochx.engine.network.classifier import Classifier, probabilities
 from stochx.engine.network.fused import fused
 from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds
 
@@ -17,18 +18,17 @@ READ_BOUNDS: dict[Read, Bounds] = {"logit": UNBOUNDED, "probability": SHARE, "ma
 Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels (B, C, H, W)
 
 
-def _margin(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the target's logit minus the largest other one."""
-    own = logits.gather(1, target[:, None])
-    others = logits.scatter(1, target[:, None], -torch.inf)
-    return own.squeeze(1) - others.amax(1)
+def read_scores(model: nn.Module, logits: Tensor, target: Tensor, read: Read) -> Tensor:
+    """Return the target's logit, probability or margin (N,): its logit minus the largest other one.
 
-
-READ: dict[Read, Callable[[Tensor, Tensor], Tensor]] = {
-    "logit": lambda logits, target: logits.gather(1, target[:, None]).squeeze(1),
-    "probability": lambda logits, target: logits.softmax(1).gather(1, target[:, None]).squeeze(1),
-    "margin": _margin,
-}
+    A class of a multi-label network has no rivals: its margin is its logit, and its probability the sigmoid of it.
+    """
+    if read == "probability":
+        return probabilities(model, logits).gather(1, target[:, None]).squeeze(1)
+    own = logits.gather(1, target[:, None]).squeeze(1)
+    if read == "logit" or (isinstance(model, Classifier) and model.multilabel):
+        return own
+    return own - logits.scatter(1, target[:, None], -torch.inf).amax(1)
 
 
 def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Build, read: Read = "logit") -> Tensor:
@@ -44,7 +44,7 @@ def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Bui
         image = row // copies
         with torch.inference_mode(), current().autocast():
             logits = fast.whole(build(image, row % copies))
-            values[start:stop] = READ[read](logits.to(x.dtype), target[image])
+            values[start:stop] = read_scores(model, logits.to(x.dtype), target[image], read)
 
     in_batches(len(values), 2 * fast.rows(x), work)
     return values.view(len(x), copies)

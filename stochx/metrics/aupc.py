@@ -15,7 +15,7 @@ from stochx.engine.ranking import channel_sum, fitting_regions, regions
 from stochx.engine.seeds import Key, generator
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Need, Score
-from stochx.metrics._perturb import READ, altered
+from stochx.metrics._perturb import altered, read_scores
 from stochx.metrics._quadrature import simpson
 from stochx.metrics._removal import better
 
@@ -73,10 +73,11 @@ class AUPC:
             )
         # The authors' search leaves out the last row and column of windows; here every window counts.
         corners = regions(channel_sum(evidence.map), side, self.regions, keys, self.order)
-        curve, now, everyone = [READ[self.read](logits(evidence.model, x), target)], x, torch.arange(len(x))
+        model, now, everyone = evidence.model, x, torch.arange(len(x))
+        curve = [read_scores(model, logits(model, x), target, self.read)]
         for step in range(self.regions):
             perturb = partial(_patched, now, corners[:, step], self._patches(x, keys, step, side))
-            values = altered(evidence.model, x, target, self.draws, perturb, self.read)
+            values = altered(model, x, target, self.draws, perturb, self.read)
             curve.append(values.mean(1))
             # With an even number of draws two are equally near to the median: the earlier one stays, a random choice
             # that does not depend on rounding.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stochx.engine.gradients import logits
-from stochx.engine.io.images import to_image
+from stochx.engine.io.images import to_image, to_picture
 from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
@@ -104,7 +104,7 @@ def _example_figure(attacked: Attacked, classes: Sequence[str]) -> Figure:
         titles = [first, f"predicted: {as_label(classes[predictions[1]], 13)}", _magnified(scale)]
         wrong = [*(prediction != record.label for prediction in predictions), False]
         for axis, picture, title, red in zip(axes[:, column], pictures, titles, wrong, strict=True):
-            axis.imshow(np.asarray(to_image(picture)), interpolation="nearest")
+            axis.imshow(to_picture(picture.clamp(0, 1)), interpolation="nearest")
             axis.set_title(title, fontsize=TICK, color=WRONG if red else INK)
             hide_frame(axis)
     for axis, text in zip(axes[:, 0], ("image", "attacked", "difference"), strict=True):

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from stochx.engine.io.images import to_image
+from stochx.engine.io.images import to_picture
 from stochx.engine.plane import Plane
 from stochx.errors import InputError, printable
 from stochx.reports.arrays import save_arrays
@@ -166,7 +166,7 @@ def _strip(figure: SubFigure, scene: Scene, height: float) -> None:
     for axis in axes:
         axis.set_axis_off()
     for axis, (picture, caption) in zip(axes, scene.pictures, strict=False):
-        axis.imshow(np.asarray(to_image(picture.clamp(0, 1))), interpolation="nearest")
+        axis.imshow(to_picture(picture.clamp(0, 1)), interpolation="nearest")
         axis.set_title(wrapped_label(caption, 18), fontsize=LABEL)
 
 

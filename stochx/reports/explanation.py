@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from stochx.engine.io.images import to_picture
 from stochx.reports.colours import colour_map, colours_of, legend_of_colours, overlay, scale_of
 from stochx.reports.figure import (
     FAINT,
@@ -45,7 +46,7 @@ def draw_explanation(path: Path, explained: Explained, classes: Sequence[str], l
 @own_style()
 def make_figure(explained: Explained, classes: Sequence[str]) -> Figure:
     """Return the figure, in rows of at most five blocks; the first has the image and its most probable classes."""
-    image = explained.image.permute(1, 2, 0).numpy()
+    image = to_picture(explained.image)
     blocks = 1 + len(explained.rows)
     lines = -(-blocks // ACROSS)
     columns = -(-blocks // lines)

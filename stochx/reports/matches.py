@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stochx.engine.io.images import to_picture
 from stochx.reports.arrays import save_arrays
 from stochx.reports.colours import overlay, scale_of
 from stochx.reports.figure import (
@@ -60,7 +61,7 @@ def _make_figure(matched: Matched, query: Tensor, support: Tensor, classes: Sequ
     order = matched.probabilities.argsort(descending=True).tolist()
     top = f"{as_label(classes[order[0]], 40)} (p = {float(matched.probabilities[order[0]]):.3f})"
     figure.suptitle(f"predicted: {top}", fontsize=TITLE + 2)
-    axes[0, 0].imshow(query.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes[0, 0].imshow(to_picture(query), interpolation="nearest")
     axes[0, 0].set_title("query")
     scales = scale_of(matched.query.sum(1).numpy()), scale_of(matched.support.sum(2).numpy())
     for column, k in enumerate(order, 1):
@@ -83,5 +84,5 @@ def _make_figure(matched: Matched, query: Tensor, support: Tensor, classes: Sequ
 
 def _draw_overlay(axis: Axes, image: Tensor, relevance: Tensor, scale: float) -> None:
     """Draw a map (3, H, W), summed over channels, over its image (3, H, W)."""
-    colours = overlay(image.permute(1, 2, 0).numpy(), relevance.sum(0).numpy(), scale)
+    colours = overlay(to_picture(image), relevance.sum(0).numpy(), scale)
     axis.imshow(colours, interpolation="nearest")

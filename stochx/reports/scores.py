@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stochx.engine.io.images import to_picture
 from stochx.engine.io.store import atomic
 from stochx.engine.statistics import interval
 from stochx.metrics import Metric
@@ -112,7 +113,7 @@ def save_strip(path: Path, scored: Scored, unsigned: Collection[str] = ()) -> No
     Maps of `unsigned` methods are drawn by their absolute value.
     """
     assert scored.image is not None
-    picture = scored.image.permute(1, 2, 0).numpy()
+    picture = to_picture(scored.image)
     tiles = [picture]
     for method, relevance in scored.maps.items():
         values = relevance.numpy()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stochx.engine.colours import colours_of, overlay, scale_of
+from stochx.engine.io.images import to_picture
 from stochx.engine.maps import Maps, maps_of
 from stochx.errors import InputError, UsageError
 from stochx.reports.figure import as_label, figure_bytes, hide_frame, own_style, wrapped_label
@@ -99,7 +100,7 @@ def _draw(x: Tensor | None, explained: Sequence[Explained], heads: Sequence[str]
     for n in range(count):
         pictures = []
         if x is not None:
-            grid = x[n].float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+            grid = to_picture(x[n].clamp(0, 1))
             pictures.append(grid)
         for each in explained:
             scale = scale_of(each.maps[n])

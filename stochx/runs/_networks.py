@@ -19,7 +19,7 @@ from stochx.loading import Given, Loaded, open_model
 from stochx.runs._samples import Sample, count_trained, sample_of, take, unseen_data
 from stochx.runs.document import Document
 from stochx.runs.watch import Watch
-from stochx.settings.groups import Description, Images, Network
+from stochx.settings.groups import Description, Images, Labelled, Network
 from stochx.tasks.batches import Source
 
 
@@ -42,7 +42,8 @@ def identify(loaded: Loaded) -> Document:
 def given(settings: Description, arch: str | None) -> Given:
     """Return what the settings state about a network."""
     mean, std = settings.normalisation
-    return Given(arch, mean, std, settings.sizes, settings.class_names, settings.ema)
+    several = isinstance(settings, Labelled) and settings.multilabel
+    return Given(arch, mean, std, settings.sizes, settings.class_names, settings.ema, several)
 
 
 def explained_network(settings: Images, device: torch.device) -> Classifier:

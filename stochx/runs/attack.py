@@ -14,11 +14,13 @@ from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.expectation import Draws
 from stochx.engine.io.data import Data
+from stochx.engine.io.images import RGB, channels_text
 from stochx.engine.io.store import RunFolder, to_toml, write_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball
 from stochx.engine.world import World
+from stochx.errors import UsageError
 from stochx.reports.attacks import EXAMPLES, Saved, draw_examples, draw_sweep, save_images
 from stochx.reports.curve import draw_curves
 from stochx.reports.inputs import save_triples
@@ -74,6 +76,7 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     models = {name: loaded.model for name, loaded in networks.items()}
     first = models[settings.model]
     check_noise(settings, models)
+    _check_savable(settings, models)
     data, sample = take(unseen_data(settings.data, models), settings, settings.data)
     with runtime.scope():
         seen = [(name, model, data_sources(data, settings.data, model)) for name, model in models.items()]
@@ -103,6 +106,16 @@ def run(settings: Attack, world: World, watch: Watch) -> Outcome:
     invalid = any(verdict.verdict == "fail" for verdict in verdicts)
     code = exit_code(rows, failed) or (4 if invalid else 3 if missed else 0)
     return Outcome(document, code)
+
+
+def _check_savable(settings: Attack, models: Mapping[str, Classifier]) -> None:
+    """Raise `UsageError` for adversarial images that cannot be PNG files."""
+    for name, model in models.items():
+        if settings.save_adversarial and model.channels not in (1, RGB):
+            raise UsageError(
+                f"`{name}` takes images of {channels_text(model.channels)}, which PNG files do not have",
+                "leave out `--save-adversarial`",
+            )
 
 
 def _at(settings: Attack, name: str, file: str, point: Point) -> Attack:

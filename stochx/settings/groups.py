@@ -68,6 +68,20 @@ class Network(Description):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labelled(Network):
+    """Facts that a network's file may lack, and whether its classes exclude each other."""
+
+    multilabel: Annotated[
+        bool, Option(WHAT, "Each class is present or not by itself: scores are logits, with sigmoids.")
+    ] = False
+
+    def recorded(self) -> dict[str, object]:
+        """`multilabel` only where it is given: runs that were begun without the option go on."""
+        record = super().recorded()
+        return record if self.multilabel else {name: value for name, value in record.items() if name != "multilabel"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limited(Settings):
     """The sample of images to use."""
 
@@ -139,7 +153,7 @@ class Classified(Network, Limited, Batches):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Network, Limited, Batches):
+class Images(Labelled, Limited, Batches):
     """The images that maps are made of, and the network that is explained."""
 
     images: Annotated[tuple[str, ...], Option(WHAT, "Image files.", metavar="[IMAGE]...", positional=True)] = ()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from stochx.settings.base import WHAT, Option
-from stochx.settings.groups import Network
+from stochx.settings.groups import Labelled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info(Network):
+class Info(Labelled):
     """Show what is known about a model: read from its file, recognised or guessed.
 
     Examples:

@@ -16,7 +16,7 @@ from stochx.engine.device import current
 from stochx.engine.gradients import logits
 from stochx.engine.io.data import Item
 from stochx.engine.montecarlo import split_half_error
-from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.classifier import Classifier, probabilities
 from stochx.engine.network.fused import fused
 from stochx.engine.seeds import seeded
 from stochx.engine.sweep import sweep
@@ -158,7 +158,7 @@ def _classified(
     draws = draws if model.noise != "none" else 1
     with seeded(seed, "logits", "/".join(item.key for _, item in pairs)):
         out = torch.stack([logits(model, images).float() for _ in range(draws)])
-    probabilities, out = out.softmax(2).mean(0), out.mean(0)
+    chances, out = probabilities(model, out).mean(0), out.mean(0)
     finite = out.isfinite().all(1)
     for (i, _), fine in zip(pairs, finite.tolist(), strict=True):
         if not fine:
@@ -166,9 +166,9 @@ def _classified(
     if not finite.any():
         return
     pairs = [pair for pair, fine in zip(pairs, finite.tolist(), strict=True) if fine]
-    images, probabilities, out = images[finite], probabilities[finite], out[finite]
+    images, chances, out = images[finite], chances[finite], out[finite]
     own = [target if sources[i].target is None else sources[i].target for i, _ in pairs]
-    top = probabilities.argmax(1)
+    top = chances.argmax(1)
     chosen = torch.stack([top[n] if label is None else top.new_tensor(label) for n, label in enumerate(own)])
     yield ImageBatch(
         indices=[i for i, _ in pairs],
@@ -176,7 +176,7 @@ def _classified(
         items=[item for _, item in pairs],
         keys=[f"{seed}/{item.key}" for _, item in pairs],
         images=images,
-        probabilities=probabilities,
+        probabilities=chances,
         logits=out,
         target=chosen,
         draws=draws,

@@ -76,7 +76,8 @@ def test_an_item_is_an_image_in_the_unit_range_and_repeats(dataset: str, places:
     for split, data in read(dataset, places).items():
         item = data.item(len(data) - 1)
         shape = tuple(item.image.shape)
-        assert len(shape) == 3 and shape[0] == 3, f"{split}: the image is {shape}: `read` gives an 8-bit RGB image"
+        kind = "an 8-bit RGB image, or (H, W, C) uint8"
+        assert len(shape) == 3 and shape[0] <= 16, f"{split}: the image is {shape}: `read` gives {kind}"
         assert item.image.min() >= 0 and item.image.max() <= 1, f"{split}: the image leaves [0, 1]"
         if item.mask is not None:
             assert item.mask.shape == shape[1:], f"{split}: the mask is {tuple(item.mask.shape)}, the image {shape}"
@@ -85,7 +86,7 @@ def test_an_item_is_an_image_in_the_unit_range_and_repeats(dataset: str, places:
         assert same, f"{split}: the same index gives another image when it is read again: sort, and draw by a seed"
         if data.pixels is not None:
             fits = data.pixels.dtype == torch.uint8 and len(data.pixels) == len(data)
-            assert fits, f"{split}: `pixels` must be uint8 (N, 3, H, W)"
+            assert fits, f"{split}: `pixels` must be uint8 (N, C, H, W)"
             pixels = torch.from_numpy(np.array(data.read(0))).permute(2, 0, 1)
             assert torch.equal(data.pixels[0], pixels), f"{split}: `pixels[0]` is not what `read(0)` gives"
 

@@ -173,6 +173,20 @@ def _open_once(reopen: Callable[[], Data]) -> Data:
     return reopen()
 
 
+def channel_axis(shape: Sequence[int]) -> int:
+    """Return the axis, 1 or 3, that holds the channels of arrays (N, H, W, C) or (N, C, H, W): 1 or 3, or the fewest.
+
+    Raises `ValueError` where both may.
+    """
+    first, last = shape[1], shape[3]
+    for axis, count in ((3, last), (1, first)):
+        if count in (1, RGB):
+            return axis
+    if first == last:
+        raise ValueError(f"which axis of {tuple(shape)} holds the channels cannot be told")
+    return 3 if last < first else 1
+
+
 def from_arrays(
     pixels: np.ndarray,
     labels: Sequence[int] | None,

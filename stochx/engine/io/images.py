@@ -7,22 +7,24 @@ import shlex
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
+from stochx.engine.io.wide_images import WIDE, gray_of
 from stochx.errors import InputError, printable
 from stochx.settings.values import Size
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
 RGB = 3  # channels
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
 AVIF = features.check_module("avif")  # not in every build of Pillow
 SUFFIXES = frozenset(
     {".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
@@ -32,7 +34,6 @@ SUFFIXES = frozenset(
 )
 # Others may run programs: EPS runs Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if AVIF else []))
-TIFF_BITS, TIFF_WHITE = 258, 262  # tags: bits per sample; 0 where zero is white
 
 Resampling = Literal["bilinear", "bicubic", "lanczos"]
 RESAMPLING: dict[str, Image.Resampling] = {
@@ -236,47 +237,10 @@ def _turn_upright(name: str, image: Image.Image) -> None:
         log.warning("`%s` has damaged EXIF data, so its orientation is unknown (%s)", name, _reason(error))
 
 
-def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    """Return round(v / 257), in 16-bit integer arithmetic."""
-    scaled = values // 257
-    scaled += values % 257 > 128
-    return scaled.astype(np.uint8)
-
-
-def _from_integers(values: np.ndarray) -> np.ndarray:
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its values do not fit 16 bits")
-    return _from_16_bit(values.astype(np.uint16))
-
-
-def _from_floats(values: np.ndarray) -> np.ndarray:
-    if not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
-        raise ValueError("its values are not in [0, 1]")
-    return (values * 255).round().astype(np.uint8)
-
-
-WIDE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "I;16": _from_16_bit,
-    "I;16L": _from_16_bit,
-    "I;16B": _from_16_bit,
-    "I": _from_integers,
-    "F": _from_floats,
-}
-
-
-def _from_wide(image: Image.Image) -> np.ndarray:
-    """Return 8-bit grey values (H, W) of an image of more bits, black at zero."""
-    values, tags = np.asarray(image), image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    if tags.get(TIFF_BITS) in (12, (12,)):
-        values = values << 4 | values >> 8
-    grey = WIDE[image.mode](values)
-    return 255 - grey if tags.get(TIFF_WHITE) == 0 else grey  # Pillow inverts 8 bits and fewer, but no more
-
-
 def _rgb(name: str, image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB, without a copy if it already is, so that a 90-megapixel photo is in memory once."""
     if image.mode in WIDE:  # Pillow's own conversion clips at 255
-        return Image.fromarray(_from_wide(image)).convert("RGB")
+        return Image.fromarray(gray_of(image)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
@@ -295,14 +259,23 @@ def to_tensor(picture: Picture) -> Tensor:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Convert (C, H, W) in [0, 1] to an 8-bit image, rounded: gray, or RGB.
-
-    Two channels are shown by their mean, and more than three by the first three.
-    """
-    values = (visible(pixels.detach()).cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    """Convert (C, H, W) in [0, 1] to an 8-bit image, rounded: gray for one channel, else RGB, see `visible`."""
+    shown = pixels.detach() if len(pixels) == 1 else visible(pixels.detach())
+    values = (shown.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values[0].numpy() if len(values) == 1 else values.permute(1, 2, 0).numpy())
 
 
 def visible(pixels: Tensor) -> Tensor:
-    """Return (1, H, W) or (3, H, W), which can be drawn, of pixels (C, H, W)."""
-    return pixels.mean(0, keepdim=True) if len(pixels) == 2 else pixels[:3]
+    """Return images (..., C, H, W) in RGB, (..., 3, H, W), to look at.
+
+    One channel is gray, of two the mean is, and of more the first three are red, green and blue.
+    """
+    if pixels.shape[-3] < RGB:
+        return pixels.mean(-3, keepdim=True).expand(*pixels.shape[:-3], RGB, -1, -1)
+    return pixels[..., :RGB, :, :]
+
+
+def to_picture(pixels: Tensor) -> np.ndarray:
+    """Return an image (C, H, W) as an array (H, W, 3) to look at."""
+    picture: np.ndarray = visible(pixels.detach()).permute(1, 2, 0).cpu().float().numpy()
+    return picture

@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.io.images import RGB, Preparation, channels_text
+from stochx.engine.io.images import LUMA, RGB, Preparation, channels_text
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError
 
-LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 log = logging.getLogger("stochx")
@@ -32,8 +31,9 @@ class Classifier(nn.Module):
     its first convolution, else three; `preparation` makes images of that many. `noise` says how forward passes differ:
     not at all (`none`), by an independent draw per sample (`sample`), or by one draw per batch (`forward`). `arch` is
     the spec that rebuilds the network, `noises` the spec of its noise layers; `origin` describes where it comes from.
-    `guessed_classes` is true where the names of `classes` were concluded from their number. `trained` holds the
-    fingerprints of the images that it was trained on, None where they are not known.
+    `guessed_classes` is true where the names of `classes` were concluded from their number. `multilabel` is true where
+    each class is present or not by itself, with the sigmoid of its logit. `trained` holds the fingerprints of the
+    images that it was trained on, None where they are not known.
     """
 
     mean: Tensor
@@ -56,6 +56,7 @@ class Classifier(nn.Module):
         self.network = unwrapped(network)
         self.classes = tuple(classes)
         self.guessed_classes = False
+        self.multilabel = False
         self.trained: Tensor | None = None
         several = max(len(mean), len(std))
         count = channels or (several if several > 1 else None) or first_channels(self.network) or RGB
@@ -145,6 +146,12 @@ class Classifier(nn.Module):
         finally:
             handle.remove()
         return layer_inputs[-1]
+
+
+def probabilities(model: object, logits: Tensor) -> Tensor:
+    """Return the probabilities (..., K) of logits: of each class by itself for a multi-label network, else of one."""
+    independent = isinstance(model, Classifier) and model.multilabel
+    return logits.sigmoid() if independent else logits.softmax(-1)
 
 
 def first_channels(network: nn.Module) -> int | None:

@@ -23,6 +23,8 @@ from stochx.engine.network.classifier import first_channels
 from stochx.errors import InputError
 
 LOGITS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "scores", "cls")  # names
+HEAD = "linear"  # a kind of result: scores may be, features after pooling are not
+INDEPENDENT = "scores each class by itself"
 PROBES = 3  # black, white and noise; unlike the usual number of outputs, a batch of three is no batch of classes
 SHAPING = frozenset({"squeeze", "view", "reshape", "flatten", "__getitem__", "unsqueeze", "contiguous"})
 
@@ -74,7 +76,7 @@ def read_as_classifier(network: nn.Module, x: Tensor, name: str) -> tuple[nn.Mod
     out, calls = _run(network, x)
     if isinstance(out, Exception):
         raise failure(out, name, x.shape[1:])
-    after, value, picked = _pick(out, len(x), name)
+    after, value, picked = _pick(out, len(x), name, lambda value: calls.kind(value) == HEAD)
     steps, more = _to_logits(value, calls.kind(value), name)
     if calls.module and any(step in UNDO.values() for step in steps):
         parent, _, last = calls.module.rpartition(".")
@@ -103,7 +105,7 @@ def _with_steps(network: nn.Module, reading: Reading) -> nn.Module:
 
 
 class _Calls(TorchFunctionMode):
-    """Notes results of sigmoid and softmax, and reshaped forms of them."""
+    """Notes results of sigmoid, softmax and linear layers, and reshaped forms of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +117,11 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        table = isinstance(out, Tensor) and out.dim() == 2
         if isinstance(out, Tensor) and name.rstrip("_") in ("sigmoid", "softmax", "log_softmax"):
             self.results.append((out, name.rstrip("_")))
+        elif table and name in ("linear", "addmm"):
+            self.results.append((out, HEAD))
         elif isinstance(out, Tensor) and name in SHAPING and args and self.kind(args[0]):
             self.results.append((out, self.kind(args[0])))
         return out
@@ -161,8 +166,14 @@ def failure(error: Exception, name: str, shape: Sequence[int]) -> InputError:
     )
 
 
-def _pick(out: Any, count: int, name: str) -> tuple[tuple[Step, ...], Tensor, list[str]]:
-    """Return the steps that take the logits from the outputs, the logits, and notes about it."""
+def _pick(
+    out: Any, count: int, name: str, is_head: Callable[[object], bool]
+) -> tuple[tuple[Step, ...], Tensor, list[str]]:
+    """Return the steps that take the logits from the outputs, the logits, and notes about it.
+
+    Of several tables (N, K) it is the first that has the name of logits, else the first; of different widths the first
+    that a linear layer returns, if those agree.
+    """
     if isinstance(out, Tensor):
         return (), out, []
     if isinstance(getattr(out, "logits", None), Tensor) and not isinstance(out, Mapping):
@@ -177,6 +188,8 @@ def _pick(out: Any, count: int, name: str) -> tuple[tuple[Step, ...], Tensor, li
     tables = [(k, v) for k, v in entries if isinstance(v, Tensor) and v.dim() == 2 and len(v) == count]
     named = [(k, v) for k, v in tables if k in LOGITS]
     chosen = named[:1] or tables
+    if len({v.shape for _, v in chosen}) > 1:
+        chosen = [(k, v) for k, v in tables if is_head(v)]
     if not chosen or len({v.shape for _, v in chosen}) > 1:
         shapes = ", ".join(_shape(v) if isinstance(v, Tensor) else type(v).__name__ for _, v in entries[:5])
         raise InputError(
@@ -259,5 +272,5 @@ def _to_logits(value: Tensor, kind: str, name: str) -> tuple[list[Step], list[st
         steps.append(_two)
         notes.append("returns one logit: its sigmoid is the probability of class 1")
     elif kind == "sigmoid":
-        notes.append("scores each class by itself; here the classes exclude each other")
+        notes.append(f"{INDEPENDENT}; here the classes exclude each other")
     return steps, notes

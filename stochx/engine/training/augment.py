@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stochx.engine.io.images import LUMA, RGB
+
 
 def augment(x: Tensor, places: slice, count: int, source: torch.Generator) -> Tensor:
     """Shift each image (N, C, H, W) by up to an eighth of its side, with zero padding, and flip half of them.
@@ -27,11 +29,10 @@ def augment(x: Tensor, places: slice, count: int, source: torch.Generator) -> Te
 
 
 MIN_AREA, ASPECT, COLOUR = 0.08, 4 / 3, 0.4  # smallest area of a crop, largest aspect ratio, largest colour change
-LUMA = (0.299, 0.587, 0.114)
 
 
 def views(x: Tensor, places: slice, count: int, source: torch.Generator) -> Tensor:
-    """Crop, flip and recolour every image of x (E, I, 3, H, W) in [0, 1], as in few-shot training.
+    """Crop, flip and recolour every image of x (E, I, C, H, W) in [0, 1], as in few-shot training.
 
     Crops keep 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 and are resized back; brightness, contrast and
     saturation change by up to 40 % (Chen et al., 2019). x is the part `places` of `count`, as in `augment`.
@@ -49,7 +50,8 @@ def views(x: Tensor, places: slice, count: int, source: torch.Generator) -> Tens
     images = F.grid_sample(images, flow, padding_mode="border", align_corners=False)
     brighter, sharper, stronger = (1 + COLOUR * (2 * chance[:, 5:] - 1)).view(-1, 3, 1, 1, 1).unbind(1)
     images = images * brighter
-    grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    weights = LUMA if images.shape[1] == RGB else (1 / images.shape[1],) * images.shape[1]
+    grey = (images * images.new_tensor(weights).view(-1, 1, 1)).sum(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
     images = mean + sharper * (grey + stronger * (images - grey) - mean)
     return images.clamp(0, 1).view(x.shape)
