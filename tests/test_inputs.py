@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +13,21 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support import stochx as cli
 from torch import nn
 from torchvision.transforms import functional
 
+import stochx
 from stochx import Classifier, Preparation, load_data, load_model, read_image
 from stochx.engine.io.images import LUMA, to_image, to_picture, to_tensor, visible
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, fitting
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, fitting, probabilities
 from stochx.engine.network.weights import save
 from stochx.engine.training.augment import views
 from stochx.errors import InputError
 from stochx.loading import Given, open_model
+from stochx.metrics._perturb import altered
+from stochx.tasks.distill import make_student
+from stochx.tasks.network_checks import check_normalisation
 from stochx.tasks.reading import stack
 
 CODE = """
@@ -45,6 +52,7 @@ def declared():
     made.img_size = (96, 32)
     return made
 def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
+def sigmoids(): return nn.Sequential(gray(), nn.Sigmoid())
 def patches(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, 5))
 def converts():
     class Converts(nn.Module):
@@ -304,3 +312,90 @@ def test_views_of_episodes_keep_the_channels(channels):
     x = torch.rand(2, 3, channels, 8, 8)
     seen = views(x, slice(0, 2), 2, torch.Generator().manual_seed(0))
     assert seen.shape == x.shape and seen.min() >= 0 and seen.max() <= 1
+
+
+def test_a_multi_label_network_scores_each_class_by_its_logit(code, caplog):
+    plain, several = (load_model("own_inputs:sigmoids", size=16, multilabel=many) for many in (False, True))
+    x = torch.rand(3, 1, 16, 16)
+    z = load_model("own_inputs:gray", size=16)(x)
+    torch.testing.assert_close(several(x), z)
+    torch.testing.assert_close(probabilities(several, z), z.sigmoid())
+    torch.testing.assert_close(probabilities(plain, z), z.softmax(1))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert sum("here the classes exclude each other" in text for text in warnings) == 1
+
+
+def test_the_facts_say_that_labels_are_several(code):
+    facts = {fact.name: fact for fact in open_model("own_inputs:sigmoids", Given(size=16, multilabel=True)).facts}
+    assert facts["labels"].value.startswith("several: each class by itself") and facts["labels"].source == "given"
+
+
+@pytest.mark.parametrize("read", ["logit", "probability", "margin"])
+def test_metrics_read_a_class_of_a_multi_label_network_without_its_rivals(code, read):
+    model, x = load_model("own_inputs:gray", size=16, multilabel=True), torch.rand(2, 1, 16, 16)
+    target, z = torch.tensor([0, 3]), model(x)
+    own = z[[0, 1], target]
+    expected = own.sigmoid() if read == "probability" else own
+    torch.testing.assert_close(altered(model, x, target, 1, lambda image, copy: x[image], read)[:, 0], expected)
+
+
+def test_maps_of_a_multi_label_network_explain_the_logit(code):
+    model, x = load_model("own_inputs:sigmoids", size=16, multilabel=True), torch.rand(2, 1, 16, 16)
+    explanation = stochx.attributions.IntegratedGradients(steps=200)(model, x, target=2)
+    difference = model(x)[:, 2] - model(torch.zeros_like(x))[:, 2]
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), difference, rtol=1e-2, atol=1e-3)
+
+
+def test_explain_states_sigmoids_with_multilabel(code):
+    arrays(code / "a.npz", 1)
+    words = ["explain", "--data", "a.npz", "--limit", 2, "--model", "own_inputs:sigmoids", "--size", 16]
+    done = cli(*words, "-m", "gradient", "--multilabel", "--json", cwd=code)
+    row = json.loads(done.stdout)["results"][0]
+    assert row["probability"] == pytest.approx(1 / (1 + math.exp(-row["logit"])), abs=1e-5)
+
+
+def test_an_attack_has_no_multi_label_networks(code):
+    done = cli("attack", "own_inputs:sigmoids", "--data", "a.npz", "--multilabel", cwd=code)
+    assert done.returncode == 2 and "no such option: --multilabel" in done.stderr
+
+
+def test_adversarial_images_that_no_png_holds_are_one_error(code):
+    arrays(code / "a.npz", 4)
+    words = ["attack", "own_inputs:four", "--size", 16, "--data", "a.npz", "-a", "fgsm", "--save-adversarial"]
+    done = cli(*words, cwd=code)
+    assert done.returncode == 2 and "takes images of 4 channels, which PNG files do not have" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["own_inputs:gray", "own_inputs:four"])
+def test_explain_and_attack_take_every_shape(code, name):
+    channels = load_model(name, size="96x32").channels
+    arrays(code / "a.npz", channels, size=(100, 40))
+    words = ["--data", "a.npz", "--limit", 4, "--size", "96x32"]
+    done = cli("explain", "--model", name, *words, "-m", "lrp", "-m", "gradcam", "-o", "maps", cwd=code)
+    assert done.returncode == 0, done.stderr
+    with np.load(next(Path("maps").glob("*.lrp.npz"))) as file:
+        assert file["map"].shape == (channels, 96, 32)
+    attack = ["attack", name, *words, "-a", "pgd:steps=2", "--eps", "8/255", "-o", "attack", "--json"]
+    done = cli(*attack, cwd=code)
+    assert done.returncode in (0, 4), done.stderr
+    assert json.loads(done.stdout)["results"][0]["n"] == 4 and (code / "attack/examples.png").exists()
+
+
+def test_a_student_of_another_architecture_takes_the_channels_of_its_teacher(code):
+    teacher = load_model("own_inputs:gray", size=16)
+    with pytest.raises(InputError, match="takes 3 channels, the teacher 1"):
+        make_student(teacher, lambda: load_model("own_inputs:tall", size="96x32"), 0)
+
+
+def test_the_check_of_the_normalisation_finds_a_wrong_one_of_gray_images():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.stack([-torch.ones(64), torch.ones(64)]) / 64)
+        network[1].bias.zero_()
+    x = torch.cat([torch.full((20, 1, 8, 8), 0.3), torch.full((20, 1, 8, 8), 0.7)])
+    y = torch.tensor([0] * 20 + [1] * 20)
+    for mean, std, verdict in (((0.5,), (0.5,), "ok"), ((0.0,), (1.0,), "fail")):
+        model = Classifier(network, "ab", Preparation(8, 8), mean, std, channels=1).eval()
+        check = check_normalisation(model, x, y, seed=0)
+        assert check.verdict == verdict and (model.mean.item(), model.std.item()) == (*mean, *std)
+    assert "--mean 0." in check.advice and "," not in check.advice.partition("--mean ")[2].partition(" ")[0]

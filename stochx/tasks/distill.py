@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stochx.engine.device import in_parts
 from stochx.engine.io.data import Data
+from stochx.engine.io.images import channels_text
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale, calibrate, has_mean_network
 from stochx.engine.passes import Report, unreported
@@ -49,13 +50,16 @@ def check_teacher(teacher: Classifier, data: Data) -> Classifier:
 def make_student(teacher: Classifier, build: Callable[[], Classifier] | None, seed: int) -> Classifier:
     """Return the student without noise: a copy of the teacher, or a new network whose weights depend on `seed` alone.
 
-    A new one uses the teacher's preparation of images.
+    A new one uses the teacher's preparation of images. Raises `InputError` if it takes other channels.
     """
     if build is None:
         student = copy.deepcopy(teacher)
     else:
         with seeded(seed, "weights"):
             student = build().to(teacher.mean.device)
+        if student.channels != teacher.channels:
+            takes = f"`{student.arch}` takes {channels_text(student.channels)}, the teacher {teacher.channels}"
+            raise InputError(takes, "give the student an architecture of your own, as `--arch package.module:function`")
         student.classes, student.preparation = teacher.classes, teacher.preparation
         student.mean, student.std = teacher.mean.clone(), teacher.std.clone()
     return student.eval().requires_grad_(True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stochx.engine.ascent import loss_gradient
@@ -13,7 +12,7 @@ from stochx.engine.device import in_batches
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.bpda import stand_ins
-from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, fitting
 from stochx.engine.network.derivative import REVERSED, comparable, slope_ratio
 from stochx.engine.seeds import seeded
 from stochx.engine.statistics import paired_p
@@ -53,9 +52,11 @@ def check_normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> C
         with seeded(seed, "normalisation"):  # the same noise for all normalisations
             return (logits(model, x).argmax(1) == y).double()
 
-    for name, values in NORMALISATIONS.items():
+    fitted = {name: fitting(*values, model.channels) for name, values in NORMALISATIONS.items()}
+    usual = {name: values for name, values in fitted.items() if len(values[0]) in (1, model.channels)}
+    for name, values in usual.items():
         try:
-            model.mean, model.std = (torch.tensor(v).to(x).view(1, -1, 1, 1) for v in values)
+            model.normalise_by(*values)
             others[name] = right()
         finally:
             model.mean, model.std = own
@@ -64,7 +65,7 @@ def check_normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> C
     share, accuracy = float(others[best].mean()), float(as_given.mean())
     wrong = share > accuracy + BETTER and paired_p((others[best] - as_given).tolist()) < 0.05
     text = f"with {best} normalisation {share:.1%} of {len(y)} images would be correct instead of {accuracy:.1%}"
-    mean, std = (",".join(f"{v:g}" for v in values) for values in NORMALISATIONS[best])
+    mean, std = (",".join(f"{v:g}" for v in values) for values in usual[best])
     return Check(
         name="normalisation",
         verdict="ok" if not wrong else "fail" if share > accuracy + SURELY else "warn",

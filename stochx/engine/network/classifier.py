@@ -165,6 +165,8 @@ def fitting(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple
     Gray pixels g, normalised in RGB and weighted by w, are sum w_c (g - mean_c) / std_c, which is (g - m) / s with
     1 / s = sum w_c / std_c and m = s sum w_c mean_c / std_c.
     """
+    if len(mean) in (1, channels) and len(std) in (1, channels):
+        return mean, std
     if len({*mean}) == len({*std}) == 1:
         return mean[:1], std[:1]
     if channels != 1 or len(mean) != RGB or len(std) != RGB:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from stochx.engine.io.images import to_picture
 from stochx.errors import printable
 from stochx.reports.boundary import palette, short_names
 from stochx.reports.colours import colours_of
@@ -173,7 +174,7 @@ def _pictures(plane: Record, arrays: Mapping[str, np.ndarray]) -> list[Tile]:
     """Return the images of a plane."""
     tiles = []
     for n, (mark, key) in enumerate(zip(arrays["marks"], plane["images"], strict=False), 1):
-        image = (arrays["origin"] + np.tensordot(mark, arrays["axes"], 1)).transpose(1, 2, 0)
+        image = to_picture(torch.from_numpy(arrays["origin"] + np.tensordot(mark, arrays["axes"], 1)))
         true = plane["classes"][n - 1]
         title = f"{n}" if len(arrays["marks"]) > 1 else ""
         note = f"true: {true}" if true is not None else str(key)
