@@ -65,8 +65,8 @@ def test_arrays_need_no_labels(tmp_path: Path) -> None:
     ("arrays", "words"),
     [
         ({"pictures": PIXELS}, "has no array `images` or `x`"),
-        ({"x": PIXELS[0]}, r"images must be \(N, H, W, 3\)"),
-        ({"x": PIXELS[..., :2]}, r"images must be \(N, H, W, 3\)"),
+        ({"x": PIXELS[0]}, r"images must be \(N, H, W, C\)"),
+        ({"x": PIXELS[0, 0]}, r"images must be \(N, H, W, C\)"),
         ({"x": PIXELS[:0]}, "it contains no images"),
         ({"x": PIXELS[:, :5]}, "at least 8 x 8, got 5 x 10"),
         ({"x": PIXELS.astype(np.int64)}, "uint8 or floats, got int64"),

@@ -77,7 +77,7 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
 
 def _pixels(images: np.ndarray) -> np.ndarray:
     """Convert images to (N, H, W, C) uint8."""
-    if images.ndim == 3:
+    if images.ndim == 3 and images.shape[2] >= MIN_SIDE:  # else it is one image (H, W, C)
         images = images[:, :, :, None]
     if images.ndim != 4:
         raise ValueError(f"images must be (N, H, W, C), (N, C, H, W) or (N, H, W), got {images.shape}")
