@@ -63,7 +63,7 @@ def from_file(
     header = stored.header
     if isinstance(header, FewShotHeader):
         raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = _hash(stored.files)
     parts = _choose_parts(list(stored.parts), chosen, path)
     if header.noises:
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
@@ -107,6 +107,16 @@ def from_file(
         facts.append(Fact("training images", f"{len(stored.trained):,}, by their fingerprints", "header"))
     facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in ("mean", "std")]
     return model, facts
+
+
+def _hash(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of the bytes of some files, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def trusted(arch: str, path: Path) -> str:

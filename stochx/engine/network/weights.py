@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stochx.engine.io.fingerprints import from_bytes, to_bytes
 from stochx.engine.io.store import atomic
-from stochx.engine.network import pickles
+from stochx.engine.network import pickles, shards
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
@@ -30,7 +30,8 @@ NOISE = ".noise."  # part of the name of every tensor of a noise layer
 class Weights:
     """Candidates for the network's weights, the likeliest first, our header, and the file's other metadata.
 
-    `trained` holds the fingerprints of training images, `network` the class of a network that was stored whole.
+    `trained` holds the fingerprints of training images, `network` the class of a network that was stored whole, and
+    `files` are the files that were read.
     """
 
     parts: Sequence[Part]
@@ -38,6 +39,7 @@ class Weights:
     metadata: Mapping[str, str] = field(default_factory=dict)
     trained: Tensor | None = None
     network: str = ""
+    files: Sequence[Path] = ()
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -88,13 +90,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Header, trained: Te
 
 
 def load(path: Path) -> Weights:
-    """Load weights; raises `InputError` for files that are damaged, hold no state dict, or would run code."""
+    """Load the weights in a file, in those that an index names, or in a folder.
+
+    Raises `InputError` for files that are damaged, or hold no state dict.
+    """
     try:
         if path.is_dir():
-            raise InputError(f"`{path}` is a directory, not a weights file", "name a file in it")
+            path = shards.weights_file(path, SUFFIXES)
         if storable(str(path)) != str(path):
             raise InputError(f"`{path}` cannot be opened: its name is not UTF-8", "rename it")
-        weights = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+        weights = _sharded(path) if shards.is_index(path) else _one_file(path)
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
     except PermissionError:
@@ -103,6 +108,20 @@ def load(path: Path) -> Weights:
         raise InputError(f"`{path}` contains no state dict", "save the network's `state_dict()`")
     check_finite(weights.parts[0].tensors, path)
     return weights
+
+
+def _one_file(path: Path) -> Weights:
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+
+
+def _sharded(index: Path) -> Weights:
+    """Read the files that an index names, as one."""
+    table = shards.table_of(index)
+    found = {file: _one_file(index.parent / file) for file in table}
+    tensors = {file: dict(weights.parts[0].tensors) if weights.parts else {} for file, weights in found.items()}
+    shards.check_table(index, table, tensors)
+    whole = {name: tensor for part in tensors.values() for name, tensor in part.items()}
+    return Weights(parts(whole), files=[index.parent / file for file in table])
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -130,7 +149,7 @@ def _safetensors(path: Path) -> Weights:
         known = None if trained is None else from_bytes(base64.b64decode(trained, validate=True))
     except ValueError:
         raise InputError(f"the entry `{TRAINED}` of `{path}` is damaged", "copy or download it again") from None
-    return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata, known)
+    return Weights([Part("", tensors, {})] if own else parts(tensors), header, metadata, known, files=[path])
 
 
 def _pickle(path: Path) -> Weights:
@@ -141,4 +160,4 @@ def _pickle(path: Path) -> Weights:
             f"`{path}` holds a whole network, of the class `{content.network}`, without weights of its own",
             "save its `state_dict()`, or give your own code as `FILE.py:function`",
         )
-    return Weights(found, network=content.network)
+    return Weights(found, network=content.network, files=[path])
