@@ -21,6 +21,7 @@ from stochx.errors import InputError, UsageError
 from stochx.factory import from_factory, is_named
 from stochx.presets import AUXILIARY, Declared, TorchvisionNetwork, names
 from stochx.pretrained import timm_classifier, timm_declared, timm_name
+from stochx.transformers_networks import PREFIX, transformers_classifier
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -100,6 +101,8 @@ def architecture(arch: str, classes: int) -> Candidate:
     if name in MODELS:
         entry = MODELS.make(arch)
         return Candidate(entry(classes).arch, lambda: entry(classes))
+    if arch.startswith(PREFIX):
+        return Candidate(arch, lambda: transformers_classifier(arch))
     if name == "timm":
         return _timm(arch.removeprefix("timm:"), classes)
     network = TorchvisionNetwork.parse(arch)

@@ -28,6 +28,8 @@ from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
 from stochx.errors import UsageError
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
+from stochx.hub import PREFIX as hub_prefix
+from stochx.hub import fetched
 from stochx.network_files import Choice, file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
 from stochx.settings.values import Size, sizes
@@ -107,9 +109,12 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
         model = make_ensemble(text, parts, members)
         model.multilabel = given.multilabel
         return Loaded(model, tuple(ensemble_facts(model, parts)))
-    path, part = file_and_part(text)
+    name, part = file_and_part(text)
+    hub = fetched(str(name)) if text.startswith(hub_prefix) else None
+    path = name if hub is None else hub.path
     if path.suffix in weights.SUFFIXES or path.exists():
         model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes)
+        facts += [] if hub is None else _hub_facts(model, str(name), hub.commit)
     elif given.ema:
         raise UsageError(f"`--ema` chooses among the weights of a file, and `{text}` is a name", "leave it out")
     elif text.startswith("timm:"):
@@ -137,6 +142,12 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
     facts.sort(key=lambda fact: fact.name == "input")  # beside what is measured
     facts += [Fact("parameters", f"{count:,}", "measured"), Fact("noise", model.noise, "measured")]
     return Loaded(model, tuple(facts))
+
+
+def _hub_facts(model: Classifier, name: str, commit: str) -> list[Fact]:
+    """Say which commit of a network on the hub was taken, also in what is made of it."""
+    model.origin["hub"] = f"{name} at {commit}"
+    return [Fact("hub", model.origin["hub"], "file")]
 
 
 def _apply(given: Given, model: Classifier, facts: list[Fact]) -> list[Fact]:

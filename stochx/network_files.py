@@ -16,6 +16,7 @@ from stochx.architectures import (
     architecture,
     class_count,
     differences,
+    expected_shapes,
     is_factory,
     needed_tensors,
     recognise,
@@ -31,6 +32,7 @@ from stochx.engine.network.stochastic import install, stored_names
 from stochx.errors import InputError, UsageError, quoted
 from stochx.factory import from_factory, read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
+from stochx.folders import described
 from stochx.presets import Declared, imagenet_classes
 from stochx.settings.values import Size
 
@@ -65,6 +67,9 @@ def from_file(
         raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
     sha256 = _hash(stored.files)
     parts = _choose_parts(list(stored.parts), chosen, path)
+    told = described(path, stored.files[0], parts) if not header.arch and not chosen.part else None
+    if told is not None:
+        header, parts = told
     if header.noises:
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
     source: Source
@@ -191,12 +196,11 @@ def _named(arch: str, classes: int, size: tuple[Size, Size] | None) -> tuple[Can
 def _fill(candidate: Candidate, parts: Sequence[Part], path: Path) -> tuple[Part, Classifier]:
     """Build an architecture, and load the first part that fits it."""
     readings = list(_readings(parts))
-    model = candidate.build()
+    expected = shapes_of(candidate.build().network) if is_factory(candidate.arch) else expected_shapes(candidate)
     for part in readings:
-        expected = shapes_of(model.network)
         if needed_tensors(_shapes(part), expected, candidate.unused) == expected:
-            return part, _loaded(model, part, path)
-    lack = differences(shapes_of(model.network), _shapes(readings[0]))
+            return part, _loaded(candidate.build(), part, path)
+    lack = differences(expected, _shapes(readings[0]))
     raise InputError(f"`{path}` does not fit `{candidate.arch}`: {lack}", "check `--arch`")
 
 

@@ -11,6 +11,8 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ from stochx.presets import (
 )
 
 SECONDS_FOR_A_CONNECTION = 5
+RESERVED = frozenset(  # arguments of timm's `create_model` that name files, or that are set here
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes"}
+    | {"scriptable", "exportable", "no_jit", "features_only", "model_name"}
+)
 
 
 def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
@@ -72,12 +78,67 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
     ]
 
 
-def timm_classifier(name: str, classes: int) -> Classifier:
-    """An untrained timm network."""
-    timm = _timm()
+def timm_classifier(text: str, classes: int) -> Classifier:
+    """An untrained timm network, `NAME[:KEY=VALUE,...]`, with arguments of its builder.
+
+    `norm_eps` is the epsilon of all its layer norms. Raises `UsageError` for a name or argument that timm lacks.
+    """
+    timm, (name, options) = _timm(), timm_options(text)
     if not timm.is_model(name):
         raise UsageError(f"timm has no model `{name}`", "`timm.list_models()` lists all models")
-    return _behind_its_view(timm, name, timm.create_model(name, pretrained=False, num_classes=classes))
+    epsilon = options.pop("norm_eps", None)
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+    except NotImplementedError:  # on the `meta` device
+        raise
+    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        if not options:
+            raise
+        raise UsageError(f"`timm:{text}` cannot be built: {first_line(error)}", f"use `timm:{name}` alone") from None
+    for module in network.modules() if epsilon is not None else ():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = epsilon
+    model = _behind_its_view(timm, text, network)
+    if "img_size" in options:  # timm keeps the size of the published weights
+        size = options["img_size"]
+        model.preparation = replace(model.preparation, resize=size, crop=size)
+    return model
+
+
+def timm_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments in `NAME[:KEY=VALUE,...]`: `img_size=32,depths=2/2/6/2`."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, sign, value = item.partition("=")
+        if not sign or not key.isidentifier() or not value or key in RESERVED:
+            raise UsageError(f"`timm:{name}` has no option `{item}`", "write options as `KEY=VALUE`")
+        values = [_timm_value(part) for part in value.split("/")]
+        options[key] = tuple(values) if len(values) > 1 else values[0]
+    return name, options
+
+
+def timm_text(name: str, options: Mapping[str, object]) -> str:
+    """Return the text of a timm network with the arguments in its folder; raises `InputError` for others than plain."""
+    items = []
+    for key, value in options.items():
+        parts = value if isinstance(value, list) else [value]
+        texts = [str(part).lower() if isinstance(part, bool) else str(part) for part in parts]
+        if key in RESERVED or value is None:
+            continue
+        if not texts or not all(type(part) in (int, float, bool, str) for part in parts):
+            raise InputError(f"`{name}` has an argument `{key}` that is no number or word", "give its code as `--arch`")
+        items.append(f"{key}={'/'.join(dict.fromkeys(texts) if key == 'img_size' else texts)}")
+    return ":".join(filter(None, [f"timm:{name}", ",".join(items)]))
+
+
+def _timm_value(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
@@ -95,9 +156,13 @@ def _view(config: Any) -> Preprocessing:
     return Preprocessing(preparation, tuple(config["mean"]), tuple(config["std"]))
 
 
-def timm_declared(name: str, classes: int) -> Declared:
+def timm_declared(text: str, classes: int) -> Declared:
     """The preprocessing that timm's weights of an architecture declare."""
-    timm = _timm()
+    timm, (name, options) = _timm(), timm_options(text)
+    if options:
+        model = timm_classifier(text, classes)
+        mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
+        return agreed([Preprocessing(model.preparation, mean, std)], usual=False)
     tags = [name] if "." in name else timm.list_models(f"{name}.*", pretrained=True)
     configs = [timm.get_pretrained_cfg(tag) for tag in (name, *tags)]
     views = [
@@ -164,7 +229,7 @@ def _create(timm: Any, name: str) -> Any:
             with contextlib.suppress(Exception):  # the hub client's errors have no common base
                 return timm.create_model(name, pretrained=True)
             constants.HF_HUB_OFFLINE = offline
-            if offline or not _answers(constants.ENDPOINT):
+            if offline or not answers(constants.ENDPOINT):
                 raise InputError(
                     f"the weights of `timm:{name}` are not here, and there is no network to fetch them",
                     f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file with `--model FILE`",
@@ -182,7 +247,7 @@ def _create(timm: Any, name: str) -> Any:
         socket.setdefaulttimeout(patience)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Return true if the server answers, through a proxy where one is set."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_FOR_A_CONNECTION).close()

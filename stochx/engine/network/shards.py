@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -40,6 +40,11 @@ def weights_file(folder: Path, suffixes: Collection[str]) -> Path:
     return found[0]
 
 
+def names(index: Path) -> list[str]:
+    """Return the names of the files that an index names; raises `InputError` as `table_of` does."""
+    return list(table_of(index))
+
+
 def table_of(index: Path) -> dict[str, list[str]]:
     """Return the tensors that each file beside an index should hold.
 
@@ -56,11 +61,16 @@ def table_of(index: Path) -> dict[str, list[str]]:
         if not isinstance(file, str) or file != Path(file).name or "\\" in file or is_index(Path(file)):
             raise InputError(f"the index `{index}` names `{file}`, which is no file beside it", "download it again")
         table.setdefault(file, []).append(name)
-    missing = [file for file in table if not (index.parent / file).is_file()]
-    if missing or not table:
-        what = f"`{index.parent}` lacks {quoted(missing, 3)}" if missing else f"the index `{index}` names no tensors"
-        raise InputError(what, "copy or download the whole folder again")
+    if not table:
+        raise InputError(f"the index `{index}` names no tensors", "copy or download it again")
     return table
+
+
+def check_present(index: Path, files: Iterable[str]) -> None:
+    """Raise `InputError` where files that an index names are missing."""
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise InputError(f"`{index.parent}` lacks {quoted(missing, 3)}", "copy or download the whole folder again")
 
 
 def check_table(index: Path, expected: Mapping[str, list[str]], found: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -117,6 +117,7 @@ def _one_file(path: Path) -> Weights:
 def _sharded(index: Path) -> Weights:
     """Read the files that an index names, as one."""
     table = shards.table_of(index)
+    shards.check_present(index, table)
     found = {file: _one_file(index.parent / file) for file in table}
     tensors = {file: dict(weights.parts[0].tensors) if weights.parts else {} for file, weights in found.items()}
     shards.check_table(index, table, tensors)
