@@ -177,7 +177,7 @@ def _stripped(part: Part, prefixes: frozenset[str] | None) -> list[Part]:
         outside = {n: t for n, t in now.tensors.items() if not n.startswith(f"{first}.")}
         shared = all(map(is_stray, outside)) if prefixes is None else first in prefixes
         layered = any("." in name for name in inside)  # no layer, but a network
-        if not first or not shared or not layered or shares[first] * 2 < sum(shares.values()):
+        if not first or not shared or not layered or shares[first] * 2 <= sum(shares.values()):
             return steps
         steps.append(
             replace(now, place=f"{now.place}.{first}".strip("."), tensors=inside, beside={**now.beside, **outside})

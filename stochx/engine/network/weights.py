@@ -114,12 +114,20 @@ def _one_file(path: Path) -> Weights:
     return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
 
 
+def _table(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a file by their names, as they are."""
+    if path.suffix == ".safetensors":
+        return _stored(path)[0]
+    content = pickles.load(path).value
+    entries = content.items() if isinstance(content, dict) else ()
+    return {str(name): value for name, value in entries if isinstance(value, Tensor)}
+
+
 def _sharded(index: Path) -> Weights:
     """Read the files that an index names, as one."""
     table = shards.table_of(index)
     shards.check_present(index, table)
-    found = {file: _one_file(index.parent / file) for file in table}
-    tensors = {file: dict(weights.parts[0].tensors) if weights.parts else {} for file, weights in found.items()}
+    tensors = {file: _table(index.parent / file) for file in table}
     shards.check_table(index, table, tensors)
     whole = {name: tensor for part in tensors.values() for name, tensor in part.items()}
     return Weights(parts(whole), files=[index.parent / file for file in table])
@@ -137,13 +145,18 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
 
 
-def _safetensors(path: Path) -> Weights:
+def _stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata in a file of safetensors."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            metadata = dict(file.metadata() or {})
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         raise InputError(f"`{path}` is damaged: {first_line(error)[:120]}", "copy or download it again") from None
+
+
+def _safetensors(path: Path) -> Weights:
+    tensors, metadata = _stored(path)
     own = "stochx" in metadata
     header, trained = parse(metadata.pop("stochx", "{}"), path), metadata.pop(TRAINED, None)
     try:
