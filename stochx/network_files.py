@@ -35,7 +35,9 @@ from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_f
 from stochx.folders import described
 from stochx.presets import Declared, imagenet_classes
 from stochx.settings.values import Size
+from stochx.transformers_networks import shown
 
+TOLD = ("mean", "std", "format")  # entries of a file's metadata that are no news
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -89,9 +91,9 @@ def from_file(
         )
     facts = [
         Fact("file", str(path), "file"),
-        Fact("format", path.suffix.lstrip(".") or "pickle", "file"),
+        Fact("format", stored.files[0].suffix.lstrip(".") or "pickle", "file"),
         Fact("sha256", sha256, "measured"),
-        Fact("architecture", model.arch, source),
+        Fact("architecture", shown(model.arch), source),
         *_class_fact(stored.network),
         *_place_fact(path, part, chosen),
         *_precision_fact(part),
@@ -110,7 +112,7 @@ def from_file(
     facts += [Fact(key, value, "header") for key, value in model.origin.items()]
     if stored.trained is not None:
         facts.append(Fact("training images", f"{len(stored.trained):,}, by their fingerprints", "header"))
-    facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in ("mean", "std")]
+    facts += [Fact(name, value, "header") for name, value in stored.metadata.items() if name not in TOLD]
     return model, facts
 
 

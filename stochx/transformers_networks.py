@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stochx.engine.io.images import Preparation
-from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, borrowed
 from stochx.errors import InputError, UsageError, first_line, quoted
 from stochx.installation import install_hint
 
@@ -53,7 +54,16 @@ def transformers_classifier(text: str) -> Classifier:
         network = _with_logits(made._from_config(config))
     side = getattr(config, "image_size", 224)
     side = side if isinstance(side, int) else 224
-    return Classifier(network.eval(), tuple(map(str, range(config.num_labels))), Preparation(side, side), arch=text)
+    classes = tuple(map(str, range(config.num_labels)))
+    mean, std = borrowed(IMAGENET_MEAN, IMAGENET_STD, getattr(config, "num_channels", 3))
+    return Classifier(network.eval(), classes, Preparation(side, side), mean, std, arch=text)
+
+
+def shown(arch: str) -> str:
+    """Return an architecture's text for people: the class of a network of transformers, without its settings."""
+    if not arch.startswith(PREFIX):
+        return arch
+    return f"{json.loads(arch.removeprefix('transformers:'))['architectures'][0]} of transformers"
 
 
 def _class_and_config(text: str) -> tuple[Any, Any]:
@@ -96,13 +106,29 @@ def check_extent(config: Json, tensors: int, folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def _without_progress() -> Iterator[None]:
+    if importlib.util.find_spec("transformers") is None:  # the caller says so
+        yield
+        return
+    bars = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+@contextlib.contextmanager
 def _as_input_errors(text: str) -> Iterator[None]:
     """Turn what transformers raises for a configuration into an `InputError`, and keep its log quiet."""
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with _without_progress():
+            yield
     except (InputError, UsageError):
         raise
     except Exception as error:  # whatever its classes raise

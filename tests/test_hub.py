@@ -89,9 +89,11 @@ NETWORKS = {
 def redrawn(network):
     """Return a network with weights that give each layer an effect, in eval mode."""
     generator = torch.Generator().manual_seed(0)
-    for tensor in network.state_dict().values():
+    for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+            drawn = torch.randn(tensor.shape, generator=generator)
+            scale = 1.5 / (tensor[0].numel() ** 0.5) if tensor.dim() > 1 else 0.2
+            tensor.copy_(drawn * scale + float(tensor.dim() == 1 and name.endswith("weight")))
     for name, buffer in network.named_buffers():
         if name.endswith("running_var"):
             buffer.abs_().add_(0.5)
