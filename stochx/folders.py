@@ -72,7 +72,7 @@ def _timm(config: Json, folder: Path, tensors: int) -> ClassifierHeader:
     if count == 0:
         raise InputError(f"`{folder}` holds a network of features, not classes", "take one trained to classify")
     options = options if isinstance(options, dict) else {}
-    check_extent(options, tensors, folder)
+    check_extent(options, tensors, str(folder))
     arch = timm_text(config["architecture"], options)
     size = view.get("input_size")
     crop = _size(size[-2:]) if isinstance(size, list) and len(size) == 3 else 0
@@ -97,7 +97,7 @@ def _transformers(config: Json, folder: Path, parts: Sequence[Part]) -> tuple[Cl
             f"`{folder}` holds a `{kind or config['model_type']}`, which has no classes of images",
             "take a network for image classification",
         )
-    check_extent(config, len(parts[0].tensors), folder)
+    check_extent(config, len(parts[0].tensors), str(folder))
     named = RENAMED.get(config["model_type"])
     found = named(config, parts[0].tensors) if named else None
     arch, tensors = found or converted(config, kind, parts[0].tensors, folder)

@@ -179,6 +179,11 @@ def _recognise(parts: Sequence[Part], path: Path, network: str) -> tuple[Candida
         else:
             return candidate, part, _loaded(candidate.build(), part, path)
     assert first is not None, "a file without parts is refused"
+    if any(part.place.endswith("visual") or {"logit_scale", "visual.proj"} & part.tensors.keys() for part in parts):
+        raise InputError(
+            f"`{path}` holds a network of images and texts (CLIP), which has no classes",
+            "explain a network that was trained to classify",
+        )
     if network:
         raise InputError(
             f"`{path}` holds a whole network, of the class `{network}`, whose code is not run: {first}",

@@ -22,6 +22,7 @@ PREFIX = "transformers:{"  # of the text that builds a network again; its rest i
 # What chooses code or files beside the network's, and what is not its architecture.
 FOREIGN = ("attn_", "auto_map", "backbone", "quantization", "use_", "kernel", "experts_", "dtype", "torch_dtype")
 NAMES = ("id2label", "label2id", "architectures", "transformers_version")
+MOST_LAYERS = 2000
 OTHERS = frozenset({"timm_wrapper", "imagegpt", "perceiver", "shieldgemma2"})  # of other inputs, or code of others
 
 Json = Mapping[str, Any]
@@ -34,8 +35,8 @@ def converted(config: Json, kind: str, tensors: Mapping[str, Tensor], folder: Pa
     """
     labels = config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
-    own = {key: value for key, value in config.items() if not key.startswith(("_", *FOREIGN)) and key not in NAMES}
-    text = json.dumps({**own, "architectures": [kind], "num_labels": count}, separators=(",", ":"))
+    check_extent(config, len(tensors), str(folder))
+    text = json.dumps({**_plain(config), "architectures": [kind], "num_labels": count}, separators=(",", ":"))
     with _as_input_errors(str(folder)):
         made, config_of = _class_and_config(f"transformers:{text}")
         network, found = made.from_pretrained(
@@ -71,7 +72,9 @@ def _class_and_config(text: str) -> tuple[Any, Any]:
         transformers = importlib.import_module("transformers")
     except ImportError:
         raise UsageError("this network needs the package transformers", install_hint("transformers")) from None
-    values = json.loads(text.removeprefix("transformers:"))
+    told = json.loads(text.removeprefix("transformers:"))
+    check_extent(told, MOST_LAYERS, text[:200])
+    values = {**_plain(told), "architectures": told["architectures"], "num_labels": told["num_labels"]}
     names = importlib.import_module("transformers.models.auto.modeling_auto")
     known = names.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(values["model_type"])
     kinds, kind = known if isinstance(known, tuple) else (known,), values["architectures"][0]
@@ -81,6 +84,11 @@ def _class_and_config(text: str) -> tuple[Any, Any]:
             "give your own code as `--arch package.module:factory`",
         )
     return getattr(transformers, kind), transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values)
+
+
+def _plain(config: Json) -> Json:
+    """Return the settings of an architecture alone, without those that choose code, files or names of classes."""
+    return {key: value for key, value in config.items() if not key.startswith(("_", *FOREIGN)) and key not in NAMES}
 
 
 def _with_logits(network: nn.Module) -> nn.Module:
@@ -96,13 +104,13 @@ def _with_logits(network: nn.Module) -> nn.Module:
     return network
 
 
-def check_extent(config: Json, tensors: int, folder: Path) -> None:
-    """Raise `InputError` for more layers than the file has tensors: they would be made before they are compared."""
+def check_extent(config: Json, most: int, where: str) -> None:
+    """Raise `InputError` for more layers than `most`, such as the tensors in a file: they would be made one by one."""
     for key, value in config.items():
         if "layer" in key or "depth" in key or "stage" in key or "block" in key:
             counts = [n for n in (value if isinstance(value, list) else [value]) if type(n) is int]
-            if sum(counts) > tensors:
-                raise InputError(f"`{folder}` has {tensors} tensors for `{key}` {value}", "download the folder again")
+            if sum(counts) > most:
+                raise InputError(f"`{where}` asks for too many layers: `{key}` is {value}", "download it again")
 
 
 @contextlib.contextmanager

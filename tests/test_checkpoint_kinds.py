@@ -260,3 +260,10 @@ def test_a_checkpoint_that_cannot_be_read_says_why(kind, network, tmp_path):
 
 def test_there_are_a_hundred_kinds_and_most_can_be_read():
     assert len(KINDS) + len(REFUSED) >= 100 and len(KINDS) >= 0.9 * (len(KINDS) + len(REFUSED))
+
+
+def test_a_network_of_images_and_texts_says_that_it_has_no_classes(network, tmp_path):
+    tower = prefixed("visual.", network.state_dict())
+    torch.save({**tower, "logit_scale": torch.tensor(4.6), "text_projection": torch.ones(8, 8)}, tmp_path / "clip.pt")
+    with pytest.raises(InputError, match=r"images and texts \(CLIP\), which has no classes"):
+        load_model(tmp_path / "clip.pt")

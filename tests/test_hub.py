@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stochx.architectures import architecture
 from stochx.engine.network import shards
 from stochx.engine.network.weights import load, save
 from stochx.errors import InputError, StochxError, UsageError
@@ -273,6 +274,26 @@ def test_damaged_and_hostile_descriptions_are_one_error(name, tensors, tmp_path)
     with pytest.raises(StochxError):
         load_model(tmp_path)
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    "more", [{"attn_implementation": "org/kernel"}, {"_attn_implementation": "org/kernel"}, {"auto_map": {"x": "y.Z"}}]
+)
+def test_a_header_cannot_choose_code(more, transformers):
+    values = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "num_labels": 3, "image_size": 32}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 8}
+    network = architecture("transformers:" + json.dumps(values | sizes | more), 3).build().network
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    assert network.config._attn_implementation in ("sdpa", "eager") and not hasattr(network.config, "auto_map")
+    with pytest.raises(InputError, match="too many layers"):
+        architecture("transformers:" + json.dumps(values | {"num_hidden_layers": 10**9}), 3).build()
+
+
+@pytest.mark.parametrize("text", ["vit_tiny_patch16_224:x=1", "vit_tiny_patch16_224:checkpoint_path=a", "resnet18:x"])
+def test_arguments_that_timm_does_not_take_are_refused(text):
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match=r"cannot be built|has no option"):
+        architecture(f"timm:{text}", 3).build()
 
 
 def test_another_file_beside_a_description_is_not_described_by_it(tensors, tmp_path):

@@ -309,7 +309,7 @@ class TestTimm:
             raise OSError("the hub is closed.\nsee there")
 
         monkeypatch.setattr(timm, "create_model", fail)
-        monkeypatch.setattr("stochx.pretrained._answers", lambda url: True)
+        monkeypatch.setattr("stochx.pretrained.answers", lambda url: True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         with pytest.raises(InputError, match=r"fetched: the hub is closed\n"):
             load_model("timm:test_vit")

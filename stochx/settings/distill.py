@@ -26,7 +26,7 @@ class Distill(Description, Epochs, RunFiles):
 
     teacher: Annotated[
         str,
-        Option(WHAT, "Trained network: weights, a torchvision name, timm:NAME or package.module:factory."),
+        Option(WHAT, "Trained network: weights, a torchvision name, timm:NAME, hf:ORG/NAME or package.module:factory."),
     ]
     data: Annotated[str, Option(WHAT, "Data set that the teacher was trained on.", family="datasets", or_path=True)] = (
         "cifar10"

@@ -142,7 +142,7 @@ class Classified(Network, Limited, Batches):
         str,
         Option(
             WHAT,
-            "Weights, a torchvision name, timm:NAME or package.module:factory.",
+            "Weights, a torchvision name, timm:NAME, hf:ORG/NAME or package.module:factory.",
             metavar="MODEL",
             positional=True,
         ),
@@ -159,7 +159,7 @@ class Images(Labelled, Limited, Batches):
     images: Annotated[tuple[str, ...], Option(WHAT, "Image files.", metavar="[IMAGE]...", positional=True)] = ()
     model: Annotated[
         str,
-        Option(WHAT, "Weights (.safetensors, .pt), a torchvision name, timm:NAME or package.module:factory."),
+        Option(WHAT, "Weights or their folder, a torchvision name, timm:NAME, hf:ORG/NAME or package.module:factory."),
     ] = "resnet50"
     data: Annotated[str | None, Option(WHAT, "Data set, folder, zip or npz.", family="datasets", or_path=True)] = None
     target: Annotated[

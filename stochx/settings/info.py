@@ -26,7 +26,10 @@ class Info(Labelled):
     model: Annotated[
         str,
         Option(
-            WHAT, "Weights, a torchvision name, timm:NAME or package.module:factory.", metavar="MODEL", positional=True
+            WHAT,
+            "Weights, a torchvision name, timm:NAME, hf:ORG/NAME or package.module:factory.",
+            metavar="MODEL",
+            positional=True,
         ),
     ]
     data: Annotated[
