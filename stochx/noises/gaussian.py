@@ -18,7 +18,8 @@ class Gaussian:
 
         y = z + sigma * eps,  eps ~ N(0, 1)
 
-    RSE is trained on cross-entropy alone; attacks that average over draws are known to break it.
+    RSE is trained on cross-entropy alone; attacks that average over draws are known to break it. A transformer has a
+    single convolution: there `site=layer-input` is the noise before every layer.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "site=before-bn,share=batch")  # settings that are tested
