@@ -30,13 +30,17 @@ from torch import Tensor, nn
 from torchvision import models
 
 STEPS, SAMPLES, ROOTS = 50, 50, 150
+NETWORKS = ["resnet18", "densenet121", "squeezenet1_1", "vit_b_16", "convnext_tiny"]
 SIGMA = {"smoothgrad": 0.15, "smoothtaylor": 0.5}
 
 
-def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load a network with the weights that `prepare` wrote."""
-    net = models.get_model(name, weights=None)
-    net.load_state_dict(torch.load(weights_file(name), weights_only=True))
+def network(name: str, dtype: torch.dtype = torch.float32, side: int = 224) -> nn.Module:
+    """Load a network with the weights that `prepare` wrote; one with embeddings of positions for images of a size."""
+    net = models.get_model(name, weights=None, **({"image_size": side} if name.startswith("vit") else {}))
+    weights = torch.load(weights_file(name), weights_only=True)
+    if "encoder.pos_embedding" in weights:
+        weights["encoder.pos_embedding"] = weights["encoder.pos_embedding"][:, : net.seq_length]
+    net.load_state_dict(weights)
     return net.to(dtype).eval().requires_grad_(False)
 
 
@@ -45,7 +49,10 @@ def weights_file(name: str) -> Path:
 
 
 def prepare(name: str) -> None:
-    """Write weights for all processes: real ones, or random ones whose batch norms have seen 16 images."""
+    """Write weights for all processes: real ones, or random ones whose batch norms have seen 16 images.
+
+    Weights that are equal at first, such as a head of zeros or the scales of layers, are drawn too.
+    """
     torch.manual_seed(0)
     real = Path(os.environ.get("STOCHX_SHARED", "../shared/data")) / "weights_imagenet" / f"{name}.safetensors"
     if real.exists():
@@ -58,7 +65,12 @@ def prepare(name: str) -> None:
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
         with torch.no_grad():
-            net(torch.randn(16, 3, 224, 224))
+            if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+                for parameter in net.parameters():
+                    if parameter.max() == parameter.min():
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+            else:
+                net(torch.randn(16, 3, 224, 224))
     torch.save(net.state_dict(), weights_file(name))
 
 
@@ -191,7 +203,7 @@ def gflops(net: nn.Module, side: int = 224) -> float:
 def agreement(name: str) -> None:
     """Print the relative L2 distance of maps to the peers' at 96 px; SmoothGrad draws other noise there."""
     for dtype in (torch.float64, torch.float32):
-        net, x = network(name, dtype), images(2, 96, dtype)
+        net, x = network(name, dtype, 96), images(2, 96, dtype)
         y = net(x).argmax(1)
         for method, peer in (("ig", "captum"), ("ig", "literal"), ("smoothtaylor", "authors")):
             a, b = run("stochx", method, net, x, y), run(peer, method, net, x, y).detach()
@@ -208,7 +220,7 @@ def agreement(name: str) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["resnet18", "densenet121", "squeezenet1_1"])
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], help="images per batch")
     parser.add_argument("--repeats", type=int, default=3, help="measurements per variant")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # Methods that return no tensor and tell nothing of values.
 ABOUT_SHAPE = frozenset(
@@ -66,7 +67,10 @@ class Stored:
 
 @dataclass
 class Step:
-    """One call: a function, a method by name, or a module by name; `stack` holds the modules around it."""
+    """One call: a function, a method by name, or a module by name; `stack` holds the modules around it.
+
+    `out` is kept of what does not depend on the images.
+    """
 
     op: str
     target: Any
@@ -90,16 +94,16 @@ class Recording(TorchFunctionMode):
         super().__init__()
         self.names = {id(module): name for name, module in self.network.named_modules()}
         tensors = (*self.network.named_parameters(), *self.network.named_buffers())
-        self.known: dict[int, Value | Stored] = {id(tensor): Stored(name) for name, tensor in tensors}
+        self.known: MutableMapping[Tensor, Value | Stored] = WeakTensorKeyDictionary()
+        self.known.update({tensor: Stored(name) for name, tensor in tensors})
         self.active = {-1}  # the steps that depend on the images
-        self.kept: list[Tensor] = []  # alive, so that no other tensor gets their id
         self.fresh: dict[int, set[int]] = {}  # by storage that was overwritten: the tensors noted since then
         self.stack: list[tuple[str, type]] = []
         self.outside = self.contexts()
 
     def run(self, x: Tensor) -> Any:
         """Run the network on images x, and return its outputs in terms of steps."""
-        self.known[id(x)] = Value(-1)
+        self.known[x] = Value(-1)
         call = nn.Module.__call__
 
         def noted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -159,7 +163,7 @@ class Recording(TorchFunctionMode):
         if active and self.contexts() != self.outside:
             raise UnrecordableError("a part of it has a backward of its own, runs without gradients or under autocast")
         if target is operator.setitem:  # a value that is overwritten in parts goes on as a new one
-            before: tuple[Any, Any] = ((self.known.get(id(args[0]), args[0]), *mapped(args[1:], self.reference)), {})
+            before: tuple[Any, Any] = ((self.known.get(args[0]) or args[0], *mapped(args[1:], self.reference)), {})
         else:
             before = (mapped(args, self.reference), mapped(kwargs, self.reference))
         states = [] if active else random_states()
@@ -175,17 +179,16 @@ class Recording(TorchFunctionMode):
                 raise UnrecordableError(f"it makes a Python value of a tensor, by `{name_of(target)}`")
             return out
         written = [tensor for tensor, version in versions if tensor._version != version]
-        if active and not all(isinstance(self.known.get(id(tensor)), Value) for tensor in written):
+        if active and not all(isinstance(self.known.get(tensor), Value) for tensor in written):
             raise UnrecordableError("it overwrites a constant with what depends on the images")
         index = len(self.steps)
         stack, writes = {name: (name, kind) for name, kind in self.stack}, bool(written) and target is not overwritten
-        self.steps.append(Step(op, target, *before, stack, out, writes))
+        self.steps.append(Step(op, target, *before, stack, None if active else out, writes))
         if active:
             self.active.add(index)
         self.fresh.update({storage(tensor): set[int]() for tensor in written})
         for path, tensor in tensors:
-            self.known[id(tensor)] = Value(index, path)
-            self.kept.append(tensor)
+            self.known[tensor] = Value(index, path)
             if storage(tensor) in self.fresh:
                 self.fresh[storage(tensor)].add(id(tensor))
         return out
@@ -193,7 +196,7 @@ class Recording(TorchFunctionMode):
     def is_active(self, tree: Any) -> bool:
         """Return True if a tensor in these arguments depends on the images."""
         return any(
-            isinstance(value := self.known.get(id(tensor)), Value) and value.step in self.active
+            isinstance(value := self.known.get(tensor), Value) and value.step in self.active
             for _, tensor in tensors_in(tree)
         )
 
@@ -203,7 +206,7 @@ class Recording(TorchFunctionMode):
             return value
         if id(value) not in self.fresh.get(storage(value), {id(value)}):
             raise UnrecordableError("it overwrites a part of a tensor, and uses the whole of it later")
-        return self.known.get(id(value), value)
+        return self.known.get(value) or value
 
 
 def mapped(tree: Any, function: Callable[[Any], Any]) -> Any:

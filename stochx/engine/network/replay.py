@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ def record(network: nn.Module, x: Tensor, is_leaf: Callable[[nn.Module, str], bo
         draw = torch.Generator(x.device).manual_seed(count)
         images = torch.rand((count, *x.shape[1:]), generator=draw, dtype=x.dtype, device=x.device)
         recording = Recording(network, is_leaf, contexts)
-        with torch.enable_grad(), restored(network):
-            runs.append((recording, recording.run(images.requires_grad_())))
+        with torch.enable_grad(), restored(network), _frozen(network):  # nothing is kept for a backward pass
+            runs.append((recording, recording.run(images)))
     (first, result), (second, other) = runs
     if len(first.steps) != len(second.steps):
         raise UnrecordableError("its operations depend on the values of the images")
@@ -43,6 +44,19 @@ def record(network: nn.Module, x: Tensor, is_leaf: Callable[[nn.Module, str], bo
         for a, b in zip(first.steps, second.steps, strict=True)
     ]
     return _Builder(network, steps, first.active).build(same(result, other))
+
+
+@contextlib.contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """In the block the weights of `network` need no gradients."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def same(a: Any, b: Any) -> Any:
