@@ -133,10 +133,10 @@ def _preparation(network: nn.Module, size: tuple[Size, Size] | None) -> tuple[Pr
     if size is not None:
         return Preparation(size[1], size[0], channels=_taken(network, size[0], counts) or usual), "given"
     declared = _declared(network)
-    tried = ((each, _taken(network, each, counts)) for each in (declared, *_flattened(network, counts), *SIDES) if each)
+    tried = ((each, _taken(network, each, counts)) for each in (*declared, *_flattened(network, counts), *SIDES))
     crop, channels = next(((each, count) for each, count in tried if count), (USUAL, usual))
     preparation = Preparation(256 if crop == USUAL else crop, crop, channels=channels)
-    if crop == declared:
+    if crop in declared:
         return preparation, "known"
     height, width = height_and_width(crop)
     larger = [(channels, height + 32, width + 32), (channels, 2 * height, 2 * width)]
@@ -157,8 +157,12 @@ def _flattened(network: nn.Module, counts: Sequence[int]) -> list[int]:
     return [side for count, side in sides if side >= MIN_SIDE and count * side**2 == first.in_features]
 
 
-def _declared(network: nn.Module) -> Size | None:
-    """Return the size that the network's attributes or timm's configuration declare."""
+def _declared(network: nn.Module) -> list[Size]:
+    """Return the sizes that attributes or configurations declare: the network's, then those of its parts.
+
+    A configuration of timm's keeps the size of the published weights where a network was built for another one.
+    """
+    found = list[Size]()
     for holder in (network, *network.children()):
         values = [getattr(holder, name, None) for name in DECLARING]
         for name in ("pretrained_cfg", "default_cfg", "config"):
@@ -169,8 +173,8 @@ def _declared(network: nn.Module) -> Size | None:
             sides = [*value[-2:]] if isinstance(value, tuple | list) else [value]
             known = [side for side in sides if type(side) is int and MIN_SIDE <= side <= 1024]
             if known and len(known) == len(sides):
-                return known[0] if known[0] == known[-1] else (known[0], known[-1])
-    return None
+                found.append(known[0] if known[0] == known[-1] else (known[0], known[-1]))
+    return found
 
 
 def _module(where: str, text: str) -> ModuleType:

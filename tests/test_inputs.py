@@ -399,3 +399,41 @@ def test_the_check_of_the_normalisation_finds_a_wrong_one_of_gray_images():
         check = check_normalisation(model, x, y, seed=0)
         assert check.verdict == verdict and (model.mean.item(), model.std.item()) == (*mean, *std)
     assert "--mean 0." in check.advice and "," not in check.advice.partition("--mean ")[2].partition(" ")[0]
+
+
+FAMILIES = """
+import torch, torchvision, timm, transformers
+def googlenet(): return torchvision.models.googlenet(weights=None, num_classes=5, aux_logits=True, init_weights=False)
+def deit(): return timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5, img_size=32, depth=2)
+def tall(): return timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=(64, 32), depth=1)
+def gray(): return timm.create_model("resnet10t", num_classes=5, in_chans=1)
+def hf():
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=(48, 32), patch_size=16, num_channels=4, num_labels=5,
+    )
+    return transformers.ViTForImageClassification(config)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "note"),
+    [
+        ("googlenet", (3, 64, 64), ""),
+        ("deit", (3, 32, 32), ""),
+        ("tall", (3, 64, 32), ""),
+        ("gray", (1, 176, 176), ""),
+        ("hf", (4, 48, 32), "returns several values: `logits` is taken for the logits"),
+    ],
+)
+def test_networks_of_other_libraries_give_their_logits(tmp_path, monkeypatch, name, shape, note):
+    pytest.importorskip("timm"), pytest.importorskip("transformers")
+    (tmp_path / "families.py").write_text(FAMILIES)
+    monkeypatch.chdir(tmp_path)
+    loaded = open_model("./families.py:" + name, Given(size=64) if name == "googlenet" else None)
+    model, notes = loaded.model, [fact.value for fact in loaded.facts if fact.name == "output"]
+    assert model.input_shape == shape and notes == ([note] if note else [])
+    x = torch.rand(2, *model.input_shape)
+    plain = type(model.network).__mro__[1].forward if note else None
+    raw = model.network(model.normalise(x)) if plain is None else plain(model.network, model.normalise(x)).logits
+    assert model(x).shape == (2, 5) and torch.equal(model(x), raw)
