@@ -15,6 +15,7 @@ from stochx.engine.gradients import logits
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import measure_noise
 from stochx.engine.network.fused import fused
+from stochx.engine.network.input_noise import input_noise
 from stochx.engine.network.sites import Site
 from stochx.engine.network.stochastic import at_scale, calibrate, noise_layers, penalty
 from stochx.engine.seeds import seeded
@@ -109,6 +110,14 @@ def test_the_file_of_a_student_has_the_plain_names_and_brings_it_back(name, text
 def test_noise_of_batch_norms_is_refused_where_there_are_none():
     with pytest.raises(InputError, match="matches site `norms`"):
         install_noise(small("timm ViT"), "rna")
+
+
+@pytest.mark.parametrize("name", ["torchvision ViT", "timm ViT", "timm Swin"])
+def test_noise_on_all_that_a_transformer_sees_can_be_certified(name):
+    """torchvision's ViT also reads the shape of its input, which no noise changes."""
+    found = input_noise(install_noise(small(name), "gaussian:first=0.5"))
+    assert found is not None
+    torch.testing.assert_close(found[1], 0.5 * small(name).std.flatten())
 
 
 # By channel

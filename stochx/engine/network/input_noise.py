@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.graph import UntraceableError, trace
+from stochx.engine.network.graph import UntraceableError, reads_values, trace
 from stochx.engine.network.stochastic import Noisy, noise_layers
 
 
@@ -34,13 +34,13 @@ def input_noise(model: Classifier) -> tuple[Noisy, Tensor] | None:
 
 
 def _is_first(model: Classifier, layer: Noisy) -> bool:
-    """Return true if the network uses its input only as z + scale * noise(z)."""
+    """Return true if the network uses the values of its input only as z + scale * noise(z)."""
     try:
         traced = trace(model.network)
     except UntraceableError:
         return False
     image = next(iter(traced.graph.nodes))
-    readers = list(image.users)
+    readers = [node for node in image.users if reads_values(node)]
     calls = [node for node in readers if node.op == "call_module"]
     sums = [node for node in readers if node.op == "call_function" and node.target is torch.add]
     if len(readers) != 2 or len(calls) != 1 or len(sums) != 1:
