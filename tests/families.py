@@ -83,9 +83,18 @@ QUICK = {
     "PVT v2": _timm("pvt_v2_b0", 64, depths=(1, 1, 1, 1)),
     "Twins-PCPVT": _timm("twins_pcpvt_small", 64, img_size=64, depths=(1, 1, 1, 1)),
     "Visformer": _timm("visformer_tiny", 64, img_size=64, depth=(1, 1, 1)),
+    "ConViT": _timm("convit_tiny", 32, img_size=32, depth=2),
+    "Twins-SVT": _timm("twins_svt_small", 64, img_size=64, depths=(1, 1, 1, 1)),
     "MobileNet v3": (_tv("mobilenet_v3_small"), 64),
 }
 SLOW = {
+    # No symbol passes these: their operations are recorded.
+    "MobileViT": _timm("mobilevit_xxs", 64),
+    "MobileViT v2": _timm("mobilevitv2_050", 64),
+    "CrossViT": _timm("crossvit_tiny_240", 240),
+    "NesT": _timm("nest_tiny", 64, img_size=64),
+    "EfficientViT": _timm("efficientvit_m0", 64, img_size=64),
+    "TensorFlow's EfficientNet": _timm("tf_efficientnet_b0", 64),
     "EfficientNet": (_tv("efficientnet_b0"), 64),
     "RegNet": (_tv("regnet_y_400mf"), 64),
     "DenseNet": (_tv("densenet121"), 64),

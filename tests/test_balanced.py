@@ -13,9 +13,7 @@ from stochx.attributions import FullGrad, GradCAM, Gradient, GradientTimesInput,
 from stochx.engine.gradients import gradient, scores
 from stochx.engine.network.balanced import balanced
 from stochx.engine.network.constants import decomposed
-from stochx.engine.network.folding import folded
 from stochx.engine.network.fused import fused
-from stochx.engine.network.graph import trace
 from stochx.engine.network.inplace import out_of_place
 from stochx.engine.network.linearised import Secant, group_norm, instance_norm, layer_norm, normalize, rms_norm, share
 from stochx.errors import InputError
@@ -37,7 +35,7 @@ def slope(function, x, gradient):
 def test_the_image_and_the_constants_make_up_the_logit(family):
     model, size = network(family)
     x = random_images(2, 3, size, size)
-    graph = out_of_place(folded(trace(model)))
+    graph = out_of_place(fused(model, x).graph)
     parts = decomposed(balanced(graph), x, TARGET)
     logit = scores(model, x, TARGET)
     torch.testing.assert_close(parts.logit, logit, rtol=1e-11, atol=1e-11)

@@ -9,6 +9,7 @@ from families import QUICK, SLOW, network
 from torch.nn import functional as F
 
 from stochx.attributions import GradCAM
+from stochx.engine.network.balanced import balanced
 from stochx.engine.network.folding import folded
 from stochx.engine.network.fused import fused
 from stochx.engine.network.graph import trace
@@ -67,6 +68,17 @@ def test_the_layer_is_the_last_whose_positions_matter(family):
     name, side = LAYERS[family]
     assert (name_of(node), *maps.shape[2:]) == (name, side, side)
     assert maps.abs().max() > 0
+
+
+AGREE = ["ViT", "torchvision ViT", "Swin v2", "ConvNeXt", "PiT", "MobileNet v3", "XCiT", "CaiT"]
+
+
+@pytest.mark.parametrize("family", AGREE)
+def test_balanced_gradients_explain_the_same_layer(family):
+    model, size = network(family)
+    graph, x = folded(trace(model)), random_images(1, 3, size, size)
+    (plain, _), (other, _) = (late_layer(g, x, TARGET[:1]) for g in (graph, balanced(graph)))
+    assert (name_of(plain), plain.name) == (name_of(other), other.name)
 
 
 def tokens(value):

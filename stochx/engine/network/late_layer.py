@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from stochx.engine.network.graph import SUMS
-from stochx.engine.network.positions import Recorder, axis_of, to_maps
+from stochx.engine.network.linearised import Norm, Secant
+from stochx.engine.network.positions import LAST_NORMS, Recorder, axis_of, to_maps
 from stochx.engine.network.stochastic import NormalSum
 
 RESIDUAL = SUMS | {"add", "add_"}  # with the methods of tensors
@@ -43,6 +44,7 @@ MODULES = (
     nn.GELU,
     nn.Mish,
     nn.Hardswish,
+    Secant,
 )
 
 
@@ -118,8 +120,9 @@ def _keeps_places(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_norm(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(graph.get_submodule(str(node.target)), nn.LayerNorm)
-    return node.target is F.layer_norm
+        module = graph.get_submodule(str(node.target))
+        return isinstance(module.module if isinstance(module, Norm) else module, nn.LayerNorm | nn.RMSNorm)
+    return node.target in LAST_NORMS
 
 
 def _is_residual(node: fx.Node, values: dict[fx.Node, Any]) -> bool:

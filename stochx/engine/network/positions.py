@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from stochx.engine.network import linearised
 from stochx.errors import InputError
 
 PREFIXES = 8  # tokens without a position, at most: class, distillation, registers
-LAST_AXIS = (nn.Linear, nn.LayerNorm)  # work on the last axis of tokens and of channels-last maps
+LAST_AXIS = (nn.Linear, nn.LayerNorm, nn.RMSNorm)  # work on the last axis of tokens and of channels-last maps
+LAST_NORMS = {F.layer_norm, F.rms_norm, linearised.layer_norm, linearised.rms_norm}
+LAST_AXIS_CALLS = {F.linear, *LAST_NORMS}
 SECOND_AXIS = (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.GroupNorm)
 MOVING: frozenset[object] = frozenset({"permute", "transpose", "reshape", "view", "flatten", torch.permute})
 MOVING |= {torch.transpose, torch.reshape, torch.flatten, operator.getitem}
@@ -95,11 +98,12 @@ def axis_of(graph: fx.GraphModule, node: fx.Node) -> str:
     """Return the axis that a layer treats as channels, `last` or `second`; empty for other operations."""
     if node.op == "call_module":
         module = graph.get_submodule(str(node.target))
+        module = module.module if isinstance(module, linearised.Norm) else module
         own = type(module).__mro__
         if isinstance(module, LAST_AXIS) and not any("2d" in kind.__name__ for kind in own):
             return "last"
         return "second" if isinstance(module, SECOND_AXIS) else ""
-    if node.target in (F.layer_norm, F.linear):
+    if node.target in LAST_AXIS_CALLS:
         return "last"
     return "second" if node.target in (F.conv2d, F.batch_norm, F.adaptive_avg_pool2d, F.avg_pool2d) else ""
 
