@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,7 @@ from stochx.engine.modes import plain_modes
 from stochx.engine.network import weights
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.header import FewShotHeader
+from stochx.engine.network.header import Features, FewShotHeader
 from stochx.engine.network.stochastic import stored_names
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
@@ -45,16 +45,21 @@ def make_fewshot(
         return _joined(model.requires_grad_(True), head, way, facts)
 
 
-def _joined(model: Classifier, head: str, way: int, facts: Mapping[str, Any]) -> FewShotNetwork:
+def _joined(
+    model: Classifier, head: str, way: int, facts: Mapping[str, Any], features: Features | Literal["either"] = "either"
+) -> FewShotNetwork:
+    """Join a head to the features that it compares: maps, or the backbone's own vectors where it takes those."""
+    made = HEADS.make(head)
+    takes_vectors = getattr(made, "embedding", "") == "pooled"
     try:
-        base = Backbone(model)
+        base = Backbone(model, features if takes_vectors else "maps")
     except RuntimeError as error:
         shape, reason = shape_text(model.input_shape), str(error).splitlines()[0]
         raise UsageError(
             f"`{model.arch}` cannot take images of {shape}: {reason}",
             "use another `--size`",
         ) from None
-    return FewShotNetwork(base, HEADS.make(head)(base.shape, way), head, way, facts).eval()
+    return FewShotNetwork(base, made(base.shape, way), head, way, facts).eval()
 
 
 def save_fewshot(path: Path, model: FewShotNetwork) -> None:
@@ -74,6 +79,7 @@ def save_fewshot(path: Path, model: FewShotNetwork) -> None:
         crop=view.preparation.crop,
         resampling=view.preparation.resampling,
         facts=model.facts,
+        features=model.backbone.features,
     )
     weights.write(path, tensors, header)
 
@@ -124,7 +130,7 @@ def load_fewshot(text: str, *, arch: str | None = None, device: torch.device | s
     view = architecture(arch or trusted(header.arch, path), 2).build()
     view.normalise_by(header.mean, header.std)
     view.preparation = Preparation(header.resize, header.crop, resampling=header.resampling)
-    model = _joined(view, header.head, header.way, header.facts)
+    model = _joined(view, header.head, header.way, header.facts, header.features)
     for part, module, spec in (
         ("backbone", model.backbone.model.network, header.arch),
         ("head", model.head, header.head),

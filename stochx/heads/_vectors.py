@@ -10,11 +10,14 @@ from torch import Tensor
 from stochx.engine.fewshot.head import FewShotHead, HeadCache
 from stochx.engine.fewshot.lrp_rules import dense, summed, to_shots
 
-Embedding = Literal["mean", "flat"]
+Embedding = Literal["pooled", "mean", "flat"]
 
 
 class VectorHead(FewShotHead[HeadCache]):
-    """The base of heads on vectors; subclasses implement `score` and `products`."""
+    """The base of heads on vectors; subclasses implement `score` and `products`.
+
+    For `pooled` ones the maps are the backbone's own vectors, or such whose mean over positions is that vector.
+    """
 
     def __init__(self, shape: tuple[int, int, int], embedding: Embedding) -> None:
         super().__init__(shape)
@@ -29,10 +32,10 @@ class VectorHead(FewShotHead[HeadCache]):
         raise NotImplementedError
 
     def digest(self, maps: Tensor) -> Tensor:
-        return maps.mean((-2, -1), keepdim=True) if self.embedding == "mean" else maps
+        return maps if self.embedding == "flat" else maps.mean((-2, -1), keepdim=True)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        return super().takes(shape) or (self.embedding == "mean" and shape[0] == self.shape[0])
+        return super().takes(shape) or (self.embedding != "flat" and shape[0] == self.shape[0])
 
     def compare(self, support: Tensor, query: Tensor) -> HeadCache:
         scores = self.score(self._embed(support), self._embed(query))
@@ -62,7 +65,7 @@ class VectorHead(FewShotHead[HeadCache]):
         return self._to_maps(cache.support, others.view(support.shape)), self._to_maps(cache.query, dense(q, s, r))
 
     def _embed(self, maps: Tensor) -> Tensor:
-        return maps.mean((-2, -1)) if self.embedding == "mean" else maps.flatten(-3)
+        return maps.flatten(-3) if self.embedding == "flat" else maps.mean((-2, -1))
 
     def _to_maps(self, maps: Tensor, relevance: Tensor) -> Tensor:
         if self.embedding == "flat":

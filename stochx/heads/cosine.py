@@ -20,9 +20,10 @@ class Cosine:
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
+    untrained: ClassVar[bool] = True  # works without training
 
     scale: float = 10.0  # initial value of tau
-    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
+    embedding: Literal["pooled", "mean", "flat"] = "pooled"  # vector: the backbone's own, mean of positions, or all
 
     def __post_init__(self) -> None:
         if self.scale <= 0:

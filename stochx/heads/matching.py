@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ class Matching:
     a is the softmax of tau cos(q, s_k). Each class distributes its relevance over its images by their attention.
     """
 
+    untrained: ClassVar[bool] = True  # works without training
+
     scale: float = 10.0  # inverse temperature tau of the attention
-    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
+    embedding: Literal["pooled", "mean", "flat"] = "pooled"  # vector: the backbone's own, mean of positions, or all
 
     def __post_init__(self) -> None:
         if self.scale <= 0:

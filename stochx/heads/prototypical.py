@@ -18,8 +18,9 @@ class Prototypical:
     """
 
     examples: ClassVar[tuple[str, ...]] = ("", "embedding=flat")  # settings that are tested
+    untrained: ClassVar[bool] = True  # works without training
 
-    embedding: Literal["mean", "flat"] = "mean"  # vector of a feature map: the mean over positions, or all values
+    embedding: Literal["pooled", "mean", "flat"] = "pooled"  # vector: the backbone's own, mean of positions, or all
 
     def __call__(self, shape: tuple[int, int, int], way: int) -> VectorHead:
         return _Prototypical(shape, self.embedding)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from stochx.engine.io.images import Resampling, height_and_width, size_text
 from stochx.engine.network.classifier import Noise
@@ -15,6 +15,8 @@ from stochx.errors import InputError
 from stochx.settings.values import Size
 
 T = TypeVar("T")
+
+Features = Literal["maps", "vectors"]
 
 VERSION = 1
 MAX_SIDE = 4096  # pixels; loading runs the network once on an image of this size
@@ -54,6 +56,7 @@ class FewShotHeader:
     crop: Size
     resampling: Resampling
     facts: Mapping[str, Any]
+    features: Features | Literal["either"] = "either"  # what older files lack
 
 
 Header = ClassifierHeader | FewShotHeader
@@ -114,6 +117,7 @@ def _fewshot(reader: _Reader) -> FewShotHeader:
         crop=crop,
         resampling=reader.choice("resampling", get_args(Resampling)),
         facts=facts,
+        features=reader.choice("features", (*get_args(Features), "either"), "either"),
     )
 
 
