@@ -31,7 +31,9 @@ def matcher(head="cosine"):
 SUPPORT, QUERY = random_images(3, 2, 3, 16, 16), random_images(3, 16, 16, seed=2)
 
 
-@pytest.mark.parametrize("text", ["conv4:width=8,size=32", "resnet12:size=32", "resnet20", "convnet:width=4", "robust-resnet2b"])
+@pytest.mark.parametrize(
+    "text", ["conv4:width=8,size=32", "resnet12:size=32", "resnet20", "convnet:width=4", "robust-resnet2b"]
+)
 def test_the_graph_of_a_backbone_gives_its_maps(text):
     base = Backbone(MODELS.make(text)(5).eval().double())
     x = random_images(2, 3, 32, 32)

@@ -35,6 +35,7 @@ FEW_SHOT = {
     "crop": 84,
     "resampling": "bilinear",
     "facts": {"guide": "none", "classes": {"cub": ["wren", "tern"]}},
+    "features": "vectors",
 }
 PATH = Path("net.safetensors")
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.network.feature_maps import classifier_layers, find_maps
+from stochx.engine.network.feature_maps import find_heads, find_maps
 from stochx.engine.network.folding import folded
 from stochx.engine.network.graph import UntraceableError, trace
 from stochx.engine.network.header import Features
-from stochx.engine.network.sites import LAYERS, evaluating
+from stochx.engine.network.visits import LAYERS, evaluating, visits
 from stochx.errors import InputError
 
 
@@ -34,14 +34,14 @@ class Backbone(nn.Module):
         if isinstance(model.network, LAYERS):
             raise InputError(f"`{model.arch}` is a single layer", "use a network with more layers")
         self.model = model
+        seen = visits(model)
         x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0)).to(model.mean)
         with evaluating(model), torch.inference_mode():
-            self.heads = classifier_layers(model.network, model.normalise(x))
-            place = find_maps(model.network, model.normalise(x), self.heads)
+            self.heads = find_heads(model, seen)
+            self.place = find_maps(model, seen, self.heads)
             for name in self.heads:
                 parent, _, last = name.rpartition(".")
                 setattr(model.network.get_submodule(parent), last, nn.Identity())
-            self.place = place
             own = _as_maps(self._run(x, self.heads))
             if features == "vectors" or (features == "either" and not _is_pooled(own, self(x))):
                 self.place = None

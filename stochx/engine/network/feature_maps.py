@@ -1,4 +1,4 @@
-"""Which value of a network is its feature maps, and how that value holds them, from one pass with hooks.
+"""Which value of a network is its feature maps, and how that value holds them, from what its modules do with one image.
 
 A network's maps are the last value with positions before they are pooled, flattened or read through one token. Networks
 hold them as (N, C, h, w), channels last as (N, h, w, C), or as tokens (N, T, C): positions row by row, after tokens
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.positions import PREFIXES
-from stochx.engine.network.sites import LAYERS
+from stochx.engine.network.visits import Visit, channel_axis
 
 HALVINGS = 6  # of a grid, at most, between a network's first maps and its last tokens
 
@@ -58,136 +59,87 @@ class Place:
     layout: Layout
 
 
-@dataclass
-class _Pass:
-    """What the modules of a network took and returned, in the order in which they finished."""
+def find_heads(model: Classifier, seen: Sequence[Visit]) -> list[str]:
+    """Return the layers that make the logits, among the modules `seen`; none for a network that returns features."""
+    heads = [visit for visit in seen if visit.is_head]
+    if all(visit.made is not None and len(visit.made) == 1 for visit in heads):
+        return [visit.name for visit in heads]
+    if len(heads) == 1 and isinstance(heads[0].module, nn.Conv2d) and _makes_logits(model, heads[0].module):
+        return [heads[0].name]
+    return []
 
-    image: Tensor
-    modules: dict[str, nn.Module]
-    grids: list[tuple[int, int]] = field(default_factory=list)  # of maps so far, the latest last
-    places: list[Place] = field(default_factory=list)  # that may be the network's maps
-    values: int = 0  # in an image's value at the last of them
-    joined: bool = False  # whether a layer has read it as one vector
 
-    def leave(self, name: str, inputs: Sequence[Any], output: object) -> None:
-        if not isinstance(output, Tensor):
-            return
-        layout = self._layout(name, output)
+def _makes_logits(model: Classifier, layer: nn.Module) -> bool:
+    """Return true if the logits are the mean over positions of what a convolution makes, also behind a ReLU."""
+    made: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: made.append(output))
+    try:
+        out = model(torch.rand(model.blank().shape, generator=torch.Generator().manual_seed(0)).to(model.mean))
+    finally:
+        handle.remove()
+    forms = [maps.mean((2, 3)) for maps in (made[0], made[0].relu())]
+    return any(form.shape == out.shape and torch.allclose(form, out, rtol=1e-3, atol=1e-5) for form in forms)
+
+
+def find_maps(model: Classifier, seen: Sequence[Visit], heads: Sequence[str]) -> Place | None:
+    """Return the module whose output is the maps: of the modules `seen`, the last before the heads with positions.
+
+    None where a layer joins the positions: one that reads them as one long vector, or covers them.
+    """
+    known = {name for name, _ in model.network.named_modules()}
+    grids = list[tuple[int, int]]()
+    place: Place | None = None
+    values = 0  # of an image, at `place`
+    joined = False
+    for visit in seen:
+        if visit.name in heads:
+            break
+        layout = _layout(visit, model.input_shape[1:], grids)
+        if layout is not None and visit.name in known and visit.made is not None:
+            place, values, joined = Place(visit.name, layout), math.prod(visit.made), False
+        elif visit.is_layer and visit.read and math.prod(visit.read) == values:
+            joined = joined or len(visit.read) == 1 or isinstance(visit.module, nn.Conv2d)
+    return None if joined else place
+
+
+def _layout(visit: Visit, size: Sequence[int], grids: list[tuple[int, int]]) -> Layout | None:
+    """Return how the output of a module holds positions, if it has several; notes the `grids` of maps."""
+    shape = visit.made or ()
+    if len(shape) == 3:
+        layout = _spatial(visit, shape, size)
         if layout is not None:
-            self.places.append(Place(name, layout))
-            self.values, self.joined = output[0].numel(), False
-        elif inputs and isinstance(inputs[0], Tensor) and isinstance(self.modules[name], LAYERS):
-            whole = inputs[0].shape[-1] == self.values or output.dim() == 4  # a convolution that covers the maps
-            self.joined = self.joined or (whole and inputs[0][0].numel() == self.values)
-
-    def _layout(self, name: str, value: Tensor) -> Layout | None:
-        module = self.modules[name]
-        if value.dim() == 4:
-            layout = self._spatial(module, value.shape)
-            if layout is not None:
-                self.grids.append((layout.rows, layout.columns))
-            return layout if layout is not None and layout.rows * layout.columns > 1 else None
+            grids.append((layout.rows, layout.columns))
+    else:
         # Of linear layers of tokens the last may be the keys and values of a pooling by attention
-        if value.dim() != 3 or any("Linear" in kind.__name__ for kind in type(module).__mro__):
-            return None
-        return self._tokens(value.shape[1])
-
-    def _spatial(self, module: nn.Module, shape: Sequence[int]) -> Layout | None:
-        """Tell the axis of channels from the proportions of the image, else from the layers; None for other values."""
-        by_second, by_last = (self._is_grid(*shape[axis : axis + 2]) for axis in (2, 1))
-        on_last = isinstance(module, nn.LayerNorm) and not any("2d" in kind.__name__ for kind in type(module).__mro__)
-        if by_last and (on_last or not by_second):
-            return Layout("last", shape[1], shape[2])
-        if on_last or isinstance(module, nn.Identity):  # of the heads of attention, or of maps that were seen
-            return None
-        convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
-        return Layout("maps", shape[2], shape[3]) if by_second or convolves else None
-
-    def _is_grid(self, rows: int, columns: int) -> bool:
-        """Return true for the proportions of the image, but for a rounded side."""
-        height, width = self.image.shape[2:]
-        return abs(rows * width - columns * height) < max(height, width)
-
-    def _tokens(self, tokens: int) -> Layout | None:
-        """Find the grid of tokens: that of earlier maps, or a half, a quarter, ... of it, with the fewest to spare."""
-        fitting = [
-            Layout("tokens", rows, columns, tokens - rows * columns)
-            for height, width in reversed(self.grids)
-            for halving in range(HALVINGS)
-            for rows, columns in [(-(-height // 2**halving), -(-width // 2**halving))]
-            if 0 <= tokens - rows * columns <= PREFIXES and rows * columns > 1
-        ]
-        return min(fitting, key=lambda layout: layout.prefix, default=None)
+        linear = any("Linear" in kind.__name__ for kind in type(visit.module).__mro__)
+        layout = None if len(shape) != 2 or linear else _tokens(shape[0], grids)
+    return layout if layout is not None and layout.rows * layout.columns > 1 else None
 
 
-def find_maps(network: nn.Module, x: Tensor, classifier: Sequence[str]) -> Place | None:
-    """Return the module that returns the maps of normalised images x (N, C, H, W), before the layers `classifier`.
-
-    None where a layer joins the positions: one that reads them as one long vector.
-    """
-    known = dict(network.named_modules())
-    seen = _Pass(x, known)
-    over = False
-
-    def enter(module: nn.Module, inputs: object) -> None:
-        nonlocal over
-        over = True
-
-    def leave(name: str, inputs: Sequence[Any], output: object) -> None:
-        if not over:
-            seen.leave(name, inputs, output)
-
-    handles = []
-    for name, module in known.items():
-        if name:
-            handles.append(module.register_forward_hook(lambda _, i, output, name=name: leave(name, i, output)))
-        if name in classifier:
-            handles.append(module.register_forward_pre_hook(enter))
-    try:
-        network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen.places[-1] if seen.places and not seen.joined else None
+def _spatial(visit: Visit, shape: Sequence[int], size: Sequence[int]) -> Layout | None:
+    """Tell the axis of channels from the proportions of the image, else from the layers; None for other values."""
+    by_second, by_last = (_is_grid(*shape[axis : axis + 2], *size) for axis in (1, 0))
+    on_last = visit.is_norm and channel_axis(visit, tuple(shape), ()) > 0
+    if by_last and (on_last or not by_second):
+        return Layout("last", shape[0], shape[1])
+    if on_last or isinstance(visit.module, nn.Identity):  # of the heads of attention, or of maps that were seen
+        return None
+    convolves = any(isinstance(part, nn.Conv2d) for part in visit.module.modules())
+    return Layout("maps", shape[1], shape[2]) if by_second or convolves else None
 
 
-def classifier_layers(network: nn.Module, x: Tensor) -> list[str]:
-    """Return the layers that make the logits of x: the last one that runs, and a second head like it beside it.
+def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
+    """Return true for the proportions of the image, but for a rounded side."""
+    return abs(rows * width - columns * height) < max(height, width)
 
-    None of them if the network returns features, which no last layer has made.
-    """
-    ran: list[tuple[str, nn.Module, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: ran.append((name, module, output)))
-        for name, module in network.named_modules()
-        if name and isinstance(module, LAYERS)
+
+def _tokens(tokens: int, grids: Sequence[tuple[int, int]]) -> Layout | None:
+    """Find the grid of tokens: that of earlier maps, or a half, a quarter, ... of it, with the fewest to spare."""
+    fitting = [
+        Layout("tokens", rows, columns, tokens - rows * columns)
+        for height, width in reversed(grids)
+        for halving in range(HALVINGS)
+        for rows, columns in [(-(-height // 2**halving), -(-width // 2**halving))]
+        if 0 <= tokens - rows * columns <= PREFIXES and rows * columns > 1
     ]
-    try:
-        out = network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not ran:
-        return []
-    name, last, made = ran[-1]
-    if len(ran) > 1 and _are_heads(ran[-2][1], last):
-        return [ran[-2][0], name]
-    return [name] if _are_logits(made, out) else []
-
-
-def _are_heads(one: nn.Module, other: nn.Module) -> bool:
-    """Return true for two linear layers that cannot follow each other, with inputs and outputs of the same widths."""
-    if not (isinstance(one, nn.Linear) and isinstance(other, nn.Linear)) or one is other:
-        return False
-    widths = (one.in_features, one.out_features)
-    return widths == (other.in_features, other.out_features) and widths[0] != widths[1]
-
-
-def _are_logits(made: Tensor, out: object) -> bool:
-    """Return true if a network's output (N, K) is what its last layer made, up to scale, softmax, pooling or ReLU."""
-    if not isinstance(out, Tensor) or made.dim() == 3:
-        return False
-    forms = [made] if made.dim() == 2 else [made.mean((2, 3)), made.relu().mean((2, 3))]
-    if made.shape[1] == 1:  # one logit, or what was read from it
-        return out.dim() == 2 and out.shape[1] <= 2
-    return out.shape == forms[0].shape and any(bool((out.gather(1, f.argsort(1)).diff() >= 0).all()) for f in forms)
+    return min(fitting, key=lambda layout: layout.prefix, default=None)
