@@ -16,7 +16,7 @@ from stochx.catalog import HEADS, MODELS
 from stochx.engine.fewshot.head import contrast
 from stochx.engine.lrp.tape import RelevanceTape
 from stochx.engine.network.backbone import Backbone, maps_graph
-from stochx.errors import InputError, RunError
+from stochx.errors import RunError
 from stochx.fewshot_networks import make_fewshot, save_fewshot
 from stochx.reports.matches import draw_matches
 from stochx.tasks.explain_fewshot import contrasts, explain_match
