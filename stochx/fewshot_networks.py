@@ -22,7 +22,7 @@ from stochx.engine.network.stochastic import stored_names
 from stochx.engine.seeds import seeded
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact
-from stochx.loading import load_model
+from stochx.loading import Given, load_model, open_model
 from stochx.network_files import trusted
 from stochx.presets import names
 
@@ -45,6 +45,42 @@ def make_fewshot(
         return _joined(model.requires_grad_(True), head, way, facts)
 
 
+@plain_modes()
+def make_frozen(
+    backbone: str, head: str, way: int, size: int | None, given: Given, device: torch.device | str = "cpu"
+) -> FewShotNetwork:
+    """A network of any kind without its classifier, and a head without weights to train: nothing is trained.
+
+    `size` is the side of the images in pixels, by default the network's own.
+    """
+    model = open_model(backbone, given, device, features=True).model
+    if model.noises:
+        raise InputError(f"`{backbone}` is stochastic", "use the network that it was made of")
+    if size is not None:
+        model.preparation = Preparation(size, size, resampling=model.preparation.resampling)
+    return _joined(model, head, way, {}).to(device).eval().requires_grad_(False)
+
+
+def _set_grid(model: Classifier) -> None:
+    """Give a network with a fixed grid of positions, as timm has them, the grid of its images.
+
+    Raises `UsageError` for sides that are no multiples of its patches.
+    """
+    regrid: Any = getattr(model.network, "set_input_size", None)
+    patches: Any = getattr(model.network, "patch_embed", None)
+    _, height, width = model.input_shape
+    if regrid is None or getattr(patches, "img_size", None) in (None, (height, width)):
+        return
+    patch = patches.patch_size[0]
+    if height % patch or width % patch:
+        low = max(patch, height // patch * patch)
+        raise UsageError(
+            f"`{model.arch}` takes images whose sides are multiples of {patch} pixels",
+            f"use `--size {low}` or `--size {low + patch}`",
+        )
+    regrid((height, width))
+
+
 def _joined(
     model: Classifier, head: str, way: int, facts: Mapping[str, Any], features: Features | Literal["either"] = "either"
 ) -> FewShotNetwork:
@@ -52,8 +88,9 @@ def _joined(
     made = HEADS.make(head)
     takes_vectors = getattr(made, "embedding", "") == "pooled"
     try:
+        _set_grid(model)
         base = Backbone(model, features if takes_vectors else "maps")
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         shape, reason = shape_text(model.input_shape), str(error).splitlines()[0]
         raise UsageError(
             f"`{model.arch}` cannot take images of {shape}: {reason}",

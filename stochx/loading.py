@@ -100,8 +100,10 @@ def load_model(  # noqa: PLR0913  # as many as there are things to tell
 
 
 @plain_modes()
-def open_model(text: str, given: Given | None = None, device: torch.device | str = "cpu") -> Loaded:
-    """`load_model`, with where each fact about the model comes from."""
+def open_model(
+    text: str, given: Given | None = None, device: torch.device | str = "cpu", features: bool = False
+) -> Loaded:
+    """`load_model`, with where each fact about the model comes from; with `features` also one without classes."""
     given = given or Given()
     parts = ensemble_parts(text)
     if parts is not None:
@@ -113,12 +115,12 @@ def open_model(text: str, given: Given | None = None, device: torch.device | str
     hub = fetched(str(name)) if text.startswith(hub_prefix) else None
     path = name if hub is None else hub.path
     if path.suffix in weights.SUFFIXES or path.exists():
-        model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes)
+        model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes, features)
         facts += [] if hub is None else _hub_facts(model, str(name), hub.commit)
     elif given.ema:
         raise UsageError(f"`--ema` chooses among the weights of a file, and `{text}` is a name", "leave it out")
     elif text.startswith("timm:"):
-        model, facts = from_timm(text.removeprefix("timm:"))
+        model, facts = from_timm(text.removeprefix("timm:"), features)
     elif is_factory(text):
         model, facts = from_factory(text, given.sizes)
     else:
@@ -173,13 +175,17 @@ def _apply(given: Given, model: Classifier, facts: list[Fact]) -> list[Fact]:
 
 
 @plain_modes()
-def load_data(text: str, split: Split = "test", *, model: Classifier | None = None) -> Data:
+def load_data(text: str, split: Split = "test", *, model: Classifier | None = None, innermost: bool = False) -> Data:
     """Return the images of `shapes:size=32`, `cifar10:root=DIR`, a folder, a zip or an npz, a torch `Dataset`.
 
-    With `model` they are prepared for it, and their labels are indices of its classes. Raises `StochxError` for what
+    With `model` they are prepared for it, and their labels are indices of its classes. With `innermost` the folders in
+    the class folders of a bare path are classes, as the characters of alphabets are. Raises `StochxError` for what
     cannot be read, and for classes that the model does not know.
     """
-    data = dataclasses.replace(DATASETS.make(_data_spec(text))(split), reopen=_Opens(text, split))
+    spec = _data_spec(text)
+    if innermost and spec != text and any(field.key == "nested" for field in DATASETS.fields(spec)):
+        spec += ",nested=classes"
+    data = dataclasses.replace(DATASETS.make(spec)(split), reopen=_Opens(spec, split))
     if model is None:
         return data
     named = data if data.labels is None else with_classes_of(copy.copy(model), data, text)

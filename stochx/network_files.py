@@ -34,6 +34,7 @@ from stochx.factory import from_factory, read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.folders import described
 from stochx.presets import Declared, imagenet_classes
+from stochx.pretrained import timm_name
 from stochx.settings.values import Size
 from stochx.transformers_networks import shown
 
@@ -56,12 +57,13 @@ def file_and_part(text: str) -> tuple[Path, str]:
 
 
 def from_file(
-    path: Path, chosen: Choice, arch: str | None, size: tuple[Size, Size] | None = None
+    path: Path, chosen: Choice, arch: str | None, size: tuple[Size, Size] | None = None, features: bool = False
 ) -> tuple[Classifier, list[Fact]]:
     """Return the network in a file, without its given settings, and what is known of it.
 
     `chosen` are the weights in the file that are meant, `arch` is the architecture, where they are given, and `size`
-    the input size (crop, resize) that the user's own code is run with.
+    the input size (crop, resize) that the user's own code is run with. With `features` a network of timm may lack the
+    last layer.
     """
     stored = weights.load(path)
     header = stored.header
@@ -76,7 +78,10 @@ def from_file(
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
     source: Source
     own = list[Fact]()
-    if arch or header.arch:
+    if features and (bare := _without_classes(arch or header.arch, parts, path)) is not None:
+        candidate, part, model = bare
+        source = "given" if arch is not None else "header" if header.arch else "recognised"
+    elif arch or header.arch:
         source = "given" if arch is not None else "header"
         count, stated = class_count(_shapes(next(_readings(parts)))), (header.crop, header.resize)
         candidate, own = _named(arch or trusted(header.arch, path), count, size or (stated if all(stated) else None))
@@ -190,6 +195,18 @@ def _recognise(parts: Sequence[Part], path: Path, network: str) -> tuple[Candida
             "give `--arch FILE.py:function` that makes the network, or `--arch timm:NAME`",
         )
     raise first
+
+
+def _without_classes(arch: str, parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier] | None:
+    """Return the network of timm that an architecture, or else the file's name, tells, if its last layer is missing."""
+    name = arch.removeprefix("timm:") if arch.startswith("timm:") else None if arch else timm_name(path.stem)
+    if name is None:
+        return None
+    candidate = architecture(f"timm:{name}", 0)
+    try:
+        return candidate, *_fill(candidate, parts, path)
+    except InputError:
+        return None
 
 
 def _named(arch: str, classes: int, size: tuple[Size, Size] | None) -> tuple[Candidate, list[Fact]]:

@@ -143,7 +143,7 @@ def _timm_value(text: str) -> int | float | bool | str:
 
 def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
     """A timm network with its normalisation and preparation."""
-    view, count = _view(timm.data.resolve_model_data_config(network)), network.num_classes
+    view, count = _view(timm.data.resolve_model_data_config(network)), network.num_classes or network.num_features
     classes = imagenet_classes() if count == 1000 else [str(i) for i in range(count)]
     return Classifier(network, classes, view.preparation, view.mean, view.std, arch=f"timm:{name}")
 
@@ -192,8 +192,8 @@ def _timm() -> Any:
         raise UsageError("`timm:` models need the package timm", install_hint("timm")) from None
 
 
-def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
-    """A timm network with its weights, from the hub's cache or the network."""
+def from_timm(name: str, features: bool = False) -> tuple[Classifier, list[Fact]]:
+    """A timm network with its weights, from the hub's cache or the network; with `features` even without classes."""
     timm = _timm()
     if not timm.is_model(name) or not timm.is_model_pretrained(name):
         lack = "weights for" if timm.is_model(name) else "model"
@@ -202,7 +202,7 @@ def from_timm(name: str) -> tuple[Classifier, list[Fact]]:
         hint = f"did you mean `timm:{close[0]}`?" if close else "`timm.list_models(pretrained=True)` lists all models"
         raise UsageError(f"timm has no {lack} `{name}`", hint)
     network = _create(timm, name)
-    if network.num_classes == 0:
+    if network.num_classes == 0 and not features:
         raise InputError(f"`timm:{name}` returns features, not classes", "choose a network trained to classify")
     model = _behind_its_view(timm, name, network)
     known = len(model.classes) == 1000

@@ -25,7 +25,6 @@ FAMILIES = {
     "eva02_tiny_patch14_224": {"img_size": 56, "depth": 2},  # the mean of tokens, and a norm behind it
     "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 2},  # two heads
     "swin_tiny_patch4_window7_224": WINDOWS,  # channels last
-    "test_mambaout": {},
     "test_convnext": {},
     "test_resnet": {},
 }
@@ -95,7 +94,7 @@ def test_a_convolution_is_a_last_layer_only_if_it_makes_the_logits():
 
 @torch.no_grad()
 @pytest.mark.parametrize("features", ["maps", "vectors"])
-@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224", "deit_tiny_distilled_patch16_224", "test_mambaout"])
+@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224", "deit_tiny_distilled_patch16_224", "test_resnet"])
 def test_the_graph_of_a_backbone_gives_its_features(name, features):
     base = Backbone(classifier(name), features)
     torch.testing.assert_close(maps_graph(base)(base.model.normalise(X)), base(X), rtol=1e-4, atol=1e-5)

@@ -95,7 +95,10 @@ def certify(run: RunRecord) -> Measures:
 def fsc_test(run: RunRecord) -> Measures:
     """Yield the accuracy in each domain; two runs have the same episodes if they have the same seed and shape."""
     records = {record["domain"]: record for record in run.records}
+    first = next((row.get("network") for _, row in _rows(run)), None)
     for label, row in _rows(run):
+        if row.get("network") != first:  # the frozen baseline beside it
+            continue
         record = records.get(row["domain"], {"episodes": [{}]})
         values = record["episodes"][0].get(str(row["shot"]), [])
         shape = f"{run.document['seed']} {row['way']} {row['queries']}"

@@ -109,7 +109,7 @@ def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:
 def _domains(
     settings: FscTrain, model: FewShotNetwork, split: Literal["train", "val"], watch: Watch
 ) -> list[ReadDomain]:
-    data = {text: load_data(text, split) for text in settings.data}
+    data = {text: load_data(text, split, innermost=True) for text in settings.data}
     with watch.progress("reading images", sum(map(len, data.values()))) as advance:
         return domains_of(data, model.backbone.model.preparation, advance)
 

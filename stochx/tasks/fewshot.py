@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import full_precision, in_batches
-from stochx.engine.fewshot.episodes import Domain, Episodes, Pool, Task, answers, draw, pool
+from stochx.engine.fewshot.episodes import Domain, EpisodeIndices, Episodes, Pool, Task, answers, draw, pool
 from stochx.engine.fewshot.head import Guide, guided_loss
 from stochx.engine.fewshot.network import FewShotNetwork, cached_features, scores_of
 from stochx.engine.io.data import Data
@@ -77,6 +77,11 @@ def episode_objective(model: FewShotNetwork, guide: Guide, episodes: Episodes, s
     return lowered
 
 
+def test_episodes(domain: Domain, task: Task, count: int, seed: int) -> EpisodeIndices:
+    """Return the episodes of an evaluation, which depend on domain, task and seed alone."""
+    return draw(domain.pool, task, count, seed, "test", domain.pool.name)
+
+
 def accuracies(
     model: FewShotNetwork,
     domain: Domain,
@@ -95,7 +100,7 @@ def accuracies(
     world = world or World()
     episodes = []
     for task in tasks:
-        indices = draw(domain.pool, task, count, seed, "test", domain.pool.name)
+        indices = test_episodes(domain, task, count, seed)
         episodes.append(torch.cat([indices.support.flatten(1), indices.query], 1)[world.rank :: world.size])
     places = torch.unique(torch.cat([part.flatten() for part in episodes]))
     with at_scale(model, 0.0):
