@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support import stochx, stochx_in_ranks
+
+from stochx.catalog import MODELS
+from stochx.engine.fewshot.episodes import Task
+from stochx.engine.network.backbone import Backbone
+from stochx.engine.network.weights import save
+from stochx.loading import load_data, load_model
+from stochx.tasks.fewshot import domain_of
+from stochx.tasks.fewshot import test_episodes as draw_test
 
 DATA = ("--data", "shapes:classes=6,size=16,count=300")
 SMALL = (*DATA, "--backbone", "convnet:width=4", "--size", 16, "--way", 3, "--queries", 4, "--device", "cpu")
@@ -83,7 +93,75 @@ def test_a_network_is_no_better_than_itself(run):
     done = test(place, model, *DATA, "--versus", model, "--shot", 2, "-o", "v", "-q")
     assert done.returncode == 0, done.stderr
     head, values = (line.split("\t") for line in done.stdout.splitlines())
-    assert head[-3:] == ["versus %", "difference", "p"] and values[-2:] == ["+0.00 [+0.00, +0.00]", "1"]
+    assert head[-4:] == ["versus %", "difference", "open difference", "p"]
+    assert values[-3:] == ["+0.00 [+0.00, +0.00]", "[+0.0, +0.0]", "1"]
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A stored classifier, and class folders inside folders, zipped: 6 classes of 8 images."""
+    place = tmp_path_factory.mktemp("frozen")
+    torch.manual_seed(0)
+    save(place / "net.safetensors", MODELS.make("convnet:width=4")(4))
+    draw = np.random.default_rng(0)
+    with zipfile.ZipFile(place / "letters.zip", "w") as archive:
+        for k in range(6):
+            for i in range(8):
+                pixels = (255 * draw.random((18, 18)) * (k + 1) / 6).astype(np.uint8)
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, "png")
+                archive.writestr(f"letters/{'Greek' if k < 3 else 'Latin'}/character{k % 3}/{i}.png", file.getvalue())
+    return place
+
+
+def test_a_frozen_network_is_measured_without_training(frozen):
+    words = ("--backbone", "net.safetensors", "--data", "letters.zip", "--way", 3, "--shot", 1, "--queries", 2)
+    done = stochx("fsc-test", *words, "--episodes", 60, "--device", "cpu", "-o", "a", "--json", cwd=frozen)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["results"]
+    assert (row["network"], row["frozen"], row["head"], row["way"]) == ("net.safetensors", True, "prototypical", 3)
+    assert row["classes"] == 6 and "versus" not in row  # Greek/character0 and Latin/character0 are two
+    base = Backbone(load_model(str(frozen / "net.safetensors")), "either")
+    data = load_data(str(frozen / "letters.zip"), innermost=True)
+    source = domain_of("letters.zip", data, base.model.preparation)[0]
+    episodes = draw_test(source, Task(3, 1, 2), 60, 0)
+    z = base(source.pixels.float() / 255).mean((2, 3)).detach()
+    nearest = torch.cdist(z[episodes.query], z[episodes.support[:, :, 0]]).argmin(2)
+    expected = (nearest == torch.tensor([0, 0, 1, 1, 2, 2])).double().mean()
+    assert row["accuracy"] == pytest.approx(float(expected)) and row["accuracy"] > 0.4
+
+
+def test_the_frozen_network_stands_beside_the_trained_one_on_the_same_episodes(run, frozen):
+    place, document = run
+    net = frozen / "net.safetensors"
+    words = (*DATA, "--backbone", net, "--head", "cosine", "--shot", 1)
+    done = test(place, document["results"][0]["model"], *words, "-o", "beside", "--json")
+    assert done.returncode == 0, done.stderr
+    ours, baseline = json.loads(done.stdout)["results"]
+    alone = stochx(
+        "fsc-test", *words, "--episodes", 20, "--queries", 4, "--way", 3, "--device", "cpu", "--json", cwd=place
+    )
+    (same,) = json.loads(alone.stdout)["results"]
+    assert (ours["frozen"], baseline["frozen"]) == (False, True)
+    assert ours["versus"] == str(net) and baseline["difference"] is None
+    assert ours["accuracy_versus"] == baseline["accuracy"] == same["accuracy"]
+    assert ours["difference"] == pytest.approx(ours["accuracy"] - baseline["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no network is given"),
+        (("few.safetensors", "--head", "cosine"), "`--head` belongs to `--backbone`"),
+        (("--backbone", "net.safetensors", "--head", "relation"), "`relation` has weights to train"),
+        (("--backbone", "net.safetensors", "--way", 9), "has 6 classes, but an episode needs 9"),
+        (("--backbone", "nothing.safetensors"), "nothing.safetensors"),
+        (("--backbone", "net.safetensors", "--mean", "a"), "--mean a"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(frozen, words, said):
+    done = stochx("fsc-test", *words, "--data", "letters.zip", "--queries", 2, "--shot", 1, "-o", "no", cwd=frozen)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_another_run_of_the_same_command_gives_the_same_bytes(run):

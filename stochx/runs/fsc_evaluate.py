@@ -27,6 +27,7 @@ from stochx.settings.fsc_evaluate import USUAL_HEAD
 from stochx.tasks.fewshot import accuracies, domain_of, test_episodes
 
 USUAL_WAY = 5
+OTHER = 1  # place of the network that the others are compared with
 
 log = logging.getLogger("stochx")
 
@@ -72,7 +73,10 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
 
 
 def _networks(settings: FscTest, device: torch.device) -> list[Network]:
-    """Return the few-shot network, that of `--versus` and the frozen baseline, as far as they are given."""
+    """Return the few-shot network, that of `--versus` and the frozen baseline, as far as they are given.
+
+    Without a few-shot network the frozen one is the first.
+    """
     arch = settings.arch if settings.backbone is None else None
     files = [file for file in (settings.model, settings.versus) if file is not None]
     networks = [Network(file, load_fewshot(file, arch=arch, device=device)) for file in files]
@@ -131,13 +135,12 @@ def _rows(settings: FscTest, networks: list[Network], text: str, shot: int, reco
 
     Beside it stands the paired difference to the network of `--versus`, or else to the frozen one.
     """
-    values = {n.name: by_shot[str(shot)] for n, by_shot in zip(networks, record["episodes"], strict=True)}
+    values = [by_shot[str(shot)] for by_shot in record["episodes"]]
     classes = record.get("classes", {}).get(str(shot))
-    shown = [network for network in networks if network.frozen or network.name == settings.model]
-    other = settings.versus or (settings.backbone if settings.model else None)
-    for network in shown:
-        mine = values[network.name]
-        others = None if other is None or other == network.name else values[other]
+    for place, network in enumerate(networks):
+        if place and not network.frozen:
+            continue  # that of `--versus`
+        others = values[OTHER] if len(values) > OTHER and place != OTHER else None
         yield {
             "network": network.name,
             "frozen": network.frozen,
@@ -147,8 +150,8 @@ def _rows(settings: FscTest, networks: list[Network], text: str, shot: int, reco
             "way": settings.way or networks[0].model.way,
             "shot": shot,
             "queries": settings.queries,
-            **_accuracy(mine, classes),
-            **({} if other is None else _versus(other, mine, others, classes)),
+            **_accuracy(values[place], classes),
+            **(_versus(networks[OTHER].name, values[place], others, classes) if len(networks) > OTHER else {}),
         }
 
 
