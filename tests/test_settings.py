@@ -182,7 +182,7 @@ def test_a_placeholder_reaches_the_help_as_it_is_written():
 
 
 def test_no_dictionary_carries_settings():
-    pattern = re.compile(r"""args\[["']|args\.get\(""")
+    pattern = re.compile(r"""\bargs\[["']|\bargs\.get\(""")
     files = [*(ROOT / "stochx").rglob("*.py")]
     assert files and not [f.name for f in files if pattern.search(f.read_text(encoding="utf-8"))]
 
