@@ -45,6 +45,18 @@ def _tv_maxvit():
     return tv.MaxVit(input_size=(64, 64), stochastic_depth_prob=0.0, num_classes=CLASSES, **sizes)
 
 
+def _vgg():
+    made = tv.VGG(tv.vgg.make_layers([8, "M", 16, "M", 32, "M", 512, "M"]), init_weights=False)
+    made.classifier = nn.Sequential(nn.Linear(512 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, CLASSES))
+    return made
+
+
+def _convmixer():
+    from timm.models.convmixer import ConvMixer  # an extra
+
+    return ConvMixer(32, 2, num_classes=CLASSES)
+
+
 def _tv(name):
     return lambda: getattr(tv, name)(num_classes=CLASSES)
 
@@ -128,12 +140,52 @@ SLOW = {
     "NextViT": _timm("nextvit_small", 64),
     "EfficientFormer v2": _timm("efficientformerv2_s0", 224),
 }
+OTHERS = {  # of the support table, beside those above
+    "AlexNet": (_tv("alexnet"), 96),
+    "VGG": (_vgg, 64),
+    "SqueezeNet": (_tv("squeezenet1_1"), 64),
+    "GoogLeNet": (lambda: tv.googlenet(num_classes=CLASSES, init_weights=False), 64),
+    "Inception v3": (lambda: tv.inception_v3(num_classes=CLASSES, init_weights=False), 96),
+    "MobileNet v2": (_tv("mobilenet_v2"), 64),
+    "MNASNet": (_tv("mnasnet0_5"), 64),
+    "ShuffleNet v2": (_tv("shufflenet_v2_x0_5"), 64),
+    "ResNeXt": _timm("resnext26ts", 64),
+    "SE-ResNet": _timm("legacy_seresnet18", 64),
+    "Res2Net": _timm("res2net50_14w_8s", 64),
+    "CSPNet": _timm("cs3darknet_s", 64),
+    "ReXNet": _timm("rexnet_100", 64),
+    "DPN": _timm("dpn48b", 64),
+    "VoVNet": _timm("ese_vovnet19b_slim_dw", 64),
+    "RepVGG": _timm("repvgg_a0", 64),
+    "MobileOne": _timm("mobileone_s0", 64),
+    "ConvMixer": (_convmixer, 64),
+    "DLA": _timm("dla46_c", 64),
+    "HGNet": _timm("hgnetv2_b0", 64),
+    "SelecSLS": _timm("selecsls42b", 64),
+    "Xception": _timm("xception41p", 64),
+    "LCNet": _timm("lcnet_050", 64),
+    "MobileNet v4": _timm("mobilenetv4_conv_small", 64),
+    "EfficientNet, padding of TensorFlow": _timm("tf_efficientnet_b0", 64),
+    "ConViT": _timm("convit_tiny", 32, **VIT),
+    "MobileViT": _timm("mobilevit_xxs", 64),
+    "MobileViT v2": _timm("mobilevitv2_050", 64),
+    "Twins-SVT": _timm("twins_svt_small", 64, img_size=64, depths=(1, 1, 1, 1)),
+    "CrossViT": _timm("crossvit_tiny_240", 240, depth=((1, 1, 0), (1, 1, 0), (1, 1, 0))),
+    "Hiera": _timm("hiera_tiny_224", 64, img_size=(64, 64), stages=(1, 1, 1, 1)),
+    "TinyViT": _timm("tiny_vit_5m_224", 64, depths=(1, 1, 1, 1), window_sizes=(2, 2, 2, 2)),
+    "NaFlexViT": _timm("naflexvit_base_patch16_gap", 64, depth=2, embed_dim=64, num_heads=2),
+    "NesT": _timm("nest_tiny", 64, img_size=64),
+    "EfficientViT (MIT)": _timm("efficientvit_b0", 64),
+    "EfficientViT (MSRA)": _timm("efficientvit_m0", 224),
+    "MViT v2": _timm("mvitv2_tiny", 64, img_size=64),
+    "Sequencer": _timm("sequencer2d_s", 64, img_size=64, layers=(1, 1, 1, 1)),
+}
 FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def network(name: str) -> tuple[nn.Module, int]:
     """Return the network of a family in float64 and the side of its images; nothing in it is zero or one by design."""
-    build, size = (QUICK | SLOW)[name]
+    build, size = (QUICK | SLOW | OTHERS)[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = build().double().eval()

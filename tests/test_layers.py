@@ -49,6 +49,7 @@ LEVELS = {
     "declarations": 1,
     "errors": 0,
     "installation": 0,
+    "support": 1,
     "wrapping": 0,
 }
 FAMILIES = {"attacks", "attributions", "metrics", "models", "datasets", "noises", "heads", "guides", "lessons"}

@@ -47,6 +47,7 @@ def stderr() -> Console:
     return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True, force_terminal=sys.stderr.isatty())
 
 
+NAMED = 20  # failures that are named one by one
 COLOURS: dict[Style, str] = {"": "", "ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -55,8 +56,11 @@ def show(document: Document, view: View, form: Format | None, quiet: bool) -> No
 
     By default a terminal gets a table, a pipe tab-separated lines under a heading.
     """
-    for failure in document.get("failed", []):
+    failed = document.get("failed", [])
+    for failure in failed[:NAMED]:
         complain(failure["error"], failure["hint"])
+    if len(failed) > NAMED:
+        complain(f"{len(failed)} items failed in all", "`--json` names each one")
     form = form or ("table" if stdout().is_terminal else "tsv")
     if form == "table":
         _print_table(document["results"], view, quiet)

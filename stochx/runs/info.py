@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from stochx import support
 from stochx.classes import Matching, matching
 from stochx.engine.io.data import Data
 from stochx.engine.network.classifier import Classifier
@@ -25,6 +26,9 @@ from stochx.settings import Info
 
 def run(settings: Info, world: World, watch: Watch) -> Outcome:
     """Read the model on the CPU and list its facts; classes that do not meet its outputs are bad input."""
+    if settings.support:
+        return _support(settings, watch)
+    assert settings.model is not None
     facts, more, code = fewshot_facts(Path(settings.model)), Document(), 0
     if facts is not None and settings.data is not None:
         raise UsageError(f"`{settings.model}` has no classes of its own", "leave out `--data`: a support names them")
@@ -37,6 +41,13 @@ def run(settings: Info, world: World, watch: Watch) -> Outcome:
             facts = (*facts, *_describe(found, data, loaded.model))
             more, code = {"mapping": _document(found, data, loaded.model)}, 2 if found.how == "refused" else 0
     return Outcome(make_document(settings, watch, {"device": "cpu"}, [asdict(fact) for fact in facts]) | more, code)
+
+
+def _support(settings: Info, watch: Watch) -> Outcome:
+    """List the tested networks, or those like the model, and what works with them."""
+    found = support.find(settings.model) if settings.model else support.table()
+    rows = [{"name": row.family, "network": row.network, "module": row.module, **row.cells} for row in found]
+    return Outcome(make_document(settings, watch, {"device": "cpu"}, rows) | {"tested": {**support.versions()}})
 
 
 def _describe(found: Matching, data: Data, model: Classifier) -> list[Fact]:
