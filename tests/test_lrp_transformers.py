@@ -159,6 +159,15 @@ def test_fused_attention_is_its_parts(setting, chosen):
     torch.testing.assert_close(one, sent(partial(attend, decomposed), x, start, chosen), rtol=1e-6, atol=1e-9)
 
 
+def test_values_take_half_of_attention_and_queries_as_much_as_keys():
+    x, start = tokens(2, 3, 12), tokens(2, 3, 4, seed=1)
+    found = sent(lambda x: F.scaled_dot_product_attention(x[..., :4], x[..., 4:8], x[..., 8:]), x, start)
+    query, key, value = found.chunk(3, -1)
+    torch.testing.assert_close(value.sum(), start.sum() / 2, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(query.sum(), key.sum(), rtol=1e-6, atol=1e-9)
+    assert query.abs().sum() > 0.01
+
+
 lxt = pytest.importorskip("lxt.explicit.functional")
 
 
@@ -229,6 +238,7 @@ CONSERVING = {
     "rotation": lambda x: x * 0.8 + torch.cat([-x[..., 2:], x[..., :2]], -1) * 0.6,
     "swapped axes": lambda x: x.swapaxes(1, 2).movedim(-1, 1).unflatten(1, (2, 2)).mT,
     "repeats": lambda x: x.repeat(1, 2, 1, 1).repeat_interleave(2, 0).expand(4, 8, 4, 4),
+    "shape of another value": lambda x: x.sum(1, keepdim=True).expand_as(F.gelu(x)),
     "types": lambda x: x.to(torch.float64).type_as(x).contiguous(),
     "maximum along an axis": lambda x: x.max(dim=1)[0] + x.amax(1),
     "upsampling": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),

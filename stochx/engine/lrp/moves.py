@@ -52,8 +52,11 @@ def _follow(tape: RelevanceTape, node: fx.Node, relevance: Tensor, normed: bool)
             refuse(tape, source)
         path, source = [source, node], tape.signals(source)[0]
 
+    # What else it reads of values that were not recorded is their shape.
+    shaped = {n: tape.like(n, relevance) for step in path for n in step.all_input_nodes if n in tape.shapes}
+
     def operation(value: Tensor) -> Tensor:
-        values = {**tape.values, source: value}
+        values = {**tape.values, **shaped, source: value}
         for step in path:
             values[step] = tape.run(step, values)
         out: Tensor = values[node]
