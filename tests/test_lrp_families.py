@@ -59,9 +59,9 @@ QUICK = {"vit", "swin", "swin v2", "convnext", "squeezenet1_1", "vit_tiny_patch1
 QUICK |= {"deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"}
 QUICK |= {"swinv2_tiny_window8_256", "convnextv2_atto", "cait_xxs24_224", "xcit_nano_12_p16_224"}
 SIZED = "pit_ti_224 coatnet_nano_rw_224 maxvit_rmlp_pico_rw_256 gcvit_xxtiny visformer_tiny gmlp_ti16_224 resmlp_12_224"
-SIZED += " maxvit_tiny_tf_224 convit_tiny nest_tiny efficientvit_m0"
+SIZED += " vitamin_small_224 maxvit_tiny_tf_224 convit_tiny nest_tiny efficientvit_m0"
 PLAIN = "pvt_v2_b0 nextvit_small mobilenetv4_hybrid_medium edgenext_xx_small swiftformer_xs mambaout_femto starnet_s1"
-PLAIN += " vitamin_small_224 ecaresnet26t skresnet18 resnest14d hrnet_w18_small rdnet_tiny inception_next_atto"
+PLAIN += " ecaresnet26t skresnet18 resnest14d hrnet_w18_small rdnet_tiny inception_next_atto"
 PLAIN += " caformer_s18 poolformer_s12 resnetv2_50x1_bit shvit_s1 nfnet_l0 rexnet_100 ghostnet_050 dpn48b"
 PLAIN += " ese_vovnet19b_slim repvgg_a0 repvit_m0_9 fastvit_t8 dla34 hgnetv2_b0 selecsls42 lcnet_035 res2net50_26w_4s"
 PLAIN += " cspresnet50 resnetv2_50 focalnet_tiny_srf mobilevit_xxs mobilevitv2_050 tf_efficientnet_b0 efficientvit_b0"
@@ -86,7 +86,9 @@ def drawn(make, x):
         net = make().double()
         for name, parameter in net.named_parameters():
             last = name.rpartition(".")[2]
-            if last.endswith(CONSTANTS) or "token_projection" in name:  # it projects constant positions
+            if (
+                last.rstrip("0123456789").endswith(CONSTANTS) or "token_projection" in name
+            ):  # it projects constant positions
                 parameter.data.zero_()
             elif "gamma" in name or "scale" in last or parameter.dim() < 2:  # norms, and layer scales near zero
                 nn.init.normal_(parameter, 1, 0.2)
