@@ -43,6 +43,8 @@ EXTRAS = {  # the packages that each needs
     "scipy": ("scipy",),
     "parquet": ("pyarrow",),
     "hdf5": ("h5py",),
+    "hub": ("huggingface_hub",),
+    "transformers": ("transformers",),
 }
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 MEASUREMENTS = 4
