@@ -28,9 +28,10 @@ from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
 from stochx.errors import UsageError
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
+from stochx.file_parts import Choice
 from stochx.hub import PREFIX as hub_prefix
 from stochx.hub import fetched
-from stochx.network_files import Choice, file_and_part, from_file
+from stochx.network_files import file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
 from stochx.settings.values import Size, sizes
 

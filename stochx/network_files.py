@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from stochx.architectures import (
-    AmbiguousError,
-    Candidate,
-    Shapes,
-    architecture,
-    class_count,
-    differences,
-    expected_shapes,
-    is_factory,
-    needed_tensors,
-    recognise,
-    shapes_of,
-)
+from stochx.architectures import is_factory
 from stochx.catalog import MODELS, NOISES
 from stochx.engine.io.images import Preparation
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, borrowed, fitting
-from stochx.engine.network.contents import Part, views, without_norms
+from stochx.engine.network.contents import Part
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader
 from stochx.engine.network.stochastic import install, stored_names
-from stochx.errors import InputError, UsageError, quoted
-from stochx.factory import from_factory, read_outputs
+from stochx.errors import InputError, quoted
+from stochx.factory import read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
+from stochx.file_parts import Choice, choose_parts, named, recognised, without_classes
 from stochx.folders import described
 from stochx.presets import Declared, imagenet_classes
-from stochx.pretrained import timm_name
 from stochx.settings.values import Size
 from stochx.transformers_networks import shown
 
 TOLD = ("mean", "std", "format")  # entries of a file's metadata that are no news
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which of several weights in a file are meant: those of a `part` (`model.encoder_q`), those of an average."""
-
-    part: str = ""
-    ema: bool = False
 
 
 def file_and_part(text: str) -> tuple[Path, str]:
@@ -70,7 +50,7 @@ def from_file(
     if isinstance(header, FewShotHeader):
         raise InputError(f"`{path}` is a few-shot network", "use `stochx fsc-test`, or `stochx fsc-explain`")
     sha256 = _hash(stored.files)
-    parts = _choose_parts(list(stored.parts), chosen, path)
+    parts = choose_parts(list(stored.parts), chosen, path)
     told = described(path, stored.files[0], parts) if not header.arch and not chosen.part else None
     if told is not None:
         header, parts = told
@@ -78,17 +58,16 @@ def from_file(
         parts = [replace(part, tensors=_without_noise(part.tensors)) for part in parts]
     source: Source
     own = list[Fact]()
-    if features and (bare := _without_classes(arch or header.arch, parts, path)) is not None:
+    if features and (bare := without_classes(arch or header.arch, parts, path)) is not None:
         candidate, part, model = bare
         source = "given" if arch is not None else "header" if header.arch else "recognised"
     elif arch or header.arch:
         source = "given" if arch is not None else "header"
-        count, stated = class_count(_shapes(next(_readings(parts)))), (header.crop, header.resize)
-        candidate, own = _named(arch or trusted(header.arch, path), count, size or (stated if all(stated) else None))
-        part, model = _fill(candidate, parts, path)
+        stated = (header.crop, header.resize) if header.crop and header.resize else None
+        candidate, part, model, own = named(arch or trusted(header.arch, path), parts, path, size or stated)
     else:
         source = "recognised"
-        candidate, part, model = _recognise(parts, path, stored.network)
+        candidate, part, model = recognised(parts, path, stored.network)
     if part.unknown and not chosen.part:
         raise InputError(
             f"`{path}` holds {quoted(part.unknown)} beside a whole `{model.arch}`, as part of a larger network",
@@ -136,103 +115,6 @@ def trusted(arch: str, path: Path) -> str:
     if is_factory(arch):
         raise InputError(f"`{path}` was made with the code `{arch}`", f"if you trust it, give `--arch {arch}`")
     return arch
-
-
-def _choose_parts(parts: Sequence[Part], chosen: Choice, path: Path) -> list[Part]:
-    """Return the parts that are averages, and whose place ends with the chosen one."""
-    places = [part.place for part in parts if part.place]
-    holds = f"it holds {quoted(places, 10) or 'one network'}"
-    if chosen.ema:
-        parts = [part for part in parts if part.averaged]
-        if not parts:
-            raise UsageError(f"`{path}` holds no averaged weights", f"{holds}; leave `--ema` out")
-    if not chosen.part:
-        return list(parts)
-    fitting = [view for part in parts for view in views(part) if f".{view.place}".endswith(f".{chosen.part}")]
-    if not fitting:
-        raise UsageError(f"`{path}` has no part `{chosen.part}`", holds)
-    return fitting
-
-
-def _readings(parts: Sequence[Part]) -> Iterator[Part]:
-    """Yield all that the tensors of the parts may be: without prefixes, and with normed weights made plain."""
-    for part in parts:
-        for view in views(part):
-            yield view
-            bare = without_norms(view.tensors)
-            if bare.keys() != view.tensors.keys():
-                yield replace(view, tensors=bare)
-
-
-def _shapes(part: Part) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
-
-
-def _recognise(parts: Sequence[Part], path: Path, network: str) -> tuple[Candidate, Part, Classifier]:
-    """Return the architecture of the first part that has a known one, and load it.
-
-    Raises `InputError` where none has; of a network that was stored whole, that one says its class.
-    """
-    first: InputError | None = None
-    for part in _readings(parts):
-        try:
-            candidate = recognise(_shapes(part), str(path))
-        except AmbiguousError:
-            raise
-        except InputError as error:
-            first = first or error
-        else:
-            return candidate, part, _loaded(candidate.build(), part, path)
-    assert first is not None, "a file without parts is refused"
-    if any(part.place.endswith("visual") or {"logit_scale", "visual.proj"} & part.tensors.keys() for part in parts):
-        raise InputError(
-            f"`{path}` holds a network of images and texts (CLIP), which has no classes",
-            "explain a network that was trained to classify",
-        )
-    if network:
-        raise InputError(
-            f"`{path}` holds a whole network, of the class `{network}`, whose code is not run: {first}",
-            "give `--arch FILE.py:function` that makes the network, or `--arch timm:NAME`",
-        )
-    raise first
-
-
-def _without_classes(arch: str, parts: Sequence[Part], path: Path) -> tuple[Candidate, Part, Classifier] | None:
-    """Return the network of timm that an architecture, or else the file's name, tells, if its last layer is missing."""
-    name = arch.removeprefix("timm:") if arch.startswith("timm:") else None if arch else timm_name(path.stem)
-    if name is None:
-        return None
-    candidate = architecture(f"timm:{name}", 0)
-    try:
-        return candidate, *_fill(candidate, parts, path)
-    except InputError:
-        return None
-
-
-def _named(arch: str, classes: int, size: tuple[Size, Size] | None) -> tuple[Candidate, list[Fact]]:
-    """Return an architecture, and what is known of it if it is the user's own code, which is run."""
-    if not is_factory(arch):
-        return architecture(arch, classes), []
-    made, facts = from_factory(arch, size)
-    return Candidate(arch, lambda: made), facts
-
-
-def _fill(candidate: Candidate, parts: Sequence[Part], path: Path) -> tuple[Part, Classifier]:
-    """Build an architecture, and load the first part that fits it."""
-    readings = list(_readings(parts))
-    expected = shapes_of(candidate.build().network) if is_factory(candidate.arch) else expected_shapes(candidate)
-    for part in readings:
-        if needed_tensors(_shapes(part), expected, candidate.unused) == expected:
-            return part, _loaded(candidate.build(), part, path)
-    lack = differences(expected, _shapes(readings[0]))
-    raise InputError(f"`{path}` does not fit `{candidate.arch}`: {lack}", "check `--arch`")
-
-
-def _loaded(model: Classifier, part: Part, path: Path) -> Classifier:
-    """Load tensors whose names were compared; batch counters may be absent."""
-    weights.check_finite(part.tensors, path)
-    model.network.load_state_dict({n: weights.full(t) for n, t in part.tensors.items()}, strict=False)
-    return model
 
 
 def _place_fact(path: Path, part: Part, chosen: Choice) -> list[Fact]:

@@ -265,6 +265,13 @@ def test_googlenet_has_its_input_transformed_with_and_without_auxiliary_heads(au
     assert not model.network.aux_logits
 
 
+@pytest.mark.slow
+def test_an_architecture_that_is_given_fits_weights_whose_body_has_a_prefix(tmp_path):
+    network = models.vit_b_32(num_classes=7)
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    assert len(load_model(tmp_path / "net.safetensors", arch="vit_b_32").classes) == 7
+
+
 def test_the_side_of_a_vision_transformer_is_read_from_its_positions():
     from stochx.architectures import recognise
 

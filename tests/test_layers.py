@@ -24,6 +24,7 @@ LEVELS = {
     "classes": 4,
     "facts": 4,
     "network_files": 4,
+    "file_parts": 4,
     "presets": 4,
     "factory": 4,
     "fewshot_networks": 4,

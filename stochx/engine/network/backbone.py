@@ -85,7 +85,7 @@ def maps_graph(backbone: Backbone) -> fx.GraphModule:
     """
     network, place = backbone.model.network, backbone.place
     try:
-        traced = trace(network)
+        traced = trace(network, backbone.model.normalise(backbone.model.blank()))
     except UntraceableError as error:
         raise InputError(f"`{backbone.model.arch}` cannot be traced: {error}", "use another backbone") from None
     output = next(node for node in traced.graph.nodes if node.op == "output")
