@@ -120,10 +120,14 @@ def named(
         candidate = Candidate(arch, lambda: made)
         return candidate, *_fill(candidate, parts, path), facts
     first: InputError | None = None
-    for count in dict.fromkeys(class_count(_shapes(part)) for part in _readings(parts)):  # one view may lack the head
-        candidate = architecture(arch, count)
+    tried = set[int]()
+    for reading in _readings(parts):  # one may lack the head, or all weights
         try:
-            return candidate, *_fill(candidate, parts, path), []
+            count = class_count(_shapes(reading))
+            if count not in tried:
+                tried.add(count)
+                candidate = architecture(arch, count)
+                return candidate, *_fill(candidate, parts, path), []
         except InputError as error:
             first = first or error
     assert first is not None, "a file without parts is refused"
