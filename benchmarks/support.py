@@ -53,9 +53,6 @@ from stochx.tasks.objectives import objective
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 NAMES = (*families.QUICK, *families.SLOW, *families.OTHERS)
-ENDS = {  # what ends the process itself, which is not run
-    ("FastViT", "distill"): "torch 2.14 ends the process in the backward pass, on a CPU, of channels-last convolutions"
-}
 LONGEST = 160  # characters of a reason
 METHODS = {
     "gradient": "gradient",
@@ -95,8 +92,6 @@ def _origin(network: nn.Module) -> tuple[str, str]:
 
 
 def _cell(column: str, model: Classifier, images: Tensor) -> str:
-    if (model.arch, column) in ENDS:
-        return ENDS[model.arch, column]
     run: Callable[[Classifier, Tensor], str] = COMMANDS.get(column) or _explain(column)
     try:
         with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stochx.catalog import MODELS
-from stochx.engine.device import select_runtime
+from stochx.engine.device import fast_layout, select_runtime
 from stochx.engine.seeds import seeded
 from stochx.engine.training.augment import augment
 from stochx.engine.training.fit import Plan, Step, fit, forward
@@ -258,3 +258,11 @@ def test_two_ranks_train_as_one_process(tmp_path):
     assert [row[2] for row in one] == [row[2] for row in two], "the same images are right"
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=0, atol=1e-6)
+
+
+def test_strided_convolutions_of_single_pixels_that_read_an_image_do_not_end_the_process(shapes):
+    network = nn.Sequential(nn.Conv2d(3, 8, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    assert fast_layout(network) is torch.contiguous_format
+    assert fast_layout(nn.Conv2d(3, 8, 3, 2)) is fast_layout(nn.Conv2d(16, 8, 1, 2)) is torch.channels_last
+    ((_, loss, *_),), _ = run(shapes, Plan(1, batch=16), network)
+    assert math.isfinite(loss)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stochx.engine.arguments import check_images, check_model
-from stochx.engine.device import current, full_precision, in_batches, rows_at_once, saved_bytes
+from stochx.engine.device import current, fast_layout, full_precision, in_batches, rows_at_once, saved_bytes
 from stochx.engine.fewshot.head import FewShotHead
 from stochx.engine.io.scratch import scratch
 from stochx.engine.modes import plain_modes
@@ -38,7 +38,7 @@ class FewShotNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return feature maps (..., C, h, w) of images (..., 3, H, W) in [0, 1], in the runtime's precision."""
-        flat = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+        flat = x.flatten(0, -4).contiguous(memory_format=fast_layout(self.backbone))
         with current().autocast():
             maps: Tensor = self.backbone(flat)
         return maps.to(x.dtype).contiguous().view(*x.shape[:-3], *maps.shape[1:])

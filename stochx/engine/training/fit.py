@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.device import current, in_parts
+from stochx.engine.device import current, fast_layout, in_parts
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.training import checkpoint
 from stochx.engine.training.average import Average, put, tensors_of
@@ -126,7 +126,7 @@ def fit(
     retain_freed_memory()
     _check_sizes(model, items, plan, world)
     optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
-    average = Average(model.to(memory_format=torch.channels_last), plan.average)
+    average = Average(model.to(memory_format=fast_layout(model)), plan.average)
     loop = _Loop(model, items, plan, seed, world, objective, optimizer, average)
     return _epochs(loop, state, resume, validate, best)
 
@@ -202,6 +202,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.mine = slice(self.world.rank, None, self.world.size)
+        self.layout = fast_layout(self.model)
         self.parts = self.plan.accumulate  # of a batch; fewer if batch norms need larger ones
 
     def run(self, epoch: int) -> Epoch:
@@ -262,6 +263,7 @@ class _Loop:
         like = self.optimizer.param_groups[0]["params"][0]
         source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
         x, y = self.items.batch(whole, self.mine, epoch, like, source)
+        x = x.contiguous(memory_format=self.layout)
         split = zip(*(torch.tensor_split(values, parts) for values in (x, y, whole[self.mine])), strict=True)
         for images, labels, places in split:
             if len(places):

@@ -86,6 +86,4 @@ class Mixed:
 def _prepared(pixels: Tensor, mine: slice, count: int, like: Tensor, source: torch.Generator | None) -> Tensor:
     """Return pixels (N, 3, H, W) uint8, the part `mine` of `count`, in [0, 1], augmented from `source` if set."""
     x = pixels.to(like.dtype) / 255
-    if source is not None:
-        x = augment(x, mine, count, source)
-    return x.contiguous(memory_format=torch.channels_last)
+    return x if source is None else augment(x, mine, count, source)
