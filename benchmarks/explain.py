@@ -1,4 +1,4 @@
-"""Compare attributions with Captum and the SmoothTaylor authors' loop, on the same images, weights and settings.
+"""Compare attributions with Captum, LXT's rule and the SmoothTaylor authors' loop, on equal images and weights.
 
     python benchmarks/explain.py --networks resnet18 --batches 4 --repeats 3
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from types import MethodType
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -101,18 +102,51 @@ def literal_ig(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return x * total / STEPS
 
 
+def gradient_lrp(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Compute LRP-epsilon of a vision transformer as LXT does: input times a gradient with constant factors (CP-LRP).
+
+    Constant are attention weights, standard deviations of layer norms, and the secants of activations.
+    """
+
+    def norm(layer: nn.LayerNorm, z: Tensor) -> Tensor:
+        centred = z - z.mean(-1, keepdim=True)
+        deviation = (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt().detach()
+        return centred / deviation * layer.weight + layer.bias
+
+    def activation(layer: nn.GELU, z: Tensor) -> Tensor:
+        return z * (nn.functional.gelu(z) / z).detach()
+
+    def attention(layer: nn.MultiheadAttention, z: Tensor, *_: Tensor, **__: bool) -> tuple[Tensor, None]:
+        qkv = nn.functional.linear(z, layer.in_proj_weight, layer.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).detach()
+        return layer.out_proj((weights @ v).transpose(1, 2).flatten(2)), None
+
+    rules = {nn.LayerNorm: norm, nn.GELU: activation, nn.MultiheadAttention: attention}
+    for module in net.modules():
+        for kind, rule in rules.items():
+            if isinstance(module, kind):
+                module.forward = MethodType(rule, module)
+    x = x.requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).gather(1, y[:, None]).sum(), x)
+    return (x * slope).detach()
+
+
 def run(variant: str, method: str, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor
+    from stochx.attributions import LRP, IntegratedGradients, SmoothGrad, SmoothTaylor
     from stochx.engine.gradients import noise
 
     if variant == "literal":
         return literal_ig(net, x, y)
+    if variant == "gradient":
+        return gradient_lrp(net, x, y)
     internal = None if variant == "captum" else 8 if variant == "captum-best" else None
     if variant.startswith("stochx"):
         attribution = {
             "ig": IntegratedGradients(steps=STEPS),
             "smoothgrad": SmoothGrad(samples=SAMPLES, sigma=SIGMA["smoothgrad"], unit="normalised"),
             "smoothtaylor": SmoothTaylor(roots=ROOTS, sigma=SIGMA["smoothtaylor"]),
+            "lrp": LRP(composite="epsilon"),
         }[method]
         if variant == "stochx-bf16":
             from stochx.engine.device import select_runtime
@@ -146,7 +180,9 @@ PEERS = {
     "ig": ["captum", "captum-best", "stochx"],
     "smoothgrad": ["captum", "captum-best", "stochx"],
     "smoothtaylor": ["authors", "stochx"],
+    "lrp": ["gradient", "stochx"],  # of vision transformers
 }
+POINTS = {"ig": STEPS, "smoothgrad": SAMPLES, "smoothtaylor": ROOTS, "lrp": 1}
 
 
 def measure(variant: str, method: str, name: str, count: int, memory: float) -> dict[str, float]:
@@ -215,6 +251,12 @@ def agreement(name: str) -> None:
     cosine = nn.functional.cosine_similarity(a.flatten(), c.flatten(), 0)
     rank = torch.corrcoef(ranks)[0, 1]
     print(f"agreement {name:14} ig            stochx   bfloat16 cosine {cosine:.3f}, Spearman {rank:.3f}")
+    if name.startswith("vit"):  # last, since the peer changes the network
+        net, x = network(name, torch.float64, 96), images(2, 96, torch.float64)
+        y = net(x).argmax(1)
+        a, b = run("stochx", "lrp", net, x, y), run("gradient", "lrp", net, x.clone(), y)
+        distance = ((a - b).norm() / b.norm()).item()
+        print(f"agreement {name:14} lrp           gradient float64  relative L2 {distance:.1e}")
 
 
 def main() -> None:
@@ -243,7 +285,7 @@ def main() -> None:
         if not args.no_agreement:
             agreement(name)
         flops = gflops(network(name))
-        for method in args.methods:
+        for method in [m for m in args.methods if m != "lrp" or name.startswith("vit")]:
             for count in args.batches:
                 runs: dict[str, list[dict[str, float]]] = {variant: [] for variant in PEERS[method]}
                 for _ in range(args.repeats):
@@ -259,7 +301,7 @@ def main() -> None:
                 median = {v: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for v, rs in runs.items() if rs}
                 for variant in set(runs) - set(median):
                     print(f"{name:14} {method:13} {count:3} {variant:12} out of memory ({args.memory:g} GiB)")
-                points = {"ig": STEPS, "smoothgrad": SAMPLES, "smoothtaylor": ROOTS}[method] * count
+                points = POINTS[method] * count
                 for variant, m in median.items():
                     ratio = m["cpu"] / median["stochx"]["cpu"]
                     share = 100 * flops * points / m["cpu"] / top
