@@ -190,7 +190,7 @@ def measure(variant: str, method: str, name: str, count: int, memory: float) -> 
     limit = int(memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     net, x = network(name), images(count, 224)
-    with torch.inference_mode():
+    with torch.no_grad():
         y = torch.cat([net(image) for image in x.split(1)]).argmax(1)
     wall, cpu = time.perf_counter(), time.process_time()
     run(variant, method, net, x, y)
