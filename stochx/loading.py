@@ -186,7 +186,7 @@ def load_data(text: str, split: Split = "test", *, model: Classifier | None = No
     spec = _data_spec(text)
     if innermost and spec != text and any(field.key == "nested" for field in DATASETS.fields(spec)):
         spec += ",nested=classes"
-    data = dataclasses.replace(DATASETS.make(spec)(split), reopen=_Opens(spec, split))
+    data = dataclasses.replace(DATASETS.make(spec)(split), reopen=_Opens(text, split, innermost))
     if model is None:
         return data
     named = data if data.labels is None else with_classes_of(copy.copy(model), data, text)
@@ -199,9 +199,10 @@ class _Opens:
 
     text: str
     split: Split
+    innermost: bool
 
     def __call__(self) -> Data:
-        return load_data(self.text, self.split)
+        return load_data(self.text, self.split, innermost=self.innermost)
 
 
 def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:

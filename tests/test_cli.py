@@ -118,7 +118,7 @@ def test_one_bad_image_is_reported_skipped_and_counted(place):
         (("a.png", "--target", "3"), "there is no class 3", "use 0 to 2"),
         (("a.png", "--target", "cta"), "no class `cta`", "did you mean `cat`?"),
         (("a.png", "--device", "gpu"), "unknown device `gpu`", "auto"),
-        (("a.png", "--mean", "1,2"), "neither one number nor three", ""),
+        (("a.png", "--mean", "1,2"), "2 values of `mean` for a network that takes 3 channels", "one for all"),
         (("a.png", "--batch-size", "0"), "too small", ""),
         (("a.png", "--nonsense"), "nonsense", "--help"),
         ((), "no image is given", "`--data`"),

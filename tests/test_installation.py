@@ -85,7 +85,10 @@ def test_every_hint_names_an_extra_that_is_declared():
         for path in (ROOT / "stochx").rglob("*.py")
         for name in re.findall(r"install_hint\(['\"](\w+)['\"]\)", path.read_text())
     }
-    assert asked == {"timm", "scipy"} and asked <= PYPROJECT["project"]["optional-dependencies"].keys()
+    assert (
+        asked == {"timm", "scipy", "hub", "transformers"}
+        and asked <= PYPROJECT["project"]["optional-dependencies"].keys()
+    )
 
 
 def test_no_clash_in_an_environment_of_its_own(site):

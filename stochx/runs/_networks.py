@@ -93,8 +93,9 @@ def _true_classes(data: Data, name: str, model: Classifier) -> list[str]:
 
 
 def _read_file(path: Path, model: Classifier) -> Item:
+    picture = read(path)  # its errors name the file
     try:
-        image = model.preparation.tensor(read(path))
+        image = model.preparation.tensor(picture)
     except InputError as error:
         raise InputError(f"`{printable(path)}`: {error}", error.hint) from None
     return Item(hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest(), image)
