@@ -9,9 +9,12 @@ import torch
 from support import in_ranks
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import googlenet
 
 from stochx.catalog import MODELS
 from stochx.engine.device import fast_layout, select_runtime
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.training.augment import augment
 from stochx.engine.training.fit import Plan, Step, fit, forward
@@ -265,4 +268,12 @@ def test_strided_convolutions_of_single_pixels_that_read_an_image_do_not_end_the
     assert fast_layout(network) is torch.contiguous_format
     assert fast_layout(nn.Conv2d(3, 8, 3, 2)) is fast_layout(nn.Conv2d(16, 8, 1, 2)) is torch.channels_last
     ((_, loss, *_),), _ = run(shapes, Plan(1, batch=16), network)
+    assert math.isfinite(loss)
+
+
+def test_weights_of_five_axes_are_no_hindrance_and_auxiliary_heads_none_in_training(shapes):
+    network = googlenet(num_classes=3, aux_logits=True, init_weights=False, transform_input=False)
+    network.register_buffer("mask", torch.zeros(1, 1, 1, 1, 1))
+    model = Classifier(network, "abc", Preparation(32, 32))
+    ((_, loss, *_),), _ = run([part[:4] for part in shapes], Plan(1, batch=4), model)
     assert math.isfinite(loss)

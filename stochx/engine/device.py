@@ -153,6 +153,13 @@ def fast_layout(model: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if fatal else torch.channels_last
 
 
+def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Lay the weights of convolutions out in memory; `Module.to` would convert masks of five axes too, and fail."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
 def as_float64(values: Tensor) -> Tensor:
     """Convert to float64; on the CPU if the device does not support it (MPS)."""
     return values.cpu().double() if values.device.type == "mps" else values.double()

@@ -133,7 +133,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of pixels in [0, 1]."""
-        logits: Tensor = self.network(self.normalise(x))
+        out = self.network(self.normalise(x))
+        logits: Tensor = out if isinstance(out, Tensor) else getattr(out, "logits", out)  # beside auxiliary heads
         return logits
 
     def features(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, fx, nn
 
-from stochx.engine.device import rows_at_once, saved_bytes
+from stochx.engine.device import lay_out, rows_at_once, saved_bytes
 from stochx.engine.network.balanced import balanced
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
@@ -240,9 +240,7 @@ def _make(model: nn.Module, verdict: _Verdict, x: Tensor | None) -> FusedNetwork
     traced = _traced(model.network if isinstance(model, Classifier) else model, verdict, x)
     size = x.shape[1:] if x is not None and is_recorded(traced) else None
     graph = folded(traced)
-    for tensor in (*graph.parameters(), *graph.buffers()):
-        if tensor.dim() == 4:  # `Module.to` would convert attention masks of five axes too, and fail
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    lay_out(graph, torch.channels_last)
     if isinstance(model, Classifier):
         return _assembled(graph, partial(_standardise, model.mean, model.std), 1 / model.std, size)
     return _assembled(graph, _as_it_is, None, size)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stochx.engine.device import current, fast_layout, in_parts
+from stochx.engine.device import current, fast_layout, in_parts, lay_out
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.training import checkpoint
 from stochx.engine.training.average import Average, put, tensors_of
@@ -126,7 +126,8 @@ def fit(
     retain_freed_memory()
     _check_sizes(model, items, plan, world)
     optimizer = _optimizer(groups or [{"params": [p for p in model.parameters() if p.requires_grad]}], plan)
-    average = Average(model.to(memory_format=fast_layout(model)), plan.average)
+    lay_out(model, fast_layout(model))
+    average = Average(model, plan.average)
     loop = _Loop(model, items, plan, seed, world, objective, optimizer, average)
     return _epochs(loop, state, resume, validate, best)
 
