@@ -134,7 +134,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of pixels in [0, 1]."""
         out = self.network(self.normalise(x))
-        logits: Tensor = out if isinstance(out, Tensor) else getattr(out, "logits", out)  # beside auxiliary heads
+        logits: Tensor = out.logits if isinstance(out, tuple) and hasattr(out, "logits") else out  # beside other heads
         return logits
 
     def features(self, x: Tensor) -> Tensor:

@@ -264,7 +264,7 @@ class _Loop:
         like = self.optimizer.param_groups[0]["params"][0]
         source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
         x, y = self.items.batch(whole, self.mine, epoch, like, source)
-        x = x.contiguous(memory_format=self.layout)
+        x = x.contiguous(memory_format=self.layout) if x.dim() == 4 else x  # episodes lay their images out themselves
         split = zip(*(torch.tensor_split(values, parts) for values in (x, y, whole[self.mine])), strict=True)
         for images, labels, places in split:
             if len(places):
