@@ -47,7 +47,7 @@ class _Name:
 def fetched(text: str) -> Fetched:
     """Return the files that a name stands for: those in the hub's cache, else they are fetched.
 
-    Raises `UsageError` for a name of no network, and `InputError` within seconds where there is no network.
+    Raises `UsageError` for a name that the hub cannot have, and `InputError` within seconds if it cannot be reached.
     """
     try:
         hub: Any = importlib.import_module("huggingface_hub")

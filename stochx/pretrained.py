@@ -127,7 +127,9 @@ def timm_text(name: str, options: Mapping[str, object]) -> str:
         if key in RESERVED or value is None:
             continue
         if not texts or not all(type(part) in (int, float, bool, str) for part in parts):
-            raise InputError(f"`{name}` has an argument `{key}` that is no number or word", "give its code as `--arch`")
+            raise InputError(
+                f"`{name}` has an argument `{key}` that is neither a number nor a word", "give its code as `--arch`"
+            )
         items.append(f"{key}={'/'.join(dict.fromkeys(texts) if key == 'img_size' else texts)}")
     return ":".join(filter(None, [f"timm:{name}", ",".join(items)]))
 

@@ -209,10 +209,10 @@ def lie(change):
 
 
 LIES = {
-    "outside": (lie(lambda m: m.update({"conv1.weight": "../w.safetensors"})), "no file beside it"),
-    "absolute": (lie(lambda m: m.update({"conv1.weight": "/etc/passwd"})), "no file beside it"),
-    "itself": (lie(lambda m: m.update({"conv1.weight": "model.safetensors.index.json"})), "no file beside it"),
-    "a number": (lie(lambda m: m.update({"conv1.weight": 3})), "no file beside it"),
+    "outside": (lie(lambda m: m.update({"conv1.weight": "../w.safetensors"})), "not beside it"),
+    "absolute": (lie(lambda m: m.update({"conv1.weight": "/etc/passwd"})), "not beside it"),
+    "itself": (lie(lambda m: m.update({"conv1.weight": "model.safetensors.index.json"})), "not beside it"),
+    "a number": (lie(lambda m: m.update({"conv1.weight": 3})), "not beside it"),
     "a missing file": (lie(lambda m: m.update({"x": "none.safetensors"})), "lacks `none.safetensors`"),
     "a missing tensor": (lie(lambda m: m.update({"x": next(iter(m.values()))})), "lacks `x`"),
     "another tensor": (lie(lambda m: m.pop("conv1.weight")), "against its index, `conv1.weight`"),

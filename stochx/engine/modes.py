@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
+from torch import nn
 
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
@@ -48,3 +49,16 @@ def plain_modes() -> Iterator[None]:
             if dtype != torch.float32:
                 torch.set_default_dtype(dtype)
             _inside.reset(token)
+
+
+@contextlib.contextmanager
+def frozen_weights(network: nn.Module) -> Iterator[None]:
+    """Turn off the gradients of parameters for the block, and restore them afterwards."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

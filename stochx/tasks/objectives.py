@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from stochx.attacks import Attack, Context
 from stochx.engine.gradients import logits as logits_of
 from stochx.engine.losses import divergence
+from stochx.engine.modes import frozen_weights
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.visits import evaluating
 from stochx.engine.threat import Ball
 from stochx.engine.training.awp import at_worst_weights
 from stochx.engine.training.fit import Objective, Step, TrainingBatch, forward
@@ -123,18 +125,8 @@ def _raising_divergence(attack: Any) -> Attack:
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put the network in eval mode and freeze its weights for the block; restore all modes and flags afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        model.eval()
-        for p in trained:
-            p.requires_grad_(False)
+    with evaluating(model), frozen_weights(model):
         yield
-    finally:
-        for p in trained:
-            p.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @dataclass(frozen=True)

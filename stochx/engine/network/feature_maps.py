@@ -37,7 +37,7 @@ class Layout:
     def maps(self, value: Any, rows: int | None = None) -> Any:
         """Return the value, a tensor or the node of a graph, as maps (N, C, h, w).
 
-        The grid of tokens has so many `rows`, by default as many as keep its proportion.
+        `rows` is the height of a grid of tokens, by default the one that keeps its proportion.
         """
         if self.kind == "maps":
             return value
@@ -47,7 +47,7 @@ class Layout:
         return value[:, self.prefix :].transpose(1, 2).unflatten(2, (rows, -1))
 
     def rows_of(self, positions: int) -> int:
-        """Return the rows of a grid with so many positions, of the same proportion."""
+        """Return the height of a grid with this number of positions and the same proportion."""
         return round(self.rows * math.sqrt(positions / (self.rows * self.columns)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from stochx.engine.modes import frozen_weights
 from stochx.engine.network.recording import Recording, Step, Stored, UnrecordableError, Value, mapped, restored
 
 BATCHES = 2, 3
@@ -34,7 +34,7 @@ def record(network: nn.Module, x: Tensor, is_leaf: Callable[[nn.Module, str], bo
         draw = torch.Generator(x.device).manual_seed(count)
         images = torch.rand((count, *x.shape[1:]), generator=draw, dtype=x.dtype, device=x.device)
         recording = Recording(network, is_leaf, contexts)
-        with torch.enable_grad(), restored(network), _frozen(network):  # nothing is kept for a backward pass
+        with torch.enable_grad(), restored(network), frozen_weights(network):  # nothing is kept for a backward pass
             runs.append((recording, recording.run(images)))
     (first, result), (second, other) = runs
     if len(first.steps) != len(second.steps):
@@ -44,19 +44,6 @@ def record(network: nn.Module, x: Tensor, is_leaf: Callable[[nn.Module, str], bo
         for a, b in zip(first.steps, second.steps, strict=True)
     ]
     return _Builder(network, steps, first.active).build(same(result, other))
-
-
-@contextlib.contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """In the block the weights of `network` need no gradients."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 def same(a: Any, b: Any) -> Any:

@@ -59,7 +59,7 @@ def table_of(index: Path) -> dict[str, list[str]]:
     table: dict[str, list[str]] = {}
     for name, file in places:
         if not isinstance(file, str) or file != Path(file).name or "\\" in file or is_index(Path(file)):
-            raise InputError(f"the index `{index}` names `{file}`, which is no file beside it", "download it again")
+            raise InputError(f"the index `{index}` names `{file}`, which is not beside it", "download it again")
         table.setdefault(file, []).append(name)
     if not table:
         raise InputError(f"the index `{index}` names no tensors", "copy or download it again")

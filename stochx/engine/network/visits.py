@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from stochx.engine.modes import frozen_weights
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.opening import opened
 
@@ -60,7 +61,7 @@ def visits(model: Classifier) -> list[Visit]:
     """
     network = opened(model.network)
     log = _Log(network)
-    with log, evaluating(network), _frozen(network), torch.enable_grad(), torch.random.fork_rng():
+    with log, evaluating(network), frozen_weights(network), torch.enable_grad(), torch.random.fork_rng():
         out = network(model.normalise(model.blank()).requires_grad_())
     heads, blind = log.heads(out), log.blind if out.requires_grad else set()  # a part without gradients hides all
     return [
@@ -150,19 +151,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@contextlib.contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Turn off gradients of the parameters for the block, so that those of the image show what depends on it."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 def channel_axis(visit: Visit, shape: Shape, inside: Sequence[Visit]) -> int:
