@@ -1,4 +1,4 @@
-"""Grad-CAM on tokens and channels-last maps, and LRP through parallel branches."""
+"""Grad-CAM on tokens and channels-last maps; LRP through parallel branches, and through norms behind any layer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from stochx.attributions.gradcam import GradCAM
+from stochx.attributions.gradient import Gradient
 from stochx.attributions.lrp import LRP
 from stochx.engine.lrp.branches import merged
 from stochx.engine.network.classifier import Classifier
@@ -128,6 +129,53 @@ def test_lrp_conserves_through_parallel_branches():
     explanation = LRP(composite="epsilon")(net, X, TARGET)
     reference = explanation.map.abs().sum((1, 2, 3))
     assert explanation.map.isfinite().all() and (reference < 100 * logits.abs()).all()
+
+
+def normed_tokens(net, x):
+    """The norm of LeViT, over the tokens of all images."""
+    y = net.layer(x.flatten(2).mT)
+    return net.norm(y.flatten(0, 1)).reshape_as(y).mean(1)
+
+
+def normed_by_function(net, x):
+    norm = net.norm
+    return F.batch_norm(net.layer(x.mean((2, 3))), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+NORMED = {
+    "vectors": (nn.Linear, nn.BatchNorm1d, lambda net, x: net.norm(net.layer(x.mean((2, 3))))),
+    "vectors, dropout": (nn.Linear, nn.BatchNorm1d, lambda net, x: net.norm(net.idle(net.layer(x.mean((2, 3)))))),
+    "vectors, function": (nn.Linear, nn.BatchNorm1d, normed_by_function),
+    "tokens": (nn.Linear, nn.BatchNorm1d, normed_tokens),
+    "signals": (nn.Conv1d, nn.BatchNorm1d, lambda net, x: net.norm(net.layer(x.flatten(2))).mean(2)),
+    "maps": (nn.Conv2d, nn.SyncBatchNorm, lambda net, x: net.norm(net.layer(x)).mean((2, 3))),
+    "volumes": (nn.Conv3d, nn.BatchNorm3d, lambda net, x: net.norm(net.layer(x.unsqueeze(2))).mean((2, 3, 4))),
+}
+
+
+class Normed(nn.Module):
+    """A norm behind a layer, an activation and a head."""
+
+    def __init__(self, layer, norm, wiring):
+        super().__init__()
+        self.layer = layer(3, 5) if layer is nn.Linear else layer(3, 5, 1)
+        self.norm, self.idle, self.head, self.wiring = norm(5), nn.Dropout(), nn.Linear(5, 4), wiring
+        for tensor in (self.norm.running_mean, self.norm.weight.data, self.norm.bias.data):
+            nn.init.normal_(tensor)
+
+    def forward(self, x):
+        return self.head(self.wiring(self, x).relu())
+
+
+@pytest.mark.parametrize("case", NORMED)
+def test_a_norm_belongs_to_the_layer_before_it(case):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Normed(*NORMED[case]).double().eval()
+    x = X[..., :8, :8].double()
+    assert not [m for n in fused(net, x).graph.graph.nodes if "norm" in str(m := n.target)]
+    expected = Gradient()(net, x, TARGET).map * x  # what the epsilon rule is in a network of layers and ReLU
+    torch.testing.assert_close(LRP("epsilon", epsilon=1e-12)(net, x, TARGET).map, expected)
 
 
 @pytest.mark.parametrize("name", [pytest.param("mobileone_s0", marks=pytest.mark.slow), "repvgg_a0"])

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from stochx.engine.network.folding import IDLE
 from stochx.engine.network.graph import SUMS
-
-IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)  # do nothing in a frozen network
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A frozen network in fewer operations: batch norms folded into convolutions, and noise added in one operation."""
+"""A frozen network in fewer operations: batch norms folded into layers, and noise added in one operation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from stochx.engine.network.graph import calls
+from stochx.engine.network.graph import calls, reads_values
 from stochx.engine.network.stochastic import NormalSum
+
+SHAPED_LIKE = frozenset({"reshape_as", "view_as", "expand_as"})  # read no more than the shape of their second argument
+IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)  # do nothing in a frozen network
 
 
 def folded(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy in eval mode, without gradients of weights, with batch norms folded into convolutions.
+    """Return a copy in eval mode, without gradients of weights, with batch norms folded into the layers before them.
 
     Normal noise between the two, whose strength is fixed, is scaled as the batch norm scales it.
     """
@@ -26,21 +30,19 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         before = _only_source(node)
-        if before is None or not calls(node, modules, nn.BatchNorm2d):
+        if before is None or not calls(node, modules, _BatchNorm):
             continue
+        norm = modules[str(node.target)]
         noise = modules[str(before.target)] if calls(before, modules, NormalSum) else None
-        conv_node = before if noise is None else _only_source(before)
-        if conv_node is None:
+        place = _layer_before(node if noise is None else before, norm, modules)
+        if place is None or norm.running_mean is None or _times_called(graph, place) > 1:  # one layer under two norms
             continue
-        conv, norm = modules.get(str(conv_node.target)), modules[str(node.target)]
-        if conv_node.op != "call_module" or not isinstance(conv, nn.Conv2d) or norm.running_mean is None:
-            continue
-        if _times_called(graph, conv_node) > 1:  # one convolution under two different norms
-            continue
-        _replace(graph, str(conv_node.target), fuse_conv_bn_eval(conv, norm))
+        layer: Any = modules[str(place.target)]
+        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        _replace(graph, str(place.target), fuse(layer, norm))
         if isinstance(noise, NormalSum):
             slope = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
-            noise.std = (noise.std * slope.view(-1, 1, 1)).detach()
+            noise.std = (noise.std * slope.view(-1, *[1] * (layer.weight.dim() - 2))).detach()
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
     for node in graph.graph.nodes:
@@ -51,10 +53,41 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
+def _layer_before(node: fx.Node, norm: nn.Module, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """Return the layer whose channels the norm at `node`, or behind it, rescales, if nothing else reads its values.
+
+    Between them are operations that leave the axis of channels where it is. Noise has none.
+    """
+    source = _only_source(node)
+    joins = False
+    while source is not None and (calls(source, modules, IDLE) or _joins_rows(source)):
+        joins = joins or _joins_rows(source)
+        source = _only_source(source)
+    if source is None or source.op != "call_module":
+        return None
+    layer = modules[str(source.target)]
+    width = len(norm.running_mean) if isinstance(norm.running_mean, torch.Tensor) else 0
+    if isinstance(layer, nn.Linear):
+        return source if layer.out_features == width and "weight" in layer._parameters else None
+    return source if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not joins else None
+
+
+def _joins_rows(node: fx.Node) -> bool:
+    """Return True for `x.flatten(0, 1)`, which makes one batch of the tokens of all images."""
+    if node.target not in ("flatten", torch.flatten):
+        return False
+    given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | node.kwargs
+    return (given.get("start_dim", 0), given.get("end_dim", -1)) == (0, 1)
+
+
 def _only_source(node: fx.Node) -> fx.Node | None:
-    """Return the node of the first argument, if nothing else reads it."""
+    """Return the node of the first argument, if nothing else reads its values."""
     source = node.args[0] if node.args else None
-    return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
+    if not isinstance(source, fx.Node):
+        return None
+    others = [n for n in source.users if n is not node and reads_values(n)]
+    shaped = all(n.target in SHAPED_LIKE and n.args[0] is not source for n in others)
+    return source if shaped else None
 
 
 def _noises_as_sums(graph: fx.GraphModule) -> None:
@@ -103,9 +136,7 @@ def _norms_as_modules(graph: fx.GraphModule) -> None:
             or (tensors["weight"] is None) != (tensors["bias"] is None)
         ):
             continue
-        norm = nn.BatchNorm2d(
-            len(mean), eps=given.get("eps", 1e-5), affine=tensors["weight"] is not None, device="meta"
-        )
+        norm = _Norm(len(mean), eps=given.get("eps", 1e-5), affine=tensors["weight"] is not None, device="meta")
         norm.running_mean, norm.running_var = mean, var
         if (weight := tensors["weight"]) is not None and (bias := tensors["bias"]) is not None:
             norm.weight = nn.Parameter(weight, requires_grad=False)
@@ -118,6 +149,13 @@ def _norms_as_modules(graph: fx.GraphModule) -> None:
         node.replace_all_uses_with(call)
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
+
+
+class _Norm(nn.BatchNorm2d):
+    """A batch norm that takes what the function takes: values of any number of axes."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        return
 
 
 def _constant(graph: fx.GraphModule, node: object) -> torch.Tensor | None:

@@ -173,8 +173,8 @@ def depending(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-def calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:
-    """Return True if `node` calls a module of this kind."""
+def calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    """Return True if `node` calls a module of this kind, or of one of these."""
     return node.op == "call_module" and isinstance(modules.get(str(node.target)), kind)
 
 
