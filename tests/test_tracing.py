@@ -11,11 +11,12 @@ from conftest import random_images
 from torch import nn
 from torch.nn import functional as F
 
-from stochx.attributions import GradCAM, Gradient
+from stochx.attributions import LRP, FullGrad, GradCAM, Gradient
 from stochx.engine.network import fused as fusing
 from stochx.engine.network.fused import fused
 from stochx.engine.network.graph import UntraceableError, depending, is_recorded, node_of, trace
 from stochx.engine.network.inplace import OUTSIDE
+from stochx.errors import InputError
 
 timm = pytest.importorskip("timm")
 
@@ -251,8 +252,23 @@ def test_an_error_of_the_network_is_a_reason():
     def fail(x):
         raise ValueError("no")
 
-    with pytest.raises(UntraceableError, match=r"cannot be recorded: .*no"):
+    with pytest.raises(UntraceableError, match=r"fails on random images, with: .*no"):
         trace(Doing(fail).double(), random_images(1, 3, 8, 8))
+
+
+NEEDY = [LRP(), GradCAM(), GradCAM(backward="balanced"), FullGrad(), Gradient(backward="balanced")]
+
+
+@pytest.mark.parametrize("method", NEEDY, ids=lambda method: f"{type(method).__name__}-{vars(method)}")
+def test_methods_that_need_the_operations_say_why_they_are_not_known(method):
+    network, x = Doing(without_gradient).double().eval(), random_images(1, 3, 8, 8)
+    with pytest.raises(InputError, match="operations cannot be traced: a part of it has") as told:
+        method(network, x, 1)
+    assert ("use `backward=plain`" in told.value.hint) == isinstance(method, Gradient)
+    network = Doing(torch.relu).double().eval()
+    network.conv.register_forward_hook(lambda module, inputs, out: out)
+    with pytest.raises(InputError, match="operations cannot be traced: it has hooks"):
+        method(network, x, 1)
 
 
 def test_operations_in_the_middle_of_a_recording_are_exact():

@@ -17,7 +17,6 @@ from stochx.engine.network.constants import Decomposition, decomposed
 from stochx.engine.network.inplace import out_of_place
 from stochx.engine.network.positions import to_maps
 from stochx.engine.seeds import Key
-from stochx.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class FullGrad:
     backward: Literal["balanced", "plain"] = "balanced"  # balanced gradients (LibraGrad), or gradients as they are
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = prepared(model, x, self.backward)
-        if fast.graph is None:
-            raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
+        fast = prepared(model, x, self.backward, "use `occlusion` or a gradient method")
+        assert fast.graph is not None
         graph, maps, gap = out_of_place(fast.graph), x.new_empty(len(x), 1, *x.shape[2:]), x.new_empty(len(x))
 
         def work(start: int, stop: int) -> None:

@@ -41,9 +41,8 @@ class GradCAM:
     backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
-        fast = prepared(model, x, self.backward)
-        if fast.graph is None:
-            raise InputError("the model's operations cannot be traced", "use `occlusion` or a gradient method")
+        fast = prepared(model, x, self.backward, "use `occlusion` or a gradient method")
+        assert fast.graph is not None
         graph, maps = fast.graph, list[Tensor]()
         node = node_of(graph, self.layer) if self.layer else _usual_layer(graph, fast.normalise(x[:1]), target)
         if node is None:

@@ -17,7 +17,6 @@ from stochx.engine.lrp.branches import merged
 from stochx.engine.lrp.tape import FirstRule, RelevanceTape, Rule, Rules
 from stochx.engine.network.fused import fused
 from stochx.engine.seeds import Key
-from stochx.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,8 @@ class LRP:
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None = None) -> Explanation:
         fast = fused(model, x)
-        if fast.graph is None:
-            raise InputError("the model's operations cannot be traced", "use `ig`, `smoothgrad` or `smoothtaylor`")
-        graph, rules = merged(fast.graph), self.rules()
+        traced = fast.operations("use `ig`, `smoothgrad` or `smoothtaylor`")
+        graph, rules = merged(traced), self.rules()
         low, high = fast.normalise(torch.zeros_like(x[:1])), fast.normalise(torch.ones_like(x[:1]))
         maps, gap = torch.empty_like(x), x.new_empty(len(x))
 

@@ -42,9 +42,17 @@ def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tens
     return logits(model, x).gather(1, target[:, None]).squeeze(1)
 
 
-def prepared(model: Callable[[Tensor], Tensor], x: Tensor, backward: Backward) -> FusedNetwork:
-    """Return the fused form of `model`, about to see x; raises `InputError` where it has no balanced gradients."""
+def prepared(
+    model: Callable[[Tensor], Tensor], x: Tensor, backward: Backward, without_operations: str = ""
+) -> FusedNetwork:
+    """Return the fused form of `model`, about to see x.
+
+    Raises `InputError` where it has no balanced gradients, and where a method needs the operations of the network and
+    they are not known, with its hint of what to use `without_operations`.
+    """
     fast = fused(model, x)
+    if without_operations:
+        fast.operations(without_operations)
     return fast.balanced if backward == "balanced" else fast
 
 

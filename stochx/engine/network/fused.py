@@ -8,7 +8,6 @@ that is used as it is may be anything: it is compared with finite differences, a
 
 from __future__ import annotations
 
-import copy
 import logging
 import weakref
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
 from stochx.engine.network.folding import folded
 from stochx.engine.network.graph import UntraceableError, cut, hooks_of, is_recorded, trace
+from stochx.engine.network.inplace import without_inplace_start
 from stochx.engine.network.lean import lean
 from stochx.engine.network.stem import Stem
 from stochx.engine.network.wrappers import unwrapped
@@ -34,7 +34,8 @@ from stochx.errors import InputError, UsageError
 class FusedNetwork:
     """The network as `whole`: pixels -> logits; if it begins with a convolution, also split into `stem` and `tail`.
 
-    `size` is the shape (C, H, W) of the images that it is for, if it cannot take others.
+    `size` is the shape (C, H, W) of the images that it is for, if it cannot take others. A network that is used as it
+    is has no `graph` for a `reason`.
     """
 
     whole: nn.Module
@@ -42,7 +43,14 @@ class FusedNetwork:
     tail: nn.Module | None = None
     graph: fx.GraphModule | None = None
     size: torch.Size | None = None
+    reason: str = "it is no module of torch"
     _sizes: dict[object, int] = field(default_factory=dict, compare=False)
+
+    def operations(self, hint: str) -> fx.GraphModule:
+        """Return `graph`; raises `InputError` with the reason and this hint if there is none."""
+        if self.graph is None:
+            raise InputError(f"the model's operations cannot be traced: {self.reason}", hint)
+        return self.graph
 
     def normalise(self, x: Tensor) -> Tensor:
         """Normalise pixels for the first operation of `graph`."""
@@ -51,9 +59,9 @@ class FusedNetwork:
     @cached_property
     def balanced(self) -> FusedNetwork:
         """The same values with balanced gradients; raises `InputError` for a network that cannot be traced."""
-        if self.graph is None or not isinstance(self.whole, _Normalised):
-            raise InputError("balanced gradients need the operations of the network", "use `backward=plain`")
-        return _assembled(balanced(self.graph), self.whole.standardise, self.whole.slope, self.size)
+        graph = balanced(self.operations("use `backward=plain`"))
+        assert isinstance(self.whole, _Normalised)
+        return _assembled(graph, self.whole.standardise, self.whole.slope, self.size)
 
     def rows(self, x: Tensor) -> int:
         """Return the batch size for gradients of images of x's shape (N, C, H, W)."""
@@ -143,13 +151,18 @@ def fused(model: Callable[[Tensor], Tensor], x: Tensor | None = None) -> FusedNe
             return network
         except UntraceableError as error:
             if first is None:  # what no symbol can pass may be recorded, once there is an image
-                return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))
+                return _unchanged(model, str(error))
             verdict.reason = str(error)
             log.info("%s is used as it is: %s", _name(model), error)
     if first is not None and None not in verdict.compared:
         _check_slope(model, first)
         verdict.compared.add(None)
-    return FusedNetwork(model, _sizes=_untraced.setdefault(model, {}))  # not cached: it would keep the model alive
+    return _unchanged(model, verdict.reason)
+
+
+def _unchanged(model: nn.Module, reason: str) -> FusedNetwork:
+    """Return the model as it is; this is not cached, or it would keep the model alive."""
+    return FusedNetwork(model, reason=reason, _sizes=_untraced.setdefault(model, {}))
 
 
 def _compared(model: nn.Module, verdict: _Verdict, network: FusedNetwork, x: Tensor) -> FusedNetwork:
@@ -260,7 +273,7 @@ def _assembled(
     if not isinstance(conv, nn.Conv2d) or not Stem.suits(conv) or parts is None:
         return FusedNetwork(whole, graph=graph, size=size)
     steepness = torch.ones_like(conv.weight[:1, :, :1, :1]) if slope is None else slope
-    return FusedNetwork(whole, Stem(conv, normalise, steepness), _without_inplace_start(parts[1]), graph, size)
+    return FusedNetwork(whole, Stem(conv, normalise, steepness), without_inplace_start(parts[1]), graph, size)
 
 
 def _traced(network: nn.Module, verdict: _Verdict, x: Tensor | None) -> fx.GraphModule:
@@ -273,22 +286,3 @@ def _traced(network: nn.Module, verdict: _Verdict, x: Tensor | None) -> fx.Graph
     graph = trace(network, x, symbols=not verdict.symbols_differ)
     verdict.traced = tensors, x.shape[1:] if x is not None and is_recorded(graph) else None, graph
     return graph
-
-
-def _without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
-    """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
-    hidden = next(iter(tail.graph.nodes))
-    readers = list(hidden.users)
-    for node in readers:
-        keywords, module = node.kwargs, tail.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):  # in eval mode these return their input
-            readers += node.users
-        elif module is not None and getattr(module, "inplace", False):
-            outside = copy.copy(module)
-            outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
-            node.target = f"start_{node.name}"
-            tail.add_submodule(node.target, outside)
-        elif keywords.get("inplace"):
-            node.update_kwarg("inplace", False)
-    tail.recompile()
-    return tail

@@ -65,7 +65,7 @@ def _symbolic(network: nn.Module) -> fx.GraphModule:
     except UntraceableError:
         raise
     except Exception as error:  # tracing runs the user's forward on symbols, which can raise anything
-        raise UntraceableError(f"its operations cannot be traced: {first_line(error)}") from None
+        raise UntraceableError(f"it fails on symbols of images, with: {first_line(error)}") from None
     if any(not torch.equal(a, b) for a, b in zip(before, random_states(), strict=True)):
         raise UntraceableError("it draws random numbers, which a trace would turn into constants")
     return traced
@@ -79,7 +79,7 @@ def _recorded(network: nn.Module, x: torch.Tensor) -> fx.GraphModule:
     except UnrecordableError as error:
         raise UntraceableError(str(error)) from None
     except Exception as error:  # the user's forward, on images drawn at random
-        raise UntraceableError(f"its operations cannot be recorded: {first_line(error)}") from None
+        raise UntraceableError(f"it fails on random images, with: {first_line(error)}") from None
     graph.meta["recorded"] = True
     return graph
 

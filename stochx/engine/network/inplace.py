@@ -70,6 +70,25 @@ def out_of_place(graph: fx.GraphModule) -> fx.GraphModule:
     return result
 
 
+def without_inplace_start(tail: fx.GraphModule) -> fx.GraphModule:
+    """Make the first activation of `tail` out of place, since its input is a leaf of autograd."""
+    hidden = next(iter(tail.graph.nodes))
+    readers = list(hidden.users)
+    for node in readers:
+        keywords, module = node.kwargs, tail.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):  # in eval mode these return their input
+            readers += node.users
+        elif module is not None and getattr(module, "inplace", False):
+            outside = copy.copy(module)
+            outside.inplace = False  # type: ignore[assignment]  # a setting of activation modules, not a tensor
+            node.target = f"start_{node.name}"
+            tail.add_submodule(node.target, outside)
+        elif keywords.get("inplace"):
+            node.update_kwarg("inplace", False)
+    tail.recompile()
+    return tail
+
+
 def _arguments(node: fx.Node) -> inspect.BoundArguments | None:
     """Return the arguments of a function that works in place on request; None for other operations."""
     function: Any = node.target
