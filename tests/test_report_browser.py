@@ -112,6 +112,17 @@ def test_filters_hold_for_the_table_of_a_section(file, open_page):
     assert rows.count() == int(section.locator("[data-tag=wrong] small").inner_text()) < 6
 
 
+def test_nothing_moves_while_pictures_are_loaded(file, open_page):
+    """A click between two places is lost; pictures are loaded where the page is scrolled to."""
+    page = open_page(file)
+    heights = [page.evaluate("document.documentElement.scrollHeight")]
+    for item in page.locator(".item").all():
+        item.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('.item img')].every((image) => image.naturalWidth)")
+    heights.append(page.evaluate("document.documentElement.scrollHeight"))
+    assert heights[0] == heights[1]
+
+
 def test_headings_sort_their_column(file, open_page):
     section = many(open_page(file))
     section.locator("summary", has_text="Every map").click()

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from stochx.errors import printable
 from stochx.reports.html.blocks import Page
+from stochx.reports.html.pictures import size_of
 
 TEMPLATES = "stochx.reports.html"
 
@@ -52,7 +53,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters["jointed"] = jointed
+    environment.filters |= {"jointed": jointed, "size": size_of}
     return environment
 
 

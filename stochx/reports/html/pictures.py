@@ -72,3 +72,8 @@ def to_uri(picture: np.ndarray, side: int = LARGE) -> str:
     file = io.BytesIO()
     image.save(file, format="WEBP", lossless=is_crisp(picture), quality=QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def size_of(uri: str) -> tuple[int, int]:
+    """Return the width and height of a picture in pixels, so that a page has its place before it is loaded."""
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size

@@ -67,7 +67,7 @@ for (const filters of all(".filters")) {
 // Galleries: maps lie over the image of their row, and a slider blends the two.
 for (const frame of all(".frame[data-shared]")) {
   const image = frame.closest(".item").querySelector("img");
-  const under = new Image();
+  const under = new Image(image.getAttribute("width"), image.getAttribute("height"));
   Object.assign(under, { className: "under", alt: "", loading: "lazy", decoding: "async", src: image.src });
   frame.prepend(under);
 }
