@@ -47,6 +47,8 @@ def test_the_named_setting_brings_the_error_to_its_goal():
 def test_an_incomplete_map_names_what_makes_it_more_complete():
     (lrp,) = doubts([of(gap=-9.8)], {"m": LRP()})
     assert "incomplete, with a gap of -9.80 at a logit of 9.80" in lrp and "`composite`" in lrp
+    assert "biases and other constants absorb" in lrp and "softmax" not in lrp
+    assert "softmax, biases and other constants absorb" in doubts([of(gap=-9.8)], {"m": LRP("attn-lrp")})[0]
     assert "`steps`" in doubts([of(gap=5.0)], {"m": IntegratedGradients()})[0]
 
 

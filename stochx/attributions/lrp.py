@@ -39,8 +39,6 @@ class LRP:
     """
 
     few_shot: ClassVar[bool] = True  # its `rules` also explain few-shot networks
-    remedy: ClassVar[str] = "biases absorb the rest; try another `composite`, or `ig`"  # what makes a map more complete
-
     composite: Literal[
         "epsilon-plus-flat",
         "epsilon-plus",
@@ -83,6 +81,13 @@ class LRP:
         # Positive and negative halves of the weights, and the relevance, need memory beside what autograd keeps.
         in_batches(len(x), max(1, fast.rows(x) // 2), work)
         return Explanation(maps, gap=gap)
+
+    @property
+    def remedy(self) -> str:
+        """What makes a map more complete."""
+        if self.composite == "attn-lrp":
+            return "softmax, biases and other constants absorb the rest; try `composite=cp-lrp`, or `ig`"
+        return "biases and other constants absorb the rest; try another `composite`, or `ig`"
 
     def rules(self) -> Rules:
         """Return the rule for each type of layer."""
