@@ -17,6 +17,7 @@ timm = pytest.importorskip("timm")
 
 SMALL = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
 WINDOWS = {"img_size": 64, "embed_dim": 24, "depths": [1, 1, 1, 1], "window_size": 2}
+CROSSING = {"embed_dim": [16, 24], "depth": [[1, 1, 1]], "num_heads": [2, 2], "mlp_ratio": [1, 1, 1]}
 FAMILIES = {
     "test_vit": {"img_size": 64},  # a class token
     "vit_small_patch14_reg4_dinov2": SMALL | {"img_size": 56},  # and registers
@@ -24,6 +25,7 @@ FAMILIES = {
     "vit_base_patch16_clip_224": SMALL,
     "eva02_tiny_patch14_224": {"img_size": 56, "depth": 2},  # the mean of tokens, and a norm behind it
     "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 2},  # two heads
+    "crossvit_9_240": CROSSING,  # two heads, which are passed by where they do nothing
     "swin_tiny_patch4_window7_224": WINDOWS,  # channels last
     "test_convnext": {},
     "test_resnet": {},
@@ -94,7 +96,9 @@ def test_a_convolution_is_a_last_layer_only_if_it_makes_the_logits():
 
 @torch.no_grad()
 @pytest.mark.parametrize("features", ["maps", "vectors"])
-@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224", "deit_tiny_distilled_patch16_224", "test_resnet"])
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_clip_224", "deit_tiny_distilled_patch16_224", "crossvit_9_240", "test_resnet"]
+)
 def test_the_graph_of_a_backbone_gives_its_features(name, features):
     base = Backbone(classifier(name), features)
     torch.testing.assert_close(maps_graph(base)(base.model.normalise(X)), base(X), rtol=1e-4, atol=1e-5)

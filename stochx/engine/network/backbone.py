@@ -42,6 +42,8 @@ class Backbone(nn.Module):
             for name in self.heads:
                 parent, _, last = name.rpartition(".")
                 setattr(model.network.get_submodule(parent), last, nn.Identity())
+            ran = self._outputs(x, self.heads)
+            self.heads = [name for name in self.heads if name in ran]  # timm's networks pass by heads that do nothing
             own = _as_maps(self._run(x, self.heads))
             if features == "vectors" or (features == "either" and not _is_pooled(own, self(x))):
                 self.place = None
@@ -63,6 +65,11 @@ class Backbone(nn.Module):
 
     def _run(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
         """Return the outputs of modules; of the network, if none is named."""
+        outputs = self._outputs(x, names)
+        return [outputs[name] for name in names] or [outputs[""]]
+
+    def _outputs(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the outputs of the modules that run, by name, and that of the network under no name."""
         outputs: dict[str, Tensor] = {}
         handles = [
             self.model.network.get_submodule(name).register_forward_hook(
@@ -71,11 +78,11 @@ class Backbone(nn.Module):
             for name in names
         ]
         try:
-            out = self.model(x)
+            outputs[""] = self.model(x)
         finally:
             for handle in handles:
                 handle.remove()
-        return [outputs[name] for name in names] or [out]
+        return outputs
 
 
 def maps_graph(backbone: Backbone) -> fx.GraphModule:
