@@ -33,8 +33,8 @@ def record(network: nn.Module, x: Tensor, is_leaf: Callable[[nn.Module, str], bo
     for count in BATCHES:
         draw = torch.Generator(x.device).manual_seed(count)
         images = torch.rand((count, *x.shape[1:]), generator=draw, dtype=x.dtype, device=x.device)
-        recording = Recording(network, is_leaf, contexts)
         with torch.enable_grad(), restored(network), frozen_weights(network):  # nothing is kept for a backward pass
+            recording = Recording(network, is_leaf, contexts)
             runs.append((recording, recording.run(images)))
     (first, result), (second, other) = runs
     if len(first.steps) != len(second.steps):
