@@ -47,7 +47,8 @@ LAYERS = {
     "EfficientFormer": ("stages.3.blocks.4", 7),
     "CoAtNet": ("stages.3.blocks.1", 2),
     "MaxViT": ("stages.3.blocks.0.attn_grid", 2),
-    "LeViT": ("stages.0.blocks.1", 4),
+    "LeViT": ("stages.1.blocks.2", 2),
+    "TNT": ("blocks.1.norm_out", 2),
     "VOLO": ("network.4.1", 14),
     "FastViT": ("final_conv.act", 2),
 }

@@ -76,6 +76,25 @@ def test_the_default_layer_is_a_late_one_and_named(caplog):
     )
 
 
+class Cut(nn.Module):
+    """Patches that are cut out of the image without a convolution, and a token before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mlp, self.head = nn.Linear(192, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        tokens = self.embed(patches)
+        return self.head(self.mlp(torch.cat([0 * tokens[:, :1], tokens], 1)).sin().mean(1))
+
+
+def test_gradcam_reads_patches_that_no_convolution_made():
+    x, net = X[..., :16, :24], Cut().eval()
+    expected = formula(net, "mlp", x, TARGET, lambda value: value[:, 1:].transpose(1, 2).unflatten(2, (2, 3)))
+    torch.testing.assert_close(GradCAM(layer="mlp")(net, x, TARGET).map, expected)
+
+
 def test_a_layer_without_positions_is_refused():
     with pytest.raises(InputError, match="returns no maps and no tokens"):
         GradCAM(layer="heads")(vit(), X, TARGET)

@@ -5,6 +5,7 @@ Tokens are the positions of a grid, row by row, after those without a position, 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -111,12 +112,14 @@ def axis_of(graph: fx.GraphModule, node: fx.Node) -> str:
 def _grid(graph: fx.GraphModule, node: fx.Node, tokens: int, values: dict[fx.Node, Any]) -> tuple[int, int] | None:
     """Return (h, w) of tokens: those of the nearest earlier maps with as many positions, or a few less.
 
-    Maps that a convolution made, such as patches, come first: heads of attention have four axes too.
+    Maps that a convolution made, such as patches, come first, and patches that were cut out of the image otherwise:
+    heads of attention have four axes too. Windows and patches are no maps, but images of a larger batch.
     """
     best: tuple[bool, int, tuple[int, int]] | None = None
+    images = next(values[n].shape for n in graph.graph.nodes if n.op == "placeholder")
     for other in graph.graph.nodes:
         value = values.get(other)
-        if isinstance(value, Tensor) and value.dim() == 4:
+        if isinstance(value, Tensor) and value.dim() == 4 and len(value) == images[0]:
             unsure = axis_of(graph, other) != "second"
             shape = value.shape[1:3] if _is_channels_last(graph, other, values) else value.shape[2:]
             spare = tokens - shape[0] * shape[1]
@@ -124,7 +127,16 @@ def _grid(graph: fx.GraphModule, node: fx.Node, tokens: int, values: dict[fx.Nod
                 best = unsure, spare, (int(shape[0]), int(shape[1]))
         if other is node:
             break
-    return None if best is None else best[2]
+    patches = _patches(tokens, *images[2:]) if best is None or best[0] else None
+    return patches or (None if best is None else best[2])
+
+
+def _patches(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Return the grid of square patches of an image that has as many positions, or a few less."""
+    sides = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
+    grids = [(height // side, width // side) for side in sides]
+    fitting = [grid for grid in grids if 0 <= tokens - math.prod(grid) <= PREFIXES and math.prod(grid) > 1]
+    return max(fitting, key=math.prod, default=None)
 
 
 def maps_or_error(graph: fx.GraphModule, node: fx.Node, value: Tensor, values: dict[fx.Node, Any]) -> Tensor:
