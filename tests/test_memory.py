@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import shutil
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ from conftest import save_net
 from PIL import Image
 from safetensors.torch import load_file
 from support import shapes_net, stochx
+from torch import nn
 
+from stochx.attributions import LRP, Gradient
 from stochx.engine.device import in_batches, in_parts, select_runtime
+from stochx.engine.network.fused import fused
 
 PROGRAM = """
 import resource, statistics, sys, torch
@@ -218,3 +223,15 @@ def test_a_runtime_remembers_what_fits():
         del tried[:]
         in_batches(8, 8, work)
     assert tried == [2] * 4
+
+
+@pytest.mark.parametrize("method", [Gradient(), LRP()], ids=lambda method: type(method).__name__)
+def test_a_network_that_is_no_longer_used_is_freed_with_its_fused_form(method):
+    """Autograd's records of it are cycles that Python's garbage collector does not see."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    method(net, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    tensors = [weakref.ref(tensor) for part in (net, fused(net).whole) for tensor in part.parameters()]
+    del net
+    for _ in range(2):  # the network, and then what was kept for it
+        gc.collect()
+    assert [tensor() for tensor in tensors] == [None] * len(tensors)

@@ -131,7 +131,7 @@ def saved_bytes(model: nn.Module, row: Tensor) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own operation kept would never be freed
 
     with (
         torch.random.fork_rng(),
