@@ -194,6 +194,25 @@ def test_batches_too_small_for_batch_norms_are_refused(shapes):
             run(shapes, plan)
 
 
+class OnlyInTraining(nn.Sequential):
+    """A network with something more in train mode."""
+
+    def __init__(self, more):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        self.more = more
+
+    def forward(self, x):
+        return self.more(x, super().forward(x)) if self.training else super().forward(x)
+
+
+def test_a_network_that_fails_in_train_mode_is_told(shapes):
+    pooled = OnlyInTraining(lambda x, y: y + F.avg_pool2d(x, 64).mean())  # as an auxiliary head, on too small an image
+    with pytest.raises(InputError, match="fails on images of 32 x 32 in train mode, with: .* Output size is too small"):
+        run(shapes, Plan(1, 45), pooled)
+    with pytest.raises(InputError, match="returns a tuple in train mode"):
+        run(shapes, Plan(1, 45), OnlyInTraining(lambda x, y: (y, y)))
+
+
 def test_a_lone_last_image_waits_for_another_epoch(shapes):
     seen = []
 

@@ -20,11 +20,12 @@ from torch.overrides import TorchFunctionMode
 from stochx.engine.device import is_out_of_memory
 from stochx.engine.io.images import RGB, shape_text
 from stochx.engine.network.classifier import first_channels
-from stochx.errors import InputError
+from stochx.errors import InputError, first_line
 
 LOGITS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "scores", "cls")  # names
 HEAD = "linear"  # a kind of result: scores may be, features after pooling are not
 INDEPENDENT = "scores each class by itself"
+SINGLE_VALUE = "more than 1 value per channel"  # in torch's error of a batch norm in train mode
 PROBES = 3  # black, white and noise; unlike the usual number of outputs, a batch of three is no batch of classes
 SHAPING = frozenset({"squeeze", "view", "reshape", "flatten", "__getitem__", "unsqueeze", "contiguous"})
 
@@ -164,6 +165,25 @@ def failure(error: Exception, name: str, shape: Sequence[int]) -> InputError:
         f"`{name}` cannot take an image of {shape_text(shape)}: {type(error).__name__}: {reason}",
         "give its input size with `--size`, such as 224, or 384x128 for height x width",
     )
+
+
+def output_in_training(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of x (N, C, H, W) in train mode, where other parts of a network may run: auxiliary heads.
+
+    Raises `InputError` for a network that fails in it, or returns anything else.
+    """
+    try:
+        out = network(x)
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error) or SINGLE_VALUE in str(error):
+            raise
+        raise InputError(
+            f"the network fails on images of {shape_text(x.shape[1:])} in train mode, with: {first_line(error)}",
+            "give another input size with `--size`, or a network without parts for training alone",
+        ) from None
+    if not isinstance(out, Tensor):
+        raise InputError(f"the network returns a {type(out).__name__} in train mode", "make it return logits (N, K)")
+    return out
 
 
 def _pick(

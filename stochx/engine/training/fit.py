@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stochx.engine.device import current, fast_layout, in_parts, lay_out
+from stochx.engine.network.reading import SINGLE_VALUE, output_in_training
 from stochx.engine.seeds import generator, seeded
 from stochx.engine.training import checkpoint
 from stochx.engine.training.average import Average, put, tensors_of
@@ -88,8 +89,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Return logits (N, K) in the type of x, computed in the runtime's precision."""
     with current().autocast():
-        logits: Tensor = model(x)
-    return logits.to(x.dtype)
+        return output_in_training(model, x).to(x.dtype)
 
 
 def cross_entropy(model: nn.Module, batch: TrainingBatch) -> Step:
@@ -250,7 +250,7 @@ class _Loop:
         except RunError as error:  # an attack in the objective met non-finite values
             raise RunError(f"{error} {where}", "lower the learning rate") from None
         except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+            if SINGLE_VALUE not in str(error):
                 raise
             raise InputError("a batch norm got a single value per channel", "use another batch size") from None
         loss = _sum_over_ranks(self.optimizer, losses, self.world)
