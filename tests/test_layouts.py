@@ -158,7 +158,7 @@ def normed_tokens(net, x):
 
 def normed_by_function(net, x):
     norm = net.norm
-    return F.batch_norm(net.layer(x.mean((2, 3))), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    return F.batch_norm(net.layer(x.mean((2, 3))), norm.running_mean, norm.running_var)
 
 
 NORMED = {
@@ -195,6 +195,15 @@ def test_a_norm_belongs_to_the_layer_before_it(case):
     assert not [m for n in fused(net, x).graph.graph.nodes if "norm" in str(m := n.target)]
     expected = Gradient()(net, x, TARGET).map * x  # what the epsilon rule is in a network of layers and ReLU
     torch.testing.assert_close(LRP("epsilon", epsilon=1e-12)(net, x, TARGET).map, expected)
+
+
+def test_a_norm_of_positions_is_none_of_the_channels_before_it():
+    wiring = lambda net, x: net.norm(net.layer(x[..., :5].mean(2).mT)).mean(1)  # noqa: E731  # five tokens
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Normed(nn.Linear, nn.BatchNorm1d, wiring).double().eval()
+    x = X[..., :8, :8].double()
+    torch.testing.assert_close(fused(net, x).operations("")(x), net(x))
 
 
 @pytest.mark.parametrize("name", [pytest.param("mobileone_s0", marks=pytest.mark.slow), "repvgg_a0"])

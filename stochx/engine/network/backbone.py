@@ -92,7 +92,8 @@ def maps_graph(backbone: Backbone) -> fx.GraphModule:
     """
     network, place = backbone.model.network, backbone.place
     try:
-        traced = trace(network, backbone.model.normalise(backbone.model.blank()))
+        x = backbone.model.normalise(backbone.model.blank())
+        traced = trace(network, x)
     except UntraceableError as error:
         raise InputError(f"`{backbone.model.arch}` cannot be traced: {error}", "use another backbone") from None
     output = next(node for node in traced.graph.nodes if node.op == "output")
@@ -105,7 +106,7 @@ def maps_graph(backbone: Backbone) -> fx.GraphModule:
     output.args = (maps.node,)
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    return folded(traced)
+    return folded(traced, x)
 
 
 def _result_of(traced: fx.GraphModule, module: str) -> fx.Node:

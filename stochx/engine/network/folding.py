@@ -12,36 +12,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from stochx.engine.network.graph import calls, reads_values
+from stochx.engine.network.positions import Recorder
 from stochx.engine.network.stochastic import NormalSum
 
 SHAPED_LIKE = frozenset({"reshape_as", "view_as", "expand_as"})  # read no more than the shape of their second argument
 IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)  # do nothing in a frozen network
 
 
-def folded(graph: fx.GraphModule) -> fx.GraphModule:
+def folded(graph: fx.GraphModule, x: torch.Tensor | None = None) -> fx.GraphModule:
     """Return a copy in eval mode, without gradients of weights, with batch norms folded into the layers before them.
 
-    Normal noise between the two, whose strength is fixed, is scaled as the batch norm scales it.
+    Normal noise between the two, whose strength is fixed, is scaled as the batch norm scales it. Images `x`
+    (N, C, H, W) tell vectors, whose norm belongs to a linear layer, from tokens, whose norm does not.
     """
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in graph.parameters()}
     graph = copy.deepcopy(graph, shared).eval()  # weights without a folded norm are not copied
     _norms_as_modules(graph)
     _noises_as_sums(graph)
     modules = dict(graph.named_modules())
+    vectors = _norms_of_vectors(graph, modules, x)
     for node in list(graph.graph.nodes):
-        before = _only_source(node)
-        if before is None or not calls(node, modules, _BatchNorm):
+        place = _layer_before(node, modules)
+        if place is None or _times_called(graph, place) > 1:  # one layer under two norms
             continue
-        norm = modules[str(node.target)]
+        layer: Any = graph.get_submodule(str(place.target))
+        if isinstance(layer, nn.Linear) and node not in vectors:
+            continue
+        before, norm = node.all_input_nodes[0], _scaling(modules[str(node.target)])
         noise = modules[str(before.target)] if calls(before, modules, NormalSum) else None
-        place = _layer_before(node if noise is None else before, norm, modules)
-        if place is None or norm.running_mean is None or _times_called(graph, place) > 1:  # one layer under two norms
-            continue
-        layer: Any = modules[str(place.target)]
         fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
         _replace(graph, str(place.target), fuse(layer, norm))
         if isinstance(noise, NormalSum):
-            slope = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
+            slope = torch.rsqrt(norm.running_var + norm.eps) * norm.weight
             noise.std = (noise.std * slope.view(-1, *[1] * (layer.weight.dim() - 2))).detach()
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
@@ -53,23 +55,53 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _layer_before(node: fx.Node, norm: nn.Module, modules: dict[str, nn.Module]) -> fx.Node | None:
-    """Return the layer whose channels the norm at `node`, or behind it, rescales, if nothing else reads its values.
+def _layer_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """Return the layer whose channels a batch norm at `node` rescales, if nothing else reads its values; else None.
 
-    Between them are operations that leave the axis of channels where it is. Noise has none.
+    Between them is nothing but noise, and operations that leave the axis of channels where it is.
     """
-    source = _only_source(node)
-    joins = False
+    if not calls(node, modules, _BatchNorm) or modules[str(node.target)].running_mean is None:
+        return None
+    source, joins = _only_source(node), False
+    if source is not None and calls(source, modules, NormalSum):
+        source = _only_source(source)
     while source is not None and (calls(source, modules, IDLE) or _joins_rows(source)):
         joins = joins or _joins_rows(source)
         source = _only_source(source)
     if source is None or source.op != "call_module":
         return None
     layer = modules[str(source.target)]
-    width = len(norm.running_mean) if isinstance(norm.running_mean, torch.Tensor) else 0
     if isinstance(layer, nn.Linear):
-        return source if layer.out_features == width and "weight" in layer._parameters else None
+        fits = layer.out_features == modules[str(node.target)].num_features
+        return source if fits and "weight" in layer._parameters else None
     return source if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not joins else None
+
+
+def _norms_of_vectors(graph: fx.GraphModule, modules: dict[str, nn.Module], x: torch.Tensor | None) -> set[fx.Node]:
+    """Return the batch norms behind linear layers of vectors (N, C); those of tokens (N, T, C) work on the second axis.
+
+    None are known without images `x`.
+    """
+    places = {node: _layer_before(node, modules) for node in graph.graph.nodes}
+    found = {node for node, place in places.items() if place is not None and calls(place, modules, nn.Linear)}
+    if not found or x is None:
+        return set()
+    recorder = Recorder(graph, None)
+    with torch.no_grad(), torch.random.fork_rng():
+        recorder.run(x[:1])
+    return {node for node in found if recorder.values[node].dim() == 2}
+
+
+def _scaling(norm: Any) -> Any:
+    """Return a batch norm with weights and biases, which are 1 and 0 where it has none."""
+    if norm.weight is not None:
+        return norm
+    norm = copy.copy(norm)
+    norm._parameters = {
+        name: nn.Parameter(fill(norm.running_mean), requires_grad=False)
+        for name, fill in (("weight", torch.ones_like), ("bias", torch.zeros_like))
+    }
+    return norm
 
 
 def _joins_rows(node: fx.Node) -> bool:

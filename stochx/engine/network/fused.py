@@ -252,7 +252,7 @@ def _fingerprint(modules: Sequence[nn.Module]) -> tuple[list[object], list[objec
 def _make(model: nn.Module, verdict: _Verdict, x: Tensor | None) -> FusedNetwork:
     traced = _traced(model.network if isinstance(model, Classifier) else model, verdict, x)
     size = x.shape[1:] if x is not None and is_recorded(traced) else None
-    graph = folded(traced)
+    graph = folded(traced, x)
     lay_out(graph, torch.channels_last)
     if isinstance(model, Classifier):
         return _assembled(graph, partial(_standardise, model.mean, model.std), 1 / model.std, size)
