@@ -136,7 +136,7 @@ SLOW = {
     "RDNet": _timm("rdnet_tiny", 64),
     "ViTamin": _timm("vitamin_small_224", 64, img_size=64),
     "SHViT": _timm("shvit_s1", 64),
-    "VOLO": _timm("volo_d1_224", 224),
+    "VOLO": _timm("volo_d1_224", 64, img_size=64),
     "NextViT": _timm("nextvit_small", 64),
     "EfficientFormer v2": _timm("efficientformerv2_s0", 224),
 }
@@ -165,6 +165,8 @@ OTHERS = {  # of the support table, beside those above
     "Xception": _timm("xception41p", 64),
     "LCNet": _timm("lcnet_050", 64),
     "MobileNet v4": _timm("mobilenetv4_conv_small", 64),
+    "DeiT III": _timm("deit3_small_patch16_224", 32, **VIT),
+    "Swin v2, CR": _timm("swinv2_cr_tiny_ns_224", 64, **SWIN),
     "Hiera": _timm("hiera_tiny_224", 64, img_size=(64, 64), stages=(1, 1, 1, 1)),
     "TinyViT": _timm("tiny_vit_5m_224", 64, depths=(1, 1, 1, 1), window_sizes=(2, 2, 2, 2)),
     "NaFlexViT": _timm("naflexvit_base_patch16_gap", 64, depth=2, embed_dim=64, num_heads=2),

@@ -49,7 +49,7 @@ LAYERS = {
     "MaxViT": ("stages.3.blocks.0.attn_grid", 2),
     "LeViT": ("stages.1.blocks.2", 2),
     "TNT": ("blocks.1.norm_out", 2),
-    "VOLO": ("network.4.1", 14),
+    "VOLO": ("network.4.1", 4),
     "FastViT": ("final_conv.act", 2),
 }
 
