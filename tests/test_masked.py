@@ -179,7 +179,7 @@ def test_saturated_logits_are_caught_and_broken_by_rand():
 @pytest.mark.slow
 def test_noise_alone_is_caught_and_broken_by_averaging():
     model = masked(before=Shaken(), noise="sample")
-    robust, clean, verdicts = evaluated(model, ["pgd:steps=10", "pgd:steps=20,eot=16"], full=True)
+    robust, clean, verdicts = evaluated(model, ["pgd:steps=10", "pgd:steps=20,eot=16"], count=12, full=True)
     assert clean > 0.25
     assert robust["pgd:steps=20,eot=16"] < 0.06 < 0.1 < robust["pgd:steps=10"], "one draw flatters"
     assert verdicts["expectation"] == "warn" and verdicts["normalisation"] == "ok"
