@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
+from stochx.attributions.fullgrad import FullGrad
 from stochx.attributions.gradcam import GradCAM
 from stochx.attributions.gradient import Gradient
 from stochx.attributions.lrp import LRP
@@ -76,6 +80,44 @@ def test_the_default_layer_is_a_late_one_and_named(caplog):
     )
 
 
+class SequenceFirst(nn.Module):
+    """torch's encoder as it comes, on tokens (T, N, C), behind a layer with the name of a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.t, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 4)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, activation="gelu", norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(8), enable_nested_tensor=False)
+        for parameter in self.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.t(x).flatten(2).permute(2, 0, 1)).mean(0))
+
+
+@pytest.fixture
+def sequence_first():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SequenceFirst().double().eval()
+
+
+def test_fullgrad_is_complete_for_each_image_of_sequences_that_come_first(sequence_first):
+    explanation = FullGrad()(sequence_first, X.double(), TARGET)
+    torch.testing.assert_close(explanation.gap, torch.zeros(2, dtype=torch.float64))
+    logits = sequence_first(X.double())[[0, 1], TARGET]
+    torch.testing.assert_close(explanation.map.sum((1, 2, 3)), logits - sequence_first.head.bias[TARGET])
+
+
+def test_gradcam_reads_sequences_that_come_first(sequence_first):
+    x = X.double()
+    expected = formula(sequence_first, "encoder", x, TARGET, lambda value: value.permute(1, 2, 0).unflatten(2, (4, 4)))
+    torch.testing.assert_close(GradCAM(layer="encoder")(sequence_first, x, TARGET).map, expected)
+    torch.testing.assert_close(GradCAM(layer="encoder")(sequence_first, x[:1], TARGET[:1]).map, expected[:1])
+    late = GradCAM()(sequence_first, x, TARGET).map
+    torch.testing.assert_close(late, GradCAM(layer="encoder.layers.1")(sequence_first, x, TARGET).map)
+
+
 class Cut(nn.Module):
     """Patches that are cut out of the image without a convolution, and a token before them."""
 
@@ -93,6 +135,15 @@ def test_gradcam_reads_patches_that_no_convolution_made():
     x, net = X[..., :16, :24], Cut().eval()
     expected = formula(net, "mlp", x, TARGET, lambda value: value[:, 1:].transpose(1, 2).unflatten(2, (2, 3)))
     torch.testing.assert_close(GradCAM(layer="mlp")(net, x, TARGET).map, expected)
+
+
+def test_a_network_that_is_no_longer_used_is_freed():
+    net = vit()
+    GradCAM()(net, X, TARGET)
+    graph = weakref.ref(fused(net, X).graph)
+    del net
+    gc.collect()
+    assert graph() is None
 
 
 def test_a_layer_without_positions_is_refused():

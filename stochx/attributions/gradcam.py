@@ -17,7 +17,7 @@ from stochx.engine.device import current, in_batches
 from stochx.engine.gradients import prepared, target_slope
 from stochx.engine.network.graph import node_of
 from stochx.engine.network.late_layer import late_layer
-from stochx.engine.network.positions import Recorder, maps_or_error, name_of
+from stochx.engine.network.positions import Recorder, batch_axes, maps_or_error, name_of
 from stochx.engine.seeds import Key
 from stochx.errors import InputError
 
@@ -56,8 +56,9 @@ class GradCAM:
             activations = recorder.values[node]
             if not isinstance(activations, Tensor):
                 raise InputError(f"`{self.layer}` returns several values", "choose another layer with `layer=`")
+            axis = batch_axes(graph, fast.normalise(x[:1]))[node.name]
             slope, values = (
-                maps_or_error(graph, node, value, recorder.values)
+                maps_or_error(graph, node, value.movedim(axis, 0), recorder.values)
                 for value in (target_slope(logits, target[start:stop], activations), activations.detach())
             )
             cam = (slope.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True)
@@ -67,7 +68,7 @@ class GradCAM:
         return Explanation(torch.cat(maps))
 
 
-_layers: WeakKeyDictionary[fx.GraphModule, fx.Node] = WeakKeyDictionary()
+_layers: WeakKeyDictionary[fx.GraphModule, str] = WeakKeyDictionary()  # names, as a node keeps its graph alive
 
 
 def _usual_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> fx.Node | None:
@@ -77,7 +78,8 @@ def _usual_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> fx.Node | 
         if found is None:
             return None
         node, is_convolution = found
-        _layers[graph] = node
+        _layers[graph] = node.name
         if not is_convolution:
             log.warning("gradcam explains the layer `%s`; `gradcam:layer=NAME` takes another", name_of(node))
-    return _layers[graph]
+    layer: fx.Node = next(node for node in graph.graph.nodes if node.name == _layers[graph])
+    return layer

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from stochx.engine.network.balanced_kinds import MOVES
+from stochx.engine.network.positions import batch_axes
 from stochx.engine.network.stochastic import NormalSum
 
 
@@ -17,7 +18,7 @@ class Decomposition:
     """A logit (N,) as <x, g> + sum_c <c, g_c>, over the input and every constant that an operation adds.
 
     `input` is x * g, shaped as the input; `constants` holds c * g_c by operation, shaped as its value: the first axis
-    is a multiple of N. `values` holds empty tensors with the shapes of all values.
+    is a multiple of N, also where that of the value is another. `values` holds empty tensors with the shapes of all.
     """
 
     logit: Tensor
@@ -36,7 +37,7 @@ def decomposed(graph: fx.GraphModule, x: Tensor, target: Tensor) -> Decompositio
 
     The constant of an operation is its value where all that depends on the image is zero.
     """
-    x = x.detach().requires_grad_()
+    axes, x = batch_axes(graph, x), x.detach().requires_grad_()
     recorder = _Recorder(graph)
     with torch.enable_grad():
         logits = recorder.run(x)
@@ -44,12 +45,13 @@ def decomposed(graph: fx.GraphModule, x: Tensor, target: Tensor) -> Decompositio
     taps = recorder.taps
     slopes = torch.autograd.grad(logit.sum(), [x, *(tap for tap, _ in taps.values())], allow_unused=True)
     terms = {
-        node: slope * constant
+        node: (slope * constant).movedim(axes[node.name], 0)
         for (node, (_, constant)), slope in zip(taps.items(), slopes[1:], strict=True)
         if slope is not None
     }
     first = torch.zeros_like(x) if slopes[0] is None else slopes[0] * x.detach()
-    return Decomposition(logit.detach(), first, terms, recorder.values)
+    values = {node: value.movedim(axes[node.name], 0) for node, value in recorder.values.items() if value.dim()}
+    return Decomposition(logit.detach(), first, terms, values)
 
 
 class _Recorder(fx.Interpreter):
@@ -64,7 +66,8 @@ class _Recorder(fx.Interpreter):
         out = super().run_node(n)
         if isinstance(out, Tensor):
             self.values[n] = torch.empty(out.shape, device="meta")
-        if n.op in ("placeholder", "output") or not _flows(out) or n.target in MOVES:
+        moves = n.op != "call_module" and n.target in MOVES  # a module may have the name of a method
+        if n.op in ("placeholder", "output") or not _flows(out) or moves:
             return out
         with torch.no_grad():
             constant = self._constant(n, out).nan_to_num(0, 0, 0)  # masks, and ratios of two signals

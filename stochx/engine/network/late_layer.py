@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stochx.engine.network.graph import SUMS
 from stochx.engine.network.linearised import Norm, Secant
-from stochx.engine.network.positions import LAST_NORMS, Recorder, axis_of, to_maps
+from stochx.engine.network.positions import LAST_NORMS, Recorder, axis_of, batch_axes, to_maps
 from stochx.engine.network.stochastic import NormalSum
 
 RESIDUAL = SUMS | {"add", "add_"}  # with the methods of tensors
@@ -59,8 +59,8 @@ def late_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> tuple[fx.Nod
     recorder = Recorder(graph, None)
     with torch.enable_grad():
         logits = recorder.run(x.detach().clone().requires_grad_())
-    values = recorder.values
-    places = {node: _has_places(graph, node, values, x) for node in nodes}
+    values, axes = recorder.values, batch_axes(graph, x)
+    places = {node: _has_places(graph, node, values, x, axes) for node in nodes}
     sums = [node for node in nodes if _is_residual(node, values) and places[node] is not None]
     convolution = _after_convolution(graph, nodes, places)
     last = next((node for node in reversed(sums) if places[node]), None)
@@ -73,18 +73,20 @@ def late_layer(graph: fx.GraphModule, x: Tensor, target: Tensor) -> tuple[fx.Nod
     score = logits.gather(1, target[:1, None]).sum()
     slopes = torch.autograd.grad(score, [values[n] for n in candidates], allow_unused=True)
     for node, slope in reversed(list(zip(candidates, slopes, strict=True))):
-        maps = None if slope is None else to_maps(graph, node, slope, values)
+        maps = None if slope is None else to_maps(graph, node, slope.movedim(axes[node.name], 0), values)
         if maps is not None and maps.abs().max() > 0:
             return node, node is convolution
     return candidates[-1], candidates[-1] is convolution  # a last layer of zeros has no slopes
 
 
-def _has_places(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], x: Tensor) -> bool | None:
+def _has_places(
+    graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], x: Tensor, axes: dict[str, int]
+) -> bool | None:
     """Return True for values with the positions of the image, False for other maps, and None for other values."""
     value = values.get(node)
-    if not isinstance(value, Tensor) or not value.requires_grad or len(value) != len(x):
+    if not isinstance(value, Tensor) or not value.requires_grad or value.shape[axes[node.name]] != len(x):
         return None
-    maps = to_maps(graph, node, value, values)
+    maps = to_maps(graph, node, value.movedim(axes[node.name], 0), values)
     if maps is None:
         return None
     (height, width), (h, w) = x.shape[2:], maps.shape[2:]

@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,6 +41,27 @@ def to_maps(graph: fx.GraphModule, node: fx.Node, value: Tensor, values: dict[fx
         return None
     height, width = grid
     return value[:, value.shape[1] - height * width :].transpose(1, 2).reshape(len(value), -1, height, width)
+
+
+_axes: WeakKeyDictionary[fx.GraphModule, dict[str, int]] = WeakKeyDictionary()
+
+
+def batch_axes(graph: fx.GraphModule, x: Tensor) -> dict[str, int]:
+    """Return the axis of the images by the name of an operation: the one that grows with their number.
+
+    It is the second in tokens (T, N, C), which torch's transformers take by default.
+    """
+    if graph not in _axes:
+        runs = [Recorder(graph, None) for _ in range(2)]
+        with torch.no_grad(), torch.random.fork_rng():
+            for count, run in enumerate(runs, 1):
+                run.run(x[:1].expand(count, *x.shape[1:]))
+        _axes[graph] = {}
+        for node, one in runs[0].values.items():
+            if isinstance(one, Tensor):
+                pairs = zip(one.shape, runs[1].values[node].shape, strict=True)
+                _axes[graph][node.name] = next((axis for axis, (a, b) in enumerate(pairs) if a != b), 0)
+    return _axes[graph]
 
 
 def name_of(node: fx.Node) -> str:
