@@ -10,6 +10,7 @@ from conftest import random_images
 from torch import nn
 from torch.nn import functional as F
 
+from stochx.attributions import LRP, FullGrad, Gradient
 from stochx.engine.lrp import rules
 from stochx.engine.lrp.tape import RelevanceTape, Rules
 from stochx.engine.network.folding import folded
@@ -172,3 +173,54 @@ def test_reflecting_convolutions_are_refused(images):
 def test_several_outputs_are_refused(images):
     with pytest.raises(InputError, match="several outputs"):
         tape(lambda self, x: (x, x))
+
+
+class Piecewise(nn.Module):
+    """Layers and ReLU, in which LRP-epsilon is the gradient times the image, and what `more` does with them."""
+
+    def __init__(self, more):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.more = more
+
+    def forward(self, x):
+        return self.head(self.more(self.conv(x)).mean((2, 3)))
+
+
+def overwriting(x):
+    y = torch.zeros_like(x)
+    y[:, :2] = x[:, 2:].relu()
+    y[:, 1, ::2] = x[:, 3, ::2] + x[:, :1, ::2, :1].squeeze(1)
+    y[:, 2:] += torch.where(x > 0.1, x, 0.1 * x)[:, :2]
+    return y
+
+
+X, TARGET = random_images(2, 3, 6, 6), torch.tensor([1, 3])
+
+
+def test_values_that_are_overwritten_in_parts_get_none_of_the_relevance():
+    net = Piecewise(overwriting).double().eval()
+    slope = Gradient()(net, X, TARGET).map
+    torch.testing.assert_close(LRP("epsilon", epsilon=1e-12)(net, X, TARGET).map, slope * X)
+    torch.testing.assert_close(Gradient(backward="balanced")(net, X, TARGET).map, slope)
+    torch.testing.assert_close(FullGrad()(net, X, TARGET).gap, torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(1), lambda y: F.log_softmax(y, dim=-1), lambda y: y.log_softmax(1)])
+def test_a_log_softmax_at_the_end_changes_no_map(last):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.last = net, last
+
+        def forward(self, x):
+            return self.last(self.net(x))
+
+    net = Piecewise(torch.relu).double().eval()
+    for method in (LRP(), LRP("attn-lrp"), Gradient("balanced"), FullGrad()):
+        explanation, expected = (method(model, X, TARGET) for model in (Last().eval(), net))
+        torch.testing.assert_close(explanation.map, expected.map)
+        if expected.gap is not None:
+            torch.testing.assert_close(explanation.gap, expected.gap)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from stochx.engine.network.balanced_kinds import log_softmax_axis
 from stochx.engine.network.folding import IDLE
 from stochx.engine.network.graph import SUMS
 
@@ -41,8 +42,15 @@ class _Branch:
 
 
 def merged(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return the same function, sharing modules, with sums of parallel convolutions and batch norms as convolutions."""
+    """Return the same function, sharing modules, with sums of parallel convolutions and batch norms as convolutions.
+
+    A log-softmax at the end is left out: it shifts all logits of an image by the same number.
+    """
     whole = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    result = next(node for node in reversed(whole.graph.nodes) if node.op == "output").all_input_nodes[0]
+    if log_softmax_axis(result, dict(whole.named_modules())) in (1, -1):
+        result.replace_all_uses_with(result.all_input_nodes[0])
+        whole.graph.erase_node(result)
     for node in list(whole.graph.nodes):
         if node.op == "call_module" and isinstance(whole.get_submodule(str(node.target)), IDLE):
             node.replace_all_uses_with(node.all_input_nodes[0])

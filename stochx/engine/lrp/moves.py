@@ -86,3 +86,14 @@ def choose(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
     for side, chosen in zip(sides, (mask, ~mask), strict=True):
         if isinstance(side, fx.Node):
             yield side, (relevance * chosen).sum_to_size(tape.shapes[side])
+
+
+def overwrite(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:
+    """Give a part that was overwritten to what overwrote it, and the rest to what was there."""
+    before, index, value = arguments(node, "x", "index", "value").values()
+    place: Any = fx.node.map_arg(index, tape.values.__getitem__)
+    if isinstance(value, fx.Node):
+        yield value, relevance[place].sum_to_size(tape.shapes[value])
+    rest = relevance.clone()
+    rest[place] = 0
+    yield before, rest

@@ -13,6 +13,7 @@ from torchvision.ops import stochastic_depth
 from stochx.engine.lrp import layers, moves, norms, products
 from stochx.engine.lrp.kinds import Kind, nothing, unknown
 from stochx.engine.network.graph import reads_values
+from stochx.engine.network.recording import overwritten
 
 LAYER = Kind(layers.layer, needs_values=True, ranged=False)
 DENSE = Kind(layers.layer, needs_values=True, ranged=False, needs_output=True)
@@ -22,6 +23,7 @@ PASS, MOVE = Kind(moves.send_on, unary=True), Kind(moves.move, unary=True)
 ACTIVATION, GATE = Kind(moves.send_on, unary=True), Kind(moves.send_on, unary=True)
 WIN, MEAN = Kind(moves.move, needs_values=True, unary=True), Kind(moves.mean, needs_values=True, unary=True)
 SPLIT, STACK, CHOICE = Kind(moves.split), Kind(moves.unstack), Kind(moves.choose)
+OVERWRITE = Kind(moves.overwrite)
 SCALE = Kind(moves.send_on, unary=True, ranged=False)
 PRODUCT, QUOTIENT = Kind(products.multiply), Kind(products.divide)
 FUSED = Kind(products.multiply_and_add, needs_values=True, ranged=False)
@@ -98,6 +100,7 @@ CALLS: dict[object, Kind] = {
     **dict.fromkeys((*_named("mean sum norm", torch), torch.linalg.vector_norm, torch.linalg.norm), MEAN),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), SPLIT),
     torch.stack: STACK,
+    overwritten: OVERWRITE,
     **dict.fromkeys(_named("where", torch), CHOICE),
     **dict.fromkeys(_named("addcmul", torch), FUSED),
     **dict.fromkeys((*_named("bmm", torch), torch.einsum), CONTRACTION),

@@ -13,6 +13,7 @@ norms and ReLU keep their gradients. Balanced gradients are no gradient field: p
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,7 @@ from stochx.engine.network.balanced_kinds import (
     Kind,
     gate_of,
     kind_of,
+    log_softmax_axis,
     passes_gates,
     slots,
 )
@@ -101,6 +103,8 @@ class _Rewrite:
                 self._replace(node, Secant(self.modules[str(node.target)] if node.op == "call_module" else node.target))
             elif kind is Kind.PRODUCT:
                 self._share(node)
+            elif (axis := log_softmax_axis(node, self.modules)) is not None:
+                self._shift(node, axis)
 
     def _cut_factors(self, node: fx.Node) -> None:
         """Cut the factors of `node` that count as constants off from autograd, here."""
@@ -146,6 +150,13 @@ class _Rewrite:
         for slot, factor in active if len(active) > 1 else []:
             with self.graph.graph.inserting_before(node):
                 _put(node, slot, self.graph.graph.call_function(share, (factor, 1 / len(active))))
+
+    def _shift(self, node: fx.Node, axis: int) -> None:
+        """Make a difference of a log-softmax, whose normaliser counts as a constant."""
+        call = self.graph.graph.call_function
+        with self.graph.graph.inserting_before(node):
+            normaliser = call(torch.logsumexp, (node.all_input_nodes[0], axis, True))
+            node.replace_all_uses_with(call(operator.sub, (node.all_input_nodes[0], call(torch.detach, (normaliser,)))))
 
     def _alive(self) -> set[fx.Node]:
         """Return the signals that the output depends on."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from stochx.engine.network.bpda import StandIn
+from stochx.engine.network.recording import overwritten
 from stochx.engine.network.stochastic import NormalSum
 
 Kind = enum.Enum("Kind", "LINEAR SECANT NORM SOFTMAX PRODUCT RATIO WEIGHTED INVERSE FACT UNKNOWN")
@@ -98,7 +99,8 @@ SUMS: frozenset[object] = frozenset({operator.add, operator.sub, torch.add, torc
 CALLS: dict[object, Kind] = {
     **dict.fromkeys((*MOVES, *SUMS, *LINEAR_METHODS, "masked_fill", "index_select", "norm"), Kind.LINEAR),
     **dict.fromkeys(
-        (torch.cat, torch.concat, torch.concatenate, torch.stack, F.pad, torch.where, torch.rsub), Kind.LINEAR
+        (torch.cat, torch.concat, torch.concatenate, torch.stack, F.pad, torch.where, torch.rsub, overwritten),
+        Kind.LINEAR,
     ),
     **dict.fromkeys((torch.relu, F.relu, F.leaky_relu, F.prelu, F.rrelu, torch.abs, operator.abs), Kind.LINEAR),
     **dict.fromkeys((torch.mean, torch.sum, torch.max, torch.amax, torch.min, torch.amin, torch.cumsum), Kind.LINEAR),
@@ -128,6 +130,7 @@ CALLS: dict[object, Kind] = {
     **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.randn_like, torch.rand_like, "new_ones"), Kind.FACT),
     **dict.fromkeys((operator.gt, operator.lt, operator.ge, operator.le, operator.eq, operator.ne), Kind.FACT),
     **dict.fromkeys((torch.gt, torch.lt, torch.ge, torch.le, torch.eq, torch.ne, torch.argmax, torch.sign), Kind.FACT),
+    **dict.fromkeys(("gt", "lt", "ge", "le", "eq", "ne"), Kind.FACT),
 }
 
 BOTH: tuple[Slot, ...] = ((0, "input"), (1, "other"))
@@ -171,6 +174,17 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Kind:
     if node.target in POWERS and isinstance(node.args[1], int | float) and node.args[1] < 0:
         return Kind.INVERSE
     return CALLS.get(node.target, Kind.UNKNOWN)
+
+
+def log_softmax_axis(node: fx.Node, modules: Mapping[str, nn.Module]) -> int | None:
+    """Return the axis of a log-softmax; None for other operations."""
+    axis: Any = None
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        axis = module.dim if isinstance(module, nn.LogSoftmax) else None
+    elif node.target in (F.log_softmax, torch.log_softmax, "log_softmax"):
+        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return axis if isinstance(axis, int) else None
 
 
 def slots(node: fx.Node, table: Mapping[object, tuple[Slot, ...]]) -> Iterator[tuple[int | str, fx.Node]]:
