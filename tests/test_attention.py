@@ -12,8 +12,9 @@ from torch.func import functional_call
 from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
+from stochx.attributions import LRP, FullGrad
 from stochx.engine.network.attention import OpenAttention
-from stochx.engine.network.graph import depending, trace
+from stochx.engine.network.graph import COMPOSED, depending, trace
 from stochx.engine.network.opening import opened
 
 DRAW = torch.Generator().manual_seed(0)
@@ -66,6 +67,23 @@ class Weights(nn.Module):
         return out * weights[..., :1].reshape(x.shape[0], -1).mean(1).view(-1, 1, 1)
 
 
+class Asking(nn.Module):
+    """Queries that ask a decoder of torch, or its whole transformer, for the mean of what they find."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.queries = body, nn.Parameter(torch.randn(1, 3, 16))
+
+    def forward(self, x):
+        queries = self.queries.expand(x.shape[0], -1, -1)
+        pair = (x, queries) if isinstance(self.body, nn.Transformer) else (queries, x)
+        return self.body(*pair)
+
+
+def decoder_layer():
+    return nn.TransformerDecoderLayer(16, 4, 32, batch_first=True, activation="gelu")
+
+
 V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
 NETWORKS = {
     "vit": (lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5), (32, 32)),
@@ -76,6 +94,7 @@ NETWORKS = {
     "encoder": (lambda: OfTokens(encoder(norm_first=True)), (32, 32)),
     "encoder, norms last": (lambda: OfTokens(encoder(norm_first=False, activation="relu")), (32, 32)),
     "encoder, batch second": (lambda: OfTokens(encoder(norm_first=True, batch_first=False)), (32, 32)),
+    "decoder": (lambda: OfTokens(Asking(decoder_layer())), (32, 32)),
     "weights": (lambda: OfTokens(Weights(average=True)), (32, 32)),
     "weights of heads": (lambda: OfTokens(Weights(average=False)), (32, 32)),
 }
@@ -115,10 +134,20 @@ def test_a_trace_sees_every_operation_and_holds_for_other_batches(case):
     network, x = case
     graph = trace(network)
     leaves = [type(graph.get_submodule(n.target)) for n in graph.graph.nodes if n.op == "call_module"]
-    assert not {nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder} & set(leaves)
+    assert not {nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, *COMPOSED} & set(leaves)
     assert "shifted_window_attention" not in str(graph.graph)
     for images in (x, x[:1]):
         torch.testing.assert_close(graph(images), network(images), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: nn.TransformerDecoder(decoder_layer(), 2), lambda: nn.Transformer(16, 2, 1, 1, 32, batch_first=True)],
+)
+def test_decoders_of_torch_are_explained_without_a_gap(make):
+    network, x = redrawn(OfTokens(Asking(make()))), random_images(2, 3, 32, 32)
+    torch.testing.assert_close(FullGrad()(network, x, 1).gap, torch.zeros(2, dtype=torch.float64))
+    assert (LRP("cp-lrp")(network, x, 1).map.flatten(1).abs().sum(1) > 1e-3).all()
 
 
 def test_the_trace_of_a_swin_holds_for_other_sizes():

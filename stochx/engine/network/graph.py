@@ -121,7 +121,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = isinstance(m, StandIn) or module_qualified_name in self._noises
-        return own or super().is_leaf_module(m, module_qualified_name)
+        return own or (super().is_leaf_module(m, module_qualified_name) and not isinstance(m, COMPOSED))
 
     def trace(self, root: nn.Module, concrete_args: dict[str, object] | None = None) -> fx.Graph:  # type: ignore[override]
         self.note(root)
@@ -131,6 +131,9 @@ class _Tracer(fx.Tracer):
         """Remember the contexts outside, and the noises of `root`."""
         self._outside = _contexts()
         self._noises = {f"{name}.noise" for name, module in root.named_modules() if isinstance(module, Noisy)}
+
+
+COMPOSED = (nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer)  # torch's, of other modules of torch
 
 
 def hooks_of(module: nn.Module) -> tuple[Mapping[int, object], ...]:
