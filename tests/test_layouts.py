@@ -118,6 +118,46 @@ def test_gradcam_reads_sequences_that_come_first(sequence_first):
     torch.testing.assert_close(late, GradCAM(layer="encoder.layers.1")(sequence_first, x, TARGET).map)
 
 
+class InWindows(nn.Module):
+    """A layer of every position, which works in shifted and padded windows or on whole maps."""
+
+    def __init__(self, windows):
+        super().__init__()
+        self.windows, self.patches, self.mlp, self.head = (
+            windows,
+            nn.Conv2d(3, 6, 8, 8),
+            nn.Linear(6, 6),
+            nn.Linear(6, 4),
+        )
+
+    def forward(self, x):
+        y = self.patches(x).permute(0, 2, 3, 1)
+        if self.windows:
+            y = F.pad(y, (0, 0, 0, 2, 0, 2)).roll((-1, -1), (1, 2))
+            y = y.reshape(len(x), 2, 3, 2, 3, 6).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
+        y = F.gelu(self.mlp(y))
+        if self.windows:
+            y = y.reshape(len(x), 2, 2, 3, 3, 6).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+            y = y.roll((1, 1), (1, 2))[:, :4, :4]
+        return self.head((y.permute(0, 3, 1, 2) * torch.linspace(-1, 1, 16).double().view(4, 4)).mean((2, 3)))
+
+
+def test_fullgrad_lays_biases_in_windows_where_they_are_on_whole_maps():
+    cut, whole = InWindows(True).double().eval(), InWindows(False).double().eval()
+    whole.load_state_dict(cut.state_dict())
+    expected = FullGrad()(whole, X.double(), TARGET).map
+    assert (FullGrad()(whole, 0 * X.double(), TARGET).map.abs().sum((1, 2, 3)) > 1e-3).all()
+    torch.testing.assert_close(FullGrad()(cut, X.double(), TARGET).map, expected)
+
+
+def test_fullgrad_lays_all_of_a_swin_on_the_map_but_its_last_bias():
+    net, x = swin().double(), X.double()
+    for parameter in net.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).double()
+    logits = net(x)[[0, 1], TARGET]
+    torch.testing.assert_close(FullGrad()(net, x, TARGET).map.sum((1, 2, 3)), logits - net.head.bias[TARGET])
+
+
 class Cut(nn.Module):
     """Patches that are cut out of the image without a convolution, and a token before them."""
 

@@ -15,7 +15,7 @@ from stochx.engine.device import in_batches
 from stochx.engine.gradients import prepared
 from stochx.engine.network.constants import Decomposition, decomposed
 from stochx.engine.network.inplace import out_of_place
-from stochx.engine.network.positions import to_maps
+from stochx.engine.network.placing import put_back
 from stochx.engine.seeds import Key
 
 
@@ -54,7 +54,7 @@ class FullGrad:
 
 def _laid(graph: fx.GraphModule, node: fx.Node, term: Tensor, parts: Decomposition, size: Sequence[int]) -> Tensor:
     """Return the term of a constant as a map (N, 1, H, W) with the same sum, or zero if it has no positions."""
-    maps = to_maps(graph, node, term, parts.values) if len(term) == len(parts.logit) else None
+    maps = put_back(graph, node, term, parts.values)
     return term.new_zeros(1) if maps is None else spread(maps.sum(1, keepdim=True), size)
 
 

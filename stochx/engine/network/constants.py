@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 
 from stochx.engine.network.balanced_kinds import MOVES
 from stochx.engine.network.positions import batch_axes
@@ -18,7 +19,8 @@ class Decomposition:
     """A logit (N,) as <x, g> + sum_c <c, g_c>, over the input and every constant that an operation adds.
 
     `input` is x * g, shaped as the input; `constants` holds c * g_c by operation, shaped as its value: the first axis
-    is a multiple of N, also where that of the value is another. `values` holds empty tensors with the shapes of all.
+    is a multiple of N, also where that of the value is another. `values` holds empty tensors with the shapes of all
+    values, and what is no tensor.
     """
 
     logit: Tensor
@@ -50,8 +52,7 @@ def decomposed(graph: fx.GraphModule, x: Tensor, target: Tensor) -> Decompositio
         if slope is not None
     }
     first = torch.zeros_like(x) if slopes[0] is None else slopes[0] * x.detach()
-    values = {node: value.movedim(axes[node.name], 0) for node, value in recorder.values.items() if value.dim()}
-    return Decomposition(logit.detach(), first, terms, values)
+    return Decomposition(logit.detach(), first, terms, recorder.values)
 
 
 class _Recorder(fx.Interpreter):
@@ -64,8 +65,7 @@ class _Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
-        if isinstance(out, Tensor):
-            self.values[n] = torch.empty(out.shape, device="meta")
+        self.values[n] = tree_map(lambda v: torch.empty(v.shape, device="meta") if isinstance(v, Tensor) else v, out)
         moves = n.op != "call_module" and n.target in MOVES  # a module may have the name of a method
         if n.op in ("placeholder", "output") or not _flows(out) or moves:
             return out
@@ -82,9 +82,7 @@ class _Recorder(fx.Interpreter):
         if node.op == "call_module" and isinstance(self.fetch_attr(str(node.target)), NormalSum):  # the same draw
             noise: Tensor = out - args[0]
             return noise
-        zeros = torch.utils._pytree.tree_map(
-            lambda value: torch.zeros_like(value) if _flows(value) else value, (args, kwargs)
-        )
+        zeros = tree_map(lambda value: torch.zeros_like(value) if _flows(value) else value, (args, kwargs))
         constant: Tensor = getattr(self, node.op)(node.target, *zeros)
         return constant
 
