@@ -254,6 +254,14 @@ def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
         load(f"zip:path={packed(tmp_path / 'c.zip')}")
 
 
+def test_a_zip_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", "cat/a.png", "dog/b.png")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("cat\\a.png", encoded(7))
+    with pytest.raises(InputError, match=r"two members of one name, `cat/a\.png`"):
+        load(f"zip:path={path}")
+
+
 def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", "cat/a.png", "dog/b.png")
     path.write_bytes(path.read_bytes()[:-30])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from stochx.datasets._outlines import NAMES, OUTLINES, area
 from stochx.datasets._scenes import DOMAINS
 from stochx.datasets.shapes import Shapes
 from stochx.engine.io.data import Data
+from stochx.engine.io.mapfile import read_map
 from stochx.errors import InputError, UsageError
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -97,6 +99,16 @@ def test_pickled_arrays_are_refused_never_run(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match="is not an npz file"):
         load(f"npz:path={tmp_path / 'b.npz'}")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_an_npz_with_two_arrays_of_one_name_is_refused(tmp_path: Path) -> None:
+    spec = saved(tmp_path / "a.npz", x=PIXELS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, archive.open("x", "w") as file:  # as `x.npy` is named
+        np.lib.format.write_array(file, PIXELS[:2])
+    with pytest.raises(InputError, match="two members of one name, `x`"):
+        load(spec)
+    with pytest.raises(InputError, match="two members of one name, `x`"):
+        read_map(tmp_path / "a.npz", tmp_path)
 
 
 def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:

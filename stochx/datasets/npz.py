@@ -11,6 +11,7 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
+from stochx.engine.io.archives import check_names
 from stochx.engine.io.data import Data, channel_axis, from_arrays
 from stochx.engine.io.images import MIN_SIDE, open_file
 from stochx.errors import InputError, printable
@@ -62,6 +63,7 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as content:
+                check_names(content.files)
                 return {
                     role: content[name]
                     for role, names in NAMES.items()

@@ -18,6 +18,7 @@ from stochx.datasets._listing import listing
 from stochx.datasets._splits import restricted
 from stochx.datasets._tree import class_tree
 from stochx.engine.io import images
+from stochx.engine.io.archives import check_names
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
 
@@ -56,9 +57,15 @@ class _Archive:
         self.path = path
         self.lock = threading.Lock()
         self.zip = self._open()
-        names = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}  # old .NET writes backslashes
-        self.members = {name: info for name, info in names.items() if not name.endswith("/")}
-        self.folders = [name.rstrip("/") for name in names if name.endswith("/")]
+        names = [
+            (info.filename.replace("\\", "/"), info) for info in self.zip.infolist()
+        ]  # old .NET writes backslashes
+        self.members = {name: info for name, info in names if not name.endswith("/")}
+        self.folders = list(dict.fromkeys(name.rstrip("/") for name, _ in names if name.endswith("/")))
+        try:
+            check_names(name for name, _ in names if not name.endswith("/"))
+        except ValueError as error:
+            raise InputError(f"`{printable(path)}` is damaged: {error}", "zip the images again") from None
 
     def _open(self) -> zipfile.ZipFile:
         self.owner = os.getpid()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stochx.engine.io.archives import check_names
 from stochx.engine.io.images import open_file
 from stochx.errors import InputError, first_line, printable
 
@@ -54,6 +55,8 @@ def read_map(path: Path, root: Path) -> MapFile:
     with open_file(path) as file:
         try:
             content = np.load(file, allow_pickle=False)
+            if not isinstance(content, np.ndarray):
+                check_names(content.files)
             arrays = {"map": content} if isinstance(content, np.ndarray) else {k: content[k] for k in content.files}
         except MemoryError:
             raise InputError(f"`{shown}` does not fit into memory", "split it") from None

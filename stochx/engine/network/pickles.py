@@ -19,6 +19,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from stochx.engine.io.archives import check_names
 from stochx.engine.network import exported as exports
 from stochx.engine.network.pickle_machine import Content, Machine
 from stochx.engine.network.pickled_tensors import Unreadable
@@ -100,13 +101,11 @@ def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return the members of an archive by name: none twice, none that share bytes."""
     with zipfile.ZipFile(file) as archive:
         listed = archive.infolist()
-    members = {info.filename: info for info in listed}
-    if len(members) != len(listed):
-        raise ValueError("the archive holds two members of one name")
+    check_names(info.filename for info in listed)
     extents = [info.file_size if info.compress_type == zipfile.ZIP_STORED else info.compress_size for info in listed]
     if sum(extents) > size or any(info.header_offset < 0 for info in listed):
         raise ValueError("the members of the archive do not lie within the file")
-    return members
+    return {info.filename: info for info in listed}
 
 
 def _bytes(file: BinaryIO, member: zipfile.ZipInfo) -> bytearray:
