@@ -18,9 +18,10 @@ from stochx.catalog import MODELS
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import is_stray
 from stochx.errors import InputError, UsageError
-from stochx.factory import from_factory, is_named
+from stochx.factory import USUAL, from_factory, is_named
 from stochx.presets import AUXILIARY, Declared, TorchvisionNetwork, names
 from stochx.pretrained import timm_classifier, timm_declared, timm_name
+from stochx.settings.values import Size
 from stochx.transformers_networks import PREFIX, transformers_classifier
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,13 +91,14 @@ def is_factory(text: str) -> bool:
     return not known and is_named(text)
 
 
-def architecture(arch: str, classes: int) -> Candidate:
+def architecture(arch: str, classes: int, usual: Size = USUAL) -> Candidate:
     """Return the architecture that `--arch` or a header names: of `models/`, torchvision, timm or the user's own.
 
+    `usual` is the input size of own code that takes several, and declares none.
     Raises `UsageError` for an unknown one.
     """
     if is_factory(arch):
-        return Candidate(arch, lambda: from_factory(arch)[0])
+        return Candidate(arch, lambda: from_factory(arch, usual=usual)[0])
     name = arch.partition(":")[0]
     if name in MODELS:
         entry = MODELS.make(arch)

@@ -75,17 +75,19 @@ def _stand_in(network: nn.Module, layers: object, text: str) -> None:
         setattr(known[parent], child, bpda(known[name], backward))
 
 
-def from_factory(text: str, size: tuple[Size, Size] | None = None) -> tuple[Classifier, list[Fact]]:
+def from_factory(
+    text: str, size: tuple[Size, Size] | None = None, usual: Size = USUAL
+) -> tuple[Classifier, list[Fact]]:
     """Return the network that a function makes, read as a classifier, and what is known of it.
 
-    Its input size (crop, resize) is the given one, else what it declares, else the first usual one that it takes; its
-    channels are the first of `channels_to_try` that it takes.
+    Its input size (crop, resize) is the given one, else what it declares, else the first that it takes of `usual` and
+    others; its channels are the first of `channels_to_try` that it takes.
     """
     made = call_factory(text)
     if isinstance(made, Classifier):
         model, seen, source = made, GIVEN, GIVEN
     else:
-        preparation, seen = _preparation(made, size)
+        preparation, seen = _preparation(made, size, usual)
         mean, std = borrowed(IMAGENET_MEAN, IMAGENET_STD, preparation.channels)
         model = Classifier(made, (), preparation, mean, std, arch=text, channels=preparation.channels)
         source = "guessed"
@@ -128,13 +130,13 @@ def _read_stand_ins(model: Classifier, text: str) -> list[Fact]:
     return [Fact("bpda", ", ".join(f"{name}: {layer.extra_repr()}" for name, layer in layers.items()), "given")]
 
 
-def _preparation(network: nn.Module, size: tuple[Size, Size] | None) -> tuple[Preparation, Source]:
-    counts, usual = channels_to_try(network), first_channels(network) or RGB
+def _preparation(network: nn.Module, size: tuple[Size, Size] | None, usual: Size) -> tuple[Preparation, Source]:
+    counts, channels = channels_to_try(network), first_channels(network) or RGB
     if size is not None:
-        return Preparation(size[1], size[0], channels=_taken(network, size[0], counts) or usual), "given"
+        return Preparation(size[1], size[0], channels=_taken(network, size[0], counts) or channels), "given"
     declared = _declared(network)
-    tried = ((each, _taken(network, each, counts)) for each in (*declared, *_flattened(network, counts), *SIDES))
-    crop, channels = next(((each, count) for each, count in tried if count), (USUAL, usual))
+    tried = ((each, _taken(network, each, counts)) for each in (*declared, *_flattened(network, counts), usual, *SIDES))
+    crop, channels = next(((each, count) for each, count in tried if count), (usual, channels))
     preparation = Preparation(256 if crop == USUAL else crop, crop, channels=channels)
     if crop in declared:
         return preparation, "known"

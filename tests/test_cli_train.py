@@ -175,6 +175,21 @@ def test_what_cannot_be_trained_is_refused(more, message, hint, tmp_path):
     assert not list(tmp_path.glob("bad/*"))
 
 
+FREE = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+"""
+
+
+def test_own_code_of_free_size_is_trained_at_the_size_of_the_images(tmp_path):
+    (tmp_path / "mine.py").write_text(FREE)
+    train, words = ("train", *DATA, "--epochs", 1, "--device", "cpu", "-o", "out"), ("--arch", "./mine.py:make")
+    assert stochx(*train, *words, cwd=tmp_path).returncode == 0
+    model = load_model(tmp_path / "out/model.safetensors", arch=str(tmp_path / "mine.py:make"))
+    assert model.input_shape == (3, 32, 32)
+
+
 def test_a_folder_with_one_class_is_refused(tmp_path):
     plant(tmp_path, "photos/cat/a.png", "photos/cat/b.png")
     done = stochx("train", "--data", f"folder:root={tmp_path}/photos", "-o", tmp_path / "out")

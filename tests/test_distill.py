@@ -245,6 +245,13 @@ def test_what_is_refused(place, tmp_path, words, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_hints_name_the_teachers_own_options(tmp_path):
+    torch.save({"x.weight": torch.zeros(3, 5), "y.weight": torch.zeros(7, 2)}, tmp_path / "odd.pt")
+    done = stochx("distill", "--teacher", tmp_path / "odd.pt", "--data", "shapes", "-o", tmp_path / "out")
+    assert done.returncode == 2 and "is unknown" in done.stderr
+    assert "`--teacher-arch timm:NAME`" in done.stderr and "--arch" not in done.stderr.replace("--teacher-arch", "")
+
+
 def test_seeds_decide_the_students_noise(teacher):
     student = install_noise(make_student(teacher, None, 0), "adaptive")
     x = pixels()[:4].float() / 255

@@ -19,6 +19,7 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
+from stochx.errors import InputError, UsageError
 from stochx.loading import open_model
 from stochx.network_files import install_noise
 from stochx.runs import Outcome
@@ -46,7 +47,7 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     if settings.arch is not None:
         architecture(settings.arch, 2)  # raises for an unknown one, before data and teacher are read
     runtime = select_runtime(settings.device, settings.precision)
-    teacher = open_model(settings.teacher, given(settings, settings.teacher_arch), runtime.device).model
+    teacher = _open_teacher(settings, runtime.device)
     data = training_data(settings, teacher)
     train, test = (with_classes_of(teacher, part, settings.data) for part in (data.train, data.test))
     teacher = check_teacher(teacher, train)
@@ -82,6 +83,15 @@ def run(settings: Distill, world: World, watch: Watch) -> Outcome:
     document = make_document(settings, watch, machine, [row], failed) | data.documents(known)
     folder.finish(rows, document)
     return Outcome(document, exit_code(rows, failed))
+
+
+def _open_teacher(settings: Distill, device: torch.device) -> Classifier:
+    """Load the teacher; hints name the options that are its own here."""
+    try:
+        return open_model(settings.teacher, given(settings, settings.teacher_arch), device).model
+    except (InputError, UsageError) as error:
+        hint = error.hint.replace("--arch", "--teacher-arch").replace("--model", "--teacher")
+        raise type(error)(str(error), hint) from None
 
 
 def _make_student(settings: Distill, teacher: Classifier, pixels: torch.Tensor, watch: Watch) -> Classifier:

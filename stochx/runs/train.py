@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import partial
 
@@ -14,6 +15,8 @@ from stochx.engine.network.stochastic import noise_layers, penalty
 from stochx.engine.network.weights import save
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
+from stochx.errors import InputError
+from stochx.factory import USUAL
 from stochx.loading import open_model
 from stochx.runs import Outcome
 from stochx.runs._networks import given
@@ -22,6 +25,7 @@ from stochx.runs._samples import TrainingData, note_training, read_for_training,
 from stochx.runs._training import make_adversarial, summarise_training, train_classifier
 from stochx.runs.watch import Watch
 from stochx.settings import Train
+from stochx.settings.values import Size
 from stochx.tasks.objectives import CrossEntropy, objective
 from stochx.tasks.train import accuracy, build
 
@@ -68,11 +72,25 @@ def run(settings: Train, world: World, watch: Watch) -> Outcome:
 def _initial(settings: Train, start: Classifier | None, data: TrainingData) -> tuple[Classifier, Data, Data]:
     """Return the network to train, a new one or `start` with its weights, and the data with its classes."""
     if start is None:
-        chosen = architecture(settings.arch or "resnet20", len(data.train.classes))  # draws, so not within `build`
+        count, usual = len(data.train.classes), _usual_size(data.train)
+        chosen = architecture(settings.arch or "resnet20", count, usual)  # draws, so not within `build`
         model = build(partial(untrained, chosen), data.train.classes, settings.seed)
         return model, data.train, data.test
     train, test = (with_classes_of(start, part, settings.data) for part in (data.train, data.test))
     return start.requires_grad_(True), train, test
+
+
+def _usual_size(data: Data) -> Size:
+    """Return the size of the images, if some of them share it and it is small; else the usual one of networks."""
+    shapes = set[tuple[int, int]]()
+    for place in {0, len(data) // 2, len(data) - 1}:
+        with contextlib.suppress(InputError):  # unreadable, which reading all of them reports
+            height, width = data.item(place).image.shape[1:]
+            shapes.add((height, width))
+    height, width = shapes.pop() if len(shapes) == 1 else (USUAL, USUAL)
+    if max(height, width) > USUAL:
+        return USUAL
+    return height if height == width else (height, width)
 
 
 def _describe(settings: Train) -> str:
