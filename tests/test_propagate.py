@@ -74,6 +74,7 @@ WIRINGS = {
     "mean": lambda self, x: x.mean((2, 3)),
     "flattening": lambda self, x: torch.flatten(x, 1),
     "gate": lambda self, x: torch.sigmoid(squeezed(x)) * x,
+    "shifted gate": lambda self, x: (1 - torch.sigmoid(x)) * x,
     "constant factor": lambda self, x: x * self.constant,
     "quotient": lambda self, x: x / 2,
     "functional layer": lambda self, x: F.conv2d(x, self.conv.weight),
@@ -206,6 +207,19 @@ def test_values_that_are_overwritten_in_parts_get_none_of_the_relevance():
     torch.testing.assert_close(LRP("epsilon", epsilon=1e-12)(net, X, TARGET).map, slope * X)
     torch.testing.assert_close(Gradient(backward="balanced")(net, X, TARGET).map, slope)
     torch.testing.assert_close(FullGrad()(net, X, TARGET).gap, torch.zeros(2, dtype=torch.float64))
+
+
+def largest(x):
+    """The positions with the largest sums."""
+    x = x.relu().flatten(2)
+    index = x.sum(1).topk(3, 1).indices
+    return x.gather(2, index.unsqueeze(1).expand(-1, 4, -1)).unsqueeze(3)
+
+
+def test_positions_that_the_image_chooses_get_the_relevance():
+    net = Piecewise(largest).double().eval()
+    slope = Gradient()(net, X, TARGET).map
+    torch.testing.assert_close(LRP("epsilon", epsilon=1e-12)(net, X, TARGET).map, slope * X)
 
 
 @pytest.mark.parametrize("last", [nn.LogSoftmax(1), lambda y: F.log_softmax(y, dim=-1), lambda y: y.log_softmax(1)])

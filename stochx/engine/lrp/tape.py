@@ -93,7 +93,7 @@ class RelevanceTape:
         return not (kind is SOFTMAX and self.rules.constant_attention and wiring.weighs(node, self.kinds))
 
     def is_gate(self, node: fx.Node) -> bool:
-        """Return True if `node` comes from a sigmoid or a softmax, moved or scaled at most."""
+        """Return True if `node` comes from a sigmoid or a softmax, moved, scaled or shifted at most."""
         return wiring.is_gate(node, self.kinds, self.signals)
 
     def beside_activation(self, node: fx.Node) -> bool:
@@ -143,5 +143,10 @@ class RelevanceTape:
             if isinstance(value, Tensor):
                 self.shapes[node] = value.shape
             for n in node.all_input_nodes:
-                if last[n] is node and n in self.depends - needed and type(self.values[n]) in (Tensor, tuple, list):
+                if last[n] is node and n in self.depends - needed and _is_dispensable(self.values[n]):
                     del self.values[n]
+
+
+def _is_dispensable(value: Any) -> bool:
+    """Return True for values that can be large, and whose shape is all that a move asks of them; indices are not."""
+    return value.is_floating_point() if type(value) is Tensor else type(value) in (tuple, list)

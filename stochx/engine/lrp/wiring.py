@@ -20,6 +20,7 @@ from stochx.engine.lrp.operations import (
     PRODUCT,
     QUOTIENT,
     SOFTMAX,
+    SUM,
 )
 
 Kinds = Mapping[fx.Node, Kind]
@@ -27,9 +28,9 @@ Signals = Callable[[fx.Node], list[fx.Node]]
 
 
 def is_gate(node: fx.Node, kinds: Kinds, signals: Signals) -> bool:
-    """Return True if `node` is the value of a sigmoid, a tanh or a softmax, moved or scaled at most."""
+    """Return True if `node` is the value of a sigmoid, a tanh or a softmax, moved, scaled or shifted at most."""
     while kinds[node] not in (GATE, SOFTMAX):
-        if kinds[node] not in (PASS, MOVE, PRODUCT, QUOTIENT) or len(signals(node)) != 1:
+        if kinds[node] not in (PASS, MOVE, PRODUCT, QUOTIENT, SUM) or len(signals(node)) != 1:
             return False
         (node,) = signals(node)
     return True
