@@ -146,7 +146,14 @@ def _fill(candidate: Candidate, parts: Sequence[Part], path: Path) -> tuple[Part
 
 
 def _loaded(model: Classifier, part: Part, path: Path) -> Classifier:
-    """Load tensors whose names were compared; batch counters may be absent."""
+    """Load tensors whose names were compared; batch counters may be absent.
+
+    Raises `InputError` for integers in the place of real weights: those of a quantised network lack their scales.
+    """
     weights.check_finite(part.tensors, path)
+    own = model.network.state_dict()
+    for name, tensor in part.tensors.items():
+        if name in own and own[name].is_floating_point() and not tensor.is_floating_point():
+            raise InputError(f"`{path}`: the tensor `{name}` is of integers", "use the weights before quantisation")
     model.network.load_state_dict({n: weights.full(t) for n, t in part.tensors.items()}, strict=False)
     return model

@@ -184,6 +184,28 @@ def test_a_file_without_weights_is_refused(content, tmp_path):
         load_model(str(tmp_path / "w.pt"))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"<html>", "is a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_what_downloads_leave_in_the_place_of_weights_is_named(content, message, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_model(tmp_path / name)
+
+
+def test_integers_in_the_place_of_weights_are_refused(weights, tmp_path):
+    quantised = {name: (value * 100).to(torch.int8) if value.dim() else value for name, value in weights.items()}
+    torch.save(quantised, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"the tensor `.*weight` is of integers"):
+        load_model(tmp_path / "w.pt")
+
+
 def test_prefixes_of_layers_stay():
     table = {"features.0.weight": torch.ones(9, 9), "classifier.weight": torch.ones(2, 9)}
     assert [view.place for part in parts(table) for view in views(part)] == [""]

@@ -23,6 +23,11 @@ from stochx.errors import InputError, first_line, storable
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 TRAINED = "stochx.trained"  # entry of a file's metadata
+SUBSTITUTES = {  # what files begin with that are left in the place of weights
+    b"version https://git-lfs": ("a pointer of Git LFS", "`git lfs pull` fetches the file itself"),
+    b"<!doctype html": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
+}
 NOISE = ".noise."  # part of the name of every tensor of a noise layer
 
 
@@ -111,16 +116,29 @@ def load(path: Path) -> Weights:
 
 
 def _one_file(path: Path) -> Weights:
+    _check_downloaded(path)
     return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
 
 
 def _table(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a file by their names, as they are."""
+    _check_downloaded(path)
     if path.suffix == ".safetensors":
         return _stored(path)[0]
     content = pickles.load(path).value
     entries = content.items() if isinstance(content, dict) else ()
     return {str(name): value for name, value in entries if isinstance(value, Tensor)}
+
+
+def _check_downloaded(path: Path) -> None:
+    """Raise `InputError` for what downloads leave in the place of a file."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    for begin, (what, hint) in SUBSTITUTES.items():
+        if start.startswith(begin):
+            raise InputError(f"`{path}` is {what}, not a weights file", hint)
 
 
 def _sharded(index: Path) -> Weights:
