@@ -310,6 +310,7 @@ def test_tar_files_are_splits_by_their_names_and_share_classes(tmp_path: Path) -
         ({"readme.txt": b"hello"}, "no images"),
         ({**samples(0, 1), "5.png": encoded(5)}, r"images without a label, such as `a\.tar/5\.png`"),
         ({"0.png": encoded(0), "0.jpg": encoded(0)}, "second image of `0`"),
+        ({**samples(0), "./0.cls": b"1"}, "second label of `0`"),
         (samples(-1), "labels must lie in 0"),
         (samples(0, "owl"), "numbers and names"),
         ({"0.png": encoded(0), "0.cls": b"\xff"}, r"a\.tar:0\.cls` is damaged"),

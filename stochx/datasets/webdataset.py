@@ -101,6 +101,8 @@ def _samples(file: Path, key: str) -> list[_Sample]:
                 continue
             if member.size > most:
                 raise InputError(f"`{where}` is larger than {most // 2**20} MiB", "make it smaller, or leave it out")
+            if (name, kind) in labels:
+                raise InputError(f"`{where}` is a second label of `{printable(name)}`", "name each sample once")
             if kind in LABELS:
                 labels[name, kind] = LABELS[kind](member.content(stream), key, where)
             elif name in found:
