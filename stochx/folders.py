@@ -81,7 +81,7 @@ def _timm(config: Json, folder: Path, tensors: int) -> ClassifierHeader:
         arch=arch,
         classes=_classes(names if isinstance(names, list) and len(names) == count else []),
         mean=_numbers(view.get("mean")),
-        std=_numbers(view.get("std")),
+        std=_deviations(view.get("std"), folder / CONFIG),
         resize=_enlarged(crop, share, folder),
         crop=crop,
         resampling=_resampling(view.get("interpolation")),
@@ -110,7 +110,7 @@ def _transformers(config: Json, folder: Path, parts: Sequence[Part]) -> tuple[Cl
         arch=arch,
         classes=_classes(names),
         mean=(0.0, 0.0, 0.0) if plain else _numbers(preprocessor.get("image_mean")),
-        std=(1.0, 1.0, 1.0) if plain else _numbers(preprocessor.get("image_std")),
+        std=(1.0, 1.0, 1.0) if plain else _deviations(preprocessor.get("image_std"), folder / PREPROCESSOR),
         resize=resize,
         crop=crop,
         resampling=PIL.get(preprocessor.get("resample"), "bilinear"),
@@ -167,6 +167,14 @@ def _numbers(value: object) -> tuple[float, ...]:
     """Return a number for each channel; none for anything else."""
     listed = isinstance(value, list) and all(isinstance(item, int | float) and abs(item) < MAX_SIDE for item in value)
     return tuple(map(float, cast(list[float], value))) if listed else ()
+
+
+def _deviations(value: object, file: Path) -> tuple[float, ...]:
+    """Return a standard deviation for each channel; none for anything but numbers."""
+    found = _numbers(value)
+    if any(number <= 0 for number in found):
+        raise InputError(f"`{file}`: the standard deviations of pixels must be positive", "download the folder again")
+    return found
 
 
 def _resampling(value: object) -> Resampling:

@@ -75,7 +75,7 @@ def from_file(
         )
     facts = [
         Fact("file", str(path), "file"),
-        Fact("format", stored.files[0].suffix.lstrip(".") or "pickle", "file"),
+        Fact("format", weights.format_of(stored.files[0]), "file"),
         Fact("sha256", sha256, "measured"),
         Fact("architecture", shown(model.arch), source),
         *_class_fact(stored.network),

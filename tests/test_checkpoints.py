@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import pathlib
 import time
 
@@ -45,6 +46,12 @@ WRAPPED = {
     "a loss buffer": lambda w: {"state_dict": {**prefixed("model.", w), "loss.weight": torch.ones(10)}},
     "a loss beside bare names": lambda w: {**w, "criterion.weight": torch.ones(10)},
     "an optimizer": lambda w: {"net": w, "optimizer": {"state": {0: {"m": torch.ones(10**6)}}, "param_groups": []}},
+    "an optimizer's state by name": lambda w: {
+        "state": {"weight": {"exp_avg": torch.ones(10**6)}},
+        "param_groups": [],
+        "net": w,
+    },
+    "Composer": lambda w: {"state": {"model": w, "optimizers": {"SGD": {"state": {0: {"m": torch.ones(10**6)}}}}}},
     "deep": lambda w: {"checkpoint": {"model": {"module": prefixed("_orig_mod.", w)}}},
     "fabric": lambda w: {"my_net": prefixed("_forward_module.", w), "step": 3},
     "an unknown prefix": lambda w: prefixed("student_net.cnn.", w),
@@ -68,6 +75,23 @@ def test_a_network_is_found_in_every_wrapper(name, weights, tmp_path):
     torch.testing.assert_close(
         model.network.state_dict()["conv1.weight"], weights["conv1.weight"], rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "pytorch_model.bin.index.json"])
+def test_safetensors_are_read_under_any_name(name, weights, tmp_path):
+    file = name
+    if name.endswith("json"):
+        file = "shard.bin"
+        (tmp_path / name).write_text(json.dumps({"weight_map": dict.fromkeys(weights, file)}))
+    save_file(weights, tmp_path / file)
+    loaded = open_model(str(tmp_path / name))
+    assert loaded.model.arch == "resnet20" and facts_of(loaded)["format"] == ("safetensors", "file")
+
+
+def test_a_pickle_named_safetensors_is_read_as_what_it_is(weights, tmp_path):
+    torch.save(weights, tmp_path / "w.safetensors")
+    loaded = open_model(str(tmp_path / "w.safetensors"))
+    assert loaded.model.arch == "resnet20" and facts_of(loaded)["format"] == ("pickle", "file")
 
 
 TWICE = {

@@ -155,6 +155,13 @@ def test_the_preprocessing_of_a_folder_is_read(name, transformers, tmp_path):
     assert model.std.flatten().tolist() == pytest.approx([0.2, 0.3, 0.4])
 
 
+def test_deviations_that_are_not_positive_are_told_with_their_file(transformers, tmp_path):
+    vit(transformers).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_std": [0.2, 0.0, 0.2]}))
+    with pytest.raises(InputError, match=r"preprocessor_config.json`: the standard deviations"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_folder_of_timm_is_read(safe, tmp_path):
     timm = pytest.importorskip("timm")

@@ -18,7 +18,7 @@ COPIES = 8  # more equal branches than that are layers of one network
 WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "model", "network", "net", "backbone", "encoder"})
 # Parts that are later copies of other weights.
 AVERAGES = re.compile(r"(^|[._])(ema|swa|shadow|teacher|target|momentum|averaged?|avg|encoder_k|key_encoder)([._]|$)")
-OPTIMIZERS = re.compile(r"optim|sched|scaler|(^|\.)state$")
+OPTIMIZERS = re.compile(r"optim|sched|scaler")
 # The last layers that OpenMMLab's classifiers keep beside `backbone`, after a global average.
 MM_HEADS = ("head.fc", "cls_head.fc")
 # Tensors of a training that are no part of the network.
@@ -131,7 +131,10 @@ def _tables(content: object, place: str, depth: int) -> Iterator[tuple[str, dict
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if any(value.dim() > 0 for value in tensors.values()):
         yield place, tensors
+    of_optimizer = "param_groups" in content  # beside its `state`; Composer has weights under that name
     for name, value in content.items():
+        if of_optimizer and name == "state":
+            continue
         if isinstance(name, str) and not isinstance(value, Tensor) and not OPTIMIZERS.search(name):
             yield from _tables(value, f"{place}.{name}".strip("."), depth + 1)
 

@@ -117,13 +117,28 @@ def load(path: Path) -> Weights:
 
 def _one_file(path: Path) -> Weights:
     _check_downloaded(path)
-    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+    return _safetensors(path) if _is_safetensors(path) else _pickle(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return true for a file of safetensors, whose ninth byte opens a header, under any name."""
+    start = _start(path, 9)
+    pickled = start.startswith((b"PK", b"\x80"))
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not pickled)
+
+
+def format_of(path: Path) -> str:
+    """Return the format of a file of weights: `safetensors`, or the ending of its name."""
+    ending = path.suffix.lstrip(".")
+    if _is_safetensors(path):
+        return "safetensors"
+    return "pickle" if ending in ("", "safetensors") else ending
 
 
 def _table(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a file by their names, as they are."""
     _check_downloaded(path)
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return _stored(path)[0]
     content = pickles.load(path).value
     entries = content.items() if isinstance(content, dict) else ()
@@ -132,13 +147,18 @@ def _table(path: Path) -> dict[str, Tensor]:
 
 def _check_downloaded(path: Path) -> None:
     """Raise `InputError` for what downloads leave in the place of a file."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
+    start = _start(path, 64).lstrip().lower()
     for begin, (what, hint) in SUBSTITUTES.items():
         if start.startswith(begin):
             raise InputError(f"`{path}` is {what}, not a weights file", hint)
+
+
+def _start(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file; none of what is no file, such as a pipe, which may wait for ever."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def _sharded(index: Path) -> Weights:
