@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,13 @@ def make_frozen(
     if size is not None:
         model.preparation = Preparation(size, size, resampling=model.preparation.resampling)
     return _joined(model, head, way, {}).to(device).eval().requires_grad_(False)
+
+
+def as_frozen(model: FewShotNetwork) -> FewShotNetwork:
+    """Return a copy of the backbone with a head that compares class means: what a training has to beat."""
+    base, head = copy.deepcopy(model.backbone), "prototypical"
+    made = FewShotNetwork(base, HEADS.make(head)(base.shape, model.way), head, model.way, {})
+    return made.eval().requires_grad_(False)
 
 
 def _set_grid(model: Classifier) -> None:

@@ -18,6 +18,7 @@ from stochx.catalog import MODELS
 from stochx.engine.fewshot.episodes import Task
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.weights import save
+from stochx.fewshot_networks import make_fewshot
 from stochx.loading import load_data, load_model
 from stochx.tasks.fewshot import domain_of
 from stochx.tasks.fewshot import test_episodes as draw_test
@@ -208,6 +209,15 @@ def test_validation_classes_choose_the_episodes_that_are_kept(tree, tmp_path):
     best = max(rows, key=lambda one: one["validation"])
     assert (row["validation"], row["kept"]) == (best["validation"], 4 * best["epoch"])
     assert not any(".noise." in name for name in load_file(str(tmp_path / "run" / "model.safetensors")))
+    base = make_fewshot("convnet:width=4", "prototypical", 3, 16, 0, {}).backbone
+    held = domain_of(
+        f"folder:root={tree}", load_data(f"folder:root={tree}", "val", innermost=True), base.model.preparation
+    )
+    episodes = draw_test(held[0], Task(3, 2, 3), 5, 0)
+    z = base(held[0].pixels.float() / 255).mean((2, 3)).detach()
+    nearest = torch.cdist(z[episodes.query], z[episodes.support].mean(2)).argmin(2)
+    right = nearest == torch.arange(3).repeat_interleave(3)
+    assert row["frozen"] == pytest.approx(float(right.double().mean())), "the backbone before the training"
 
 
 def test_classes_with_too_few_images_are_named(tree, run):

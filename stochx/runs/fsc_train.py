@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 from stochx.catalog import GUIDES
@@ -10,7 +11,7 @@ from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
 from stochx.engine.fewshot.network import FewShotNetwork
 from stochx.engine.world import World
-from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
+from stochx.fewshot_networks import as_frozen, load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import load_data
 from stochx.network_files import install_noise
 from stochx.reports.training import draw_curves
@@ -19,7 +20,7 @@ from stochx.runs._results import Record, exit_code, machine_facts, make_document
 from stochx.runs._training import TrainingJob, make_plan, train_into
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
-from stochx.tasks.fewshot import ReadDomain, are_disjoint, domains_of, episode_objective, validation
+from stochx.tasks.fewshot import ReadDomain, are_disjoint, domains_of, episode_objective, mean_accuracy, validation
 
 FEATURE_WISE = "feature-wise:site=block-end,share=batch"  # the noise of `--fwt`
 
@@ -41,6 +42,7 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     validated = _held_out(settings, domains, model, task, watch) if settings.validation else []
     held = [domain for domain, _ in validated]
     failed += [each for _, unusable in validated for each in unusable]
+    start = as_frozen(model).to(runtime.device)
     if settings.fwt:
         install_noise(model.backbone.model, FEATURE_WISE)
     model.to(runtime.device)
@@ -56,6 +58,7 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     )
     with runtime.scope():
         folder, rows = train_into(settings, model, job, world, watch)
+        frozen = _accuracy(settings, start, held, task, watch) if held and world.leads else None
         machine = machine_facts(settings)
     if not world.leads:
         return Outcome(None)
@@ -64,7 +67,7 @@ def run(settings: FscTrain, world: World, watch: Watch) -> Outcome:
     draw_curves(path, rows, selected if held else None, attacked=False, look=settings.look)
     path = folder.folder / "model.safetensors"
     save_fewshot(path, model)
-    row = _row(settings, model, rows, selected) | {"model": str(path)}
+    row = _row(settings, model, rows, selected) | {"frozen": frozen, "model": str(path)}
     document = make_document(settings, watch, machine, [row], failed)
     folder.finish(rows, document)
     return Outcome(document, exit_code(rows, failed))
@@ -84,6 +87,13 @@ def _row(settings: FscTrain, model: FewShotNetwork, rows: list[Record], selected
         "kept": selected["epoch"] * settings.interval,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _accuracy(settings: FscTrain, frozen: FewShotNetwork, held: Sequence[Domain], task: Task, watch: Watch) -> float:
+    """Return the accuracy on held-out classes of the backbone that the training began with."""
+    passes = sum(len(domain.pixels) + settings.validation for domain in held)
+    with watch.progress("testing the frozen backbone", passes) as advance:
+        return mean_accuracy(frozen, held, task, settings.validation, settings.seed, advance)
 
 
 def _initial(settings: FscTrain, task: Task) -> FewShotNetwork:

@@ -119,7 +119,8 @@ def number(name: str, pattern: str = "{}", key: str = "", note: str = "", minor:
     """Make a column of numbers from the values under `key`, empty where they are None."""
 
     def cell(row: Row) -> str:
-        return "" if row[key or name] is None else pattern.format(row[key or name])
+        value = row.get(key or name)  # results of older versions may lack it
+        return "" if value is None else pattern.format(value)
 
     return Column(name, cell, numeric=True, note=note, minor=minor)
 

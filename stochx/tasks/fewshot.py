@@ -142,7 +142,14 @@ def validation(model: FewShotNetwork, domains: Sequence[Domain], task: Task, cou
     """Return the validation after an epoch: the mean accuracy in `count` episodes of each domain."""
 
     def measure(network: nn.Module) -> Mapping[str, float]:
-        means = [float(accuracies(model, domain, [task], count, seed)[0].double().mean()) for domain in domains]
-        return {"validation": sum(means) / len(means)}
+        return {"validation": mean_accuracy(model, domains, task, count, seed)}
 
     return measure
+
+
+def mean_accuracy(
+    model: FewShotNetwork, domains: Sequence[Domain], task: Task, count: int, seed: int, report: Report = unreported
+) -> float:
+    """Return the mean accuracy in `count` episodes of each domain; `report` counts as that of `accuracies` does."""
+    found = [accuracies(model, domain, [task], count, seed, report=report)[0] for domain in domains]
+    return sum(float(accuracy.mean()) for accuracy in found) / len(found)

@@ -42,7 +42,10 @@ def stats(run: Run) -> list[Stat]:
         name = f"{row['way']}-way {row['shot']}-shot accuracy"
         if value is None:
             return [Stat(f"{name} in training", percent(row["train_accuracy"]), "mean over the last epoch")]
-        return [Stat(name, percent(value), "on held-out classes")]
+        found = [Stat(name, percent(value), "on held-out classes")]
+        if (frozen := row.get("frozen")) is not None:
+            found.append(Stat("Backbone as it was", percent(frozen), "frozen, with class means, on the same episodes"))
+        return found
     return [
         Stat(
             f"Test accuracy, {name}" if run.command == "distill" else "Test accuracy",
