@@ -30,6 +30,12 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("STOCHX_SHARED", ROOT.parent / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Begin every test with the same random state: which tests came before it must not matter."""
+    torch.manual_seed(0)
+
+
 def shared(name: str) -> Path:
     """A path below the real data and weights; skips the test, with the reason, where it is absent."""
     path = SHARED / name
