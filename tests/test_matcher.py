@@ -7,13 +7,16 @@ import json
 import pytest
 import torch
 from conftest import random_images, shared
+from torch import nn
 
 from stochx.architectures import architecture
 from stochx.catalog import GUIDES, HEADS, MODELS
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, answers, draw, pool
-from stochx.engine.fewshot.network import cached_features, scores_of
+from stochx.engine.fewshot.network import FewShotNetwork, cached_features, scores_of
+from stochx.engine.io.images import Preparation
 from stochx.engine.io.scratch import scratch
 from stochx.engine.network.backbone import Backbone
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import Noisy, noise_layers
 from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
@@ -246,6 +249,16 @@ def test_feature_wise_noise_shakes_training_and_nothing_else(tmp_path):
     assert torch.equal(
         cached_features(again, source.pixels, places), cached_features(shaken.eval(), source.pixels, places)
     )
+
+
+def test_features_of_gray_images_are_kept_as_those_of_colour_are():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    view = Classifier(net.eval(), "ab", Preparation(16, 16, channels=1), (0.5,), (0.5,), channels=1)
+    base = Backbone(view)
+    model = FewShotNetwork(base, HEADS.make("prototypical")(base.shape, 3), "prototypical", 3, {}).eval()
+    pixels = (random_images(5, 1, 16, 16) * 255).byte()
+    maps = net[1](net[0](2 * pixels[1:4].float() / 255 - 1)).detach()
+    assert torch.allclose(cached_features(model, pixels, torch.arange(1, 4)), model.head.digest(maps), atol=1e-5)
 
 
 def test_classes_of_two_splits_are_apart_the_same_or_an_error():

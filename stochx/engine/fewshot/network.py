@@ -51,7 +51,7 @@ class FewShotNetwork(nn.Module):
         with plain_modes():
             if not isinstance(support, Tensor) or support.dim() != 5:
                 shape = tuple(support.shape) if isinstance(support, Tensor) else type(support).__name__
-                raise InputError(f"`support` is {shape}", "give K images of each of N classes: (N, K, 3, H, W)")
+                raise InputError(f"`support` is {shape}", "give K images of each of N classes: (N, K, C, H, W)")
             check_model(self)
             queries, alone = check_images(self, query, pixels=True)
             examples, _ = check_images(self, support.flatten(0, 1), pixels=True)
@@ -62,10 +62,10 @@ class FewShotNetwork(nn.Module):
 
 
 def cached_features(model: FewShotNetwork, pixels: Tensor, places: Tensor, report: Report = unreported) -> Tensor:
-    """Return the head's digest of the maps of images `places` (n,) of `pixels` (N, 3, H, W) uint8, on the CPU."""
+    """Return the head's digest of the maps of images `places` (n,) of `pixels` (N, C, H, W) uint8, on the CPU."""
     like = next(model.parameters())
     digests = scratch((len(places), *model.head.digest(like.new_zeros(1, *model.backbone.shape)).shape[1:]), like.dtype)
-    row = like.new_zeros(1, 3, *pixels.shape[2:])
+    row = like.new_zeros(1, *pixels.shape[1:])
     with full_precision(), torch.inference_mode():
 
         def work(start: int, stop: int) -> None:
