@@ -135,6 +135,19 @@ def test_explain_tells_every_class_of_the_support(place):
     assert json.loads(again.stdout)["results"] == rows
 
 
+def test_a_network_of_one_channel_explains_gray_images(place):
+    code = "nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))"
+    (place / "gray.py").write_text(f"from torch import nn\ndef net():\n    return {code}\n")
+    arch = str(place / "gray.py:net")
+    save_fewshot(place / "gray.safetensors", make_fewshot(arch, "prototypical", 3, 16, 0, {}))
+    words = ("query.png", "--support", "support", "--arch", arch, "-o", "gray", "--json")
+    done = explain(place, *words, "--model", "gray.safetensors")
+    assert done.returncode == 0, done.stderr
+    with np.load(place / "gray" / "query.matched.npz") as maps, Image.open(place / "gray" / "query.query.png") as drawn:
+        assert maps["query"].shape == (3, 1, 16, 16) and maps["support"].shape == (3, 2, 1, 16, 16)
+        assert drawn.mode == "L" and drawn.size == (16, 16)
+
+
 @pytest.mark.parametrize("order", [("query.png", "broken.png"), ("broken.png", "query.png")])
 def test_a_query_that_cannot_be_read_does_not_stop_the_others(order, place, tmp_path):
     (place / "broken.png").write_bytes(b"no image")

@@ -14,7 +14,7 @@ from stochx.attributions.lrp import LRP
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
-from stochx.engine.io.images import Preparation, read, to_tensor
+from stochx.engine.io.images import Preparation, read
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.fewshot_networks import load_fewshot
@@ -48,7 +48,7 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
         for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):
             if path not in done:
                 try:
-                    query = to_tensor(preparation(read(Path(path))))
+                    query = preparation.tensor(read(Path(path)))
                 except InputError as error:
                     failed.append(Failed(index, path, error))
                 else:
@@ -73,7 +73,7 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
 
 
 def _support(data: Data, where: str, preparation: Preparation) -> tuple[list[str], Tensor, Sequence[Failed]]:
-    """Return class names, equally many images of each, (N, K, 3, H, W), and those that could not be read."""
+    """Return class names, equally many images of each, (N, K, C, H, W), and those that could not be read."""
     images = stack(data, preparation)
     places = {k: (images.labels == k).nonzero().flatten() for k in sorted({*images.labels.tolist()})}
     if len(places) < 2:
