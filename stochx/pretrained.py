@@ -20,8 +20,8 @@ import torch
 from torchvision import models as torchvision_models
 
 from stochx.catalog import MODELS
-from stochx.engine.io.images import Preparation
-from stochx.engine.network.classifier import Classifier
+from stochx.engine.io.images import RGB, Preparation
+from stochx.engine.network.classifier import Classifier, borrowed, first_channels
 from stochx.errors import InputError, UsageError, first_line, suggest
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
 from stochx.installation import install_hint
@@ -61,7 +61,7 @@ def from_torchvision(name: str) -> tuple[Classifier, list[Fact]]:
     except (urllib.error.URLError, OSError, RuntimeError):
         raise InputError(
             f"the weights of `{name}` are not here, and there is no network to fetch them",
-            f"bring `{cached.name}` into `{cached.parent}`, or give a weights file with `--model FILE`",
+            f"bring `{cached.name}` into `{cached.parent}`, or give a weights file in its place",
         ) from None
     finally:
         socket.setdefaulttimeout(patience)
@@ -147,7 +147,8 @@ def _behind_its_view(timm: Any, name: str, network: Any) -> Classifier:
     """A timm network with its normalisation and preparation."""
     view, count = _view(timm.data.resolve_model_data_config(network)), network.num_classes or network.num_features
     classes = imagenet_classes() if count == 1000 else [str(i) for i in range(count)]
-    return Classifier(network, classes, view.preparation, view.mean, view.std, arch=f"timm:{name}")
+    mean, std = borrowed(view.mean, view.std, first_channels(network) or RGB)
+    return Classifier(network, classes, view.preparation, mean, std, arch=f"timm:{name}")
 
 
 def _view(config: Any) -> Preprocessing:
@@ -234,7 +235,7 @@ def _create(timm: Any, name: str) -> Any:
             if offline or not answers(constants.ENDPOINT):
                 raise InputError(
                     f"the weights of `timm:{name}` are not here, and there is no network to fetch them",
-                    f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file with `--model FILE`",
+                    f"bring them into `{constants.HF_HUB_CACHE}`, or give a weights file in its place",
                 )
             return timm.create_model(name, pretrained=True)
     except InputError:
@@ -242,7 +243,7 @@ def _create(timm: Any, name: str) -> Any:
     except Exception as error:
         reason = first_line(error)[:120].strip().rstrip(".")
         raise InputError(
-            f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file with `--model FILE`"
+            f"the weights of `timm:{name}` cannot be fetched: {reason}", "give a weights file in its place"
         ) from None
     finally:
         constants.HF_HUB_OFFLINE = offline

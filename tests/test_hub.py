@@ -176,6 +176,27 @@ def test_a_folder_of_timm_is_read(safe, tmp_path):
     assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_folder_of_timm_gives_the_channels_of_its_network(channels, tmp_path):
+    timm, hub = pytest.importorskip("timm"), pytest.importorskip("timm.models._hub")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "in_chans": channels}
+    theirs = redrawn(timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes))
+    hub.save_for_hf(theirs, tmp_path, model_config={"label_names": ["ant", "bee", "cat"]})
+    model, x = load_model(tmp_path), torch.rand(2, channels, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.network(x), theirs(x), rtol=0, atol=0)
+    assert model.input_shape == (channels, 32, 32) and model.mean.flatten().tolist() == [0.5] * channels
+
+
+def test_a_gray_vit_of_transformers_takes_gray_images(transformers, tmp_path):
+    theirs = redrawn(vit(transformers, num_channels=1))
+    theirs.save_pretrained(tmp_path)
+    model, x = load_model(tmp_path), torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.network(x), theirs(x).logits, rtol=1e-5, atol=1e-5)
+    assert model.arch.startswith("timm:") and model.input_shape == (1, 32, 32)
+
+
 def sharded(tensors, folder, write=save_file, ending="model.safetensors"):
     """Write tensors in two files, with an index."""
     folder.mkdir(exist_ok=True)
