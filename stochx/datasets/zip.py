@@ -57,9 +57,8 @@ class _Archive:
         self.path = path
         self.lock = threading.Lock()
         self.zip = self._open()
-        names = [
-            (info.filename.replace("\\", "/"), info) for info in self.zip.infolist()
-        ]  # old .NET writes backslashes
+        # Old .NET writes backslashes.
+        names = [(info.filename.replace("\\", "/"), info) for info in self.zip.infolist()]
         self.members = {name: info for name, info in names if not name.endswith("/")}
         self.folders = list(dict.fromkeys(name.rstrip("/") for name, _ in names if name.endswith("/")))
         try:

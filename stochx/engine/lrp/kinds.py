@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from torch import Tensor, fx
 
@@ -30,11 +30,6 @@ class Kind:
     constant: bool = False
     ranged: bool = True
     needs_output: bool = False
-
-
-def arguments(node: fx.Node, *names: str) -> dict[str, Any]:
-    """Return the arguments of a call by name, `names` being those that stand by position."""
-    return dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
 def nothing(tape: RelevanceTape, node: fx.Node, relevance: Tensor) -> Sent:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from stochx.engine.lrp.kinds import Sent, arguments, refuse
+from stochx.engine.lrp.kinds import Sent, refuse
 from stochx.engine.lrp.products import contract
 from stochx.engine.lrp.rules import Layer, share
+from stochx.engine.network.graph import arguments
 
 if TYPE_CHECKING:
     from stochx.engine.lrp.tape import RelevanceTape

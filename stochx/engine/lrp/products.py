@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from stochx.engine.lrp.kinds import Sent, arguments, refuse
+from stochx.engine.lrp.kinds import Sent, refuse
 from stochx.engine.lrp.rules import share, stabilise
+from stochx.engine.network.graph import arguments
 
 if TYPE_CHECKING:
     from stochx.engine.lrp.tape import RelevanceTape

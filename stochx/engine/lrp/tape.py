@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from stochx.engine.lrp import wiring
 from stochx.engine.lrp.operations import SOFTMAX, kind_of
 from stochx.engine.lrp.rules import STABILISER, Layer
+from stochx.engine.network.graph import computed
 from stochx.engine.network.inplace import out_of_place
 from stochx.errors import InputError
 
@@ -110,16 +111,9 @@ class RelevanceTape:
 
     def run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """Compute `node` from `values`, not in place."""
-        args: Any = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.graph)
-        if node.op == "call_module":
-            return self.modules[str(node.target)](*args, **kwargs)
-        function: Any = node.target
-        return (
-            getattr(args[0], function)(*args[1:], **kwargs) if node.op == "call_method" else function(*args, **kwargs)
-        )
+        return computed(node, values, self.modules)
 
     def span(self, end: fx.Node) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest value that the raw node `end` can take, for one image."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
 from stochx.engine.network.bpda import StandIn
+from stochx.engine.network.graph import arguments
 from stochx.engine.network.recording import overwritten
 from stochx.engine.network.stochastic import NormalSum
 
@@ -183,7 +184,7 @@ def log_softmax_axis(node: fx.Node, modules: Mapping[str, nn.Module]) -> int | N
         module = modules[str(node.target)]
         axis = module.dim if isinstance(module, nn.LogSoftmax) else None
     elif node.target in (F.log_softmax, torch.log_softmax, "log_softmax"):
-        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        axis = arguments(node, "input", "dim").get("dim")
     return axis if isinstance(axis, int) else None
 
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from stochx.engine.network.graph import calls, reads_values
+from stochx.engine.network.graph import arguments, calls, reads_values
 from stochx.engine.network.positions import Recorder
 from stochx.engine.network.stochastic import NormalSum
 
@@ -108,7 +108,7 @@ def _joins_rows(node: fx.Node) -> bool:
     """Return True for `x.flatten(0, 1)`, which makes one batch of the tokens of all images."""
     if node.target not in ("flatten", torch.flatten):
         return False
-    given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | node.kwargs
+    given = arguments(node, "input", "start_dim", "end_dim")
     return (given.get("start_dim", 0), given.get("end_dim", -1)) == (0, 1)
 
 
@@ -158,7 +158,7 @@ def _norms_as_modules(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is not nn.functional.batch_norm:
             continue
-        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        given = arguments(node, *names)
         tensors = {name: _constant(graph, given.get(name)) for name in names[1:5]}
         mean, var = tensors["running_mean"], tensors["running_var"]
         if (

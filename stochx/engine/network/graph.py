@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -154,6 +155,7 @@ def _global_hooks() -> bool:
 
 SHAPES = frozenset({"size", "dim", "ndimension", "numel", "nelement", "new_empty", "new_ones", "new_zeros", "new_full"})
 LIKE = frozenset({torch.empty_like, torch.ones_like, torch.zeros_like, torch.full_like})
+NO_MODULES: Mapping[str, nn.Module] = MappingProxyType({})
 ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim"})
 
 
@@ -174,6 +176,23 @@ def depending(graph: fx.Graph) -> set[fx.Node]:
         if node.op == "placeholder" or (reads_values(node) and not found.isdisjoint(node.all_input_nodes)):
             found.add(node)
     return found
+
+
+def arguments(node: fx.Node, *names: str) -> dict[str, Any]:
+    """Return the arguments of a call by name, `names` being those that stand by position."""
+    return dict(zip(names, node.args, strict=False)) | node.kwargs
+
+
+def computed(
+    node: fx.Node, values: Mapping[fx.Node, Any], modules: Mapping[str, nn.Module] = MappingProxyType({})
+) -> Any:
+    """Return the value of a call, of one of `modules`, a function or a method, with these `values` of its arguments."""
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    keywords: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **keywords)
+    function: Any = modules[str(node.target)] if node.op == "call_module" else node.target
+    return function(*args, **keywords)
 
 
 def calls(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:

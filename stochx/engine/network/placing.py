@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from stochx.engine.network.balanced_kinds import MOVES
+from stochx.engine.network.graph import computed
 from stochx.engine.network.positions import axis_of, to_maps
 
 Values = dict[fx.Node, Any]
@@ -50,7 +51,7 @@ def _ahead(graph: fx.GraphModule, node: fx.Node, part: Tensor, values: Values) -
             continue
         if _moves(user):
             if user.all_input_nodes[0] is node and (like.numel() == part.numel() or _pads(user)):
-                yield user, _run(user, values | {node: part})
+                yield user, computed(user, values | {node: part})
         elif like.shape == part.shape:
             yield user, part
         elif axis_of(graph, user) == "last" and like.shape[:-1] == part.shape[:-1]:
@@ -94,20 +95,13 @@ def _spread(part: Tensor, like: Tensor) -> Tensor:
     return (part.sum(-1, keepdim=True) / like.shape[-1]).expand(like.shape)
 
 
-def _run(node: fx.Node, values: Values) -> Any:
-    args: Any = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs: dict[str, Any] = fx.node.map_arg(node.kwargs, values.__getitem__)
-    function: Any = node.target
-    return getattr(args[0], function)(*args[1:], **kwargs) if node.op == "call_method" else function(*args, **kwargs)
-
-
 def _returned(source: fx.Node, path: list[fx.Node], part: Tensor, values: Values) -> Tensor:
     """Return `part` at the places where the operations of `path` took it from."""
 
     def moved(value: Tensor) -> Tensor:
         found = values | {source: value}
         for node in path:
-            found[node] = _run(node, found)
+            found[node] = computed(node, found)
         out: Tensor = found[path[-1]]
         return out
 

@@ -154,7 +154,7 @@ def _check_downloaded(path: Path) -> None:
 
 
 def _start(path: Path, count: int) -> bytes:
-    """Return the first bytes of a file; none of what is no file, such as a pipe, which may wait for ever."""
+    """Return the first bytes of a file, or none of anything else: reading a pipe could block."""
     if not path.is_file():
         return b""
     with path.open("rb") as file:
