@@ -105,5 +105,5 @@ def test_scores_of_a_few_shot_network_do_not_depend_on_the_modes_of_torch(head):
     torch.testing.assert_close(model.scores(support, query[0]), model.scores(support, query[:1])[0])
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.scores(support, query), expected)
-    refused(lambda: model.scores(support[0], query), "`support` is (3, 3, 16, 16)", "(N, K, 3, H, W)")
+    refused(lambda: model.scores(support[0], query), "`support` is (3, 3, 16, 16)", "(N, K, C, H, W)")
     refused(lambda: model.scores(support, 255 * query), "divide by 255")
