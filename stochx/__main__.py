@@ -1,17 +1,35 @@
 """`stochx`, `python -m stochx`, and what `torchrun -m stochx` starts."""
 
+import contextlib
+import os
 import sys
+
+from stochx import interrupts
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it without a traceback also before it listens to signals."""
+    """Run the command line; a signal ends it without a traceback, also while modules are imported."""
+    _fill_closed_streams()
+    interrupts.listen()
     try:
-        from stochx.cli import main as command_line
-
+        with interrupts.honoured():
+            from stochx.cli import main as command_line
         command_line()
-    except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted\n")
-        sys.exit(130)
+    except interrupts.Stopped as stopped:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            os.write(2, f"error: {stopped}\n".encode())
+        sys.exit(stopped.exit_code)
+    finally:
+        interrupts.rest()
+
+
+def _fill_closed_streams() -> None:
+    """Open nothing in the place of standard streams that are closed, lest the next file takes it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 if __name__ == "__main__":

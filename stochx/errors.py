@@ -4,6 +4,7 @@ StochxError
 ├── UsageError     exit 2: an unknown name, key or value; a wrong option
 ├── InputError     exit 2: a file, image, model or data set that cannot be used
 └── RunError       exit 1: the work itself failed (NaN, no image left, a lost rank)
+    └── WriteError   a file, or stdout, could not be written
 """
 
 from __future__ import annotations
@@ -68,3 +69,7 @@ class RunError(StochxError):
     """The work was asked for correctly and still failed; it yields no result."""
 
     exit_code = 1
+
+
+class WriteError(RunError):
+    """A file that could not be written: no space, no permission, a folder that is gone."""

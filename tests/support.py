@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -43,7 +42,7 @@ class Done:
 
 def stochx(*args, cwd=".", env=None):
     """Run a command in this process, as `main` runs it."""
-    before, handlers = Path.cwd(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = Path.cwd()
     out, err, argv, environ = io.StringIO(), io.StringIO(), sys.argv, dict(os.environ)
     log = logging.getLogger("stochx")
     handled, propagates, level = log.handlers, log.propagate, log.level
@@ -58,8 +57,6 @@ def stochx(*args, cwd=".", env=None):
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environ)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         log.handlers, log.propagate = handled, propagates
         log.setLevel(level)
     return Done(left.value.code, out.getvalue(), err.getvalue())

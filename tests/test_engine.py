@@ -12,13 +12,14 @@ from torch import nn
 from stochx.attributions import IntegratedGradients, SmoothTaylor
 from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
-from stochx.engine.io.store import RunFolder, atomic, to_toml
+from stochx.engine.io.files import atomic
+from stochx.engine.io.store import RunFolder, to_toml
 from stochx.engine.network.fused import fused
 from stochx.engine.network.stem import Stem
 from stochx.engine.seeds import digest, generator, seeded
 from stochx.engine.sweep import canonical_batches, sweep
 from stochx.engine.world import World
-from stochx.errors import InputError, UsageError
+from stochx.errors import UsageError, WriteError
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_a_config_is_toml_that_reads_back():
 
 def test_an_output_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"), atomic(tmp_path / "file" / "x.txt"):
+    with pytest.raises(WriteError, match="cannot write"), atomic(tmp_path / "file" / "x.txt"):
         pass
 
 

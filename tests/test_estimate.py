@@ -11,7 +11,8 @@ import pytest
 from support import refused, shapes_net, stochx
 
 from stochx import settings
-from stochx.cli import Stopped, app, watch
+from stochx.cli import app, watch
+from stochx.interrupts import Stopped
 from stochx.runs import Quiet, _estimate, execute
 from stochx.runs._pilots import Measured, Stage
 from stochx.runs.document import Results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pytest
 from support import shapes_net, stochx
 
 from stochx import settings
-from stochx.cli import Stopped
-from stochx.engine.io.store import FolderInUseError, atomic, locked
+from stochx.engine.io.files import atomic
+from stochx.engine.io.store import FolderInUseError, locked
 from stochx.errors import UsageError
+from stochx.interrupts import Stopped
 
 QUICK = ("-m", "gradient", "--no-figure", "--model", "net.safetensors")
 
@@ -96,8 +98,8 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     with pytest.raises(FolderInUseError), atomic(tmp_path / "deep" / "figure.png") as temporary:
-        (leftover,) = (tmp_path / "deep").iterdir()
-        temporary.with_name(f"{leftover.name}.kept").write_text("as after kill -9")
+        temporary.write_text("half")
+        shutil.copytree(temporary.parent, f"{temporary.parent}.kept")  # as after kill -9
         raise FolderInUseError("stop")
     assert [path.suffix for path in (tmp_path / "deep").iterdir()] == [".kept"]
     with locked(tmp_path):

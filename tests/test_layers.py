@@ -50,6 +50,7 @@ LEVELS = {
     "declarations": 1,
     "errors": 0,
     "installation": 0,
+    "interrupts": 0,
     "support": 1,
     "wrapping": 0,
 }

@@ -38,7 +38,8 @@ ROWS = [{"name": "cat ± 猫 🐈"}]
 def test_stdout_of_any_encoding_takes_every_text(encoding, as_json, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    output.escape_unprintable()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    output.prepare_streams()
     view, form = View(lambda rows: [text("name")]), "json" if as_json else None
     output.show(compose("list", {}, {}, ROWS), view, form, quiet=True)
     written = stream.buffer.getvalue().decode(encoding)

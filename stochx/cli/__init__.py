@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,8 +12,9 @@ import typer
 from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
-from stochx.errors import InputError, StochxError, UsageError
+from stochx.errors import InputError, StochxError, UsageError, WriteError
 from stochx.installation import clash, overwritten
+from stochx.interrupts import Stopped, honoured
 
 app = typer.Typer(
     name="stochx",
@@ -82,34 +81,21 @@ def root(
         raise typer.Exit(2)
 
 
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; it unwinds through everything that has something to save.
-
-    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option.
-    """
-
-    resumable: bool | None = None
-
-
 KEPT = "what was finished is kept; `--resume` goes on from there"
 LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     configure_threads(os.environ)
-    output.escape_unprintable()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    output.prepare_streams()
     try:
-        _check_working_folder()
-        _check_installation()
-        code = app(prog_name="stochx", standalone_mode=False)
-        sys.stdout.flush()
+        with honoured():
+            _check_stdout()
+            _check_working_folder()
+            _check_installation()
+            code = app(prog_name="stochx", standalone_mode=False)
+            sys.stdout.flush()
     except StochxError as error:
         output.complain(str(error), error.hint)
         code = error.exit_code
@@ -117,11 +103,9 @@ def main() -> NoReturn:
         output.complain(_lower(error.format_message()), _usage_hint(error))
         code = 2
     except Stopped as stopped:
-        number = int(stopped.args[0])
-        what = "interrupted" if number == signal.SIGINT else "terminated"
         hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
-        output.complain(what, hints[stopped.resumable])
-        code = 128 + number
+        output.complain(str(stopped), hints[stopped.resumable])
+        code = stopped.exit_code
     except (MemoryError, RuntimeError) as error:
         from stochx.engine.device import is_out_of_memory
 
@@ -129,10 +113,12 @@ def main() -> NoReturn:
             raise
         output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
         code = 1
-    except BrokenPipeError:  # the reader of the pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_stdout() -> None:
+    if sys.stdout is None:
+        raise WriteError("stdout is closed", "redirect it to a file, or to `/dev/null`")
 
 
 def _check_working_folder() -> None:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from stochx import catalog, settings
-from stochx.cli import Stopped, output
+from stochx.cli import output
 from stochx.cli.complete import completer
 from stochx.cli.summary import append_summary
 from stochx.engine.io.store import holds_results
 from stochx.errors import InputError, UsageError, suggest
+from stochx.interrupts import Stopped, honoured
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.choices import Format
 from stochx.settings.folders import Output, Resumable, RunFiles
@@ -41,7 +42,7 @@ def command_function(cls: type[Settings]) -> Callable[..., None]:
         dry = isinstance(chosen, RunFiles) and chosen.dry_run
         watch = TerminalWatch(quiet, estimated=isinstance(chosen, RunFiles) and not dry)
         try:
-            with watch.shown():
+            with honoured(), watch.shown():
                 outcome = execute(chosen, watch)
         except Stopped as stopped:
             if isinstance(chosen, Resumable) and not dry:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from stochx.cli.streams import Stderr, Stdout, escaping
 from stochx.errors import printable
 from stochx.settings.choices import Format
 from stochx.tables.junit import to_junit
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def escape_unprintable() -> None:
-    r"""Make stdout and stderr write as `\xb1` what their encoding lacks, and bytes of names that are not UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def prepare_streams() -> None:
+    r"""Make stdout and stderr write as `\xb1` what their encoding lacks, and their failures what they are to a run."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = escaping(sys.stdout, Stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = escaping(sys.stderr, Stderr)
+    sys.stderr = sys.stderr or io.StringIO()  # closed
 
 
 @cache

@@ -11,8 +11,8 @@ import numpy as np
 
 from stochx.datasets.npz import Npz
 from stochx.engine.io.data import Data, from_arrays
-from stochx.engine.io.store import atomic
-from stochx.errors import InputError, printable
+from stochx.engine.io.files import atomic
+from stochx.errors import InputError, WriteError, printable
 
 ARRAYS = {
     (module, name)
@@ -41,7 +41,7 @@ def from_cache(file: Path) -> Data:
     try:
         with atomic(stored) as temporary, temporary.open("wb") as out:
             np.savez(out, images=pixels, labels=np.array(labels), classes=np.array(classes))
-    except InputError as error:
+    except WriteError as error:
         log.warning("`%s` cannot be cached and is read again each time: %s", printable(file), error)
     return from_arrays(pixels, labels, classes, file.stem)
 

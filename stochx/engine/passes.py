@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
+from stochx import interrupts
+
 Report = Callable[[int], None]
 """Takes the number of items (images, batches, episodes) that were done since the last call."""
 
@@ -30,7 +32,8 @@ def counting(listener: Report) -> Iterator[None]:
 
 
 def count(rows: int) -> None:
-    """Count rows that have passed."""
+    """Count rows that have passed; between two batches, a signal that Python has swallowed ends the run."""
+    interrupts.check()
     listener = LISTENER.get(None)
     if listener is not None:
         listener(rows)

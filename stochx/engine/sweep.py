@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from itertools import zip_longest
 from typing import TypeVar
 
+from stochx import interrupts
 from stochx.engine.world import World
 
 L = TypeVar("L")
@@ -57,6 +58,7 @@ def sweep(
         try:
             ahead = loader.submit(load, mine[0]) if mine else None
             for batch, following in zip_longest(mine, mine[1:]):
+                interrupts.check()
                 assert ahead is not None
                 loaded = ahead.result()
                 ahead = loader.submit(load, following) if following is not None else None

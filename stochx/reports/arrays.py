@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stochx.engine.io.store import atomic
+from stochx.engine.io.files import atomic
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stochx.engine.gradients import logits
+from stochx.engine.io.files import atomic
 from stochx.engine.io.images import to_image, to_picture
-from stochx.engine.io.store import atomic
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.threat import ROUNDING, Ball
 from stochx.reports.figure import (

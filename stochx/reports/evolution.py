@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from stochx.engine.io.store import atomic
+from stochx.engine.io.files import atomic
 from stochx.reports.boundary import Panel, Scene, make_figure, scale_end
 from stochx.reports.figure import OWN, as_label, figure_bytes, new_figure, own_style, save_figure, style_axis
 from stochx.reports.fitting import LETTER

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stochx.engine.io.store import atomic
+from stochx.engine.io.files import atomic
 from stochx.errors import printable
 from stochx.reports.fitting import add_title, wrap_texts
 from stochx.reports.fonts import BASE, escape_missing, fit_fonts

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stochx.engine.io.files import atomic
 from stochx.engine.io.images import to_image
-from stochx.engine.io.store import atomic
 from stochx.tasks.attack import Attacked
 
 KEPT = 24  # images of an attack that are kept beside their adversarial images

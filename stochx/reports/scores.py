@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stochx.engine.io.files import atomic
 from stochx.engine.io.images import to_picture
-from stochx.engine.io.store import atomic
 from stochx.engine.statistics import interval
 from stochx.metrics import Metric
 from stochx.reports.colours import colours_of, legend_of_colours, scale_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stochx.engine.io.store import write_text
+from stochx.engine.io.files import write_text
 from stochx.runs.document import Document
 from stochx.settings.argv import recorded_line
 from stochx.tables.card import card_page

@@ -14,8 +14,9 @@ from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.expectation import Draws
 from stochx.engine.io.data import Data
+from stochx.engine.io.files import write_text
 from stochx.engine.io.images import RGB, channels_text
-from stochx.engine.io.store import RunFolder, to_toml, write_text
+from stochx.engine.io.store import RunFolder, to_toml
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale
 from stochx.engine.threat import Ball

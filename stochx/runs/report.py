@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from stochx import __version__
-from stochx.engine.io.store import write_text
+from stochx.engine.io.files import write_text
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError, first_line, quoted
 from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_comparison, make_section, render, room_for

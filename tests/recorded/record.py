@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import shlex
-import signal
 import sys
 import tempfile
 import tomllib
@@ -132,7 +131,6 @@ class Place:
 def _invoke(words, folder):
     """Run one command in this process, as `main` does, and leave the process as it was."""
     before, environ, argv = Path.cwd(), dict(os.environ), sys.argv
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     log = logging.getLogger("stochx")
     logging_state = log.handlers, log.propagate, log.level
     out, err, code, threads = io.StringIO(), io.StringIO(), None, torch.get_num_threads()
@@ -150,8 +148,6 @@ def _invoke(words, folder):
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environ)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         log.handlers, log.propagate = logging_state[:2]
         log.setLevel(logging_state[2])
     return code, out.getvalue(), err.getvalue()

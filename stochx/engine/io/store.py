@@ -1,4 +1,4 @@
-"""Atomic files, and run folders that can be resumed."""
+"""Run folders: held by one process, filled record by record, resumed."""
 
 from __future__ import annotations
 
@@ -6,58 +6,21 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stochx.engine.io.files import append_text, sweep_unfinished, write_text, writing
 from stochx.errors import InputError, UsageError, storable
 from stochx.settings.folders import LOCK
 
 if sys.platform != "win32":
     import fcntl
 
-UNFINISHED = ".stochx-"  # begins the names of files that are being written
-
 
 class FolderInUseError(UsageError):
     """A run folder that another process writes to."""
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it is renamed to `path` at the end, and removed on an error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"{UNFINISHED}{path.name[:40]}."
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write `{path}`: {error.strerror}", "choose another folder with `--output`") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write `{path}`: {error.strerror or error}", "free some space or choose another folder"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; bytes of a name that are not UTF-8 become `\\udcff`, which JSON reads back."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -74,12 +37,11 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to `{folder}`: {error.strerror}", "choose another `--output`") from None
     try:
-        for below in ("", "*/", "*/*/"):  # as deep as runs write; `-o .` may be the top of anything
-            for file in folder.glob(f"{below}{UNFINISHED}*"):
-                file.unlink(missing_ok=True)
+        sweep_unfinished(folder, depth=2)  # as deep as runs write; `-o .` may be the top of anything
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder is gone, or its disk cannot be written to any more
+            (folder / LOCK).unlink()
         os.close(lock)
         with contextlib.suppress(OSError):  # not empty
             for path in created:
@@ -159,27 +121,28 @@ class RunFolder:
         self._begun = True
         if self._leads:
             write_text(self.folder / "config.toml", to_toml(self.config))
-        else:  # the leading rank may not have created it yet
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if self._fresh:
-            self._own.unlink(missing_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)  # the leading rank may not have created it yet
+            if self._fresh:
+                self._own.unlink(missing_ok=True)
 
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Append records; they are on disk when this returns."""
         self.begin()
-        with self._own.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self._own, _as_lines(records))
 
     def finish(self, records: Iterable[Mapping[str, object]], result: Mapping[str, object]) -> None:
         """Write all records in order, and the result; called by the leading rank after the others are done."""
         self.begin()  # a resumed run with nothing left to do has settings of its own too
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        write_text(self.folder / "records.jsonl", lines)
-        for part in self.folder.glob("records-*.jsonl"):
-            part.unlink()
+        write_text(self.folder / "records.jsonl", _as_lines(records))
+        with writing(self.folder):
+            for part in self.folder.glob("records-*.jsonl"):
+                part.unlink()
         write_text(self.folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _as_lines(records: Iterable[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _read_records(file: Path) -> list[dict[str, Any]]:

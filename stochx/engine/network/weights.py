@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stochx.engine.io.fingerprints import from_bytes, to_bytes
-from stochx.engine.io.store import atomic
+from stochx.engine.io.tensors import save_tensors
 from stochx.engine.network import pickles, shards
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
@@ -90,8 +89,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Header, trained: Te
     metadata = {"stochx": serialise(header)}
     if trained is not None:
         metadata[TRAINED] = base64.b64encode(to_bytes(trained)).decode()
-    with atomic(path) as temporary:
-        save_file(stored, temporary, metadata=metadata)
+    save_tensors(path, stored, metadata)
 
 
 def load(path: Path) -> Weights:

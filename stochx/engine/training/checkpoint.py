@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stochx.engine.io.store import atomic
+from stochx.engine.io.tensors import save_tensors
 from stochx.errors import InputError
 
 Group = Mapping[str, Tensor]
@@ -48,8 +47,7 @@ def write(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averag
         "last": progress.last,
         "best": {"epoch": progress.best_epoch, "value": progress.best_value},
     }
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"training": json.dumps(facts)})
+    save_tensors(path, tensors, {"training": json.dumps(facts)})
 
 
 def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> Progress:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx import interrupts
 from stochx.engine.device import current, fast_layout, in_parts, lay_out
 from stochx.engine.network.reading import SINGLE_VALUE, output_in_training
 from stochx.engine.seeds import generator, seeded
@@ -215,6 +216,7 @@ class _Loop:
         loss_sum, correct_sum, total = 0.0, 0, 0
         with seeded(self.seed, "epoch", epoch, self.world.rank):
             for step, whole in enumerate(batches):
+                interrupts.check()
                 done = epoch * len(batches) + step
                 for group in self.optimizer.param_groups:
                     group["lr"] = plan.rate * SCHEDULES[plan.schedule](done, plan.epochs * len(batches))

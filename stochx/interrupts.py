@@ -1,0 +1,97 @@
+"""Signals that end a process: the first unwinds it through everything that has something to save, a second does not.
+
+Python raises `Stopped` wherever the main thread is, and loses it in finalisers, callbacks of C and some imports; so
+`check` raises it again between batches, and `honoured` at the end. A library user's signals are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+GRACE = 0.5  # seconds that a second signal leaves to what the first has begun; torchrun passes on what a terminal sent
+SHOW_CURSOR = b"\x1b[?25h"  # which bars hide
+
+
+class Stopped(BaseException):
+    """A signal that ends the process.
+
+    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option.
+    """
+
+    resumable: bool | None = None
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
+
+
+_stopped: Stopped | None = None
+
+
+def listen() -> None:
+    """From now on the first signal raises `Stopped`, and a second one ends the process."""
+    for number in SIGNALS:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores the last one
+            signal.signal(number, _stop)
+    sys.unraisablehook = _say_unraisable
+    if sys.platform != "win32":
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=_await_second, args=(reading,), name="signals", daemon=True).start()
+
+
+def rest() -> None:
+    """Leave signals to the system, which ends the process by them: Python is about to leave, and catches no more."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def check() -> None:
+    """Raise `Stopped` again if there was a signal."""
+    if _stopped is not None:
+        raise _stopped
+
+
+@contextlib.contextmanager
+def honoured() -> Iterator[None]:
+    """End the block by `Stopped` if there was a signal, whatever became of the one that was raised in it."""
+    try:
+        yield
+    finally:
+        check()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped
+    if _stopped is None:
+        _stopped = Stopped(number)
+        raise _stopped
+
+
+def _say_unraisable(unraisable: Any) -> None:
+    """Print what Python swallows as ever, except for `Stopped`, which is raised again."""
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
+
+
+def _await_second(reading: int) -> None:
+    """Leave on a second signal, also while the main thread is where no exception reaches it."""
+    seen = list[int]()
+    while len(seen) < 2:
+        seen += [number for number in os.read(reading, 1) if number in SIGNALS]
+    time.sleep(GRACE)
+    if os.isatty(2):
+        os.write(2, SHOW_CURSOR)
+    os._exit(128 + seen[0])
