@@ -17,10 +17,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from support import stochx
+from support import refused, stochx
 
 from stochx import interrupts
 from stochx.engine.io.files import append_text, atomic, write_text
+from stochx.engine.io.scratch import scratch
 from stochx.engine.io.store import RunFolder
 from stochx.engine.io.tensors import save_tensors
 from stochx.errors import WriteError
@@ -125,8 +126,23 @@ def test_a_folder_that_is_gone_is_one_error(tmp_path):
     run = RunFolder(tmp_path / "run", {"seed": 0})
     run.append([{"index": 0}])
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(WriteError, match=r"cannot write `.*records.jsonl`: No such file or directory"):
+    write_text(tmp_path / "run" / "next.txt", "a file that makes the folder anew")
+    with pytest.raises(WriteError, match=r"`.*run` was removed while the command wrote to it"):
         run.append([{"index": 1}])
+    with pytest.raises(WriteError, match="was removed"):
+        run.finish([{"index": 0}], {})
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs a system that reserves space")
+def test_a_scratch_tensor_has_its_space_before_it_is_written_to(tmp_path, monkeypatch):
+    def refuse(file, start, size):
+        raise OSError(errno.ENOSPC, f"{size} bytes are too many")
+
+    monkeypatch.setattr("stochx.engine.io.scratch.IN_MEMORY", 10)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    refused(lambda: scratch((3, 5), torch.float32), "60 bytes are too many", "TMPDIR")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_disk_that_is_full_ends_a_command_with_one_error(place, tmp_path):

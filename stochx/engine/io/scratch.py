@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,16 @@ def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(*shape, dtype=dtype)
     try:
         with tempfile.NamedTemporaryFile(prefix="stochx-") as file:
-            file.truncate(size)
+            _reserve(file.fileno(), size)
             return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(*shape)
     except (OSError, RuntimeError) as error:
         folder = Path(tempfile.gettempdir())
         raise InputError(f"{size / 2**30:.1f} GiB do not fit into `{folder}`: {error}", "set TMPDIR") from None
+
+
+def _reserve(file: int, size: int) -> None:
+    """Make a file `size` bytes long, all of them on the disk: a page that finds no space would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)

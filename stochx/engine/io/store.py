@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stochx.engine.io.files import append_text, sweep_unfinished, write_text, writing
-from stochx.errors import InputError, UsageError, storable
+from stochx.errors import InputError, UsageError, WriteError, storable
 from stochx.settings.folders import LOCK
 
 if sys.platform != "win32":
@@ -117,6 +117,8 @@ class RunFolder:
     def begin(self) -> None:
         """Create the folder and write the config; a new run deletes the records of an older one."""
         if self._begun:
+            if self._leads and not (self.folder / "config.toml").exists():  # nor is what was finished there any more
+                raise WriteError(f"`{self.folder}` was removed while the command wrote to it", "run it again")
             return
         self._begun = True
         if self._leads:

@@ -20,5 +20,5 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         try:
             save_file({**tensors}, temporary, metadata={**metadata})
             temporary.chmod(mode)  # the library gives nobody else access
-        except SafetensorError as error:  # e.g. `Error while serializing: I/O error: No space left on device`
-            raise OSError(str(error).rpartition("error: ")[2]) from None
+        except SafetensorError as error:  # `Error while serializing: I/O error: No space left on device (os error 28)`
+            raise OSError(str(error).rpartition("error: ")[2].partition(" (os error")[0]) from None
