@@ -1,8 +1,8 @@
 """`stochx`, `python -m stochx`, and what `torchrun -m stochx` starts."""
 
 import contextlib
+import gc
 import os
-import sys
 
 from stochx import interrupts
 
@@ -18,9 +18,9 @@ def main() -> None:
     except interrupts.Stopped as stopped:
         with contextlib.suppress(OSError):  # of a terminal that is gone
             os.write(2, f"error: {stopped}\n".encode())
-        sys.exit(stopped.exit_code)
     finally:
         interrupts.rest()
+        gc.freeze()  # or Python looks for cycles in all of torch, for a second, in memory that the system frees anyway
 
 
 def _fill_closed_streams() -> None:

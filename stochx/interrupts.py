@@ -52,7 +52,14 @@ def listen() -> None:
 
 
 def rest() -> None:
-    """Leave signals to the system, which ends the process by them: Python is about to leave, and catches no more."""
+    """Leave signals to the system, which ends the process by them: Python is about to leave, and catches no more.
+
+    After a signal, when all is unwound, the process ends here.
+    """
+    if _stopped is not None:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(_stopped.exit_code)
     for number in SIGNALS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_DFL)

@@ -102,6 +102,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
         shutil.copytree(temporary.parent, f"{temporary.parent}.kept")  # as after kill -9
         raise FolderInUseError("stop")
     assert [path.suffix for path in (tmp_path / "deep").iterdir()] == [".kept"]
+    assert not [*tmp_path.rglob("figure.png")]
     with locked(tmp_path):
         assert not [*(tmp_path / "deep").iterdir()]
 

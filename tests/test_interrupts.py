@@ -106,6 +106,8 @@ def test_a_command_under_nohup_outlives_its_terminal():
 
 def test_a_signal_to_a_forked_process_is_not_one_to_this():
     done = run_command(
+        "import warnings\n"
+        "warnings.simplefilter('ignore')  # of the threads that are not forked\n"
         "if os.fork() == 0:\n"
         "    try: send('SIGTERM')\n"
         "    finally: os._exit(0)\n"

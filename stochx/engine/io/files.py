@@ -16,14 +16,15 @@ UNFINISHED = ".stochx-"  # begins the names of folders in which files are being 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, of the same name in a temporary folder beside it; at the end it is moved to `path`.
+    """Yield a path to write to, in a temporary folder beside `path`; at the end it is moved to `path`.
 
+    It has the same suffix and another name, lest what a killed process leaves there is taken for the file of a run.
     Raises `WriteError` for any failure of the system. Like every other error it leaves an older file as it was.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED, ignore_cleanup_errors=True) as folder:
-            temporary = Path(folder, path.name)
+            temporary = Path(folder, f"unfinished{path.suffix}")
             yield temporary
             temporary.replace(path)
 
