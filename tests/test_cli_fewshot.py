@@ -275,7 +275,7 @@ def test_info_tells_what_a_few_shot_network_is(run):
 def test_two_ranks_train_and_test_as_one_process_does(run):
     place, _ = run
     plain = ("--backbone", "robust-resnet2b", "--size", 32, "--optimizer", "sgd", "--lr", 0.1, "--batch-size", 2)
-    words = [*DATA, "--way", 3, "--queries", 4, "--device", "cpu", *SHORT, *plain]  # no norms, which see other batches
+    words = [*DATA, "--way", 3, "--queries", 4, "--device", "cpu", *SHORT, *plain]
     assert stochx("fsc-train", *words, "-o", "one", "-q", cwd=place).returncode == 0
     assert stochx("fsc-train", *words, "--seed", 1, "-o", "other", "-q", cwd=place).returncode == 0
     assert stochx_in_ranks("fsc-train", *words, "-o", "two", "-q", cwd=place).returncode == 0

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stochx.engine.whole import shared_by, whole_mean
+from stochx.engine.world import World
+
 Statistics = Literal["batch", "running"]
 FLOOR, MOMENTUM = 1e-5, 0.1
 
@@ -38,7 +41,8 @@ class EpisodeNorm(nn.Module):
         joined = x.transpose(0, 1).flatten(1, 2)  # one channel for each pair of channel and episode
         affine = self.weight.repeat(episodes), self.bias.repeat(episodes)
         mean, var = torch.zeros_like(affine[0]), torch.ones_like(affine[0])
-        out = F.batch_norm(joined, mean, var, *affine, training=True, momentum=1.0, eps=FLOOR)
+        with shared_by(World()):  # an episode is whole on its rank
+            out = F.batch_norm(joined, mean, var, *affine, training=True, momentum=1.0, eps=FLOOR)
         self._remember(mean.view(episodes, channels), var.view(episodes, channels))
         return torch.unflatten(out, 1, (episodes, channels)).transpose(0, 1)
 
@@ -53,5 +57,5 @@ class EpisodeNorm(nn.Module):
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:
         if self.track_running_stats:
-            self.running_mean.lerp_(mean.mean(0).to(self.running_mean), MOMENTUM)
-            self.running_var.lerp_(var.mean(0).to(self.running_var), MOMENTUM)
+            self.running_mean.lerp_(whole_mean(mean, [0])[0].to(self.running_mean), MOMENTUM)
+            self.running_var.lerp_(whole_mean(var, [0])[0].to(self.running_var), MOMENTUM)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.network.sites import Site
+from stochx.engine.whole import is_shared, whole_mean, whole_variance
 from stochx.errors import InputError
 
 FLOOR = 1e-5  # added to a variance, as in batch norms
@@ -61,10 +62,13 @@ class Spread(nn.Module):
         others = [dim for dim in inner if dim != self.axis + 1]
         over = {"layer": inner, "channel": others or (inner if alone else []), "unit": []}[self.stat]
         dims = over if alone else [0, *over]
-        if dims == [0] and len(z) == 1:
+        if dims == [0] and len(z) == 1 and not is_shared():
             raise InputError("statistics of the noise need more than one image per batch", "use `source=running`")
-        if self.measure == "mean-abs":
-            spread = z.abs().mean(dims, keepdim=True)
-        else:
-            spread = (z.var(dims, correction=0, keepdim=True) + FLOOR).sqrt()
-        return spread if alone else spread[0]
+        if alone:
+            mean_abs = self.measure == "mean-abs"
+            return z.abs().mean(dims, keepdim=True) if mean_abs else _std(z.var(dims, correction=0, keepdim=True))
+        return (whole_mean(z.abs(), dims) if self.measure == "mean-abs" else _std(whole_variance(z, dims)))[0]
+
+
+def _std(variance: Tensor) -> Tensor:
+    return (variance + FLOOR).sqrt()

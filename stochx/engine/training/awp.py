@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from stochx.engine.network.stochastic import parameter_groups
 from stochx.engine.training.fit import Step
+from stochx.engine.whole import whole_sum
 
 
 def at_worst_weights(model: nn.Module, gamma: float, lowered: Callable[[], Step]) -> Step:
@@ -24,8 +25,8 @@ def at_worst_weights(model: nn.Module, gamma: float, lowered: Callable[[], Step]
     weights = {id(p) for p in parameter_groups(model)[0]["params"]}
     moving = {name: w for name, w in held.named_parameters() if id(w) in weights and w.dim() > 1}
     buffers = {name: buffer.clone() for name, buffer in held.named_buffers()}
-    loss = functional_call(held, buffers, ()).loss
-    gradients = torch.autograd.grad(loss, [*moving.values()], allow_unused=True)
+    at_w = functional_call(held, buffers, ())
+    gradients = _whole_gradients(at_w, [*moving.values()])
     worst = {
         name: w + gamma * w.detach().norm() * _unit(d)
         for (name, w), d in zip(moving.items(), gradients, strict=True)
@@ -33,6 +34,13 @@ def at_worst_weights(model: nn.Module, gamma: float, lowered: Callable[[], Step]
     }
     step: Step = functional_call(held, worst, ())
     return step
+
+
+def _whole_gradients(step: Step, weights: list[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of the mean loss of the batch, of which `step` may be a rank's part."""
+    count = step.loss.new_tensor(len(step.logits))
+    gradients = torch.autograd.grad(step.loss * (count / whole_sum(count)), weights, allow_unused=True)
+    return [d if d is None else whole_sum(d) for d in gradients]
 
 
 class _Held(nn.Module):

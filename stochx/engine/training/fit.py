@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from stochx.engine.training.average import Average, put, tensors_of
 from stochx.engine.training.items import Items
 from stochx.engine.training.malloc import retain_freed_memory
 from stochx.engine.training.schedule import SCHEDULES, Schedule
+from stochx.engine.whole import share_buffers, shared_by, sum_gradients
 from stochx.engine.world import World
 from stochx.errors import InputError, RunError
 
@@ -118,7 +118,7 @@ def fit(
     At a yield the model is in eval mode with its final weights (the average, if there is one); at the end it has those
     of the epoch with the largest `validate(model)[best]`. `groups` are the optimizer's, by default all trainable
     weights. With `resume` the last stored epoch is yielded again first, as the caller may not have processed it. With
-    several ranks each takes its share of every batch, and gradients are summed.
+    several ranks each takes its share of every batch; gradients and the statistics of batches are summed (`whole`).
 
     Raises `RunError` for a loss that is not finite, which leaves the last checkpoint; `InputError` for batches too
     small for batch norms and for a checkpoint of another training run.
@@ -173,7 +173,8 @@ def _check_sizes(model: nn.Module, items: Items, plan: Plan, world: World) -> No
         raise InputError("there are no training images", "check the data set")
     images, parts = min(plan.batch, len(items)), world.size * plan.accumulate
     norms = items.minimum > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    if images // parts < (2 if norms else 1):
+    norms = norms and images // plan.accumulate < 2
+    if norms or images < parts:
         need = "batch norms need two images per part" if norms else "there are more parts than images"
         raise InputError(f"a step has {images} images in {parts} parts: {need}", "use a larger batch, or fewer parts")
 
@@ -203,7 +204,6 @@ class _Loop:
     average: Average
 
     def __post_init__(self) -> None:
-        self.mine = slice(self.world.rank, None, self.world.size)
         self.layout = fast_layout(self.model)
         self.parts = self.plan.accumulate  # of a batch; fewer if batch norms need larger ones
 
@@ -223,7 +223,7 @@ class _Loop:
                 loss, correct, count = self._descend(whole, epoch, step)
                 self.average.update(done)
                 loss_sum, correct_sum, total = loss_sum + loss * len(whole), correct_sum + correct, total + count
-        _share_buffers(self.model, self.world)
+        share_buffers(self.model, self.world)
         seen, counts = sum(map(len, batches)), self.world.gather([(correct_sum, total)])
         correct_sum, total = (sum(part) for part in zip(*counts, strict=True))
         return Epoch(epoch + 1, loss_sum / seen, correct_sum / total, seen / (time.perf_counter() - start))
@@ -237,17 +237,20 @@ class _Loop:
             nonlocal losses, correct, count
             self.optimizer.zero_grad()
             losses, correct, count = [], [], 0
-            for batch in self._batches(whole, epoch, step, parts):
-                result = self.objective(self.model, batch)
-                share = result.loss * (len(batch.y) / len(whole))
-                share.backward()  # type: ignore[no-untyped-call]
+            for batch, ranks in self._batches(whole, epoch, step, parts):
+                with shared_by(self.world, ranks):
+                    result = self.objective(self.model, batch)
+                    share = result.loss * (len(batch.y) / len(whole) / ranks)
+                    share.backward()  # type: ignore[no-untyped-call]
                 losses.append(share.detach())
-                correct.append((result.logits.argmax(-1) == batch.y).sum())
-                count += batch.y.numel()
+                if ranks == 1 or self.world.leads:
+                    correct.append((result.logits.argmax(-1) == batch.y).sum())
+                    count += batch.y.numel()
 
-        most = max(1, len(whole[self.mine]) // self.items.minimum)
+        most = max(1, len(whole) // self.items.minimum)
+        asked = min(self.parts, most)
         try:
-            parts = in_parts(self.model, min(self.parts, most), most, climb)
+            parts = in_parts(self.model, asked, most if self.world.size == 1 else asked, climb)
             self.parts = max(self.parts, parts)
         except RunError as error:  # an attack in the objective met non-finite values
             raise RunError(f"{error} {where}", "lower the learning rate") from None
@@ -255,43 +258,23 @@ class _Loop:
             if SINGLE_VALUE not in str(error):
                 raise
             raise InputError("a batch norm got a single value per channel", "use another batch size") from None
-        loss = _sum_over_ranks(self.optimizer, losses, self.world)
+        loss = sum_gradients(self.optimizer, losses, self.world)
         if not math.isfinite(loss):
             raise RunError(f"the loss is not finite {where}", "lower the learning rate")
         self.optimizer.step()
         return loss, int(sum(correct)), count
 
-    def _batches(self, whole: Tensor, epoch: int, step: int, parts: int) -> Iterator[TrainingBatch]:
-        """Yield this rank's share of the items `whole` of a step in parts."""
+    def _batches(self, whole: Tensor, epoch: int, step: int, parts: int) -> Iterator[tuple[TrainingBatch, int]]:
+        """Yield this rank's share of each part of the items `whole` of a step, and how many ranks have the same.
+
+        All do where there are too few items for each to have one: in every part they meet.
+        """
         like = self.optimizer.param_groups[0]["params"][0]
-        source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
-        x, y = self.items.batch(whole, self.mine, epoch, like, source)
-        x = x.contiguous(memory_format=self.layout) if x.dim() == 4 else x  # episodes lay their images out themselves
-        split = zip(*(torch.tensor_split(values, parts) for values in (x, y, whole[self.mine])), strict=True)
-        for images, labels, places in split:
-            if len(places):
-                yield TrainingBatch(images, labels, places, epoch, step)
-
-
-def _sum_over_ranks(optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], world: World) -> float:
-    """Sum gradients over ranks in place, and return the loss of the whole batch."""
-    if world.size == 1:
-        return float(sum(losses))
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
-    for p in weights:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    loss = sum(losses, weights[0].new_zeros(()))
-    flat = torch.cat([*(p.grad.flatten() for p in weights), loss[None].to(weights[0])])
-    dist.all_reduce(flat)
-    for p, gradient in zip(weights, torch.split(flat[:-1], [p.numel() for p in weights]), strict=True):
-        p.grad.copy_(gradient.view_as(p))
-    return float(flat[-1])
-
-
-def _share_buffers(model: nn.Module, world: World) -> None:
-    """Average running statistics over ranks."""
-    if world.size > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= world.size
+        for part in torch.tensor_split(torch.arange(len(whole)), parts):
+            start, stop, ranks = int(part[0]), int(part[-1]) + 1, self.world.size
+            shared = len(part) >= ranks
+            mine = slice(start + self.world.rank, stop, ranks) if shared else slice(start, stop)
+            source = generator(self.seed, "augment", epoch, step) if self.plan.augment else None
+            x, y = self.items.batch(whole, mine, epoch, like, source)
+            x = x.contiguous(memory_format=self.layout) if x.dim() == 4 else x  # episodes lay theirs out themselves
+            yield TrainingBatch(x, y, whole[mine], epoch, step), 1 if shared else ranks

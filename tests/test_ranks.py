@@ -1,0 +1,103 @@
+"""Training on several ranks comes to the numbers of one process, in float64: also what a batch's statistics enter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import in_ranks
+from torch import nn
+
+from stochx.attacks.pgd import PGD
+from stochx.catalog import GUIDES
+from stochx.engine.fewshot.episodes import Domain, Episodes, Task, pool
+from stochx.engine.io.images import Preparation
+from stochx.engine.network.classifier import Classifier
+from stochx.engine.seeds import seeded
+from stochx.engine.threat import Ball
+from stochx.engine.training.fit import Plan, cross_entropy, fit
+from stochx.engine.training.items import Images, Mixed
+from stochx.engine.world import process_group
+from stochx.fewshot_networks import make_fewshot
+from stochx.loading import load_data
+from stochx.network_files import install_noise
+from stochx.tasks.fewshot import episode_objective
+from stochx.tasks.objectives import Adversarial, objective
+
+HEADS = ("cosine", "gnn:statistics=running", "relation:statistics=running", "cross-attention")
+
+
+class Small(nn.Module):
+    """A network with batch norms of two kinds, and a layer that no loss reaches."""
+
+    def __init__(self):
+        super().__init__()
+        body = [nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 8)]
+        self.body = nn.Sequential(*body, nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def small(noise=None):
+    with seeded(0, "net"):
+        model = Classifier(Small(), "abc", Preparation(16, 16))
+        return (model if noise is None else install_noise(model, noise)).double()
+
+
+def images(count, domain="photo"):
+    data = load_data(f"shapes:size=16,classes=3,count={count},domain={domain}", "train")
+    return Images(data.pixels, torch.tensor(data.labels))
+
+
+def attacked(recipe):
+    return objective(adversarial=Adversarial(PGD(steps=2), Ball(4 / 255), recipe, awp=0.01))
+
+
+def few_shot(head):
+    """A few-shot network, its episodes and its objective."""
+    data = load_data("shapes:size=32,classes=4,count=60", "train")
+    task = Task(2, 1, 2)
+    episodes = Episodes([Domain(pool("shapes", data.classes, torch.tensor(data.labels)), data.pixels)], task, 7, 0)
+    model = make_fewshot("conv4", head, 2, 32, 0, {}).requires_grad_(True).double()
+    return model, episodes, episode_objective(model, GUIDES.make("none"), episodes, 0)
+
+
+def trainings():
+    """Models, items, plans and objectives; batches and their rests divide by neither ranks nor parts."""
+    plain, sgd = images(35), Plan(2, batch=11, rate=0.05)
+    yield "norms", small(), plain, Plan(2, batch=11, rate=0.05, accumulate=2, augment=True), cross_entropy
+    yield "average", small(), plain, Plan(2, batch=11, optimizer="adamw", rate=0.01, average=0.9), cross_entropy
+    yield "two left", small(), images(24), sgd, cross_entropy
+    yield "extra", small(), Mixed(plain, images(9, "sketch"), 0.4, 0), sgd, cross_entropy
+    yield "madry", small(), plain, sgd, attacked("madry")
+    yield "trades", small(), plain, sgd, attacked("trades")
+    for noise in ("adaptive:beta=0", "adaptive:beta=0,stat=unit,source=batch,measure=mean-abs"):
+        yield noise, small(noise), plain, sgd, cross_entropy
+    for head in HEADS:
+        model, episodes, goal = few_shot(head)
+        yield head, model, episodes, Plan(2, batch=3, rate=0.01, augment=True), goal
+
+
+def train_all(file):
+    found = {}
+    with process_group() as world:
+        for name, model, items, plan, goal in trainings():
+            epochs = [(epoch.loss, epoch.accuracy) for epoch in fit(model, items, plan, 0, world=world, objective=goal)]
+            found[name] = torch.tensor(epochs, dtype=torch.float64), dict(model.state_dict())
+        if world.leads:
+            torch.save(found, file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_train_as_one_process(ranks, tmp_path):
+    train_all(tmp_path / "one")
+    done = in_ranks(train_all, tmp_path / "several", count=ranks)
+    assert done.returncode == 0, done.stderr
+    one, several = (torch.load(tmp_path / name) for name in ("one", "several"))
+    for name, (epochs, weights) in one.items():
+        torch.testing.assert_close(several[name][0], epochs, rtol=0, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+        for key, value in weights.items():
+            other = several[name][1][key]
+            torch.testing.assert_close(other, value, rtol=0, atol=1e-8, msg=lambda m, n=(name, key): f"{n}: {m}")
