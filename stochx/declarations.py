@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from stochx.errors import InputError, SettingError, UsageError, suggest
+from stochx.input_files import read_text
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ def _all_classes(file: Path) -> dict[str, ast.ClassDef]:
         return _classes(file, file.stat().st_mtime_ns)
     except OSError as error:
         raise InputError(f"cannot read `{file}`: {error.strerror}", "check the path") from None
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise InputError(f"`{file}` is not valid Python: {error}", "fix it, or name another file") from None
 
 
 @cache
 def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
     """Parse a file once, and again when it has changed."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(read_text(file, "fix it, or name another file"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -34,6 +34,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def reason(error: Exception) -> str:
+    """Return why something failed, on one line: the system's words, the first line of the error's text, or its type."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(text.splitlines()[0]) if text else type(error).__name__
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return the hint for an unknown word: the closest known one, or all of them."""
     known = list(known)

@@ -13,13 +13,14 @@ from stochx.engine.network import shards
 from stochx.engine.network.contents import Part
 from stochx.engine.network.header import MAX_SIDE, ClassifierHeader
 from stochx.errors import InputError
+from stochx.input_files import read_text
 from stochx.presets import imagenet_classes
 from stochx.pretrained import timm_text
 from stochx.renamed import RENAMED
 from stochx.settings.values import Size
 from stochx.transformers_networks import check_extent, converted
 
-CONFIG, PREPROCESSOR, MOST = "config.json", "preprocessor_config.json", 2**26
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PIL: dict[object, Resampling] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 AGREED = 0.9  # share of 1000 names that are ImageNet's; folders spell some in their own way
 
@@ -48,12 +49,10 @@ def described(given: Path, file: Path, parts: Sequence[Part]) -> tuple[Classifie
 
 def _json(path: Path) -> Json:
     """Return the object in a file, empty without the file."""
-    try:
-        if path.stat().st_size > MOST:
-            raise ValueError("it is too large")
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
+    try:
+        content = json.loads(read_text(path, "copy or download it again"))
     except (RecursionError, ValueError):
         content = None
     if not isinstance(content, dict):

@@ -97,7 +97,9 @@ def test_the_example_of_the_action_gives_it_inputs_that_it_has():
     (example,) = [example for example in EXAMPLES if "jobs" in example]
     (step,) = [s for s in example["jobs"]["robustness"]["steps"] if s["uses"].startswith("OWNER/stochx")]
     assert set(step["with"]) <= set(ACTION["inputs"])
-    assert stochx(*step["with"]["arguments"].split(), "--config", "no.toml").stderr.startswith("error: cannot read `no")
+    assert stochx(*step["with"]["arguments"].split(), "--config", "no.toml").stderr.startswith(
+        "error: no such file: `no"
+    )
 
 
 @pytest.mark.slow  # two more processes, each of which imports torch

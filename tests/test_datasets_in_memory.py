@@ -111,6 +111,24 @@ def test_an_npz_with_two_arrays_of_one_name_is_refused(tmp_path: Path) -> None:
         read_map(tmp_path / "a.npz", tmp_path)
 
 
+def test_a_member_of_an_npz_that_is_no_array_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"text")
+    for read in (lambda: load(f"npz:path={tmp_path / 'a.npz'}"), lambda: read_map(tmp_path / "a.npz", tmp_path)):
+        with pytest.raises(InputError, match=r"a\.npz` cannot be read: `x` is not an array"):
+            read()
+
+
+def test_what_would_not_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = saved(tmp_path / "a.npz", x=PIXELS, other=PIXELS)
+    size = PIXELS.nbytes + 128  # with the header of an array
+    monkeypatch.setattr("stochx.datasets.npz.available_memory", lambda: size)
+    assert len(load(spec)) == len(PIXELS)
+    monkeypatch.setattr("stochx.datasets.npz.available_memory", lambda: size - 1)
+    with pytest.raises(InputError, match=r"a\.npz` does not fit into memory"):
+        load(spec)
+
+
 def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "a.npz", x=PIXELS)
     content = bytearray((tmp_path / "a.npz").read_bytes())

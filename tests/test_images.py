@@ -399,5 +399,5 @@ def test_the_hint_on_a_folder_can_be_pasted_into_a_shell(tmp_path):
     folder = tmp_path / "my photos"
     folder.mkdir()
     with pytest.raises(InputError) as refusal:
-        images.open_file(folder)
+        images.read(folder)
     assert f"`--data '{folder}'`" in refusal.value.hint

@@ -49,6 +49,7 @@ LEVELS = {
     "checked_entries": 1,
     "declarations": 1,
     "errors": 0,
+    "input_files": 0,
     "installation": 0,
     "interrupts": 0,
     "support": 1,

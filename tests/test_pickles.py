@@ -480,5 +480,5 @@ def test_archives_are_read_in_one_way_only(tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "w.pt")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         load(tmp_path / "w.pt")

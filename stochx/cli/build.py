@@ -15,7 +15,8 @@ from stochx.cli import output
 from stochx.cli.complete import completer
 from stochx.cli.summary import append_summary
 from stochx.engine.io.store import holds_results
-from stochx.errors import InputError, UsageError, suggest
+from stochx.errors import InputError, UsageError, first_line, suggest
+from stochx.input_files import read_text
 from stochx.interrupts import Stopped, honoured
 from stochx.settings.base import NONE, OUTPUT, RUN, Setting, Settings, at_home, settings_of
 from stochx.settings.choices import Format
@@ -152,11 +153,10 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     import tomllib
 
     try:
-        values = tomllib.loads(Path(at_home(str(path))).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read `{path}`: {error.strerror}", "check the path of `--config`") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"`{path}` is not valid TOML: {error}", 'write lines such as `method = ["ig"]`') from None
+        values = tomllib.loads(read_text(Path(at_home(str(path))), "check the path of `--config`"))
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets in brackets
+        reason = first_line(error)
+        raise InputError(f"`{path}` is not valid TOML: {reason}", 'write lines such as `method = ["ig"]`') from None
     known = [p.name for p in context.command.params if p.name and p.name not in ("config", "help")]
     for key in values:
         if key.replace("-", "_") not in known:

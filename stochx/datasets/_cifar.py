@@ -19,10 +19,10 @@ from stochx.datasets import Split
 from stochx.datasets._root import data_root
 from stochx.engine.io import images
 from stochx.engine.io.data import Data, from_arrays
-from stochx.engine.io.images import open_file
 from stochx.engine.threads import usable_cpus
 from stochx.engine.world import local_rank
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

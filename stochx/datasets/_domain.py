@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from stochx.datasets._tree import class_tree
 from stochx.engine.io import images
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 
 log = logging.getLogger("stochx")
 
@@ -59,7 +61,7 @@ def listed(root: Path, pairs: Sequence[tuple[str, str]], rule: str, split: Split
 def table(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file with at least the columns `needed`."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
+        with open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             missing = [name for name in needed if name not in (reader.fieldnames or [])]
             if missing:

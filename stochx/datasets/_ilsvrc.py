@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from stochx.engine.io.images import open_file
 from stochx.engine.io.wnids import WNIDS
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 from stochx.installation import install_hint
 
 MAX_BYTES = 2**20  # largest annotation file

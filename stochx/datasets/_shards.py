@@ -13,8 +13,8 @@ from typing import Any
 
 from stochx.datasets import Split
 from stochx.datasets._tree import SPLIT_NAMES
-from stochx.engine.io.images import open_file
 from stochx.errors import InputError, first_line, printable
+from stochx.input_files import open_file
 from stochx.installation import install_hint
 
 MAX_IMAGES = 20_000_000  # more are a damaged header, or need files of their own

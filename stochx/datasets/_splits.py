@@ -12,6 +12,7 @@ from pathlib import Path
 from stochx.datasets import Split
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
+from stochx.input_files import read_text
 
 FILES: Mapping[Split, tuple[str, ...]] = {"train": ("train", "base"), "val": ("val",), "test": ("test", "novel")}
 COLUMNS = ("label", "class_name", "class")
@@ -96,10 +97,7 @@ def _names(file: Path) -> list[str]:
         if not isinstance(named, list):
             raise InputError(f"`{printable(file)}` is not a list of classes", 'write ["class", ...]')
         return [str(name) for name in named]
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`{printable(file)}` cannot be read: {error}", "check the file") from None
+    lines = [line.strip() for line in read_text(file, "check the file").splitlines() if line.strip()]
     if file.suffix == ".txt":
         return lines
     table = csv.DictReader(lines)
@@ -110,11 +108,6 @@ def _names(file: Path) -> list[str]:
 
 def _parsed(file: Path) -> object:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"the split `{printable(file)}` is neither auto, all, mod4 nor a file of class lists: {error.strerror}",
-            "check the path",
-        ) from None
-    except ValueError as error:
+        return json.loads(read_text(file, "use auto, all, mod4, or a file of class lists"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"`{printable(file)}` is not valid JSON: {error}", "write lists of class names") from None

@@ -21,6 +21,7 @@ from stochx.engine.io import images
 from stochx.engine.io.data import Data, channel_axis
 from stochx.engine.io.images import MAX_PIXELS, MIN_SIDE, RGB, Picture
 from stochx.errors import InputError, printable, quoted
+from stochx.input_files import open_file
 
 IMAGES = ("images", "image", "x")
 LABELS = ("labels", "label", "y")
@@ -56,7 +57,7 @@ class _File:
 
     def __init__(self, path: Path, image: str, label: str) -> None:
         self.path, self.shown = path, printable(path)
-        images.open_file(path).close()  # raises errors that explain a bad path
+        open_file(path).close()  # raises errors that explain a bad path
         self.h5py = required("h5py", path, "hdf5")
         self.lock = threading.Lock()
         self.content = self._open()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,10 +13,12 @@ import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._splits import restricted
-from stochx.engine.io.archives import check_names
+from stochx.engine.io.archives import read_npz
 from stochx.engine.io.data import Data, channel_axis, from_arrays
-from stochx.engine.io.images import MIN_SIDE, open_file
+from stochx.engine.io.images import MIN_SIDE
+from stochx.engine.memory import available_memory
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 
 NAMES = {
     "images": ("images", "image", "x"),
@@ -62,19 +66,19 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
             raise InputError(f"`{shown}` is not an npz file", "save it with `numpy.savez(path, images=...)`")
         file.seek(0)
         try:
-            with np.load(file, allow_pickle=False) as content:
-                check_names(content.files)
-                return {
-                    role: content[name]
-                    for role, names in NAMES.items()
-                    for name in reversed(names)  # the first name has precedence
-                    if name in content.files
-                }
+            free = available_memory()
+            arrays = read_npz(file, [*chain(*NAMES.values())], sys.maxsize if free is None else free)
         except MemoryError:
             raise InputError(f"`{shown}` does not fit into memory", "split it") from None
         except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"`{shown}` cannot be read: {reason}", "save it with `numpy.savez`") from error
+    return {
+        role: arrays[name]
+        for role, names in NAMES.items()
+        for name in reversed(names)  # the first name has precedence
+        if name in arrays
+    }
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

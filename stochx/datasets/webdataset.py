@@ -22,6 +22,7 @@ from stochx.engine.io import images
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import SUFFIXES
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 
 MAX_BYTES = 256 * 2**20  # largest image file
 MAX_LABEL_BYTES = 2**20  # largest file of a label
@@ -56,7 +57,7 @@ class Webdataset:
 
         def read(index: int) -> Image.Image:
             file, sample = chosen[index]
-            with images.open_file(file) as stream:
+            with open_file(file) as stream:
                 return images.read(io.BytesIO(sample.content(stream)), f"{printable(file)}:{printable(sample.name)}")
 
         values = [sample.label for _, sample in chosen if sample.label is not None]
@@ -88,7 +89,7 @@ class _Sample:
 def _samples(file: Path, key: str) -> list[_Sample]:
     """Return the images of a tar file, in its order; raises `InputError` for one that is damaged."""
     found, labels, shown = dict[str, _Sample](), dict[tuple[str, str], Label | None](), printable(file)
-    with images.open_file(file) as stream:
+    with open_file(file) as stream:
         try:
             members = [*_members(stream)]
         except Exception as error:  # malicious bytes make the parser raise almost anything

@@ -21,6 +21,7 @@ from stochx.engine.io import images
 from stochx.engine.io.archives import check_names
 from stochx.engine.io.data import Data
 from stochx.errors import InputError, printable
+from stochx.input_files import open_file
 
 MAX_BYTES = 256 * 2**20  # largest unpacked image file
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # bzip2 and lzma cannot be unpacked in bounded steps
@@ -68,7 +69,7 @@ class _Archive:
 
     def _open(self) -> zipfile.ZipFile:
         self.owner = os.getpid()
-        with images.open_file(self.path):  # raises errors that explain a bad path
+        with open_file(self.path):  # raises errors that explain a bad path
             pass
         try:
             return zipfile.ZipFile(self.path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stochx.errors import InputError, UsageError
+from stochx.input_files import read_text
 from stochx.settings.choices import Norm
 
 USUAL: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}  # radii
@@ -151,13 +152,7 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _names_in(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"no such file: `{file}`", "write `--classes ant,bee,cat`, or a file of names") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"`{file}` cannot be read: {reason}", "use a text file with a name in each line") from None
+    text = read_text(file, "write `--classes ant,bee,cat`, or a text file with a name in each line")
     if file.suffix != ".json":
         lines = [line.strip() for line in text.splitlines()]
         return lines[: max((i + 1 for i, line in enumerate(lines) if line), default=0)]

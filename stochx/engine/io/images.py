@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import stat
 import threading
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from stochx.engine.io.wide_images import WIDE, gray_of
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, printable, reason
+from stochx.input_files import open_file
 from stochx.settings.values import Size
 
 MAX_PIXELS = 100_000_000
@@ -149,27 +148,6 @@ def _with_channels(picture: Picture, channels: int) -> Picture:
     return picture
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raises `InputError` for one that is absent, a directory or not readable."""
-    name = printable(path)
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            hint = f"use its images with `--data {shlex.quote(name)}`"
-            raise InputError(f"`{name}` is a directory, not a file", hint)
-        if not stat.S_ISREG(mode):  # a pipe would block, and a device may never end
-            raise InputError(f"`{name}` is not a regular file", "save it to a file first")
-        return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise InputError(f"`{name}` is a link to a file that does not exist", "mend or remove the link") from None
-        raise InputError(f"no such file: `{name}`", "check the path") from None
-    except PermissionError:
-        raise InputError(f"`{name}` cannot be read: permission denied", "check its permissions") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"`{name}` cannot be opened: {_reason(error)}", "check the path") from None
-
-
 def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
     """Read an image file as upright 8-bit RGB; `name` denotes an open file in messages.
 
@@ -199,12 +177,7 @@ def read(source: Path | str | BinaryIO, name: str = "") -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"`{name}` is not an image", "use a JPEG, PNG, WebP, TIFF, GIF or BMP file") from None
     except Exception as error:  # malicious bytes make decoders raise almost anything: struct.error, IndexError, ...
-        raise InputError(f"`{name}` is damaged: {_reason(error)}", "export or download it again") from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return printable(text.splitlines()[0]) if text else type(error).__name__
+        raise InputError(f"`{name}` is damaged: {reason(error)}", "export or download it again") from error
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -234,7 +207,7 @@ def _turn_upright(name: str, image: Image.Image) -> None:
     except MemoryError:
         raise
     except Exception as error:  # damaged metadata must not lose intact pixels
-        log.warning("`%s` has damaged EXIF data, so its orientation is unknown (%s)", name, _reason(error))
+        log.warning("`%s` has damaged EXIF data, so its orientation is unknown (%s)", name, reason(error))
 
 
 def _rgb(name: str, image: Image.Image) -> Image.Image:

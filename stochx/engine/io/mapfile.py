@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stochx.engine.io.archives import check_names
-from stochx.engine.io.images import open_file
+from stochx.engine.io.archives import read_npz
 from stochx.errors import InputError, first_line, printable
+from stochx.input_files import open_file
 
 SUFFIXES = (".npy", ".npz")
+NAMES = ("map", "image", "method", "target")
+MOST = 2**29  # bytes: 64 million numbers in double precision
 HOW = "save one map per file with `numpy.savez(path, map=...)`, (C, H, W) or (H, W)"
 
 
@@ -54,12 +58,9 @@ def read_map(path: Path, root: Path) -> MapFile:
     shown = printable(path)
     with open_file(path) as file:
         try:
-            content = np.load(file, allow_pickle=False)
-            if not isinstance(content, np.ndarray):
-                check_names(content.files)
-            arrays = {"map": content} if isinstance(content, np.ndarray) else {k: content[k] for k in content.files}
+            arrays = read_npz(file, NAMES, MOST) if zipfile.is_zipfile(file) else {"map": _array(file)}
         except MemoryError:
-            raise InputError(f"`{shown}` does not fit into memory", "split it") from None
+            raise InputError(f"`{shown}` holds more than a map of 64 million pixels", HOW) from None
         except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
             raise InputError(
                 f"`{shown}` cannot be read: {first_line(error)}", "save it with `numpy.savez(path, map=...)`"
@@ -75,6 +76,15 @@ def read_map(path: Path, root: Path) -> MapFile:
         method=_text(arrays.get("method")) or ("maps" if folder == "." else folder),
         target=_index(arrays.get("target")),
     )
+
+
+def _array(file: BinaryIO) -> np.ndarray:
+    """Return the array of an .npy file; raises `MemoryError` for one of more than `MOST` bytes."""
+    if file.seek(0, io.SEEK_END) > MOST:
+        raise MemoryError
+    file.seek(0)
+    array: np.ndarray = np.load(file, allow_pickle=False)
+    return array
 
 
 def _channels_first(values: np.ndarray, shown: str) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import stat
 import struct
 import warnings
 import zipfile
@@ -24,6 +23,7 @@ from stochx.engine.network import exported as exports
 from stochx.engine.network.pickle_machine import Content, Machine
 from stochx.engine.network.pickled_tensors import Unreadable
 from stochx.errors import InputError, first_line
+from stochx.input_files import open_file
 
 BYTES = 2**27  # of the pickle in an archive, without the tensors
 ZIP, MAGIC, PROTOCOL = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
@@ -32,9 +32,7 @@ ZIP, MAGIC, PROTOCOL = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
 def load(path: Path) -> Content:
     """Read a file of `torch.save`, of either format; raises `InputError`."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Unreadable("it is no regular file", "copy it to one")
-        with path.open("rb") as file, warnings.catch_warnings():
+        with open_file(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the standard library, about odd escapes in texts
             return _archive(file) if file.read(4) == ZIP else _legacy(file)
     except Unreadable as error:

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from stochx.errors import InputError, quoted
+from stochx.input_files import read_text
 
 INDEX = ".index.json"
-MOST = 2**26  # bytes of an index
 USUAL = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 
 
@@ -51,9 +51,7 @@ def table_of(index: Path) -> dict[str, list[str]]:
     Raises `InputError` for an index that is damaged, or that names files elsewhere.
     """
     try:
-        if index.stat().st_size > MOST:
-            raise ValueError("it is too large")
-        places = json.loads(index.read_bytes())["weight_map"].items()
+        places = json.loads(read_text(index, "copy or download it again"))["weight_map"].items()
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise InputError(f"the index `{index}` is damaged", "copy or download it again") from None
     table: dict[str, list[str]] = {}

@@ -18,6 +18,7 @@ from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError, first_line, storable
+from stochx.input_files import open_file
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})
 SUFFIXES = PICKLES | {".safetensors", ".pt2"}
@@ -152,10 +153,7 @@ def _check_downloaded(path: Path) -> None:
 
 
 def _start(path: Path, count: int) -> bytes:
-    """Return the first bytes of a file, or none of anything else: reading a pipe could block."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(count)
 
 
