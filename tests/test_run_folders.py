@@ -5,12 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
 import pytest
 from recorded.cases import RUNS
 from support import recorded_document, refused, write_run
 
+from stochx.engine.io.forms import Count, Form, Keyed, Share, check_of
+from stochx.engine.io.store import RunFolder
 from stochx.runs.folders import read_run
+
+
+class Score(TypedDict):
+    share: Share
+
+
+class Line(TypedDict):
+    label: Count
+    scores: Mapping[str, Score]
+    parts: NotRequired[list[float]]
+
+
+SCORES = '"scores": {"a": {"share": 1}}'
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -104,6 +121,53 @@ def test_a_folder_without_a_result_says_what_to_do(tmp_path):
     refused(lambda: read_run(tmp_path), "holds no result.json", "name the folder that a command wrote")
     (tmp_path / "records.jsonl").write_text("")
     refused(lambda: read_run(tmp_path), "holds no result.json", "finish the run with `--resume`")
+
+
+def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
+    RunFolder(tmp_path, {"seed": 0}).append([{"index": 0}])
+    with (tmp_path / "records.jsonl").open("ab") as file:
+        file.write('{"index": 1, "image": "é'.encode()[:-1])  # within a letter
+    run = RunFolder(tmp_path, {"seed": 0}, resume=True)
+    assert run.records == [{"index": 0}]
+    run.append([{"index": 1}])
+    assert (tmp_path / "records.jsonl").read_text() == '{"index": 0}\n{"index": 1}\n'
+    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}, {"index": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "records.jsonl` is not valid JSON in line 2"),
+        ("null", "has a line that is not an object: line 2"),
+        ("{}", "has no valid `label` in line 2"),
+        ('{"label": true, SCORES}', "has no valid `label` in line 2"),
+        ('{"label": -1, SCORES}', "has no valid `label` in line 2"),
+        ('{"label": 1, "other": 1, SCORES}', "has no valid `other` in line 2"),
+        ('{"label": 1, "scores": {"a": {"share": 2}}}', "has no valid `scores.a.share` in line 2"),
+        ('{"label": 1, "scores": {"b": {}}}', "has no valid `scores.a` in line 2"),
+        ('{"label": 1, "parts": [0, null], SCORES}', "has no valid `parts[1]` in line 2"),
+        ('{"label": NaN}', "NaN is not a number"),
+        ('{"label": 1e999}', "1e999 is not a number"),
+        (f'{{"label": {"9" * 21}}}', "an integer of 21 digits"),
+        (f'{{"label": {"[" * 65}{"]" * 65}}}', "more than 64 levels deep"),
+    ],
+)
+def test_a_record_without_the_form_of_its_run_is_named(line, message, tmp_path):
+    (tmp_path / "records.jsonl").write_text(f'{{"label": 0, {SCORES}}}\n{line.replace("SCORES", SCORES)}\n')
+    check = check_of(Form(Line, {"scores": Keyed(["a"], Score)}))
+    refused(lambda: RunFolder(tmp_path, {}, resume=True, check=check), message, "leave out `--resume`")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "records.jsonl"])
+def test_what_is_no_file_in_a_run_folder_is_named(name, tmp_path):
+    (tmp_path / name).mkdir()
+    refused(lambda: RunFolder(tmp_path, {}, resume=True), f"{name}` is not a file")
+
+
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
+    RunFolder(tmp_path, {"seed": 0}).append([{"index": 0}])
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfseed = 0\n")
+    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}]
 
 
 def test_reading_a_run_imports_no_torch():

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, NotRequired
 
 from stochx.engine.expectation import Draws
+from stochx.engine.io.forms import Form, Keyed, OneOf, Range
 from stochx.engine.io.store import RunFolder
 from stochx.errors import storable
 from stochx.loading import Loaded
+from stochx.reports.attacks import Saved
 from stochx.runs._curve import describe_curves, judge_gate
 from stochx.runs._networks import identify
 from stochx.runs._results import Record
 from stochx.runs.document import Document
 from stochx.settings import Attack
+from stochx.tasks.attack import AttackRecord, Outcome
 from stochx.tasks.batches import Failed
 from stochx.tasks.correct_images import Check
 from stochx.tasks.robustness import compare
@@ -30,6 +34,22 @@ class Part:
     failed: list[Failed]
     rows: list[Record]
     needed: Draws
+
+
+def record_form(classes: int, attacks: Collection[str]) -> Form:
+    """Return the form of a record, which holds every attack, and classes of the network."""
+    place = Annotated[int, Range(0, classes - 1)]
+    return Form(
+        AttackRecord,
+        {
+            "label": place,
+            "prediction": place,
+            "attacks": Keyed(attacks, Form(Outcome, {"prediction": place})),
+            "worst_attack": OneOf(attacks),
+            "seconds": Keyed(attacks, float),
+            "saved": NotRequired[Saved],
+        },
+    )
 
 
 def describe_evaluation(

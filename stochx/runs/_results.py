@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stochx.engine.device import current
+from stochx.engine.io.forms import Form, check_of
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -28,10 +29,13 @@ Record = dict[str, Any]
 """A line of records.jsonl, or a row of `results`, as JSON."""
 
 
-def open_folder(settings: RunFiles, world: World) -> RunFolder:
-    """Open the run folder; with `resume`, it brings the records of the earlier run, which may be of older files."""
+def open_folder(settings: RunFiles, world: World, form: Form) -> RunFolder:
+    """Open the run folder; with `resume`, it brings the records of the earlier run, which may be of older files.
+
+    All of them have the `form` of this run's.
+    """
     config = settings.recorded()
-    folder = RunFolder(settings.folder, config, settings.free(), world.rank, settings.resume)
+    folder = RunFolder(settings.folder, config, settings.free(), world.rank, settings.resume, check_of(form))
     if folder.records and world.leads:
         _warn_of_newer_files(settings.folder, config)
     return folder
@@ -57,10 +61,11 @@ def _warn_of_newer_files(folder: Path, config: Mapping[str, object]) -> None:
             )
 
 
-def earlier_records(folder: RunFolder, names: Sequence[str]) -> list[Record]:
+def earlier_records(folder: RunFolder, names: Sequence[str], methods: Collection[str] = ()) -> list[Record]:
     """Return the records of an earlier run at the places of their images among `names`, without those of other images.
 
-    With another `--limit` an image may have another place.
+    With another `--limit` an image may have another place. One that lacks a record of any of `methods`, as after a
+    crash between two lines, is left out.
     """
     places = {name: place for place, name in enumerate(names)}
     records = []
@@ -70,7 +75,15 @@ def earlier_records(folder: RunFolder, names: Sequence[str]) -> list[Record]:
             index = places.get(image)
         if index is not None:
             records.append(record | {"index": index})
-    return records
+    return _complete(records, methods) if methods else records
+
+
+def _complete(records: Sequence[Record], methods: Collection[str]) -> list[Record]:
+    """Return the records of images that have one of each method."""
+    found: dict[int, set[str]] = {}
+    for record in records:
+        found.setdefault(record["index"], set()).add(record["method"])
+    return [record for record in records if found[record["index"]] == set(methods)]
 
 
 def labelled_records(folder: RunFolder, model: Classifier, sources: Sequence[Source]) -> list[Record]:

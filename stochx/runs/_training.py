@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import nn
 
 from stochx.catalog import ATTACKS
+from stochx.engine.io.forms import Count, Form, Share
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import parameter_groups
@@ -34,6 +35,15 @@ from stochx.tasks.train import Trained, TrainingSplit, validation
 
 ON_DEVICE = 8 * 2**30  # bytes of images that may lie on an accelerator
 SELECTING, MONITORING = 1000, 512  # images held out by default to select the best epoch, or to monitor; at most a tenth
+
+
+class EpochRow(TypedDict):
+    """An epoch as JSON, beside what was measured after it."""
+
+    epoch: Count
+    loss: float
+    accuracy: Share
+    images_per_second: float
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,8 @@ def train_into(
     settings: Train | Distill | FscTrain, model: nn.Module, job: TrainingJob, world: World, watch: Watch
 ) -> tuple[RunFolder, list[Record]]:
     """Train `model` into a run folder: a line of records.jsonl for each epoch, and with `save_epochs` its weights."""
-    folder = open_folder(settings, world)
+    selected = {} if job.selection is None else {job.selection: float}
+    folder = open_folder(settings, world, Form(EpochRow, selected, others=float))
     state = folder.folder / "state.safetensors"
     rows: dict[int, Record] = {record["epoch"]: record for record in folder.records}
     save_epoch = job.save if world.leads and settings.save_epochs else lambda path: None

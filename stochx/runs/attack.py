@@ -28,7 +28,7 @@ from stochx.reports.inputs import save_triples
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._card import write_card
-from stochx.runs._evaluation import Part, describe_evaluation
+from stochx.runs._evaluation import Part, describe_evaluation, record_form
 from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
 from stochx.runs._results import (
@@ -136,7 +136,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     ball = Ball(case.point.eps, settings.norm)
     sources = _labelled_sources(settings, model, case.data)
     source = None if case.source is None else in_order_of(model, case.source, str(settings.source))
-    folder = open_folder(settings, world)
+    folder = open_folder(settings, world, record_form(len(model.classes), case.methods))
     before = labelled_records(folder, model, sources)
     saved: dict[int, Saved] = {}
     files = file_names([source.name for source in sources])

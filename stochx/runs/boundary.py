@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from stochx.engine.device import select_runtime
+from stochx.engine.io.forms import Form, Listed, Range
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.passes import Report
@@ -92,8 +94,8 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
             items = {item.key: item.image for view in views for item in view.items}
             if model.trained is not None and world.leads:
                 warn_of_trained(trained_among(items.items(), model.trained), len(items), name)
-        folder = open_folder(settings, world)
         case = Case(settings, models, views)
+        folder = open_folder(settings, world, _form(case))
         records = _records(case, folder, world, watch)
         if not world.leads:
             return Outcome(None)
@@ -131,7 +133,8 @@ def _labels(case: Case, maps: Sequence[Predictions]) -> list[dict[str, str]]:
 def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[BoundaryRecord]:
     """Return a record for each plane and network, in this order; predictions are written to files of their own."""
     settings, jobs = case.settings, case.jobs
-    before = {line["index"]: BoundaryRecord(**line) for line in folder.records if jobs[line["index"]].file.exists()}
+    lines = [line for line in folder.records if jobs[line["index"]].file.exists()]
+    before = {line["index"]: BoundaryRecord(**line) for line in lines if _is_of(jobs[line["index"]], line)}
     left = [job.view.plane for index, job in enumerate(jobs) if index not in before]
     points = sum(points_of(plane, settings.resolution) for plane in left)
     with watch.progress("predicting", -(-points // world.size)) as advance:
@@ -152,6 +155,18 @@ def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[
 
         new = sweep(len(jobs), 1, lambda places: None, work, world, before, report)
     return sorted([*before.values(), *new], key=lambda result: result.index)
+
+
+def _form(case: Case) -> Form:
+    """Return the form of a record, of a plane of this run and classes of the networks."""
+    place = Annotated[int, Range(0, len(case.first.classes) - 1)]
+    return Form(BoundaryRecord, {"index": Annotated[int, Range(0, len(case.jobs) - 1)], "said": Listed(place)})
+
+
+def _is_of(job: Job, line: Record) -> bool:
+    """Return true for a record of a plane with these images and this network."""
+    counts = {len(line[key]) for key in ("said", "distances", "distances_eps")}
+    return (line["plane"], line["model"], counts) == (job.view.name, job.name, {len(job.view.items)})
 
 
 def _rows(case: Case, records: Sequence[BoundaryRecord], maps: Sequence[Predictions]) -> list[BoundaryRow]:

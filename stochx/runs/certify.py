@@ -6,10 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
+from stochx.engine.io.forms import Form, Range
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.input_noise import input_noise
@@ -35,7 +36,7 @@ from stochx.runs._samples import count_trained, take, unseen_data
 from stochx.runs.watch import Watch
 from stochx.settings import Certify
 from stochx.tasks.batches import Failed, Source
-from stochx.tasks.certify import Smoothing, certified_accuracy, certify, overview
+from stochx.tasks.certify import Certificate, Smoothing, certified_accuracy, certify, overview
 from stochx.tasks.doubts import certificate_doubts
 
 log = logging.getLogger("stochx")
@@ -63,7 +64,9 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         seen = [(settings.model, model, data_sources(data, name, model))]
         sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
         sources = data_sources(with_classes_of(model, data, name), name, model)
-        case = Case(model, sources, smoothing, open_folder(settings, world))
+        place = Annotated[int, Range(0, len(model.classes) - 1)]
+        folder = open_folder(settings, world, Form(Certificate, {"label": place, "prediction": place}))
+        case = Case(model, sources, smoothing, folder)
         records, failed = _records(settings, case, world, watch)
         if not world.leads:
             return Outcome(None, exit_code(records, failed))

@@ -15,7 +15,7 @@ from stochx.errors import InputError, UsageError
 from stochx.runs import Document, Outcome
 from stochx.runs._measures import MEASURES
 from stochx.runs._results import make_document
-from stochx.runs.folders import RunRecord, read_run
+from stochx.runs.folders import DAMAGE, EDITED, RunRecord, read_run
 from stochx.runs.watch import Watch
 from stochx.settings import Compare
 from stochx.settings.base import settings_of
@@ -33,6 +33,14 @@ def run(settings: Compare, world: World, watch: Watch) -> Outcome:
         return Outcome(None)
     old, new = read_run(settings.old), read_run(settings.new)
     _check(settings, old, new)
+    try:
+        return _compare(settings, old, new, watch)
+    except DAMAGE:
+        message = f"`{old.path}` or `{new.path}` lacks what a comparison of `{new.command}` reads"
+        raise InputError(message, EDITED) from None
+
+
+def _compare(settings: Compare, old: RunRecord, new: RunRecord, watch: Watch) -> Outcome:
     before, after = _measures(old), _measures(new)
     paired = _same_images(old, new)
     if not paired:
@@ -74,7 +82,7 @@ def _measures(run: RunRecord) -> list[Measured]:
     """Return the measures of a run; raises `InputError` for records that do not belong to its document."""
     try:
         return list(MEASURES[run.command](run))
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except DAMAGE:
         hint = f"they were edited, or another version wrote them: run `{run.command}` again"
         raise InputError(f"the records in `{run.path}` do not fit its document", hint) from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.device import select_runtime
+from stochx.engine.io.forms import Form
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -47,8 +48,8 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     model = explained_network(settings, runtime.device)
     sources, sample = image_sources(settings, model, world, watch)
     names = file_names([source.name for source in sources])
-    folder = open_folder(settings, world)
-    before = earlier_records(folder, [source.name for source in sources])
+    folder = open_folder(settings, world, Form(ExplanationRow, {"map": str}))
+    before = earlier_records(folder, [source.name for source in sources], methods)
     with runtime.scope(), watch.progress("explaining", -(-len(sources) // world.size)) as advance:
 
         def report(results: list[ExplanationRow | Failed], count: int) -> None:

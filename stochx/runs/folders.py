@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from stochx.errors import InputError, first_line, printable
+from stochx.engine.io.lines import read_json, read_records, read_toml
+from stochx.errors import InputError, first_line
 from stochx.runs.document import SCHEMA, Document
 from stochx.settings import COMMANDS
 from stochx.tables import view_of
@@ -26,7 +25,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 """Keys of documents, and the types of their values."""
 LISTS = frozenset({"failed", "models"})  # which not every document has
-T = TypeVar("T")
+EDITED = "it was edited, or another version of stochx wrote it: run the command again"
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a document raises that was edited, or written by another version."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def _read_folder(folder: Path) -> RunRecord:
         folder,
         document["command"],
         document,
-        _read_config(folder / CONFIG),
-        _read_records(folder / RECORDS),
+        read_toml(folder / CONFIG),
+        read_records(folder / RECORDS),
         tuple(
-            RunRecord(part, document["command"], document, _read_config(part / CONFIG), _read_records(part / RECORDS))
+            RunRecord(part, document["command"], document, read_toml(part / CONFIG), read_records(part / RECORDS))
             for part in parts
         ),
     )
@@ -79,7 +80,7 @@ def _read_folder(folder: Path) -> RunRecord:
 
 def _read_document(path: Path) -> Document:
     """Read a document and check that its command's table can show it."""
-    document = _parse(path, _loads, "JSON")
+    document = read_json(path)
     if not isinstance(document, dict) or "schema" not in document:
         raise InputError(f"`{path}` is not the result of a run", f"name the folder of a run, or its {RESULT}")
     if document["schema"] != SCHEMA:
@@ -94,10 +95,10 @@ def _read_document(path: Path) -> Document:
         raise InputError(f"`{path}` is of an unknown command `{document['command']}`", "update stochx")
     try:
         _show(document)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise InputError(
             f"`{path}` lacks what the table of `stochx {document['command']}` shows: {first_line(error)}",
-            "it was edited, or another version of stochx wrote it: run the command again",
+            EDITED,
         ) from None
     return document
 
@@ -112,40 +113,3 @@ def _show(document: Document) -> None:
     view.legend(rows)
     view.remarks(document)
     view.gates(document)
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    """Read the settings of a run; a folder without them has none."""
-    return _parse(path, tomllib.loads, "TOML") if path.is_file() else {}
-
-
-def _read_records(path: Path) -> list[Mapping[str, Any]]:
-    """Read the records of a run; a folder without them has none."""
-    records = _parse(path, _load_lines, "JSON") if path.is_file() else []
-    if not all(isinstance(record, dict) for record in records):
-        raise InputError(f"`{path}` has a line that is not an object", "run the command again")
-    return records
-
-
-def _parse(path: Path, parse: Callable[[str], T], language: str) -> T:
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read `{path}`: {error.strerror}", "check the permissions of the file") from None
-    except (ValueError, RecursionError) as error:
-        message = f"`{path}` is not valid {language}: {printable(first_line(error))}"
-        raise InputError(message, "the file is damaged: run the command again") from None
-
-
-def _loads(text: str) -> Any:
-    """Read JSON, where NaN and infinity are no numbers."""
-    return json.loads(text, parse_constant=_refuse)
-
-
-def _load_lines(text: str) -> list[Any]:
-    """Read JSON lines; `splitlines` would also part them at separators within texts."""
-    return [_loads(line) for line in text.split("\n") if line]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -13,6 +14,7 @@ from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Domain, Task
 from stochx.engine.fewshot.intervals import open_interval
 from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
+from stochx.engine.io.forms import Count, Form, Keyed, Listed, Share
 from stochx.engine.io.images import Preparation
 from stochx.engine.statistics import SHARE, Bounds, Estimate, estimate, mean_share, paired_p
 from stochx.engine.world import World
@@ -41,6 +43,21 @@ class Network:
     frozen: bool = False
 
 
+class DomainRecord(TypedDict):
+    """A line of records.jsonl: the accuracies in a domain, and what of it could not be used."""
+
+    domain: str
+    failed: list[FailedRecord]
+
+
+class FailedRecord(TypedDict):
+    """An image that could not be used, as JSON."""
+
+    image: str
+    error: str
+    hint: str
+
+
 def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     """Measure; `records.jsonl` gets a line for each domain, with every episode's accuracy."""
     runtime = select_runtime(settings.device)
@@ -48,7 +65,7 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     if settings.transductive:
         for network in networks:
             check_transductive(network.model.head, network.model.head_text)
-    folder = open_folder(settings, world)
+    folder = open_folder(settings, world, _form(settings, networks))
     records = {record["domain"]: record for record in folder.records}
     with runtime.scope(), watch.progress("domains", len(settings.data)) as advance:
         for text in settings.data:
@@ -88,6 +105,14 @@ def _networks(settings: FscTest, device: torch.device) -> list[Network]:
         frozen = make_frozen(settings.backbone, head, way, settings.size, given, device)
         networks.insert(len(networks) if settings.model else 0, Network(settings.backbone, frozen, frozen=True))
     return networks
+
+
+def _form(settings: FscTest, networks: Sequence[Network]) -> Form:
+    """Return the form of a record, which holds every episode of each network by shot."""
+    shots, way = [str(shot) for shot in settings.shot], settings.way or networks[0].model.way
+    values = Keyed(shots, Listed(Share, settings.episodes))
+    classes = Keyed(shots, Listed(Listed(Count, way), settings.episodes))
+    return Form(DomainRecord, {"episodes": Listed(values, len(networks)), "classes": classes})
 
 
 def _measure(settings: FscTest, networks: list[Network], text: str, world: World, watch: Watch) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from stochx.attributions.lrp import LRP
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
+from stochx.engine.io.forms import Form
 from stochx.engine.io.images import Preparation, read
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
@@ -33,6 +34,16 @@ from stochx.tasks.reading import stack
 log = logging.getLogger("stochx")
 
 
+class MatchRow(TypedDict):
+    """A class that a query may be of, as JSON."""
+
+    image: str
+    class_name: str
+    probability: float
+    evidence: float
+    relevance: float
+
+
 def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     """Explain every query: its maps, its figure, and a row for each class."""
     runtime = select_runtime(settings.device, settings.precision)
@@ -40,7 +51,7 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     rules = cast(LRP, ATTRIBUTIONS.make(settings.method)).rules()
     preparation = model.backbone.model.preparation
     classes, support, unusable = _support(load_data(settings.support), settings.support, preparation)
-    folder = open_folder(settings, world)
+    folder = open_folder(settings, world, Form(MatchRow))
     done = {record["image"] for record in folder.records}
     rows = [record for record in folder.records if record["image"] in settings.images]
     names, failed = file_names(settings.images), [*unusable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from stochx.reports.html import ROOMS, Album, Page, Part, Run, Section, make_com
 from stochx.reports.html.text import folder_names
 from stochx.runs import Outcome, compare
 from stochx.runs.document import compose
-from stochx.runs.folders import RESULT, RunRecord, read_run
+from stochx.runs.folders import DAMAGE, EDITED, RESULT, RunRecord, read_run
 from stochx.runs.watch import Quiet, Watch
 from stochx.settings import Compare, Report
 from stochx.tables.quantities import plural
@@ -100,20 +101,25 @@ def _sections(runs: Sequence[Run], limit: int, watch: Watch) -> tuple[list[Secti
     sections, albums, room = list[Section](), list[Album](), room_for(limit)
     with watch.progress("drawing", len(runs)) as advance:
         for place, run in enumerate(runs):
-            images = {record.get("image") for part in run.parts for record in part.records}
-            album = Album(room // (len(runs) - place), limit, len(images))
-            before = album.room
-            try:
+            with _shown(run):
+                images = {record.get("image") for part in run.parts for record in part.records}
+                album = Album(room // (len(runs) - place), limit, len(images))
+                before = album.room
                 sections.append(make_section(run, f"run-{place + 1}", album))
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(
-                    f"`{run.folder}` lacks what a report of `{run.command}` shows: {first_line(error)}",
-                    "it was edited, or another version of stochx wrote it: run the command again",
-                ) from error
             albums.append(album)
             room -= before - album.room
             advance(1)
     return sections, albums
+
+
+@contextlib.contextmanager
+def _shown(run: Run) -> Iterator[None]:
+    """Make what a damaged run raises in the block one error."""
+    try:
+        yield
+    except DAMAGE as error:
+        message = f"`{run.folder}` lacks what a report of `{run.command}` shows: {first_line(error)}"
+        raise InputError(message, EDITED) from error
 
 
 def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
@@ -132,7 +138,9 @@ def _comparison(old: Run, new: Run, world: World) -> Iterator[Section]:
         log.info("`%s` and `%s` are not compared: %s", old.folder, new.folder, error)
         return
     assert document is not None
-    yield make_comparison(Run(new.folder, document, ()), old, new)
+    with _shown(new):
+        section = make_comparison(Run(new.folder, document, ()), old, new)
+    yield section
 
 
 def _title(runs: Sequence[Run]) -> str:

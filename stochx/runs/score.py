@@ -15,6 +15,7 @@ from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Item
+from stochx.engine.io.forms import Form, Keyed
 from stochx.engine.io.mapfile import MapFile, find_maps, read_map
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
@@ -42,7 +43,7 @@ from stochx.settings.score import Gate
 from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.comparison import summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
-from stochx.tasks.score import Scored, check_needs, score
+from stochx.tasks.score import Scored, ScoreRecord, Value, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
 
 log = logging.getLogger("stochx")
@@ -105,7 +106,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
             sources = _with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
-        folder = open_folder(settings, world)
+        folder = open_folder(settings, world, Form(ScoreRecord, {"scores": Keyed(metrics, Value)}))
         before = earlier_records(folder, case.names)
         done = {record["index"] for record in before}
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:

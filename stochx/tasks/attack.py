@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
 from stochx.engine.io.data import Item
+from stochx.engine.io.forms import Count, Share
 from stochx.engine.judging import Judge, Verdict
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.realisation import realised
@@ -37,11 +38,11 @@ class Outcome:
     and found.
     """
 
-    correct: float
-    hit: float
+    correct: Share
+    hit: Share
     vote: bool
     off: bool | None
-    prediction: int
+    prediction: Count
     margin: float
     linf: float
     l2: float
@@ -60,16 +61,16 @@ class AttackRecord:
     chosen on other draws than it is judged by.
     """
 
-    index: int
+    index: Count
     image: str
-    label: int
-    clean: float
+    label: Count
+    clean: Share
     vote: bool
     off: bool | None
-    prediction: int
+    prediction: Count
     margin: float
     attacks: Mapping[str, Outcome] = field(default_factory=dict)
-    worst: float = 0.0
+    worst: Share = 0.0
     worst_attack: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

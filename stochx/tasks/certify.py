@@ -14,6 +14,7 @@ from stochx.engine.device import full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.grid_noise import NoisyCopies
 from stochx.engine.io.data import Item
+from stochx.engine.io.forms import Count
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import Noisy, at_scale
 from stochx.engine.smoothing import certified_radius, check_independent, votes
@@ -53,12 +54,12 @@ class Certificate:
     it draws noise that cannot be turned off.
     """
 
-    index: int
+    index: Count
     image: str
-    label: int
-    prediction: int
-    count: int
-    draws: int
+    label: Count
+    prediction: Count
+    count: Count
+    draws: Count
     p: float
     radius: float
     abstained: bool

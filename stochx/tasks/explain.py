@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stochx.attributions import Attribution, is_signed
 from stochx.engine.io.data import Item
+from stochx.engine.io.forms import Count
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import StochxError
@@ -35,10 +36,10 @@ class ExplanationRow:
     fresh draws is `objective`. Each is None if the method has none. `seconds` is the image's share of its batch.
     """
 
-    index: int
+    index: Count
     image: str
     method: str
-    target: int
+    target: Count
     class_name: str
     probability: float
     logit: float

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stochx.attributions import Attribution, Explanation
 from stochx.engine.io.data import Item
+from stochx.engine.io.forms import Count
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.ranking import disagreement
 from stochx.engine.seeds import seeded
@@ -44,7 +45,7 @@ class ScoreRecord:
     network are None for maps that are scored without one. `seconds` is the time of the map.
     """
 
-    index: int
+    index: Count
     image: str
     method: str
     target: int | None = None

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from stochx.engine.io.files import append_text, sweep_unfinished, write_text, writing
+from stochx.engine.io.forms import Check
+from stochx.engine.io.lines import RESUMED, cut_torn, read_records, read_toml
 from stochx.errors import InputError, UsageError, WriteError, storable
 from stochx.settings.folders import LOCK
 
@@ -77,7 +78,8 @@ class RunFolder:
     """A run folder: `config.toml` (replayable), `records.jsonl` (one line per result), `result.json`.
 
     Each rank appends to its own records; `finish` merges them in order. With `resume` existing records count as done,
-    and a config that differs in other keys than the `free` ones raises `UsageError`.
+    and a config that differs in other keys than the `free` ones raises `UsageError`; one that `check` finds fault with
+    raises `InputError`. The end of a line that a crash cut off is cut off too, before the next one is appended.
     """
 
     def __init__(
@@ -87,29 +89,27 @@ class RunFolder:
         free: Collection[str] = (),
         rank: int = 0,
         resume: bool = False,
+        check: Check = lambda record: None,
     ) -> None:
         self.folder = folder
         self.config = {key: _escaped(value) for key, value in config.items() if value not in (None, [], "")}
         self._free = frozenset(free)
         self._own = folder / ("records.jsonl" if rank == 0 else f"records-{rank}.jsonl")
         self._leads, self._begun = rank == 0, False
-        self.records: list[dict[str, Any]] = self._resume() if resume else []
+        self.records: list[dict[str, Any]] = self._resume(check) if resume else []
         self._fresh = not resume
 
-    def _resume(self) -> list[dict[str, Any]]:
+    def _resume(self, check: Check) -> list[dict[str, Any]]:
         path = self.folder / "config.toml"
-        if path.exists():
-            try:
-                before = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-                raise InputError(f"`{path}` is damaged", "leave out `--resume` to start over") from None
-            for key in sorted({*before, *self.config} - self._free):
-                if before.get(key) != self.config.get(key):
-                    raise UsageError(
-                        f"`{path}` was run with `{key}` {_typed(before.get(key))}, not {_typed(self.config.get(key))}",
-                        "use the settings of that run, or choose another `--output`",
-                    )
-        return [record for file in self._record_files() for record in _read_records(file)]
+        before = read_toml(path, RESUMED)
+        for key in sorted({*before, *self.config} - self._free) if path.exists() else ():
+            if before.get(key) != self.config.get(key):
+                raise UsageError(
+                    f"`{path}` was run with `{key}` {_typed(before.get(key))}, not {_typed(self.config.get(key))}",
+                    "use the settings of that run, or choose another `--output`",
+                )
+        files = self._record_files()
+        return [record for file in files for record in read_records(file, check, RESUMED, torn=True)]
 
     def _record_files(self) -> list[Path]:
         return sorted(self.folder.glob("records*.jsonl"))
@@ -127,6 +127,8 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)  # the leading rank may not have created it yet
             if self._fresh:
                 self._own.unlink(missing_ok=True)
+            else:
+                cut_torn(self._own)
 
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Append records; they are on disk when this returns."""
@@ -145,15 +147,6 @@ class RunFolder:
 
 def _as_lines(records: Iterable[Mapping[str, object]]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def _read_records(file: Path) -> list[dict[str, Any]]:
-    """Return the complete records of a file, without a last line that a crash truncated."""
-    records = []
-    for line in file.read_text(encoding="utf-8").split("\n"):
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
 
 
 def _escaped(value: object) -> object:

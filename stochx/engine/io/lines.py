@@ -1,0 +1,131 @@
+"""JSON, TOML and JSON lines of run folders: read and checked once, so that whatever else lies there is one error."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stochx.engine.io.forms import Check
+from stochx.errors import InputError, first_line, printable
+
+DIGITS, DEPTH = 20, 64  # of an integer, and of lists in lists, that no run has
+AGAIN = "the file is damaged: run the command again"
+RESUMED = "leave out `--resume` to start over"
+T = TypeVar("T")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, where NaN and infinity are no numbers."""
+    return _parse(path, _text(path, _bytes(path), "JSON", AGAIN), _json, "JSON", AGAIN)
+
+
+def read_toml(path: Path, hint: str = AGAIN) -> dict[str, Any]:
+    """Read TOML; a file that does not exist holds nothing."""
+    if not path.exists():
+        return {}
+    return _parse(path, _text(path, _bytes(path), "TOML", hint), _toml, "TOML", hint)
+
+
+def read_records(
+    path: Path, check: Check = lambda record: None, hint: str = AGAIN, torn: bool = False
+) -> list[dict[str, Any]]:
+    """Read the objects of a file, one a line; one that does not exist holds none.
+
+    With `torn` the end of a line that was never finished is left out.
+    """
+    lines = _bytes(path).split(b"\n") if path.exists() else []
+    if torn:
+        lines = lines[:-1]
+    return [_record(path, number, line, check, hint) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def cut_torn(path: Path) -> None:
+    """Cut off the end of a line that was never finished, before another one is appended to it."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _record(path: Path, number: int, line: bytes, check: Check, hint: str) -> dict[str, Any]:
+    where = f" in line {number}"
+    record = _parse(path, _text(path, line, "JSON", hint, where), _json, "JSON", hint, where)
+    if not isinstance(record, dict):
+        raise InputError(f"`{path}` has a line that is not an object: line {number}", hint)
+    fault = check(record)
+    if fault is not None:
+        raise InputError(f"`{path}` has no valid `{printable(fault[1:])}`{where}", hint)
+    return record
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():  # a folder, or a pipe that nobody may ever write to
+        raise InputError(f"`{path}` is not a file", "remove it")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read `{path}`: {error.strerror}", "check the permissions of the file") from None
+
+
+def _text(path: Path, content: bytes, language: str, hint: str, where: str = "") -> str:
+    return _parse(path, content, _decoded, language, hint, where)
+
+
+def _parse(path: Path, content: Any, parse: Callable[[Any], T], language: str, hint: str, where: str = "") -> T:
+    try:
+        return parse(content)
+    except (ValueError, RecursionError) as error:
+        reason = printable(first_line(error))
+        raise InputError(f"`{path}` is not valid {language}{where}: {reason}", hint) from None
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode("utf-8-sig")
+
+
+def _json(text: str) -> Any:
+    return _shallow(DECODER.decode(text), text)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    values = tomllib.loads(text, parse_float=_finite)
+    _shallow(values, text)
+    return values
+
+
+def _shallow(value: T, text: str) -> T:
+    """Return a value that is not nested so deeply that later code could not walk it."""
+    if text.count("[") + text.count("{") > DEPTH:
+        level: list[Any] = [value]
+        for _ in range(DEPTH):
+            level = [part for whole in level for part in _parts(whole)]
+        if level:
+            raise ValueError(f"it is more than {DEPTH} levels deep")
+    return value
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:DIGITS]} is not a number")
+    return number
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
