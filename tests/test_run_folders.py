@@ -146,6 +146,7 @@ def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
         ('{"label": 1, "scores": {"a": {"share": 2}}}', "has no valid `scores.a.share` in line 2"),
         ('{"label": 1, "scores": {"b": {}}}', "has no valid `scores.a` in line 2"),
         ('{"label": 1, "parts": [0, null], SCORES}', "has no valid `parts[1]` in line 2"),
+        ('{"label": 1, "parts": [0, 1, 1e101], SCORES}', "has no valid `parts[2]` in line 2"),
         ('{"label": NaN}', "NaN is not a number"),
         ('{"label": 1e999}', "1e999 is not a number"),
         (f'{{"label": {"9" * 21}}}', "an integer of 21 digits"),
