@@ -17,7 +17,8 @@ def main() -> None:
         command_line()
     except interrupts.Stopped as stopped:
         with contextlib.suppress(OSError):  # of a terminal that is gone
-            os.write(2, f"error: {stopped}\n".encode())
+            if os.environ.get("RANK", "0") == "0":  # one rank of `torchrun` says it
+                os.write(2, f"error: {stopped}\n".encode())
     finally:
         interrupts.rest()
         gc.freeze()  # or Python looks for cycles in all of torch, for a second, in memory that the system frees anyway

@@ -4,7 +4,8 @@ StochxError
 ├── UsageError     exit 2: an unknown name, key or value; a wrong option
 ├── InputError     exit 2: a file, image, model or data set that cannot be used
 └── RunError       exit 1: the work itself failed (NaN, no image left, a lost rank)
-    └── WriteError   a file, or stdout, could not be written
+    ├── WriteError   a file, or stdout, could not be written
+    └── LostRankError   another process of `torchrun` ended
 """
 
 from __future__ import annotations
@@ -79,3 +80,11 @@ class RunError(StochxError):
 
 class WriteError(RunError):
     """A file that could not be written: no space, no permission, a folder that is gone."""
+
+
+class LostRankError(RunError):
+    """Another process of `torchrun` has ended; `said` is true where a further one tells the user."""
+
+    def __init__(self, said: bool) -> None:
+        super().__init__("another rank was lost", "what was finished is kept; `--resume` goes on from there")
+        self.said = said

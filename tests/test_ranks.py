@@ -1,10 +1,12 @@
-"""Training on several ranks comes to the numbers of one process, in float64: also what a batch's statistics enter."""
+"""Several ranks: training comes to the numbers of one, errors are said once, and a lost rank ends the others."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from support import in_ranks
+from support import in_ranks, stochx_in_ranks
 from torch import nn
 
 from stochx.attacks.pgd import PGD
@@ -17,9 +19,11 @@ from stochx.engine.threat import Ball
 from stochx.engine.training.fit import Plan, cross_entropy, fit
 from stochx.engine.training.items import Images, Mixed
 from stochx.engine.world import process_group
+from stochx.errors import LostRankError
 from stochx.fewshot_networks import make_fewshot
 from stochx.loading import load_data
 from stochx.network_files import install_noise
+from stochx.settings import Train
 from stochx.tasks.fewshot import episode_objective
 from stochx.tasks.objectives import Adversarial, objective
 
@@ -101,3 +105,37 @@ def test_ranks_train_as_one_process(ranks, tmp_path):
         for key, value in weights.items():
             other = several[name][1][key]
             torch.testing.assert_close(other, value, rtol=0, atol=1e-8, msg=lambda m, n=(name, key): f"{n}: {m}")
+
+
+@pytest.mark.parametrize("words", [("--data", "nosuch"), ("--data", "shapes", "--epohs", 3)], ids=["name", "option"])
+def test_ranks_say_once_what_was_typed_wrong(words, tmp_path):
+    done = stochx_in_ranks("train", *words, "--arch", "convnet", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == done.stderr.count("hint:") == 1, done.stderr
+
+
+def lose_a_rank(file):
+    with process_group() as world:
+        if not world.leads:
+            os._exit(0)
+        try:
+            world.gather([world.rank])
+        except LostRankError as lost:
+            file.write_text(f"{lost}: {lost.said}")
+
+
+@pytest.mark.slow
+def test_a_lost_rank_is_named(tmp_path):
+    done = in_ranks(lose_a_rank, tmp_path / "lost")
+    assert (done.returncode, (tmp_path / "lost").read_text()) == (0, "another rank was lost: False"), done.stderr
+
+
+def test_a_command_that_torchrun_starts_again_resumes(tmp_path, monkeypatch):
+    def resumes(**more):
+        return Train(data="shapes", arch="convnet", **more).resume
+
+    assert not resumes(output=tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resumes(output=tmp_path)
+    assert not resumes(output=tmp_path, overwrite=True), "what it finds may be of the older run"
+    assert not resumes(), "nor is the newest folder its own"

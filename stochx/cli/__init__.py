@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,7 +13,7 @@ import typer
 from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
-from stochx.errors import InputError, StochxError, UsageError, WriteError
+from stochx.errors import InputError, LostRankError, StochxError, UsageError, WriteError
 from stochx.installation import clash, overwritten
 from stochx.interrupts import Stopped, honoured
 
@@ -82,6 +83,7 @@ def root(
 
 
 KEPT = "what was finished is kept; `--resume` goes on from there"
+PATIENCE = 5.0  # seconds that ranks may start apart
 LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
 
 
@@ -96,15 +98,20 @@ def main() -> NoReturn:
             _check_installation()
             code = app(prog_name="stochx", standalone_mode=False)
             sys.stdout.flush()
+    except LostRankError as error:
+        if not error.said:
+            output.complain(str(error), error.hint)
+        code = error.exit_code
     except StochxError as error:
-        output.complain(str(error), error.hint)
+        _complain(str(error), error.hint)
         code = error.exit_code
     except TYPING_ERROR as error:
-        output.complain(_lower(error.format_message()), _usage_hint(error))
+        _complain(_lower(error.format_message()), _usage_hint(error))
         code = 2
     except Stopped as stopped:
         hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
-        output.complain(str(stopped), hints[stopped.resumable])
+        if _leads():
+            output.complain(str(stopped), hints[stopped.resumable])
         code = stopped.exit_code
     except (MemoryError, RuntimeError) as error:
         from stochx.engine.device import is_out_of_memory
@@ -114,6 +121,21 @@ def main() -> NoReturn:
         output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leads() -> bool:
+    """Return true for one process alone, and for the leading one of those that `torchrun` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _complain(message: str, hint: str) -> None:
+    """Print an error; a rank that follows first gives the leading one time to, upon which `torchrun` ends them all."""
+    try:
+        if not _leads():
+            time.sleep(PATIENCE)
+    except Stopped:
+        return
+    output.complain(message, hint)
 
 
 def _check_stdout() -> None:

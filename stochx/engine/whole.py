@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from stochx.engine.world import World
+from stochx.engine.world import World, sum_over_ranks
 
 _ranks, _copies = 1, 1  # that share the batch, and that have the same part of it
 
@@ -66,7 +65,7 @@ def sum_gradients(optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], wo
     reached = weights[0].new_tensor([float(p.grad is not None) for p in weights])
     gradients = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights]
     flat = torch.cat([*gradients, reached, loss[None].to(weights[0])])
-    dist.all_reduce(flat)
+    sum_over_ranks(flat)
     *summed, reached, loss = torch.split(flat, [*(p.numel() for p in weights), len(weights), 1])
     for p, gradient, ranks in zip(weights, summed, reached.tolist(), strict=True):
         p.grad = torch.empty_like(p).copy_(gradient.view_as(p)) if ranks else None  # decay spares what no loss reaches
@@ -78,7 +77,7 @@ def share_buffers(model: nn.Module, world: World) -> None:
     if world.size > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():
-                dist.all_reduce(buffer)
+                sum_over_ranks(buffer)
                 buffer /= world.size
 
 
@@ -88,7 +87,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         total = mine.contiguous().clone()
-        dist.all_reduce(total)
+        sum_over_ranks(total)
         return total
 
     @staticmethod

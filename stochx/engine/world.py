@@ -10,6 +10,11 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from stochx.errors import LostRankError
 
 T = TypeVar("T")
 
@@ -31,8 +36,32 @@ class World:
         if self.size == 1:
             return mine
         parts: list[list[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(parts, mine)
+        with _linked():
+            dist.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
+
+
+def sum_over_ranks(values: Tensor) -> None:
+    """Sum a tensor over all ranks, in place."""
+    with _linked():
+        dist.all_reduce(values)
+
+
+_store: Store | None = None  # of the process group; that of `torchrun` outlives every rank
+
+
+@contextlib.contextmanager
+def _linked() -> Iterator[None]:
+    """Raise `LostRankError` where the link to another rank breaks in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or _store is None:
+            raise
+        said = False
+        with contextlib.suppress(RuntimeError):  # of a store that was lost with its rank
+            said = _store.add("lost", 1) > 1
+        raise LostRankError(said) from None
 
 
 def rank() -> int:
@@ -45,17 +74,27 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def attempt() -> int:
+    """Return how often `torchrun --max-restarts` has started the ranks again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[World]:
     """Join the process group for the block: NCCL on CUDA, else gloo."""
+    global _store
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    store, own, size = next(rendezvous("env://"))
+    _store = PrefixStore(f"attempt {attempt()}", store)  # which does not meet the ranks of an earlier one
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backends, store=_store, rank=own, world_size=size)
     try:
-        yield World(dist.get_rank(), size)
+        yield World(own, size)
     finally:
+        _store = None
         dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -81,6 +82,13 @@ class Resumable(Output):
     ] = False
 
     ways_out: ClassVar[str] = "use `--resume`, `--overwrite` or another `--output`"
+
+    def __post_init__(self) -> None:
+        """Resume where `torchrun --max-restarts` starts a run again: its folder, which had to be empty, is its own."""
+        super().__post_init__()
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        if restarted and self.output is not None and not self.overwrite:
+            object.__setattr__(self, "resume", True)
 
     @property
     def reuses(self) -> bool:

@@ -25,7 +25,7 @@ from stochx.engine.training.malloc import retain_freed_memory
 from stochx.engine.training.schedule import SCHEDULES, Schedule
 from stochx.engine.whole import share_buffers, shared_by, sum_gradients
 from stochx.engine.world import World
-from stochx.errors import InputError, RunError
+from stochx.errors import InputError, LostRankError, RunError
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,8 @@ class _Loop:
         try:
             parts = in_parts(self.model, asked, most if self.world.size == 1 else asked, climb)
             self.parts = max(self.parts, parts)
+        except LostRankError:
+            raise
         except RunError as error:  # an attack in the objective met non-finite values
             raise RunError(f"{error} {where}", "lower the learning rate") from None
         except ValueError as error:
