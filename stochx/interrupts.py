@@ -56,13 +56,14 @@ def rest() -> None:
 
     After a signal, when all is unwound, the process ends here.
     """
+    with contextlib.suppress(Stopped):  # of a signal at this very moment
+        for number in SIGNALS:
+            if signal.getsignal(number) is _stop:
+                signal.signal(number, signal.SIG_DFL)
     if _stopped is not None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(_stopped.exit_code)
-    for number in SIGNALS:
-        if signal.getsignal(number) is _stop:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def check() -> None:

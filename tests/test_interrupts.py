@@ -94,6 +94,18 @@ def test_a_signal_while_python_leaves_is_no_traceback():
     assert (done.returncode, done.stderr, done.stdout) == (-signal.SIGTERM, "", "done\n")
 
 
+def test_a_signal_at_the_last_moment_is_no_traceback():
+    done = run_command(
+        "before = signal.getsignal\n"
+        "def late(number):\n"
+        "    send('SIGHUP')\n"
+        "    return before(number)\n"
+        "signal.getsignal = late\n"  # which comes first where signals are left to the system
+        "print('done')\n"
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (129, "", "done\n")
+
+
 def test_a_command_under_nohup_outlives_its_terminal():
     done = run(
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
