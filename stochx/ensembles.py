@@ -14,6 +14,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.ensemble import RandomEnsemble
 from stochx.errors import InputError, UsageError
 from stochx.facts import Fact, classes_fact, input_fact
+from stochx.input_files import exists
 from stochx.network_files import file_and_part
 
 
@@ -62,7 +63,7 @@ def _split(member: str) -> tuple[str, str]:
 
 
 def _is_file(text: str) -> bool:
-    return bool(text) and file_and_part(text)[0].exists()
+    return bool(text) and exists(file_and_part(text)[0])
 
 
 def make_ensemble(text: str, parts: Sequence[Part], members: Sequence[Classifier]) -> Classifier:

@@ -24,6 +24,7 @@ from stochx.engine.network.reading import channels_to_try, in_single_precision, 
 from stochx.engine.network.wrappers import unwrapped
 from stochx.errors import InputError, UsageError, quoted, suggest
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
+from stochx.input_files import exists
 from stochx.presets import imagenet_classes
 from stochx.settings.values import Size
 
@@ -183,7 +184,7 @@ def _module(where: str, text: str) -> ModuleType:
     """Import a module by its name, from where one is too, or by its file."""
     if where.endswith(".py") or "/" in where:
         file = Path(where).expanduser().resolve()
-        if not file.is_file():
+        if not exists(file) or not file.is_file():
             raise UsageError(f"no such file: `{where}`", "name the function as FILE.py:function")
         name = str(file)  # other modules may have the same stem
         if name in sys.modules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import stat
 from pathlib import Path
@@ -10,6 +11,22 @@ from typing import BinaryIO
 from stochx.errors import InputError, printable, reason
 
 MOST = 2**24  # bytes of a text; what it says takes up to sixty times as many
+
+
+def can_be_path(text: str | Path) -> bool:
+    """Return false for a text that no file can have as its path: it is too long, or holds a null."""
+    try:
+        Path(text).lstat()
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
+
+
+def exists(text: str | Path) -> bool:
+    """Return true for the path of a file or folder; false for any other text, however long."""
+    return can_be_path(text) and Path(text).exists()
 
 
 def open_file(path: Path) -> BinaryIO:

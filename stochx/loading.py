@@ -25,12 +25,13 @@ from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.reading import INDEPENDENT, failure
 from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
-from stochx.errors import UsageError
+from stochx.errors import InputError, UsageError, reason
 from stochx.factory import from_factory
 from stochx.facts import Fact, classes_fact, input_fact, normalisation_fact
 from stochx.file_parts import Choice
 from stochx.hub import PREFIX as hub_prefix
 from stochx.hub import fetched
+from stochx.input_files import exists
 from stochx.network_files import file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
 from stochx.settings.values import Size, sizes
@@ -115,7 +116,7 @@ def open_model(
     name, part = file_and_part(text)
     hub = fetched(str(name)) if text.startswith(hub_prefix) else None
     path = name if hub is None else hub.path
-    if path.suffix in weights.SUFFIXES or path.exists():
+    if path.suffix in weights.SUFFIXES or exists(path):
         model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes, features)
         facts += [] if hub is None else _hub_facts(model, str(name), hub.commit)
     elif given.ema:
@@ -186,7 +187,11 @@ def load_data(text: str, split: Split = "test", *, model: Classifier | None = No
     spec = _data_spec(text)
     if innermost and spec != text and any(field.key == "nested" for field in DATASETS.fields(spec)):
         spec += ",nested=classes"
-    data = dataclasses.replace(DATASETS.make(spec)(split), reopen=_Opens(text, split, innermost))
+    try:
+        opened = DATASETS.make(spec)(split)
+    except OSError as error:
+        raise InputError(f"`{text}` cannot be read: {reason(error)}", "check its path and its permissions") from None
+    data = dataclasses.replace(opened, reopen=_Opens(text, split, innermost))
     if model is None:
         return data
     named = data if data.labels is None else with_classes_of(copy.copy(model), data, text)
@@ -218,7 +223,7 @@ def read_image(path: str | Path, model: Classifier | None = None) -> Tensor:
 def _data_spec(text: str) -> str:
     """A bare path as the data set that reads it."""
     path = Path(text)
-    if text.partition(":")[0] in DATASETS or not path.exists():
+    if text.partition(":")[0] in DATASETS or not exists(path):
         return text
     if "," in text:
         raise UsageError(f"the path `{text}` contains a comma", "rename it")

@@ -22,6 +22,7 @@ from stochx.factory import read_outputs
 from stochx.facts import Fact, Source, classes_fact, input_fact, normalisation_fact
 from stochx.file_parts import Choice, choose_parts, named, recognised, without_classes
 from stochx.folders import described
+from stochx.input_files import exists
 from stochx.presets import Declared, imagenet_classes
 from stochx.settings.values import Size
 from stochx.transformers_networks import shown
@@ -33,7 +34,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 def file_and_part(text: str) -> tuple[Path, str]:
     """Return the file that `FILE#PART` names, and the part; `#` may also belong to the file's name."""
     file, sign, part = text.rpartition("#")
-    return (Path(file), part) if sign and file and not Path(text).exists() else (Path(text), "")
+    return (Path(file), part) if sign and file and not exists(text) else (Path(text), "")
 
 
 def from_file(

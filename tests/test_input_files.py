@@ -17,9 +17,11 @@ from stochx.engine.io.data import from_arrays
 from stochx.engine.io.mapfile import read_map
 from stochx.engine.network import weights
 from stochx.engine.network.shards import table_of
-from stochx.errors import InputError
+from stochx.errors import InputError, StochxError, UsageError
 from stochx.folders import described
-from stochx.input_files import MOST, open_file, read_text
+from stochx.input_files import MOST, can_be_path, exists, open_file, read_text
+from stochx.loading import load_data, load_model
+from stochx.settings import Score
 from stochx.settings.values import class_names
 
 DATA = from_arrays(np.zeros((1, 8, 8, 3), np.uint8), [0], ["a"], "x")
@@ -93,6 +95,38 @@ def test_brackets_in_brackets_are_no_splits(tmp_path: Path) -> None:
     (tmp_path / "net.safetensors.index.json").write_text(json.dumps({"weight_map": 5}))
     with pytest.raises(InputError, match="is damaged"):
         table_of(tmp_path / "net.safetensors.index.json")
+
+
+LONG = ",".join(f"class {number}" for number in range(100))  # no name of a file may have 256 bytes
+
+
+def test_a_long_text_is_no_path(tmp_path: Path) -> None:
+    assert len(class_names(LONG)) == 100
+    assert not exists(LONG) and not can_be_path("a\0b") and can_be_path(tmp_path / "absent") and exists(tmp_path)
+    for load, message in (
+        (load_model, "neither a file nor a known model"),
+        (load_data, "unknown data set"),
+        (weights.load, "too long"),
+    ):
+        with pytest.raises(StochxError, match=message):
+            load(Path(LONG) if load is weights.load else LONG)
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        load_data(f"folder:root={LONG.replace(',', '')}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"include": ("a\0.py",)}, "`--include` holds a null character"),
+        ({"data": "a\0"}, "`--data` holds a null character"),
+        ({"maps": "a\0"}, "no path: it is too long, or holds a null"),
+        ({"maps": LONG}, "no path: it is too long, or holds a null"),
+        ({"data": LONG}, "unknown data set"),
+    ],
+)
+def test_a_setting_that_can_be_no_path_is_refused_by_its_name(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Score(**{"metric": ("sparseness",), **settings})
 
 
 def test_a_map_has_a_bound(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from stochx import settings
 from stochx.cli import output
 from stochx.cli.complete import described
 from stochx.errors import UsageError
+from stochx.input_files import exists
 from stochx.settings import COMMANDS, module_of
 from stochx.settings.base import PANELS, settings_of
 
@@ -90,7 +91,7 @@ class Command(TyperCommand):
         for word in itertools.takewhile(lambda word: word != "--", args):
             name = word.lstrip(DASHES)
             meant = [flag for flag in (f"-{name}", f"--{name}") if flag.partition("=")[0] in flags]
-            if word[:1] in DASHES[1:] and meant and not Path(word).exists():
+            if word[:1] in DASHES[1:] and meant and not exists(word):
                 raise UsageError(f"`{word}` begins with another dash than `-`", f"did you mean `{meant[0]}`?")
         return super().parse_args(ctx, args)
 

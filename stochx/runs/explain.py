@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from stochx.catalog import ATTRIBUTIONS
@@ -15,6 +14,7 @@ from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import InputError
+from stochx.input_files import exists
 from stochx.reports.explanation import draw_explanation
 from stochx.reports.inputs import save_input
 from stochx.reports.maps import file_names, save_map
@@ -41,7 +41,7 @@ log = logging.getLogger("stochx")
 
 def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     """Explain all images; a map for each image and method, and a figure for each image."""
-    if len(settings.images) == 1 and not Path(settings.images[0]).exists():
+    if len(settings.images) == 1 and not exists(settings.images[0]):
         raise InputError(f"no such image: `{settings.images[0]}`", "check the path")
     methods = {text: ATTRIBUTIONS.make(text) for text in settings.method}
     runtime = select_runtime(settings.device, settings.precision, settings.rows)

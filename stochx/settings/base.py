@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from stochx.catalog import FAMILIES, include
 from stochx.errors import UsageError, suggest
+from stochx.input_files import can_be_path, exists
 
 WHAT, METHOD, RUN, OUTPUT = PANELS = "What", "Method", "Run", "Output"
 NONE = "none"
@@ -120,7 +121,7 @@ class Setting:
         if self.option.or_none and text == NONE:
             return
         known = text.partition(":")[0].replace("_", "-") in family
-        if not known and (self.option.or_other or (self.option.or_path and Path(text).exists())):
+        if not known and (self.option.or_other or (self.option.or_path and exists(text))):
             return
         family.parse(text)
 
@@ -130,6 +131,10 @@ class Setting:
             fits = (*fits, str)
         if not isinstance(value, fits) or (isinstance(value, bool) and self.type is not bool):
             raise UsageError(f"`{self.flag}` expects {KINDS[self.type]}, got `{value!r}`")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"`{self.flag}` holds a null character", "leave it out")
+        if self.type is Path and isinstance(value, str | PurePath) and not can_be_path(str(value)):
+            raise UsageError(f"`{self.flag} {value}` is no path: it is too long, or holds a null", "use a shorter one")
 
     def _check_range(self, value: float) -> None:
         low, high = self.option.minimum, self.option.maximum

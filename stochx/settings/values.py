@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stochx.errors import InputError, UsageError
-from stochx.input_files import read_text
+from stochx.input_files import exists, read_text
 from stochx.settings.choices import Norm
 
 USUAL: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}  # radii
@@ -141,7 +141,7 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     file = Path(text).expanduser()
-    typed = "," in text and not file.exists()
+    typed = "," in text and not exists(file)
     names = [name.strip() for name in text.split(",")] if typed else _names_in(file)
     if not names or not all(names):
         raise UsageError(f"`--classes {text}` has empty names", "write `--classes ant,bee,cat`, or a file of names")

@@ -17,7 +17,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.contents import Part, parts
 from stochx.engine.network.header import ClassifierHeader, Header, parse, serialise
 from stochx.engine.network.stochastic import stored_names
-from stochx.errors import InputError, first_line, storable
+from stochx.errors import InputError, first_line, reason, storable
 from stochx.input_files import open_file
 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})
@@ -106,8 +106,9 @@ def load(path: Path) -> Weights:
         weights = _sharded(path) if shards.is_index(path) else _one_file(path)
     except FileNotFoundError:
         raise InputError(f"no such file: `{path}`", "check the path") from None
-    except PermissionError:
-        raise InputError(f"`{path}` cannot be read: permission denied", "check its permissions") from None
+    except OSError as error:
+        why = reason(error).lower()
+        raise InputError(f"`{path}` cannot be read: {why}", "check its path and its permissions") from None
     if not weights.parts:
         raise InputError(f"`{path}` contains no state dict", "save the network's `state_dict()`")
     check_finite(weights.parts[0].tensors, path)
