@@ -246,6 +246,21 @@ def test_records_of_another_run_are_one_error(record, tmp_path):
     assert done.returncode == 2 and "do not fit its document" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "field", "value"),
+    [("explain", 0, "map", 3), ("score", -1, "better", 3), ("fsc-test", 0, "way", [{}])],
+)
+def test_a_row_that_was_edited_is_one_error(name, place, field, value, tmp_path):
+    document = recorded_document(name)
+    whole = write_run(tmp_path / "whole", document)
+    document["results"][place][field] = value
+    edited = write_run(tmp_path / "edited", document)
+    for pair in ((whole, edited), (edited, whole)):
+        done = stochx("compare", *pair)
+        assert done.returncode == (0 if name == "score" and pair[0] == edited else 2)
+        assert not done.returncode or (done.stderr.startswith("error:") and "hint:" in done.stderr)
+
+
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
     attack = attack_run(tmp_path / "attack")
     score = write_run(tmp_path / "score", recorded_document("score"))

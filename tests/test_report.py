@@ -269,6 +269,17 @@ def test_a_document_without_what_a_report_shows_is_refused(tmp_path):
     refused(lambda: reported(tmp_path / "a.html", folder), "lacks what a report of `attack` shows: 'threat'", "again")
 
 
+def test_a_row_that_a_section_looks_for_and_lacks_is_one_error(tmp_path, monkeypatch):
+    line, square = np.linspace(-1, 1, 4), np.zeros((4, 4))
+    pixels = {"origin": np.zeros((3, 4, 4)), "axes": np.zeros((2, 3, 4, 4)), "marks": np.zeros((1, 2))}
+    arrays = {"a": line, "b": line, "labels": square.astype(int), "confidence": square, **pixels}
+    monkeypatch.setattr("stochx.reports.html.boundary.read_arrays", lambda path: arrays)
+    document = recorded_document("boundary")
+    document["planes"][0]["name"] = "other"
+    folder = write_run(tmp_path / "run", document)
+    refused(lambda: reported(tmp_path / "a.html", folder), "lacks what a report of `boundary` shows", "again")
+
+
 def test_wrong_usage_is_refused(runs, tmp_path):
     refused(lambda: reported(tmp_path / "a.html", tmp_path / "none"), "none` does not exist")
     refused(lambda: Report(runs=(tmp_path, tmp_path)), "is given twice")

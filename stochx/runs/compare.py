@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from stochx.errors import InputError, UsageError
 from stochx.runs import Document, Outcome
 from stochx.runs._measures import MEASURES
 from stochx.runs._results import make_document
-from stochx.runs.folders import DAMAGE, EDITED, RunRecord, read_run
+from stochx.runs.folders import DAMAGE, EDITED, RunRecord, read_run, show
 from stochx.runs.watch import Watch
 from stochx.settings import Compare
 from stochx.settings.base import settings_of
@@ -62,6 +63,7 @@ def _compare(settings: Compare, old: RunRecord, new: RunRecord, watch: Watch) ->
         "only_old": missing(before, after),
         "only_new": missing(after, before),
     }
+    show(document)
     missed = settings.fail_on_regression is not None and (
         any(row.regression for row in rows) or bool(document["only_old"])
     )
@@ -139,7 +141,9 @@ def _map_distances(old: RunRecord, new: RunRecord) -> list[ComparedRow]:
 
 
 def _distance(old: RunRecord, before: Mapping[str, Any], new: RunRecord, after: Mapping[str, Any]) -> float:
-    first, second = (read_map(run.path / row["map"], run.path).map for run, row in ((old, before), (new, after)))
+    first, second = (
+        read_map(run.path / Path(row["map"]).name, run.path).map for run, row in ((old, before), (new, after))
+    )
     if first.shape != second.shape:
         raise InputError(
             f"the maps of `{after['image']}` differ in shape", "explain images of one size, or with one `--crop`"

@@ -26,8 +26,11 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 """Keys of documents, and the types of their values."""
 LISTS = frozenset({"failed", "models"})  # which not every document has
 EDITED = "it was edited, or another version of stochx wrote it: run the command again"
-DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading a document raises that was edited, or written by another version."""
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+"""What reading a document raises that was edited, or written by another version.
+
+A generator makes a `RuntimeError` of `StopIteration`, and one of its kinds is that of depth.
+"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _read_document(path: Path) -> Document:
     if document["command"] not in COMMANDS:
         raise InputError(f"`{path}` is of an unknown command `{document['command']}`", "update stochx")
     try:
-        _show(document)
+        show(document)
     except DAMAGE as error:
         raise InputError(
             f"`{path}` lacks what the table of `stochx {document['command']}` shows: {first_line(error)}",
@@ -103,7 +106,7 @@ def _read_document(path: Path) -> Document:
     return document
 
 
-def _show(document: Document) -> None:
+def show(document: Document) -> None:
     """Make every text that tables show of a document."""
     view, rows = view_of(document["command"]), document["results"]
     for lines, columns in ((rows, view.columns(rows)), view.folded(rows)):
