@@ -275,6 +275,15 @@ def test_finite_differences_tell_a_reversed_gradient(network, ratio):
     torch.testing.assert_close(slope_ratio(network, x), torch.full((4,), float(ratio)), atol=0.05, rtol=0)
 
 
+def test_a_curved_function_is_judged_by_short_steps():
+    """100 + s - 200 s^3 falls along its gradient at s = 0 for a step of h = .19, and rises for a quarter of it."""
+    x = random_images(2, 3, 4, 4)
+    summed = x.sum((1, 2, 3))
+    curved = lambda points: (100 + (s := points.sum((1, 2, 3)) - summed) - 200 * s**3)[:, None]
+    step = 1 / 255 * 48**0.5 / 4 * 48**0.5  # a quarter of the longest step, as a change of the sum
+    torch.testing.assert_close(slope_ratio(curved, x), torch.full((2,), 1 - 200 * step**2).double())
+
+
 def test_a_gradient_that_no_step_can_resolve_has_no_ratio():
     x = random_images(2, 3, 4, 4)
     assert slope_ratio(lambda x: x.sum((1, 2, 3))[:, None] * 1e-8 + 1, x).isnan().all()

@@ -15,6 +15,7 @@ REVERSED = -0.5  # ratio below which a gradient points backwards
 CHANGE = 0.01  # change of the outputs that a step aims at, relative to their norm
 LONGEST = 1 / 255  # longest step, in pixel units per pixel
 ROUNDING = 1e-4  # relative change of the outputs that float32 still resolves
+SHORTER = 3  # times that a step is quartered where the gradient seems to point backwards
 
 
 @contextmanager
@@ -51,17 +52,28 @@ def slope_ratio(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         (f(x + h g) - f(x - h g)) / (2 h |g|^2),  f a fixed random combination of the outputs, g its gradient
 
     It is 1 for a derivative, -1 for one of the wrong sign, 0 where the outputs do not follow small steps (quantised
-    pixels), and NaN without a finite gradient, or with one too small for the precision.
+    pixels), and NaN without a finite gradient, or with one too small for the precision. A curved function may fall
+    along its gradient too: where it does, shorter steps decide, as far as the precision allows.
     """
     out, gradient = value_and_gradient(function, x)
     norm, scale = gradient.flatten(1).norm(dim=1), out.flatten(1).norm(dim=1)
     longest = LONGEST * gradient[0].numel() ** 0.5
     length = (CHANGE * scale / norm).clamp(max=longest)
-    step = (length / norm).view(-1, 1, 1, 1) * gradient
-    with torch.no_grad():
-        ahead, behind = (_value(function, point) for point in (x + step, x - step))
-    predicted = 2 * length * norm
-    return torch.where(predicted > ROUNDING * scale, (ahead - behind) / predicted, torch.nan)
+
+    def measured(length: Tensor) -> Tensor:
+        step = (length / norm).view(-1, 1, 1, 1) * gradient
+        with torch.no_grad():
+            ahead, behind = (_value(function, point) for point in (x + step, x - step))
+        predicted = 2 * length * norm
+        return torch.where(predicted > ROUNDING * scale, (ahead - behind) / predicted, torch.nan)
+
+    ratio = measured(length)
+    for times in range(1, SHORTER + 1):
+        if not (backwards := ratio < REVERSED).any():
+            break
+        shorter = measured(length / 4**times)
+        ratio = torch.where(backwards & shorter.isfinite(), shorter, ratio)
+    return ratio
 
 
 def _value(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
