@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stochx.engine.network import shards
-from stochx.engine.network.weights import SUFFIXES
 from stochx.errors import InputError, UsageError, first_line, quoted
 from stochx.folders import CONFIG, PREPROCESSOR
 from stochx.installation import install_hint
 from stochx.pretrained import answers
+from stochx.settings.choices import WEIGHTS
 
 PREFIX = "hf:"
 FORM = re.compile(r"(?P<repo>[^@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
@@ -129,7 +129,7 @@ def _weights_of(listed: Sequence[str], text: str) -> str:
     """Return the weights among the files of a repository: of the usual name, or the only ones; safetensors first."""
     usual = [name for name in shards.USUAL if name in listed]
     safe = [name for name in listed if name.endswith(".safetensors")]
-    others = [name for name in listed if PurePosixPath(name).suffix in SUFFIXES]
+    others = [name for name in listed if PurePosixPath(name).suffix in WEIGHTS]
     for found in (usual[:1], safe, others):
         if len(found) == 1:
             return found[0]

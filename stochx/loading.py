@@ -21,7 +21,6 @@ from stochx.datasets import Split
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import SUFFIXES, Preparation, read, to_tensor
 from stochx.engine.modes import plain_modes
-from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.reading import INDEPENDENT, failure
 from stochx.ensembles import ensemble_facts, ensemble_parts, make_ensemble
@@ -34,6 +33,7 @@ from stochx.hub import fetched
 from stochx.input_files import exists
 from stochx.network_files import file_and_part, from_file
 from stochx.pretrained import from_timm, from_torchvision
+from stochx.settings.choices import WEIGHTS
 from stochx.settings.values import Size, sizes
 
 REMEDIES = {
@@ -116,7 +116,7 @@ def open_model(
     name, part = file_and_part(text)
     hub = fetched(str(name)) if text.startswith(hub_prefix) else None
     path = name if hub is None else hub.path
-    if path.suffix in weights.SUFFIXES or exists(path):
+    if path.suffix in WEIGHTS or exists(path):
         model, facts = from_file(path, Choice(part, given.ema), given.arch, given.sizes, features)
         facts += [] if hub is None else _hub_facts(model, str(name), hub.commit)
     elif given.ema:

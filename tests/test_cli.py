@@ -122,6 +122,7 @@ def test_one_bad_image_is_reported_skipped_and_counted(place):
         (("a.png", "--batch-size", "0"), "too small", ""),
         (("a.png", "--nonsense"), "nonsense", "--help"),
         ((), "no image is given", "`--data`"),
+        (("a.png", "run/net.pt"), "`run/net.pt` is no image", "name the network with `--model`"),
         (("a.png", "--data", "shaps"), "unknown data set", "did you mean `shapes`?"),
     ],
 )

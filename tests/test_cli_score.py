@@ -160,7 +160,7 @@ def test_a_map_that_says_nothing_is_counted_and_left_out_for_all(place):
     done = stochx("score", "--maps", "foreign", "-s", "autvc", "-o", "counted", "--json", cwd=place)
     rows = json.loads(done.stdout)["results"]
     assert [(row["method"], row["n"], row["excluded"]) for row in rows] == [("one", 1, 2), ("two", 1, 2)]
-    assert rows[0]["why"] == {"the map is constant": 1, "the map is not finite": 1}
+    assert rows[0]["why"] == {"one: the map is constant": 1, "two: the map is not finite": 1}
     assert "2 images are left out for all methods" in done.stderr
 
 

@@ -166,6 +166,7 @@ def test_a_query_that_cannot_be_read_does_not_stop_the_others(order, place, tmp_
         (("query.png", "--support", "support", "-m", "ig"), "cannot explain a few-shot network"),
         (("nothing.png", "--support", "support"), "nothing.png"),
         (("--support", "support"), "no image is given"),
+        (("net.safetensors", "--support", "support"), "`net.safetensors` is no image"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(place, more, said):

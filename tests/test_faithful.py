@@ -279,7 +279,11 @@ def test_a_curved_function_is_judged_by_short_steps():
     """100 + s - 200 s^3 falls along its gradient at s = 0 for a step of h = .19, and rises for a quarter of it."""
     x = random_images(2, 3, 4, 4)
     summed = x.sum((1, 2, 3))
-    curved = lambda points: (100 + (s := points.sum((1, 2, 3)) - summed) - 200 * s**3)[:, None]
+
+    def curved(points):
+        s = points.sum((1, 2, 3)) - summed
+        return (100 + s - 200 * s**3)[:, None]
+
     step = 1 / 255 * 48**0.5 / 4 * 48**0.5  # a quarter of the longest step, as a change of the sum
     torch.testing.assert_close(slope_ratio(curved, x), torch.full((2,), 1 - 200 * step**2).double())
 

@@ -1,4 +1,4 @@
-"""Closed choices: each is checked, shown in the help and completed."""
+"""Closed choices, each checked, shown in the help and completed; and the suffixes of files of weights."""
 
 from typing import Literal
 
@@ -16,3 +16,5 @@ Sampling = Literal["first", "balanced"]
 Format = Literal["table", "markdown", "json", "tsv", "junit"]
 Plane = Literal["images", "gradient", "attack"]
 FigureFormat = Literal["png", "pdf", "svg"]
+
+WEIGHTS = frozenset({".safetensors", ".pt2", ".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})

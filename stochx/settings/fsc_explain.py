@@ -11,7 +11,7 @@ from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Precision
 from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Machine
+from stochx.settings.groups import Machine, check_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +43,4 @@ class FscExplain(Machine, Figures, RunFiles):
             raise UsageError(f"`--method {self.method}` cannot explain a few-shot network", f"use {methods}")
         if not self.images:
             raise UsageError("no image is given", "name image files")
+        check_images(self.images)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from stochx.errors import UsageError
+from stochx.errors import UsageError, printable
 from stochx.settings.base import METHOD, RUN, WHAT, Option, Settings
-from stochx.settings.choices import Precision, Sampling
+from stochx.settings.choices import WEIGHTS, Precision, Sampling
 from stochx.settings.values import Size, channels, class_names, share, sizes
 
 Channels = tuple[float, ...]
@@ -175,6 +177,7 @@ class Images(Labelled, Limited, Batches):
         super().check()
         if self.sample == "balanced" and self.data is None:
             raise UsageError("`--sample balanced` needs classes", "name a data set with `--data`, or leave it out")
+        check_images(self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,13 @@ class Episodes(Settings):
     """The shape of few-shot episodes."""
 
     queries: Annotated[int, Option(METHOD, "Query images per class in each episode.")] = 16
+
+
+def check_images(paths: Sequence[str]) -> None:
+    """Raise `UsageError` for a file of weights among the images."""
+    for path in paths:
+        if PurePath(path).suffix in WEIGHTS:
+            raise UsageError(f"`{printable(path)}` is no image", "name the network with `--model`")
 
 
 def check_episodes(**counts: int) -> None:

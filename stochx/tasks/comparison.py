@@ -87,7 +87,10 @@ def _value(row: Mapping[str, Mapping[str, Any]], method: str) -> float | None:
 
 
 def _reasons(row: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> set[str]:
-    return {row[m]["why"] if m in row else "there is no map" for m in methods if _value(row, m) is None}
+    """Return why an image has no value, with the methods that lack it where others have one."""
+    whys = {m: row[m]["why"] if m in row else "there is no map" for m in methods if _value(row, m) is None}
+    shared = len(whys) == len(methods) and len({*whys.values()}) == 1
+    return {*whys.values()} if shared else {f"{method}: {why}" for method, why in whys.items()}
 
 
 def _compare(values: Mapping[str, list[float]], higher: bool | None) -> tuple[str | None, dict[str, float | None]]:

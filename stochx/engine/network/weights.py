@@ -19,9 +19,8 @@ from stochx.engine.network.header import ClassifierHeader, Header, parse, serial
 from stochx.engine.network.stochastic import stored_names
 from stochx.errors import InputError, first_line, reason, storable
 from stochx.input_files import open_file
+from stochx.settings.choices import WEIGHTS
 
-PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".pkl"})
-SUFFIXES = PICKLES | {".safetensors", ".pt2"}
 TRAINED = "stochx.trained"  # entry of a file's metadata
 SUBSTITUTES = {  # what files begin with that are left in the place of weights
     b"version https://git-lfs": ("a pointer of Git LFS", "`git lfs pull` fetches the file itself"),
@@ -100,7 +99,7 @@ def load(path: Path) -> Weights:
     """
     try:
         if path.is_dir():
-            path = shards.weights_file(path, SUFFIXES)
+            path = shards.weights_file(path, WEIGHTS)
         if storable(str(path)) != str(path):
             raise InputError(f"`{path}` cannot be opened: its name is not UTF-8", "rename it")
         weights = _sharded(path) if shards.is_index(path) else _one_file(path)
