@@ -117,6 +117,17 @@ def test_certificates_do_not_depend_on_the_batch_size(run, place):
     assert json.loads(done.stdout)["results"] == run["results"]
 
 
+def test_images_that_all_fail_are_errors_without_a_table_or_a_card(place):
+    for name in ("disc", "square", "triangle"):
+        (place / "torn" / name).mkdir(parents=True)
+        (place / "torn" / name / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ("net.safetensors", *NOISY, "--data", "folder:root=torn", "-o", "failed", "--json")
+    done = stochx("certify", *words, cwd=place)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("torn.png`") == 3
+    assert not (place / "failed" / "card.json").exists()
+
+
 def test_a_missed_gate_is_code_3(place):
     common = ("certify", "net.safetensors", *NOISY, "--no-figure", "--json", "-o", "gate")
     missed = stochx(*common, "--fail-under", "1@0.18", cwd=place)

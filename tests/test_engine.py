@@ -186,6 +186,15 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
             RunFolder(tmp_path, {"method": ["ig"], **other}, resume=True)
 
 
+def test_a_new_run_removes_what_an_older_one_says(tmp_path):
+    for name in ("result.json", "card.json", "card.md", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    RunFolder(tmp_path, {"seed": 0}, resume=True).begin()
+    assert (tmp_path / "card.md").exists()
+    RunFolder(tmp_path, {"seed": 0}).begin()
+    assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "mine.txt"}
+
+
 def test_a_rank_that_comes_first_makes_the_folder(tmp_path):
     RunFolder(tmp_path / "new", {"seed": 0}, rank=1).append([{"index": 1}])
     RunFolder(tmp_path / "new", {"seed": 0}).append([{"index": 0}])

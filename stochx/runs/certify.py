@@ -82,8 +82,9 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
     )
     with watch.progress("writing"):
         case.folder.finish(records, document)
-        write_card(settings.folder, document)
-        if settings.figure and records:
+        if records:
+            write_card(settings.folder, document)
+        if records and settings.figure:
             path = settings.figure_file(settings.folder, "certified")
             draw_certified(path, records, smoothing.largest, settings.look)
     for text in certificate_doubts(overview(records), smoothing) if records else ():

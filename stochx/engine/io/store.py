@@ -20,6 +20,9 @@ if sys.platform != "win32":
     import fcntl
 
 
+RESULTS = ("result.json", "card.json", "card.md")  # what a finished run says
+
+
 class FolderInUseError(UsageError):
     """A run folder that another process writes to."""
 
@@ -115,7 +118,7 @@ class RunFolder:
         return sorted(self.folder.glob("records*.jsonl"))
 
     def begin(self) -> None:
-        """Create the folder and write the config; a new run deletes the records of an older one."""
+        """Create the folder and write the config; a new run deletes the records and the result of an older one."""
         if self._begun:
             if self._leads and not (self.folder / "config.toml").exists():  # nor is what was finished there any more
                 raise WriteError(f"`{self.folder}` was removed while the command wrote to it", "run it again")
@@ -125,10 +128,11 @@ class RunFolder:
             write_text(self.folder / "config.toml", to_toml(self.config))
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)  # the leading rank may not have created it yet
-            if self._fresh:
-                self._own.unlink(missing_ok=True)
-            else:
+            if not self._fresh:
                 cut_torn(self._own)
+                return
+            for file in (self._own, *(self.folder / name for name in RESULTS if self._leads)):
+                file.unlink(missing_ok=True)
 
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Append records; they are on disk when this returns."""
