@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 GRACE = 0.5  # seconds that a second signal leaves to what the first has begun; torchrun passes on what a terminal sent
-SHOW_CURSOR = b"\x1b[?25h"  # which bars hide
+NO_BARS = b"\r\x1b[2K\x1b[?25h"  # erases the line of a bar, and shows the cursor, which bars hide
 
 
 class Stopped(BaseException):
@@ -35,6 +35,7 @@ class Stopped(BaseException):
 
 
 _stopped: Stopped | None = None
+_saving = 0  # blocks that have something to save
 
 
 def listen() -> None:
@@ -81,11 +82,38 @@ def honoured() -> Iterator[None]:
         check()
 
 
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """Let a signal unwind the block, come what may: it has something to save."""
+    global _saving
+    _saving += 1
+    try:
+        yield
+    finally:
+        _saving -= 1
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise `Stopped`, once; an import is left at once, as modules in C swallow errors, or abort the process."""
     global _stopped
     if _stopped is None:
         _stopped = Stopped(number)
+        if not _saving and _imports(frame):
+            _leave(_stopped.exit_code, f"error: {_stopped}\n")
         raise _stopped
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether a frame, or one that called it, is of Python's own code that imports."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _leave(code: int, message: str = "") -> NoReturn:
+    with contextlib.suppress(OSError):  # of a terminal that is gone
+        os.write(2, (NO_BARS if os.isatty(2) else b"") + message.encode())
+    os._exit(code)
 
 
 def _say_unraisable(unraisable: Any) -> None:
@@ -100,6 +128,4 @@ def _await_second(reading: int) -> None:
     while len(seen) < 2:
         seen += [number for number in os.read(reading, 1) if number in SIGNALS]
     time.sleep(GRACE)
-    if os.isatty(2):
-        os.write(2, SHOW_CURSOR)
-    os._exit(128 + seen[0])
+    _leave(128 + seen[0])

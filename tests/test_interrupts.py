@@ -61,6 +61,22 @@ def test_an_import_that_makes_another_error_of_a_signal_is_no_traceback():
     assert (done.returncode, done.stderr) == CODES["SIGTERM"]
 
 
+@pytest.mark.parametrize(("block", "written"), [("saving()", "saved\n"), ("contextlib.nullcontext()", "")])
+def test_an_import_is_left_at_once_where_there_is_nothing_to_save(block, written):
+    done = run_command(
+        "import contextlib\n"
+        "from stochx.interrupts import saving\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, module, *rest):\n"
+        "        if module == 'wave': send('SIGTERM')\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"with {block}:\n"
+        "    try: import wave\n"
+        "    finally: print('saved')\n"
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (*CODES["SIGTERM"], written)
+
+
 SWALLOWED = {
     "callback": "thing = threading.Event()\nref = weakref.ref(thing, lambda gone: send(NAME))\ndel thing\n",
     "finaliser": "class Thing:\n    def __del__(self): send(NAME)\nThing()\n",

@@ -46,12 +46,13 @@ def execute(settings: Settings, watch: Watch) -> Outcome:
 
         with plain_modes(), process_group() as world:
             return Outcome(estimate(settings, world, watch))
+    work = command(settings)  # imports what it needs before there is something to save
     with plain_modes(), process_group() as world, claimed(settings, world) as settled:
         watch = watch if world.leads else Quiet()
         if isinstance(settled, Output):
             watch.opened(settled.folder)
         with counting(watch.passed):
-            return command(settled)(settled, world, watch)
+            return work(settled, world, watch)
 
 
 def command(settings: Settings) -> Callable[[Settings, World, Watch], Outcome]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from stochx.engine.io.store import FolderInUseError, locked
 from stochx.engine.world import World
+from stochx.interrupts import saving
 from stochx.settings.base import Settings
 from stochx.settings.folders import Output, is_filled
 
@@ -19,7 +20,7 @@ def claimed(settings: Settings, world: World) -> Iterator[Settings]:
     if not isinstance(settings, Output):
         yield settings
         return
-    with contextlib.ExitStack() as held:
+    with saving(), contextlib.ExitStack() as held:
         mine = [_claim(settings, held)] if world.leads else []
         (claim,) = world.gather(mine)
         yield claim
