@@ -330,6 +330,26 @@ def test_two_ranks_give_the_table_of_one(run, place):
     ]
 
 
+def test_the_same_command_gives_the_same_records(run, place):
+    done = stochx("attack", "net.safetensors", *FAST, "--eps", "4/255", "-o", "again", "--no-figure", cwd=place)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        [{**json.loads(line), "seconds": 0} for line in (place / name / "records.jsonl").read_text().splitlines()]
+        for name in ("run", "again")
+    )
+    assert len(one) == 30 and one == two
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_ranks_ended(run, place):
+    words = ("net.safetensors", *FAST, "--eps", "4/255", "-o", "fewer", "--json", "--no-figure")
+    first = stochx_in_ranks("attack", *words, "--limit", 16, cwd=place)
+    assert first.returncode == 0, first.stderr
+    done = stochx("attack", *words, "--resume", cwd=place)
+    rows = json.loads(done.stdout)["results"]
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in run["results"]]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data; set STOCHX_SHARED to its folder")
 def test_a_real_teacher_falls_and_a_robust_network_stands(tmp_path):

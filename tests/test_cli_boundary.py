@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import shared
 from PIL import Image
-from support import stochx
+from support import stochx, stochx_in_ranks
 
 NETS = '''
 import torch
@@ -173,3 +173,12 @@ def test_a_teachers_boundary_is_nearer_than_a_robust_networks(tmp_path):
     done = stochx("boundary", *nets, *data, "--plane", "gradient", "-o", tmp_path / "real", "--json")
     teacher, robust = json.loads(done.stdout)["results"][-2:]
     assert teacher["distance_eps"] < 0.3 and (robust["distance_eps"] or 9) > 1
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_rows_of_one(run, place):
+    words = ("nets:rgb", "nets:noisy", "nets:brg", *DATA, "--images", "0,3,7", "--draws", 8)
+    done = stochx_in_ranks("boundary", *words, "-o", "ranks", "--json", "--no-figure", cwd=place)
+    assert done.returncode == 0, done.stderr
+    rows, alone = json.loads(done.stdout)["results"], run["results"]
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in alone]

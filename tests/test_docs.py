@@ -287,3 +287,14 @@ def test_the_snippets_of_a_page_run(page, place):
         assert names["adversarial"].shape == (3, 16, 16) and names["rows"][0]["n"] == 6
     if page == "docs/python.md":
         assert names["scores"].shape == (3, 2) and names["data"][-1][1] == 2
+
+
+def test_every_promise_names_a_test_that_is_there():
+    lines = MANUAL["docs/repeatable.md"].splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.endswith("| test |")]
+    files = [*(ROOT / "tests").glob("test_*.py"), *(ROOT / "stochx" / "testing").glob("test_*.py")]
+    tests = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.M)}
+    assert len(rows) > 12
+    for row in rows:
+        named = {*re.findall(r"`(test_\w+)`", row)}
+        assert named and named <= tests, row

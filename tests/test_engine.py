@@ -9,6 +9,7 @@ import torch
 from conftest import random_images
 from torch import nn
 
+from stochx.attacks import PGD, Context
 from stochx.attributions import IntegratedGradients, SmoothTaylor
 from stochx.engine import device
 from stochx.engine.gradients import gradient, logits
@@ -18,6 +19,7 @@ from stochx.engine.network.fused import fused
 from stochx.engine.network.stem import Stem
 from stochx.engine.seeds import digest, generator, seeded
 from stochx.engine.sweep import canonical_batches, sweep
+from stochx.engine.threat import Ball
 from stochx.engine.world import World
 from stochx.errors import UsageError, WriteError
 
@@ -95,6 +97,18 @@ def test_the_batch_size_changes_nothing(tiny, images):
             maps.append(SmoothTaylor(roots=11)(tiny, images, y).map)
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(maps[0], maps[2], rtol=1e-10, atol=1e-12)
+
+
+def test_the_number_of_threads_changes_nothing(tiny, images):
+    y, threads, found = tiny(images).argmax(1), torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            attempt = PGD(steps=5)(tiny, images, y, Ball(4 / 255), Context(list("abcde")))
+            found.append((SmoothTaylor(roots=11)(tiny, images, y).map, attempt.x))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
 def test_memory_running_out_halves_the_batch():
