@@ -44,8 +44,16 @@ class Field:
         fits = isinstance(value, kind) and (self.type == "bool" or not isinstance(value, bool))
         if self.choices and value not in self.choices:
             raise SettingError(f"`{where}` does not accept `{value}`", suggest(str(value), self.choices))
-        if not fits or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+        if not fits or (isinstance(value, numbers.Real) and not is_finite(value)):
             raise SettingError(f"`{where}` expects {ARTICLES[self.type]}, got `{value!r:.40}`")
+
+
+def is_finite(value: numbers.Real | float) -> bool:
+    """Return true for a number that a machine holds: a finite one, a whole one of at most 64 bits."""
+    try:
+        return math.isfinite(value) and not (isinstance(value, int) and abs(value) >= 2**63)
+    except OverflowError:  # a whole number above the largest floating-point one
+        return False
 
 
 def _fraction(text: str) -> float:

@@ -23,7 +23,8 @@ from stochx.engine.training.schedule import SCHEDULES
 from stochx.engine.world import process_group
 from stochx.errors import InputError, RunError
 from stochx.loading import load_data
-from stochx.tasks.train import build
+from stochx.tasks.reading import Stack
+from stochx.tasks.train import build, correct
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,30 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_checkpoint
     with pytest.raises(RunError, match="epoch 2, step 4"):
         run(shapes, Plan(2, batch=16), state=state, resume=True, objective=broken)
     assert state.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_named(shapes):
+    """The loss is finite, but not its gradient: a root of zero; no later loss shows it."""
+
+    def broken(model, batch):
+        logits = forward(model, batch.x)
+        root = (logits - logits.detach()).square().sum().sqrt()
+        return Step(logits.mean() + (root if batch.step == 5 else 0), logits)
+
+    with pytest.raises(RunError, match=r"^`network\..*` is not finite after epoch 1, step 6"):
+        run(shapes, Plan(1, batch=16), objective=broken)
+
+
+def test_weights_that_overflow_have_no_accuracy(shapes):
+    model = without_norms()
+    nn.init.constant_(model[-1].weight, 1e308)
+    good = iter([1.0])
+
+    def accuracy(trained):
+        return {"quality": next(good, None) or correct(model, Stack(*shapes, ())).sum().item()}
+
+    with pytest.raises(RunError, match="the model's logits are not finite after epoch 2"):
+        run(shapes, Plan(2, batch=90), validate=accuracy)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])

@@ -20,7 +20,7 @@ from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import Noisy, noise_layers
 from stochx.engine.network.weights import save
 from stochx.engine.training.fit import Plan, fit
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, RunError, UsageError
 from stochx.fewshot_networks import load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import load_data, load_model
 from stochx.network_files import install_noise
@@ -151,6 +151,13 @@ def test_two_ranks_find_the_accuracies_of_one():
     first = accuracies(model, source, [TASK], 11, 0, False, Halves(0, parts))[0]
     second = accuracies(model, source, [TASK], 11, 0, False, Halves(1, parts))[0]
     assert torch.equal(first[0::2], alone[0::2]) and torch.equal(second, alone)
+
+
+def test_scores_that_are_not_finite_are_no_predictions():
+    model = matcher()
+    support, query = torch.full((1, 3, 2, *model.head.shape), 1e30), torch.zeros(1, 12, *model.head.shape)
+    with pytest.raises(RunError, match="the scores of the few-shot network are not finite"):
+        scores_of(model.head, support, query, transductive=False)
 
 
 def test_transductive_inference_is_the_nearest_mean_of_what_it_took_in():

@@ -250,6 +250,7 @@ def test_hints_stand_in_a_traceback():
         (lambda: IntegratedGradients(baseline="x"), "does not accept `x`"),
         (lambda: PGD(steps=2.5), r"`PGD\(steps=...\)` expects a whole number, got `2.5`"),
         (lambda: PGD(steps=True), "expects a whole number"),
+        (lambda: PGD(steps=10**400), "expects a whole number, got `1000"),
         (lambda: PGD(step=math.nan), "expects a number"),
         (lambda: PGD(0), "steps and restarts must be at least 1"),
         (lambda: Gaussian(sigma="a"), "expects a number"),

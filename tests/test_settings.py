@@ -148,6 +148,8 @@ def test_a_config_with_an_included_entry_replays(place, flat):
         ({"draws": 1.5}, "`--draws` expects a whole number"),
         ({"draws": True}, "`--draws` expects a whole number"),
         ({"fail_under": float("nan")}, "is not a finite number"),
+        ({"seed": 2**63}, "`--seed 9223372036854775808` is not a finite number that 64 bits hold"),
+        ({"seed": 10**400}, "is not a finite number that 64 bits hold"),
         ({"fail_under": 1.5}, "too large"),
         ({"eps": -1}, "is not a radius"),
         ({"fail_under": "0.4@8"}, "`--fail-under 0.4@8` is above 1"),

@@ -18,7 +18,7 @@ from stochx.engine.network.fused import FusedNetwork, fused
 from stochx.engine.network.stem import Stem
 from stochx.engine.realisation import drawing, is_realised
 from stochx.engine.seeds import Key, generator
-from stochx.errors import InputError
+from stochx.errors import InputError, RunError
 
 Backward = Literal["plain", "balanced"]  # gradients as they are, or those of `engine.network.balanced`
 Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> summand, all (B, C, H, W)
@@ -35,6 +35,18 @@ def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     in_batches(len(x), fast.rows(x) * (1 if is_realised() else 2), work)
     return torch.cat(parts).clone()  # the clone is an ordinary tensor, which autograd accepts
+
+
+def finite(out: Tensor) -> Tensor:
+    """Return logits as they are; raises `RunError` for those that are not finite: their largest is no prediction."""
+    if not out.isfinite().all():
+        raise RunError("the model's logits are not finite", "check the weights and the normalisation")
+    return out
+
+
+def predictions(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the classes (N,) of images (N, C, H, W); raises `RunError` for logits that are not finite."""
+    return finite(logits(model, x)).argmax(1)
 
 
 def scores(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:

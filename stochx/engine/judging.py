@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.device import full_precision
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import finite, logits, predictions
 from stochx.engine.losses import Goal, margin
 from stochx.engine.network.stochastic import at_scale, has_mean_network, noise_layers
 from stochx.engine.seeds import seeded
-from stochx.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Judge:
         mean = torch.zeros(0)
         for d in range(self.draws if self.noisy else 1):
             with seeded(self.seed, question, d, self.batch), full_precision():
-                out = logits(self.model, x)
-            if not out.isfinite().all():
-                raise RunError("the model's logits are not finite", "check the weights and the normalisation")
+                out = finite(logits(self.model, x))
             top, probabilities = out.argmax(1), out.softmax(1)
             right += (top == self.y).cpu()
             hit += (top == self.target).cpu() if self.target is not None else 0.0
@@ -68,13 +65,13 @@ class Judge:
         if not (self.noisy and noise_layers(self.model) and has_mean_network(self.model)):
             return [None] * len(x)
         with at_scale(self.model, 0.0), full_precision():
-            return (logits(self.model, x).argmax(1) == self.y).tolist()
+            return (predictions(self.model, x) == self.y).tolist()
 
     def wrong(self, x: Tensor, places: Tensor) -> Tensor:
         """Return a mask (B,) of the x (B, C, H, W), images `places` (B,), that are misclassified, or as the target."""
         with full_precision():
-            predictions = logits(self.model, x).argmax(1)
-        return predictions != self.y[places] if self.target is None else predictions == self.target[places]
+            found = logits(self.model, x).argmax(1)
+        return found != self.y[places] if self.target is None else found == self.target[places]
 
     def score(self, x: Tensor) -> Tensor:
         """Return the score of candidates x of all images, on draws reserved for this choice; lower is more wrong."""

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from stochx.engine.device import current, full_precision, in_batches
+from stochx.engine.gradients import finite
 from stochx.engine.grid_noise import LEVELS, NoisyCopies
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.fused import fused
 from stochx.engine.seeds import Key, generator, seeded
-from stochx.errors import InputError, RunError, UsageError
+from stochx.errors import InputError, UsageError
 
 BLOCK = 32  # copies that share a generator: its start, and calls for so few numbers, cost as much as a few copies
 
@@ -46,9 +47,7 @@ def votes(model: Classifier, copies: NoisyCopies, count: int, seed: int, *keys: 
     def work(start: int, stop: int) -> None:
         points = _pixels(_between(copies, start, stop, device, seed, *keys)).to(model.mean)
         with torch.inference_mode(), full_precision(), seeded(seed, "network", *keys, start):
-            out = fast.whole(points)
-        if not out.isfinite().all():
-            raise RunError("the model's logits are not finite", "check the weights and the normalisation")
+            out = finite(fast.whole(points))
         totals.add_(torch.bincount(out.argmax(1), minlength=len(totals)))
 
     rows = current().batch_size or 2 * fast.rows(image)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import re
 import types
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from stochx.catalog import FAMILIES, include
+from stochx.declarations import is_finite
 from stochx.errors import UsageError, suggest
 from stochx.input_files import can_be_path, exists
 
@@ -138,8 +138,8 @@ class Setting:
 
     def _check_range(self, value: float) -> None:
         low, high = self.option.minimum, self.option.maximum
-        if not math.isfinite(value):
-            raise UsageError(f"`{self.flag} {value}` is not a finite number")
+        if not is_finite(value):
+            raise UsageError(f"`{self.flag} {value!s:.40}` is not a finite number that 64 bits hold")
         if low is not None and value < low:
             raise UsageError(f"`{self.flag} {value}` is too small", f"use {low:g} or more")
         if high is not None and value > high:

@@ -66,11 +66,11 @@ class FscTrain(Episodes, Fitting, RunFiles):
         bool, Option(METHOD, "Perturb features at the end of each block in training (feature-wise transformation).")
     ] = False
     augment: Annotated[bool, Option(METHOD, "Crop, mirror and recolour images.")] = True
-    lr: Annotated[float, Option(METHOD, "Learning rate.", minimum=1e-6)] = 1e-3
+    lr: Annotated[float, Option(METHOD, "Learning rate.", minimum=1e-6, maximum=1e6)] = 1e-3
     batch_size: Annotated[int, Option(METHOD, "Episodes per step.", minimum=1)] = 1
     optimizer: Annotated[Optimizer, Option(METHOD, "Optimizer; sgd has momentum.")] = "adamw"
     schedule: Annotated[Schedule, Option(METHOD, "Schedule of the learning rate.")] = "constant"
-    decay: Annotated[float, Option(METHOD, "Weight decay.", minimum=0)] = 0.0
+    decay: Annotated[float, Option(METHOD, "Weight decay.", minimum=0, maximum=1e6)] = 0.0
     precision: Annotated[
         Precision, Option(RUN, "Precision of the backbone and of large layers of the head; auto is fp32.")
     ] = "auto"

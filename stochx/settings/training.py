@@ -24,7 +24,7 @@ class Fitting(Machine, Drawing):
     augment: Annotated[bool, Option(METHOD, "Shift and mirror images.")] = True
     optimizer: Annotated[Optimizer, Option(METHOD, "Optimizer; sgd has momentum.")] = "sgd"
     schedule: Annotated[Schedule, Option(METHOD, "Schedule of the learning rate.")] = "one-cycle"
-    decay: Annotated[float, Option(METHOD, "Weight decay.", minimum=0)] = 5e-4
+    decay: Annotated[float, Option(METHOD, "Weight decay.", minimum=0, maximum=1e6)] = 5e-4
     average: Annotated[
         float, Option(METHOD, "EMA decay of the weights; 0 disables it.", minimum=0, maximum=0.99999)
     ] = 0.0
@@ -50,6 +50,7 @@ class Epochs(Fitting, Limited):
             METHOD,
             "Peak learning rate; default 0.1, with adamw 0.001, a tenth of it for pretrained weights.",
             minimum=1e-6,
+            maximum=1e6,
         ),
     ] = None
     batch_size: Annotated[int, Option(METHOD, "Images per step.", minimum=2)] = 128

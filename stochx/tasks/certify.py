@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from stochx.engine.device import full_precision
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import predictions
 from stochx.engine.grid_noise import NoisyCopies
 from stochx.engine.io.data import Item
 from stochx.engine.io.forms import Count
@@ -120,7 +120,7 @@ def _is_right(model: Classifier, image: Tensor, label: int) -> bool | None:
     with at_scale(model, 0.0), full_precision():
         if model.noise != "none":
             return None
-        return int(logits(model, image[None].to(model.mean)).argmax()) == label
+        return int(predictions(model, image[None].to(model.mean))) == label
 
 
 @dataclass(frozen=True)

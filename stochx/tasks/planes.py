@@ -12,7 +12,7 @@ from stochx.attacks import Context
 from stochx.catalog import ATTACKS
 from stochx.engine.ascent import loss_gradient
 from stochx.engine.device import full_precision
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import predictions
 from stochx.engine.io.data import Item
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.classifier import Classifier
@@ -69,7 +69,7 @@ def _single(model: Classifier, item: Item, seed: int) -> tuple[Tensor, Tensor]:
     if item.label is not None:
         return x, torch.tensor([item.label], device=x.device)
     with seeded(seed, "label", item.key):
-        return x, logits(model, x).argmax(1)
+        return x, predictions(model, x)
 
 
 def _draws(model: Classifier, draws: int) -> int:

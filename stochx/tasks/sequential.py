@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stochx.engine.device import full_precision, in_batches
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import finite, logits
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.fused import fused
 from stochx.engine.passes import Report, unreported
 from stochx.engine.seeds import seeded
-from stochx.errors import RunError
 
 LOOK = 9  # draws between two looks at the votes; as many as neighbours take turns in at most
 REACH = 3  # points to either side that are looked at together
@@ -131,9 +130,7 @@ class Tally:
             total, votes = self._total[place], self._votes[place]
             for d in numbers:
                 with seeded(self._seed, "plane", d, int(here[0]) + self._offset if self.independent else 0):
-                    out = logits(self._model, x)
-                if not out.isfinite().all():
-                    raise RunError("the model's logits are not finite", "check the weights and the normalisation")
+                    out = finite(logits(self._model, x))
                 total += out.softmax(1)
                 votes += F.one_hot(out.argmax(1), out.shape[1])
             self._total[place], self._votes[place] = total, votes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stochx.attacks.pgd import PGD
 from stochx.engine.device import full_precision
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import predictions
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
@@ -132,7 +132,7 @@ def validation(
             batch = TrainingBatch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
             with full_precision():
                 crafted = quick.craft(model, batch, batch.y, seed)
-                right = [(logits(model, crafted).argmax(1) == batch.y).double().mean() for _ in range(draws)]
+                right = [(predictions(model, crafted) == batch.y).double().mean() for _ in range(draws)]
             measures["robust"] = float(sum(right)) / draws
         return measures
 
@@ -146,11 +146,14 @@ def accuracy(model: Classifier, images: Stack, report: Report = unreported) -> E
 
 
 def correct(model: nn.Module, images: Stack, report: Report = unreported) -> Tensor:
-    """Return a mask (N,), on the CPU, of images whose top prediction is their label."""
+    """Return a mask (N,), on the CPU, of images whose top prediction is their label.
+
+    Raises `RunError` for logits that are not finite.
+    """
     like = next(model.parameters())
-    predictions = []
+    found = []
     with full_precision():
         for part in torch.split(images.pixels, 1024):
-            predictions.append(logits(model, part.to(like.device).to(like.dtype) / 255).argmax(1).cpu())
+            found.append(predictions(model, part.to(like.device).to(like.dtype) / 255).cpu())
             report(len(part))
-    return torch.cat(predictions) == images.labels.cpu()
+    return torch.cat(found) == images.labels.cpu()

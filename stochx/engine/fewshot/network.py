@@ -17,7 +17,7 @@ from stochx.engine.modes import plain_modes
 from stochx.engine.network.backbone import Backbone
 from stochx.engine.network.stochastic import at_scale
 from stochx.engine.passes import Report, unreported
-from stochx.errors import InputError, UsageError
+from stochx.errors import InputError, RunError, UsageError
 
 ROUNDS = (7 / 15, 14 / 15)  # shares of the queries that join the support in transductive inference: 35 and 70 of 75
 
@@ -83,8 +83,12 @@ def scores_of(head: FewShotHead[Any], support: Tensor, query: Tensor, transducti
     Transductive inference takes two rounds (after Hou et al., 2019): the most confident queries join the mean of their
     predicted class, starting from the original support in each round. Their code ranks queries by the raw score of the
     predicted class; here it is the softmax over classes, which did better. For heads that compare class means.
+
+    Raises `RunError` for scores that are not finite.
     """
     scores: Tensor = head(support, query)[0]
+    if not scores.isfinite().all():
+        raise RunError("the scores of the few-shot network are not finite", "train it again")
     if not transductive:
         return scores
     for share in ROUNDS:

@@ -120,8 +120,8 @@ def fit(
     weights. With `resume` the last stored epoch is yielded again first, as the caller may not have processed it. With
     several ranks each takes its share of every batch; gradients and the statistics of batches are summed (`whole`).
 
-    Raises `RunError` for a loss that is not finite, which leaves the last checkpoint; `InputError` for batches too
-    small for batch norms and for a checkpoint of another training run.
+    Raises `RunError` for a loss, or weights, that are not finite, which leaves the last checkpoint; `InputError` for
+    batches too small for batch norms and for a checkpoint of another training run.
     """
     world = world or World()
     retain_freed_memory()
@@ -155,7 +155,7 @@ def _epochs(
         measures: Mapping[str, float] = {}
         if validate is not None:
             with seeded(loop.seed, "validate", epoch):
-                measures = loop.world.gather([dict(validate(model))])[0]  # all ranks use the leader's
+                measures = loop.world.gather([_validated(model, validate, epoch)])[0]  # all ranks use the leader's
         trained = dataclasses.replace(trained, measures=measures)
         progress.last = dataclasses.asdict(trained)
         if best is not None and measures[best] > progress.best_value:
@@ -166,6 +166,20 @@ def _epochs(
             average.show()
         yield trained
     put(model, progress.best)
+
+
+def _validated(model: nn.Module, validate: Validate, epoch: int) -> dict[str, float]:
+    try:
+        return dict(validate(model))
+    except RunError as error:  # finite weights that overflow
+        raise RunError(f"{error} after epoch {epoch + 1}", "lower the learning rate") from None
+
+
+def _check_weights(model: nn.Module, where: str) -> None:
+    """Raise `RunError` for weights that are not finite: the last step's show in no loss."""
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise RunError(f"`{name}` is not finite {where}", "lower the learning rate")
 
 
 def _check_sizes(model: nn.Module, items: Items, plan: Plan, world: World) -> None:
@@ -224,6 +238,7 @@ class _Loop:
                 self.average.update(done)
                 loss_sum, correct_sum, total = loss_sum + loss * len(whole), correct_sum + correct, total + count
         share_buffers(self.model, self.world)
+        _check_weights(self.model, f"after epoch {epoch + 1}, step {len(batches)}")
         seen, counts = sum(map(len, batches)), self.world.gather([(correct_sum, total)])
         correct_sum, total = (sum(part) for part in zip(*counts, strict=True))
         return Epoch(epoch + 1, loss_sum / seen, correct_sum / total, seen / (time.perf_counter() - start))
