@@ -133,6 +133,10 @@ def test_explain_tells_every_class_of_the_support(place):
         assert maps["query"].sum((1, 2, 3)) == pytest.approx([row["relevance"] for row in rows], abs=1e-4)
     again = explain(place, "query.png", "--support", "support", "-o", "out", "--json", "--resume")
     assert json.loads(again.stdout)["results"] == rows
+    records = place / "out" / "records.jsonl"
+    records.write_bytes(records.read_bytes()[:-20])  # a crash within the last class
+    again = explain(place, "query.png", "--support", "support", "-o", "out", "--json", "--resume")
+    assert json.loads(again.stdout)["results"] == rows
 
 
 def test_a_network_of_one_channel_explains_gray_images(place):

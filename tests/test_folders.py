@@ -135,3 +135,26 @@ def test_a_total_counts_what_earlier_runs_have_done(here):
     assert json.loads(done.stdout)["saved"]["images"] == 9 == len([*(here / "out" / "adversarial").iterdir()])
     again = stochx(*attack, "--limit", 9, "--resume", cwd=here)
     assert json.loads(again.stdout)["saved"]["images"] == 9
+
+
+def test_an_image_that_lacks_a_method_is_explained_again(here):
+    words = ("explain", "a.png", *QUICK, "-m", "sobel", "-o", "run", "--json")
+    document = json.loads(stochx(*words, cwd=here).stdout)
+    records = here / "run" / "records.jsonl"
+    first, _ = records.read_text().splitlines()
+    for left in (f"{first}\n", f'{first}\n{{"index": 0, "ima'):  # a crash after a line, and within the next
+        records.write_text(left)
+        again = json.loads(stochx(*words, "--resume", cwd=here).stdout)
+        assert [row["method"] for row in again["results"]] == ["gradient", "sobel"]
+        assert [row["error"] for row in again["results"]] == [row["error"] for row in document["results"]]
+        assert len(records.read_text().splitlines()) == 2
+
+
+def test_a_record_that_was_edited_stops_the_run_before_it_begins(here):
+    words = ("explain", "a.png", *QUICK, "-o", "run")
+    stochx(*words, cwd=here)
+    records = here / "run" / "records.jsonl"
+    records.write_text(edited := records.read_text().replace('"target": ', '"target": 0.'))
+    done = stochx(*words, "--resume", cwd=here)
+    assert done.returncode == 2 and "has no valid `target` in line 1" in done.stderr
+    assert records.read_text() == edited

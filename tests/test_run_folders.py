@@ -108,6 +108,9 @@ def test_a_damaged_result_is_named(text, message, tmp_path):
         ("config.toml", "eps = ", "config.toml` is not valid TOML"),
         ("records.jsonl", '{"index": 0}\n{"ind', "records.jsonl` is not valid JSON"),
         ("records.jsonl", "3\n", "has a line that is not an object"),
+        ("records.jsonl", f'{{"n": {"9" * 21}}}', "in line 1: an integer of 21 digits"),
+        ("records.jsonl", '{"n": 1e999}', "in line 1: 1e999 is not a number"),
+        ("records.jsonl", f'{{"n": {"[" * 65}{"]" * 65}}}', "in line 1: it is more than 64 levels deep"),
     ],
 )
 def test_a_damaged_file_of_a_folder_is_named(file, text, message, tmp_path):
@@ -148,9 +151,10 @@ def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
         ('{"label": 1, "parts": [0, null], SCORES}', "has no valid `parts[1]` in line 2"),
         ('{"label": 1, "parts": [0, 1, 1e101], SCORES}', "has no valid `parts[2]` in line 2"),
         ('{"label": NaN}', "NaN is not a number"),
-        ('{"label": 1e999}', "1e999 is not a number"),
-        (f'{{"label": {"9" * 21}}}', "an integer of 21 digits"),
-        (f'{{"label": {"[" * 65}{"]" * 65}}}', "more than 64 levels deep"),
+        ('{"label": 1e999, SCORES}', "has no valid `label` in line 2"),
+        (f'{{"label": {"9" * 5000}, SCORES}}', "is not valid JSON in line 2"),
+        (f'{{"label": {"9" * 21}, SCORES}}', "has no valid `label` in line 2"),
+        (f'{{"label": {"[" * 100_000}{"]" * 100_000}}}', "is not valid JSON in line 2"),
     ],
 )
 def test_a_record_without_the_form_of_its_run_is_named(line, message, tmp_path):

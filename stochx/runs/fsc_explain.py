@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, cast
@@ -52,8 +53,9 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     preparation = model.backbone.model.preparation
     classes, support, unusable = _support(load_data(settings.support), settings.support, preparation)
     folder = open_folder(settings, world, Form(MatchRow))
-    done = {record["image"] for record in folder.records}
-    rows = [record for record in folder.records if record["image"] in settings.images]
+    told = Counter(record["image"] for record in folder.records)
+    done = {image for image in settings.images if told[image] and not told[image] % len(classes)}  # no row was cut off
+    rows = [record for record in folder.records if record["image"] in done]
     names, failed = file_names(settings.images), [*unusable]
     with runtime.scope(), watch.progress("explaining", len(names)) as advance:
         for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):

@@ -92,7 +92,7 @@ class RunFolder:
         free: Collection[str] = (),
         rank: int = 0,
         resume: bool = False,
-        check: Check = lambda record: None,
+        check: Check | None = None,
     ) -> None:
         self.folder = folder
         self.config = {key: _escaped(value) for key, value in config.items() if value not in (None, [], "")}
@@ -102,7 +102,7 @@ class RunFolder:
         self.records: list[dict[str, Any]] = self._resume(check) if resume else []
         self._fresh = not resume
 
-    def _resume(self, check: Check) -> list[dict[str, Any]]:
+    def _resume(self, check: Check | None) -> list[dict[str, Any]]:
         path = self.folder / "config.toml"
         before = read_toml(path, RESUMED)
         for key in sorted({*before, *self.config} - self._free) if path.exists() else ():
