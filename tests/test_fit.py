@@ -17,7 +17,7 @@ from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.seeds import seeded
 from stochx.engine.training.augment import augment
-from stochx.engine.training.fit import Plan, Step, fit, forward
+from stochx.engine.training.fit import Plan, Step, cross_entropy, fit, forward
 from stochx.engine.training.items import Images
 from stochx.engine.training.schedule import SCHEDULES
 from stochx.engine.world import process_group
@@ -112,16 +112,27 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_checkpoint
     assert state.read_bytes() == before
 
 
-def test_weights_that_are_not_finite_after_the_last_step_are_named(shapes):
+def test_a_gradient_that_is_not_finite_is_named_and_not_followed(shapes):
     """The loss is finite, but not its gradient: a root of zero; no later loss shows it."""
+    model = convnet()
 
     def broken(model, batch):
         logits = forward(model, batch.x)
         root = (logits - logits.detach()).square().sum().sqrt()
         return Step(logits.mean() + (root if batch.step == 5 else 0), logits)
 
-    with pytest.raises(RunError, match=r"^`network\..*` is not finite after epoch 1, step 6"):
-        run(shapes, Plan(1, batch=16), objective=broken)
+    with pytest.raises(RunError, match=r"^the gradient is not finite in epoch 1, step 6"):
+        run(shapes, Plan(1, batch=16), model, objective=broken)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_weights_that_overflow_in_the_last_step_are_named(shapes):
+    def steep(model, batch):
+        step = cross_entropy(model, batch)
+        return Step(step.loss * 1e6, step.logits)
+
+    with pytest.raises(RunError, match=r"^`0\.weight` is not finite after epoch 1, step 1"):
+        run(shapes, Plan(1, batch=90, rate=1e38, schedule="constant"), without_norms().float(), objective=steep)
 
 
 def test_weights_that_overflow_have_no_accuracy(shapes):

@@ -10,6 +10,7 @@ rank must take the same such sums in the same order.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,6 +71,13 @@ def sum_gradients(optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], wo
     for p, gradient, ranks in zip(weights, summed, reached.tolist(), strict=True):
         p.grad = torch.empty_like(p).copy_(gradient.view_as(p)) if ranks else None  # decay spares what no loss reaches
     return float(loss)
+
+
+def has_finite_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Return true if no gradient holds NaN or infinity."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in weights if p.grad is not None and p.grad.numel()]
+    return bool(torch.nn.utils.get_total_norm(gradients, math.inf).isfinite())
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

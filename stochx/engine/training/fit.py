@@ -23,7 +23,7 @@ from stochx.engine.training.average import Average, put, tensors_of
 from stochx.engine.training.items import Items
 from stochx.engine.training.malloc import retain_freed_memory
 from stochx.engine.training.schedule import SCHEDULES, Schedule
-from stochx.engine.whole import share_buffers, shared_by, sum_gradients
+from stochx.engine.whole import has_finite_gradients, share_buffers, shared_by, sum_gradients
 from stochx.engine.world import World
 from stochx.errors import InputError, LostRankError, RunError
 
@@ -120,8 +120,8 @@ def fit(
     weights. With `resume` the last stored epoch is yielded again first, as the caller may not have processed it. With
     several ranks each takes its share of every batch; gradients and the statistics of batches are summed (`whole`).
 
-    Raises `RunError` for a loss, or weights, that are not finite, which leaves the last checkpoint; `InputError` for
-    batches too small for batch norms and for a checkpoint of another training run.
+    Raises `RunError` for a loss, gradient or weight that is not finite, which leaves the last checkpoint; `InputError`
+    for batches too small for batch norms and for a checkpoint of another training run.
     """
     world = world or World()
     retain_freed_memory()
@@ -278,6 +278,8 @@ class _Loop:
         loss = sum_gradients(self.optimizer, losses, self.world)
         if not math.isfinite(loss):
             raise RunError(f"the loss is not finite {where}", "lower the learning rate")
+        if not has_finite_gradients(self.optimizer):
+            raise RunError(f"the gradient is not finite {where}", "lower the learning rate")
         self.optimizer.step()
         return loss, int(sum(correct)), count
 
