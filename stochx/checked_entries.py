@@ -54,6 +54,14 @@ def returning(kind: type) -> type:
 
     class Call:
         def __call__(self, *args: Any, **keywords: Any) -> Any:
-            return check_kind(self, super().__call__(*args, **keywords), kind)  # type: ignore[misc]  # that of the entry
+            try:
+                made = super().__call__(*args, **keywords)  # type: ignore[misc]  # that of the entry
+            except RuntimeError as error:
+                if "Storage size calculation overflowed" not in str(error):
+                    raise
+                raise InputError(
+                    f"`{self!r:.80}` asks for more memory than there can be", "use smaller values"
+                ) from None
+            return check_kind(self, made, kind)
 
     return Call

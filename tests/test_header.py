@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stochx.architectures import architecture
 from stochx.engine.network.header import ClassifierHeader, FewShotHeader, parse, serialise
 from stochx.errors import InputError
 
@@ -97,3 +98,8 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(name, value, fields):
 def test_a_few_shot_network_needs_every_field(name):
     with pytest.raises(InputError, match=rf"header of `net\.safetensors` lacks `{name}`"):
         parse(json.dumps({key: value for key, value in FEW_SHOT.items() if key != name}), PATH)
+
+
+def test_an_architecture_of_more_weights_than_there_can_be_is_an_error():
+    with pytest.raises(InputError, match=r"`ConvNet\(.*` asks for more memory than there can be"):
+        architecture(f"convnet:width={2**62}", 2)
