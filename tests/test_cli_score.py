@@ -62,6 +62,19 @@ def test_resume_adds_images_and_keeps_what_is_there(run, place):
     assert (place / "scores" / "records.jsonl").read_text().splitlines() == before
 
 
+def test_an_image_that_lacks_a_method_after_a_crash_is_scored_again(run, place):
+    records = place / "scores" / "records.jsonl"
+    whole = records.read_text().splitlines()
+    damaged = json.loads(whole[0])
+    damaged["scores"]["deletion:steps=4"]["places"].append(99.0)
+    for left in (whole[:-1], [json.dumps(damaged), *whole[1:]]):
+        records.write_text("".join(f"{line}\n" for line in left))
+        done = stochx("score", "a.png", "b.jpg", *FAST, "-o", "scores", "--resume", "--json", cwd=place)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["results"] == run["results"]
+    records.write_text("".join(f"{line}\n" for line in whole))
+
+
 def test_a_pipe_gets_a_line_for_each_method_and_metric(place):
     lines = stochx("score", "a.png", *FAST, "-o", "tsv", "--no-figure", cwd=place).stdout.splitlines()
     assert lines[0].split("\t")[:4] == ["method", "metric", "mean", "low"] and len(lines) == 5

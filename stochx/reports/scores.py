@@ -97,7 +97,7 @@ def _curves(
     table: dict[int, dict[str, Mapping[str, Any]]] = {}
     for record in records:
         value = record["scores"][metric]
-        if value["value"] is not None:
+        if value["value"] is not None and len(value["curve"]) == len(value["places"]):
             table.setdefault(record["index"], {})[record["method"]] = value
     whole = [row for row in table.values() if all(m in row for m in methods)]
     if not whole:

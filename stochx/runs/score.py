@@ -107,7 +107,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world, Form(ScoreRecord, {"scores": Keyed(metrics, Value)}))
-        before = earlier_records(folder, case.names)
+        before = earlier_records(folder, case.names, settings.methods)
         done = {record["index"] for record in before}
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
             accuracies = list[Accuracy]()
