@@ -157,6 +157,23 @@ def test_a_network_without_positions_is_refused():
         GradCAM()(model, random_images(1, 3, 2, 2), TARGET[:1])
 
 
+class Scaled(torch.nn.Module):
+    """A convolution whose scores are divided by a number that all images make."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.act(self.conv(x)).mean((2, 3))) / x.square().mean()
+
+
+def test_a_number_that_all_images_make_is_no_layer():
+    model, x = Scaled().double().eval(), random_images(1, 3, 8, 8)
+    node, convolution = late_layer(trace(model, x), x, TARGET[:1])
+    assert name_of(node) == "act" and convolution
+
+
 def test_a_flattened_convolution_has_its_channels_second():
     layers = torch.nn.Conv2d(3, 5, 4, stride=4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(80, 3)
     with torch.random.fork_rng():

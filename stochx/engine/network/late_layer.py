@@ -84,9 +84,12 @@ def _has_places(
 ) -> bool | None:
     """Return True for values with the positions of the image, False for other maps, and None for other values."""
     value = values.get(node)
-    if not isinstance(value, Tensor) or not value.requires_grad or value.shape[axes[node.name]] != len(x):
+    if not isinstance(value, Tensor) or not value.requires_grad:
         return None
-    maps = to_maps(graph, node, value.movedim(axes[node.name], 0), values)
+    axis = axes[node.name]
+    if value.shape[axis : axis + 1] != (len(x),):
+        return None
+    maps = to_maps(graph, node, value.movedim(axis, 0), values)
     if maps is None:
         return None
     (height, width), (h, w) = x.shape[2:], maps.shape[2:]
