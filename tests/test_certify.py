@@ -314,3 +314,7 @@ def test_the_table_counts_images_that_are_right_and_abstentions_as_none():
     assert all(row.low <= row.certified <= row.high and row.n == 4 for row in rows)
     said = overview(records)
     assert (said.acr, said.abstained, said.full, said.clean) == (0.375, 0.25, 0.5, 1)
+
+
+def test_a_network_that_returns_nan_has_no_noise():
+    assert measure_noise(lambda x: x.mean((2, 3)) * torch.nan, torch.full((1, 3, 8, 8), 0.5)) == "none"

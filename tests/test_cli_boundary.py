@@ -158,6 +158,20 @@ BAD = {
 }
 
 
+def test_two_classes_give_three_images_by_default_and_one_that_is_torn_is_passed_over(place):
+    for number, name in enumerate(("0/a", "0/b", "1/a", "1/b")):
+        file = place / "two" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+    for left, failed in ((["0/a", "1/a", "0/b"], 0), (["0/b", "1/a", "1/b"], 1)):
+        words = ("boundary", "nets:rgb", "--data", "folder:root=two", *DATA[2:], "-o", f"two-{failed}", "--json")
+        done = stochx(*words, cwd=place)
+        assert done.returncode == min(failed, 1), done.stderr
+        document = json.loads(done.stdout)
+        assert document["planes"][0]["images"] == [f"{name}.png" for name in left] and len(document["failed"]) == failed
+        (place / "two" / "0" / "a.png").write_bytes(b"torn")
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_with_a_remedy(case, place):
     options, message, hint = BAD[case]

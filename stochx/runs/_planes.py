@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from stochx.classes import are_numbers, with_classes_of
 from stochx.engine.io.data import Data, Item
@@ -82,21 +83,30 @@ def _choose_images(settings: Boundary, data: Data, first: Classifier, failed: li
 
 
 def _first_readable(data: Data, first: Classifier, count: int, failed: list[Failed]) -> list[int]:
-    """Return the first readable image of each of `count` classes; without labels, the first ones."""
-    labels = [int(label) for label in data.labels] if data.labels is not None else list(range(len(data)))
-    found = dict[int, int]()
-    for label in dict.fromkeys(labels):
-        for place in (i for i, other in enumerate(labels) if other == label and len(found) < count):
-            try:
-                data.item(place, first.preparation)
-            except InputError as error:
-                failed.append(Failed(place, data.keys[place], error))
-            else:
-                found[label] = place
-                break
+    """Return `count` readable images: the first of each class, then others; without labels, the first ones."""
+    labels = list(range(len(data))) if data.labels is None else [int(label) for label in data.labels]
+    by_class: dict[int, list[int]] = {}
+    for place, label in enumerate(labels):
+        by_class.setdefault(label, []).append(place)
+    found = list[int]()
+
+    def is_readable(place: int) -> bool:
+        try:
+            data.item(place, first.preparation)
+        except InputError as error:
+            failed.append(Failed(place, data.keys[place], error))
+            return False
+        return True
+
+    for places in by_class.values():
+        if len(found) < count:
+            found += list(islice(filter(is_readable, places), 1))
+    tried = {*found, *(each.index for each in failed)}
+    others = (place for place in range(len(data)) if place not in tried)
+    found += list(islice(filter(is_readable, others), count - len(found)))
     if failed and len(found) < count:
         raise failed[0].error
-    return [*found.values()]
+    return found
 
 
 def _index(text: str, data: Data, name: str) -> int:

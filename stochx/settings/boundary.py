@@ -40,7 +40,7 @@ class Boundary(Network, Batches, Figures, RunFiles):
         str | None,
         Option(
             WHAT,
-            "Indices or keys of images; default: the first image of three classes, or of one.",
+            "Indices or keys of images; default: three of different classes, as far as there are, or one.",
             metavar="A,B,C",
         ),
     ] = None

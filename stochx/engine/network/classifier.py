@@ -193,6 +193,6 @@ def measure_noise(model: nn.Module, x: Tensor) -> Noise:
     twins = x.repeat(2, 1, 1, 1)
     with torch.inference_mode(), torch.random.fork_rng():
         first, second = model(twins), model(twins)
-    if not torch.allclose(first[0], first[1], rtol=1e-4, atol=1e-5):
+    if not torch.allclose(first[0], first[1], rtol=1e-4, atol=1e-5, equal_nan=True):
         return "sample"
-    return "none" if torch.allclose(first, second, rtol=1e-4, atol=1e-5) else "forward"
+    return "none" if torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True) else "forward"
