@@ -64,7 +64,6 @@ def _load(path: Path, shown: str) -> dict[str, np.ndarray]:
     with open_file(path) as file:
         if not zipfile.is_zipfile(file):
             raise InputError(f"`{shown}` is not an npz file", "save it with `numpy.savez(path, images=...)`")
-        file.seek(0)
         try:
             free = available_memory()
             arrays = read_npz(file, [*chain(*NAMES.values())], sys.maxsize if free is None else free)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import mmap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +45,13 @@ def read_records(path: Path, check: Check | None = None, hint: str = AGAIN, torn
 
 def cut_torn(path: Path) -> None:
     """Cut off the end of a line that was never finished, before another one is appended to it."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # of which it reads the end alone
+            size, whole = len(content), content.rfind(b"\n") + 1
+        if whole < size:
+            file.truncate(whole)
 
 
 def _record(path: Path, number: int, line: bytes, check: Check | None, hint: str) -> dict[str, Any]:
