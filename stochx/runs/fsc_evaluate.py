@@ -84,7 +84,7 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
         for row in _rows(settings, networks, text, shot, records[text])
     ]
     document = make_document(settings, watch, machine, rows, [])
-    document["failed"] = failed = [each for text in settings.data for each in records[text].get("failed", [])]
+    document["failed"] = failed = [each for text in settings.data for each in records[text]["failed"]]
     folder.finish([records[text] for text in settings.data], document)
     return Outcome(document, 1 if failed else 0)
 
@@ -161,7 +161,7 @@ def _rows(settings: FscTest, networks: list[Network], text: str, shot: int, reco
     Beside it stands the paired difference to the network of `--versus`, or else to the frozen one.
     """
     values = [by_shot[str(shot)] for by_shot in record["episodes"]]
-    classes = record.get("classes", {}).get(str(shot))
+    classes = record["classes"][str(shot)]
     for place, network in enumerate(networks):
         if place and not network.frozen:
             continue  # that of `--versus`
@@ -180,7 +180,7 @@ def _rows(settings: FscTest, networks: list[Network], text: str, shot: int, reco
         }
 
 
-def _accuracy(values: list[float], classes: list[list[int]] | None) -> Record:
+def _accuracy(values: list[float], classes: list[list[int]]) -> Record:
     """Return the mean accuracy with its intervals over episodes, and over classes."""
     closed, open_ = mean_share(values), _open(values, classes, SHARE)
     return {
@@ -194,7 +194,7 @@ def _accuracy(values: list[float], classes: list[list[int]] | None) -> Record:
     }
 
 
-def _versus(other: str, values: list[float], others: list[float] | None, classes: list[list[int]] | None) -> Record:
+def _versus(other: str, values: list[float], others: list[float] | None, classes: list[list[int]]) -> Record:
     """Return the accuracy of another network, and the difference to it, paired by episode; None to itself."""
     ends = ("low_difference", "high_difference", "low_difference_open", "high_difference_open", "p")
     row: Record = dict.fromkeys(("accuracy_versus", "low_versus", "high_versus", "difference", *ends))
@@ -211,6 +211,6 @@ def _versus(other: str, values: list[float], others: list[float] | None, classes
     return row | {"p": paired_p(differences)}
 
 
-def _open(values: list[float], classes: list[list[int]] | None, bounds: Bounds) -> Estimate | None:
-    """Return the interval over classes; None where it cannot be known, and for runs that did not record classes."""
-    return None if classes is None else open_interval(torch.tensor(values), torch.tensor(classes), bounds)
+def _open(values: list[float], classes: list[list[int]], bounds: Bounds) -> Estimate | None:
+    """Return the interval over classes; None where it cannot be known."""
+    return open_interval(torch.tensor(values), torch.tensor(classes), bounds)
