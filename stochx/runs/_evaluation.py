@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NotRequired
+from typing import NotRequired
 
 from stochx.engine.expectation import Draws
-from stochx.engine.io.forms import Form, Keyed, OneOf, Range
+from stochx.engine.io.forms import Form, Keyed, OneOf, below
 from stochx.engine.io.store import RunFolder
 from stochx.errors import storable
 from stochx.loading import Loaded
@@ -38,7 +38,7 @@ class Part:
 
 def record_form(classes: int, attacks: Collection[str]) -> Form:
     """Return the form of a record, which holds every attack, and classes of the network."""
-    place = Annotated[int, Range(0, classes - 1)]
+    place = below(classes)
     return Form(
         AttackRecord,
         {

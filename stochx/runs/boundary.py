@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from stochx.engine.device import select_runtime
-from stochx.engine.io.forms import Form, Listed, Range
+from stochx.engine.io.forms import Form, Listed, below
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.passes import Report
@@ -159,8 +158,8 @@ def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[
 
 def _form(case: Case) -> Form:
     """Return the form of a record, of a plane of this run and classes of the networks."""
-    place = Annotated[int, Range(0, len(case.first.classes) - 1)]
-    return Form(BoundaryRecord, {"index": Annotated[int, Range(0, len(case.jobs) - 1)], "said": Listed(place)})
+    kinds = {"index": below(len(case.jobs)), "said": Listed(below(len(case.first.classes)))}
+    return Form(BoundaryRecord, kinds)
 
 
 def _is_of(job: Job, line: Record) -> bool:

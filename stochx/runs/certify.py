@@ -6,11 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
-from stochx.engine.io.forms import Form, Range
+from stochx.engine.io.forms import Form, below
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.input_noise import input_noise
@@ -64,7 +64,7 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         seen = [(settings.model, model, data_sources(data, name, model))]
         sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
         sources = data_sources(with_classes_of(model, data, name), name, model)
-        place = Annotated[int, Range(0, len(model.classes) - 1)]
+        place = below(len(model.classes))
         folder = open_folder(settings, world, Form(Certificate, {"label": place, "prediction": place}))
         case = Case(model, sources, smoothing, folder)
         records, failed = _records(settings, case, world, watch)
@@ -84,9 +84,9 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         case.folder.finish(records, document)
         if records:
             write_card(settings.folder, document)
-        if records and settings.figure:
-            path = settings.figure_file(settings.folder, "certified")
-            draw_certified(path, records, smoothing.largest, settings.look)
+            if settings.figure:
+                path = settings.figure_file(settings.folder, "certified")
+                draw_certified(path, records, smoothing.largest, settings.look)
     for text in certificate_doubts(overview(records), smoothing) if records else ():
         log.warning(text)
     gate = document["gate"]

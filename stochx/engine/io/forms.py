@@ -27,6 +27,11 @@ Count = Annotated[int, Range(0, 2**31 - 1)]
 Share = Annotated[float, Range(0, 1)]
 
 
+def below(count: int) -> Any:
+    """Return the kind of a place among `count` things, such as a class of a network."""
+    return Annotated[int, Range(0, count - 1)]
+
+
 @dataclass(frozen=True)
 class Form:
     """An object with the fields of a dataclass or TypedDict; `also` holds more of them, or narrower kinds of these.
