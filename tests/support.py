@@ -62,6 +62,7 @@ def stochx(*args, cwd=".", env=None):
     return Done(left.value.code, out.getvalue(), err.getvalue())
 
 
+STREAMS = "stdout", "stderr"
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["stochx.cli", "stochx.loading", "torch.distributed"])
 
@@ -78,6 +79,8 @@ def in_ranks(target, *args, cwd=".", count=2):
         folders = [Path(written, str(rank)) for rank in range(count)]
         for folder in folders:
             folder.mkdir()
+            for name in STREAMS:  # here, because a rank may be ended before it writes
+                (folder / name).touch()
         ranks = [
             FORKSERVER.Process(target=_rank, args=(rank, count, port, folder, Path(cwd).resolve(), target, args))
             for rank, folder in enumerate(folders)
@@ -85,15 +88,15 @@ def in_ranks(target, *args, cwd=".", count=2):
         for process in ranks:
             process.start()
         _end_together(ranks)
-        stdout, stderr = ("".join((folder / name).read_text() for folder in folders) for name in ("stdout", "stderr"))
+        stdout, stderr = ("".join((folder / name).read_text() for folder in folders) for name in STREAMS)
     codes = [process.exitcode for process in ranks]
     failed = [code for code in codes if code > 0]  # a rank that was ended by another's failure has a negative code
     return Done(max(failed or [abs(code) for code in codes]), stdout, stderr)
 
 
 def _rank(rank, count, port, folder, cwd, target, args):
-    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    for name, stream in zip(STREAMS, (sys.stdout, sys.stderr), strict=True):
+        os.dup2(os.open(folder / name, os.O_WRONLY), stream.fileno())
     machine = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in {**machine, "RANK": rank, "LOCAL_RANK": rank}.items()}
     os.chdir(cwd)
