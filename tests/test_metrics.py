@@ -15,9 +15,12 @@ from torch import nn
 
 from stochx.attributions import Gradient, IntegratedGradients, SmoothGrad
 from stochx.engine.baselines import BASELINES
+from stochx.engine.ranking import spearman
 from stochx.engine.seeds import generator
 from stochx.errors import InputError
 from stochx.metrics import (
+    EMPRT,
+    SMPRT,
     Completeness,
     Complexity,
     Evidence,
@@ -29,7 +32,8 @@ from stochx.metrics import (
     RelevanceRank,
     Sparseness,
 )
-from stochx.metrics.randomisation import _from_the_top, spearman
+from stochx.metrics._cascade import from_the_top
+from stochx.metrics.emprt import histogram_entropy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -45,6 +49,8 @@ METRICS = [
     MaxSensitivity(draws=3),
     MaxSensitivity(draws=3, form="mean"),
     Randomisation(stages=2),
+    EMPRT(),
+    SMPRT(samples=2, stages=2),
     PointingGame(),
     PointingGame(reduce="signed"),
     RelevanceMass(),
@@ -170,6 +176,10 @@ def test_a_map_that_is_not_finite_when_made_again_is_undefined(metric, evidence)
         (lambda: MaxSensitivity(draws=0), "draws"),
         (lambda: MaxSensitivity(radius=0.0), "radius"),
         (lambda: Randomisation(stages=-1), "stages"),
+        (lambda: EMPRT(bins=1), "bins"),
+        (lambda: SMPRT(samples=0), "samples"),
+        (lambda: SMPRT(noise=-0.1), "noise"),
+        (lambda: SMPRT(stages=-1), "stages"),
     ],
 )
 def test_values_out_of_range_are_refused(make, message):
@@ -444,7 +454,7 @@ def test_a_map_that_ignores_the_network_survives_randomisation(evidence):
 
 def test_the_cascade_goes_from_the_output_down_and_counts_what_it_reaches(tiny, images):
     names = {module: name for name, module in tiny.named_modules()}
-    assert [names[m] for m in _from_the_top(tiny, images[:1])] == ["linear", "conv", "norm2", "norm", "stem"]
+    assert [names[m] for m in from_the_top(tiny, images[:1])] == ["linear", "conv", "norm2", "norm", "stem"]
 
 
 def test_each_stage_draws_its_layers_anew_and_leaves_those_below(evidence):
@@ -524,12 +534,74 @@ def test_a_map_that_randomisation_makes_constant_has_no_likeness_left(evidence):
     assert found.value.tolist() == [0] * 5 and not found.why
 
 
+def test_no_test_of_weights_ranks_methods():
+    assert [metric.higher_is_better for metric in (Randomisation(), EMPRT(), SMPRT())] == [None] * 3
+
+
+def test_the_entropy_of_a_histogram_by_hand():
+    values = torch.tensor([[0.0, 1, 2, 3], [5, 5, 5, 9], [1, 1, 1, 1]], dtype=torch.float64)
+    expected = torch.tensor([4.0, 4 / 3**0.75, 1.0], dtype=torch.float64).log()
+    torch.testing.assert_close(histogram_entropy(values, 4), expected, rtol=1e-14, atol=0)
+
+
+def test_the_entropy_of_a_histogram_is_that_of_quantus(evidence):
+    values = evidence.map.sum(1).flatten(1)
+    expected = [quantus.functions.complexity_func.discrete_entropy(row.numpy(), None) for row in values]
+    assert histogram_entropy(values, 100).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_emprt_is_the_rise_of_the_entropy_over_a_network_of_new_weights(evidence):
+    made = []
+
+    def explain(model, x, y):
+        made.append({name: value.clone() for name, value in model.state_dict().items()})
+        return evidence.map.square()
+
+    found = EMPRT(bins=50)(dataclasses.replace(evidence, explain=explain)).value
+    old, (new,) = evidence.model.state_dict(), made
+    assert not any(torch.equal(old[name], new[name]) for name in ("stem.weight", "conv.weight", "linear.weight"))
+    entropy = [
+        [quantus.functions.complexity_func.discrete_entropy(row.numpy(), None, n_bins=50) for row in maps.sum(1)]
+        for maps in (evidence.map, evidence.map.square())
+    ]
+    assert found.tolist() == pytest.approx([(b - a) / a for a, b in zip(*entropy, strict=True)], rel=1e-12)
+
+
+def test_emprt_of_a_map_that_ignores_the_weights_is_exactly_0(evidence):
+    assert EMPRT()(dataclasses.replace(evidence, map=evidence.x, explain=lambda m, x, y: x)).value.tolist() == [0] * 5
+
+
+def test_emprt_does_not_depend_on_scale_and_offset(evidence):
+    moved = dataclasses.replace(evidence, map=3 * evidence.map + 2, explain=lambda *a: 5 * evidence.explain(*a) - 1)
+    torch.testing.assert_close(EMPRT()(moved).value, EMPRT()(evidence).value)
+
+
+def test_smprt_without_noise_is_randomisation(plain):
+    torch.testing.assert_close(SMPRT(samples=3, noise=0.0, stages=2)(plain).curve, Randomisation(stages=2)(plain).curve)
+
+
+def test_smprt_is_randomisation_of_maps_averaged_over_noisy_images(plain):
+    def smooth(model, x, y):
+        std = 0.2 * torch.stack([image.max() - image.min() for image in x]).view(-1, 1, 1, 1)
+        total = plain.explain(model, x, y)
+        for draw in range(3):
+            rows = [torch.randn(x.shape[1:], generator=generator(key, "smprt", draw)) for key in plain.keys]
+            total = total + plain.explain(model, x + std * torch.stack(rows), y)
+        return total / 4
+
+    seen = dataclasses.replace(plain, map=smooth(plain.model, plain.x, plain.target), explain=smooth)
+    found = SMPRT(samples=4, noise=0.2, stages=2)(plain)
+    torch.testing.assert_close(found.curve, Randomisation(stages=2)(seen).curve)
+
+
 def test_single_precision_gives_the_same_scores(evidence):
     single = dataclasses.replace(
         evidence, map=evidence.map.float(), x=evidence.x.float(), model=copy.deepcopy(evidence.model).float()
     )
     for metric in METRICS:
-        if not isinstance(metric, Randomisation):  # its maps are made of float32 gradients, whose ReLUs flip
+        if not isinstance(
+            metric, Randomisation | EMPRT | SMPRT
+        ):  # its maps are made of float32 gradients, whose ReLUs flip
             found = metric(single).value
             assert found.dtype == torch.float32
             torch.testing.assert_close(found.double(), metric(evidence).value, rtol=2e-3, atol=1e-6)

@@ -84,6 +84,10 @@ from stochx.metrics.deletion import Deletion as _Deletion
 
 class Deletion(CheckedCall, _Deletion):
     ...
+from stochx.metrics.emprt import EMPRT as _EMPRT
+
+class EMPRT(CheckedCall, _EMPRT):
+    ...
 from stochx.metrics.infidelity import Infidelity as _Infidelity
 
 class Infidelity(CheckedCall, _Infidelity):
@@ -103,6 +107,10 @@ class PixelFlipping(CheckedCall, _PixelFlipping):
 from stochx.metrics.pointing_game import PointingGame as _PointingGame
 
 class PointingGame(CheckedCall, _PointingGame):
+    ...
+from stochx.metrics.r_oms import ROMS as _ROMS
+
+class ROMS(CheckedCall, _ROMS):
     ...
 from stochx.metrics.randomisation import Randomisation as _Randomisation
 
@@ -124,7 +132,15 @@ from stochx.metrics.road import ROAD as _ROAD
 
 class ROAD(CheckedCall, _ROAD):
     ...
+from stochx.metrics.smprt import SMPRT as _SMPRT
+
+class SMPRT(CheckedCall, _SMPRT):
+    ...
 from stochx.metrics.sparseness import Sparseness as _Sparseness
 
 class Sparseness(CheckedCall, _Sparseness):
+    ...
+from stochx.metrics.srg import SRG as _SRG
+
+class SRG(CheckedCall, _SRG):
     ...

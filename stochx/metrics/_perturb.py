@@ -13,22 +13,33 @@ from stochx.engine.network.classifier import Classifier, probabilities
 from stochx.engine.network.fused import fused
 from stochx.engine.statistics import SHARE, UNBOUNDED, Bounds
 
-Read = Literal["logit", "probability", "margin"]
-READ_BOUNDS: dict[Read, Bounds] = {"logit": UNBOUNDED, "probability": SHARE, "margin": UNBOUNDED}
+Read = Literal["logit", "probability", "margin", "confidence", "accuracy"]
+READ_BOUNDS: dict[Read, Bounds] = {
+    "logit": UNBOUNDED,
+    "probability": SHARE,
+    "margin": UNBOUNDED,
+    "confidence": SHARE,
+    "accuracy": SHARE,
+}
 Build = Callable[[Tensor, Tensor], Tensor]  # (image (B,), copy (B,)) -> pixels (B, C, H, W)
 
 
 def read_scores(model: nn.Module, logits: Tensor, target: Tensor, read: Read) -> Tensor:
     """Return the target's logit, probability or margin (N,): its logit minus the largest other one.
 
-    A class of a multi-label network has no rivals: its margin is its logit, and its probability the sigmoid of it.
+    `accuracy` is 1 where the margin is positive, else 0; `confidence` is the largest probability of any class. A class
+    of a multi-label network has no rivals: its margin is its logit, and its probability the sigmoid of it.
     """
+    if read == "confidence":
+        return probabilities(model, logits).amax(1)
     if read == "probability":
         return probabilities(model, logits).gather(1, target[:, None]).squeeze(1)
     own = logits.gather(1, target[:, None]).squeeze(1)
-    if read == "logit" or (isinstance(model, Classifier) and model.multilabel):
+    if read == "logit":
         return own
-    return own - logits.scatter(1, target[:, None], -torch.inf).amax(1)
+    rivals = not (isinstance(model, Classifier) and model.multilabel)
+    margin = own - logits.scatter(1, target[:, None], -torch.inf).amax(1) if rivals else own
+    return (margin > 0).to(margin) if read == "accuracy" else margin
 
 
 def altered(model: nn.Module, x: Tensor, target: Tensor, copies: int, build: Build, read: Read = "logit") -> Tensor:
