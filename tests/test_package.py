@@ -82,14 +82,16 @@ def test_the_image_is_built_from_files_that_its_context_has():
 def test_make_can_take_torch_without_cuda(goal, tmp_path):
     if not shutil.which("make"):
         pytest.skip("needs make")
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", "pyproject.toml", "requirements/dev.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
 
     def commands(*words: str) -> str:
         make = ["make", "-n", goal, *words]
         return subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "whl/cpu torch torchvision" in commands("TORCH=cpu") and "whl/cpu" not in commands()
+    assert ("--require-hashes" in commands()) == (goal == "test") and "--require-hashes" not in commands("TORCH=cpu")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,8 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built):
 def test_the_source_distribution_holds_the_tests_and_documents_whole(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {n for n in tracked() if n.startswith(("tests/", "docs/", "stochx/", "completions/", "benchmarks/"))}
+    folders = ("tests/", "docs/", "stochx/", "completions/", "benchmarks/", "requirements/")
+    wanted = {name for name in tracked() if name.startswith(folders)}
     assert wanted <= names and "CHANGELOG.md" in names
 
 
