@@ -88,6 +88,10 @@ from stochx.metrics.emprt import EMPRT as _EMPRT
 
 class EMPRT(CheckedCall, _EMPRT):
     ...
+from stochx.metrics.f_fidelity import FFidelity as _FFidelity
+
+class FFidelity(CheckedCall, _FFidelity):
+    ...
 from stochx.metrics.infidelity import Infidelity as _Infidelity
 
 class Infidelity(CheckedCall, _Infidelity):
@@ -95,6 +99,10 @@ class Infidelity(CheckedCall, _Infidelity):
 from stochx.metrics.insertion import Insertion as _Insertion
 
 class Insertion(CheckedCall, _Insertion):
+    ...
+from stochx.metrics.irof import IROF as _IROF
+
+class IROF(CheckedCall, _IROF):
     ...
 from stochx.metrics.max_sensitivity import MaxSensitivity as _MaxSensitivity
 
@@ -131,6 +139,10 @@ class RelevanceRank(CheckedCall, _RelevanceRank):
 from stochx.metrics.road import ROAD as _ROAD
 
 class ROAD(CheckedCall, _ROAD):
+    ...
+from stochx.metrics.sensitivity_n import SensitivityN as _SensitivityN
+
+class SensitivityN(CheckedCall, _SensitivityN):
     ...
 from stochx.metrics.smprt import SMPRT as _SMPRT
 
