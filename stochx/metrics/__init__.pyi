@@ -48,7 +48,8 @@ class Metric(Protocol):
 
     A metric may also declare `bounds`, the least and the greatest value that its value and its curve can have, such as
     `(0.0, 1.0)`: then no interval leaves them, and that of a share is valid near its ends.
-    `height`, the label of the curve's y axis, may be left out where it is what the field `read` says.
+    `height`, the label of the curve's y axis, may be left out where it is what the field `read` says. `replaces` names
+    the field that says what stands in the place of removed pixels: `--removals all` scores with each of its choices.
     """
     needs: ClassVar[frozenset[Need]]
     axis: ClassVar[str]

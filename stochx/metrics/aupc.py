@@ -44,6 +44,7 @@ class AUPC:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "mean of |channel sum| over windows"
     axis: ClassVar[str] = "regions perturbed"
+    replaces: ClassVar[str] = "patch"
 
     @property
     def height(self) -> str:

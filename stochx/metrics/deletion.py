@@ -28,6 +28,7 @@ class Deletion:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels removed"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

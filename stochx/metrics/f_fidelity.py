@@ -41,6 +41,7 @@ class FFidelity:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels that may go"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.shares < 1 or self.draws < 1:

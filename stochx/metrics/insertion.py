@@ -26,6 +26,7 @@ class Insertion:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels inserted"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

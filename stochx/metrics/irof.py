@@ -30,6 +30,7 @@ class IROF:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "superpixels removed"
+    replaces: ClassVar[str] = "removal"
     height: ClassVar[str] = "probability / first probability"
 
     def __post_init__(self) -> None:

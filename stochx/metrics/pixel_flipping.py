@@ -31,6 +31,7 @@ class PixelFlipping:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: signed values of single channels"
     axis: ClassVar[str] = "share of values replaced"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

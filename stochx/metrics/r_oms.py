@@ -28,6 +28,7 @@ class ROMS:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "none: the map is not looked at"
     axis: ClassVar[str] = "share of pixels removed"
+    replaces: ClassVar[str] = "removal"
     bounds: ClassVar[Bounds] = SHARE
     height: ClassVar[str] = "largest probability"
 

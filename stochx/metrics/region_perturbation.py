@@ -35,6 +35,7 @@ class RegionPerturbation:
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "regions removed"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.side < 0:

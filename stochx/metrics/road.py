@@ -14,7 +14,7 @@ from stochx.engine.statistics import Bounds
 from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._imputation import impute
 from stochx.metrics._perturb import READ_BOUNDS, altered
-from stochx.metrics._removal import better
+from stochx.metrics._removal import better, replacement
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,22 @@ class ROAD:
     """Mean probability after remove-and-debias: removed pixels are imputed from their neighbours (Rong et al., 2022).
 
     A removed pixel becomes the weighted mean of its neighbours, obtained from a linear system, plus a little noise, so
-    that the shape of the removed area does not reveal the class. The mean is over 10 % to 90 % removed.
+    that the shape of the removed area does not reveal the class. The mean is over 10 % to 90 % removed. Any `removal`
+    but that from neighbours is there for comparison.
     """
 
     shares: int = 9  # number of shares to remove, evenly spaced between 0 and 1
     noise: float = 0.01  # standard deviation of the noise on imputed pixels
+    removal: Literal["neighbours", "mean", "black", "white", "blur", "uniform"] = (
+        "neighbours"  # what removed pixels get
+    )
     order: Literal["most", "least", "random"] = "most"  # remove the most or the least relevant pixels first
     read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
     reduce: Literal["abs", "signed"] = "abs"  # rank pixels by the absolute or the signed channel sum
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels removed"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.shares < 1:
@@ -62,6 +67,7 @@ class ROAD:
         place = place.view(len(x), *x.shape[2:])
         share = torch.arange(1, self.shares + 1, dtype=x.dtype, device=x.device) / (self.shares + 1)
         counts = (share * place[0].numel()).round()
+        other = None if self.removal == "neighbours" else replacement(self.removal, x, keys)
 
         def draw(n: int, step: int) -> Tensor:
             source = generator(keys[n], "road", step, device=x.device)
@@ -69,7 +75,9 @@ class ROAD:
 
         def build(image: Tensor, step: Tensor) -> Tensor:
             removed = place[image] < counts[step].view(-1, 1, 1)
-            filled = impute(x[image], removed)
+            filled = (
+                impute(x[image], removed) if other is None else torch.where(removed[:, None], other[image], x[image])
+            )
             if not self.noise:
                 return filled
             noise = torch.stack([draw(n, s) for n, s in zip(image.tolist(), step.tolist(), strict=True)])

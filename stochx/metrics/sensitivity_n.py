@@ -41,6 +41,7 @@ class SensitivityN:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     reduction: ClassVar[str] = "signed channel sum"
     axis: ClassVar[str] = "share of pixels in a set"
+    replaces: ClassVar[str] = "removal"
     bounds: ClassVar[Bounds] = (-1.0, 1.0)
     height: ClassVar[str] = "correlation"
 

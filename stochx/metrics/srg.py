@@ -29,6 +29,7 @@ class SRG:
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "share of pixels removed"
+    replaces: ClassVar[str] = "removal"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

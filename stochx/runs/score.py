@@ -39,10 +39,11 @@ from stochx.runs._results import (
 from stochx.runs._samples import sample_of
 from stochx.runs.watch import Watch
 from stochx.settings import Score
-from stochx.settings.score import Gate
+from stochx.settings.score import Gate, removal_groups
 from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.comparison import summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
+from stochx.tasks.removals import reorderings
 from stochx.tasks.score import Scored, ScoreRecord, Value, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
 
@@ -76,6 +77,16 @@ class Case:
         return list(self.settings.methods) or (self.store.methods if self.store else [])
 
     @cached_property
+    def controls(self) -> set[str]:
+        """The methods that explain nothing, as far as they are known here."""
+        controls = set[str]()
+        for text in self.methods:
+            with contextlib.suppress(UsageError):  # a map from another tool
+                if ATTRIBUTIONS.declares(ATTRIBUTIONS.parse_name(text)[0], "control"):
+                    controls.add(text)
+        return controls
+
+    @cached_property
     def unsigned(self) -> set[str]:
         """The methods whose maps count by their absolute value, as far as they are known here."""
         unsigned = set[str]()
@@ -88,7 +99,7 @@ class Case:
 
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
-    metrics = {text: METRICS.make(text) for text in settings.metric}
+    metrics = {text: METRICS.make(text) for text in settings.metrics}
     store = None if settings.maps is None else _open_maps(settings.maps)
     pictured = bool(settings.images) or settings.data is not None
     given = ({"model", "mask"} if pictured else set()) | ({"explain"} if store is None else set())
@@ -119,12 +130,14 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         return Outcome(None, exit_code(records, failed))
     raise_lone_failure(records, failed)
     with watch.progress("comparing"):
-        rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics)]
+        rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics, case.controls)]
+        turned = reorderings(records, case.methods, removal_groups([*metrics]))
     _report_exclusions(rows)
     _report_doubts(case, accuracies, rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["sample"] = dataclasses.asdict(sample)
     document["images"] = len({record["index"] for record in records})
+    document["removals"] = [dataclasses.asdict(row) for row in turned]
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:
         with watch.progress("drawing"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from stochx.catalog import ATTRIBUTIONS
+from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.errors import UsageError, suggest
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.figures import Figures
@@ -47,6 +48,10 @@ class Score(Images, Figures, RunFiles):
         "autvc",
     )
     controls: Annotated[bool, Option(METHOD, "Add control maps that explain nothing.", recorded=False)] = False
+    removals: Annotated[
+        Literal["own", "all"],
+        Option(METHOD, "Replace removed pixels as the metrics say, or in all ways, to compare them.", recorded=False),
+    ] = "own"
     fail_over: Annotated[
         tuple[str, ...],
         Option(RUN, "Exit with 3 if a method's mean is above VALUE; repeatable.", metavar="METRIC=VALUE", free=True),
@@ -66,6 +71,13 @@ class Score(Images, Figures, RunFiles):
         return (*self.method, *(control for control in controls if control not in self.method))
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics to score with: each with every replacement for removed pixels, where all are asked for."""
+        if self.removals == "own":
+            return self.metric
+        return tuple(dict.fromkeys(text for metric in self.metric for text in [metric, *other_removals(metric)]))
+
+    @property
     def gates(self) -> tuple[Gate, ...]:
         """The bounds of `--fail-over` and `--fail-under`."""
         over = [self._gate("--fail-over", text) for text in self.fail_over]
@@ -81,10 +93,12 @@ class Score(Images, Figures, RunFiles):
             raise UsageError(
                 "there is nothing to score", "name image files, a data set with `--data`, or maps with `--maps`"
             )
+        if self.removals == "all" and self.metrics == self.metric:
+            raise UsageError("none of the metrics removes pixels", "leave out `--removals`, or add `--metric srg`")
         _ = self.gates  # raises for texts that are no gates
 
     def recorded(self) -> dict[str, object]:
-        return super().recorded() | {"method": list(self.methods)}
+        return super().recorded() | {"method": list(self.methods), "metric": list(self.metrics)}
 
     def _gate(self, option: str, text: str) -> Gate:
         """Read `autvc=1.6`, or `aupc:draws=10=25`: a metric that is scored, and its bound."""
@@ -107,3 +121,35 @@ class Score(Images, Figures, RunFiles):
 def control_methods() -> list[str]:
     """Return the attributions that explain nothing: what a method has to beat."""
     return sorted(ATTRIBUTIONS.declaring("control"), key=lambda name: str(ATTRIBUTIONS.declares(name, "control")))
+
+
+def removal_of(metric: str) -> tuple[str, str] | None:
+    """Split `deletion:steps=9,removal=black` into `deletion:steps=9` and `black`; None where no pixels are removed."""
+    name, values = METRICS.parse(metric)
+    replaces = METRICS.declares(name, "replaces")
+    if replaces is None:
+        return None
+    field = next(field for field in METRICS.fields(name) if field.name == replaces)
+    rest = [item for item in METRICS.parse_name(metric)[1].split(",") if item and item.partition("=")[0] != field.key]
+    return ":".join([name, *filter(None, [",".join(rest)])]), str(values.get(field.name, field.default))
+
+
+def other_removals(metric: str) -> list[str]:
+    """Return the metric with each other choice of what replaces removed pixels."""
+    split = removal_of(metric)
+    if split is None:
+        return []
+    base, own = split
+    name = METRICS.parse_name(metric)[0]
+    field = next(field for field in METRICS.fields(name) if field.name == METRICS.declares(name, "replaces"))
+    return [f"{base}{',' if ':' in base else ':'}{field.key}={choice}" for choice in field.choices if choice != own]
+
+
+def removal_groups(metrics: Sequence[str]) -> list[list[str]]:
+    """Return the metrics that differ in what replaces removed pixels alone, together, in order."""
+    groups: dict[str, list[str]] = {}
+    for metric in metrics:
+        split = removal_of(metric)
+        if split is not None:
+            groups.setdefault(split[0], []).append(metric)
+    return list(groups.values())

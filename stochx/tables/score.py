@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stochx.tables.view import Column, Document, Gate, Row, View, number, text
+from stochx.tables.view import Column, Document, Gate, Remark, Row, View, number, text
 
+SIGNIFICANT = 0.05
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
@@ -54,6 +55,40 @@ def _interval(row: Row) -> str:
     return f" ± {high - mean:.3g}" if symmetric else f" [{low:.3g}, {high:.3g}]"
 
 
+def _remarks(document: Document) -> list[Remark]:
+    """Say where a control leads, and whether another replacement of removed pixels orders the methods otherwise."""
+    rows, remarks = document["results"], list[Remark]()
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        remarks += _control_that_leads([row for row in rows if row["metric"] == metric and row["mean"] is not None])
+    return [*remarks, *map(_removal, document["removals"])]
+
+
+def _control_that_leads(rows: Sequence[Row]) -> list[Remark]:
+    """Say that the best mean of a metric is that of a control, and which methods it beats significantly."""
+    if not rows or rows[0]["better"] == "none":
+        return []
+    leader = (max if rows[0]["better"] == "higher" else min)(rows, key=lambda row: row["mean"])
+    if not leader["control"]:
+        return []
+    beaten = [f"`{row['method']}`" for row in rows if not row["control"] and (row["p"] or math.inf) < SIGNIFICANT]
+    beats = f", and beats {', '.join(beaten)} (p < {SIGNIFICANT})" if beaten else ""
+    text = f"the control `{leader['method']}` leads in `{leader['metric']}`{beats}: no method is marked best there"
+    return [Remark("control:", text, "warn")]
+
+
+def _removal(row: Row) -> Remark:
+    """Say whether the order of methods holds under other replacements, or which one changes it most."""
+    if not row["turned"]:
+        others = "another replacement" if row["compared"] == 1 else f"{row['compared']} other replacements"
+        return Remark("removal:", f"`{row['metric']}` keeps its order of methods under {others}", "ok")
+    pairs = (
+        f"{row['turned']} of {row['pairs']} pairs of methods, {row['significant']} with p < {SIGNIFICANT} both times"
+    )
+    correlation = f"rank correlation {row['correlation']:.2f}"
+    text = f"`{row['other']}` turns the order of `{row['metric']}` for {pairs} ({correlation})"
+    return Remark("removal:", text, "warn")
+
+
 def _gates(document: Document) -> list[Gate]:
     return [_gate(gate) for gate in document["gates"]]
 
@@ -71,4 +106,4 @@ def _legend(rows: Sequence[Row]) -> str:
     return claim if any(row["best"] for row in rows) else ""
 
 
-VIEW = View(_columns, gates=_gates, keys=("method", "metric"), fold=_fold, legend=_legend)
+VIEW = View(_columns, _remarks, _gates, keys=("method", "metric"), fold=_fold, legend=_legend)

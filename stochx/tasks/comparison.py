@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ class ScoreRow:
 
     `low` and `high` are the ends of its 95 % interval. `why` counts the reasons of `excluded` images. `better` is
     lower, higher or none. `p` is the paired sign-flip p-value against the method with the best mean, corrected by Holm
-    for all pairs of methods, since the values choose the best; `best` marks that method if all are below 0.05.
-    `setting` describes sizes derived from the images' size.
+    for all pairs of methods, since the values choose the best; `best` marks that method if all are below 0.05. A
+    `control`, which explains nothing, is never best: where one leads, no method is. `setting` describes sizes derived
+    from the images' size.
     """
 
     method: str
@@ -35,10 +36,14 @@ class ScoreRow:
     p: float | None
     reduction: str
     setting: str
+    control: bool
 
 
 def summarise(
-    records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric]
+    records: Sequence[Mapping[str, Any]],
+    methods: Sequence[str],
+    metrics: Mapping[str, Metric],
+    controls: Collection[str] = (),
 ) -> list[ScoreRow]:
     """Return the table, a row per metric and method, from stored records (dictionaries).
 
@@ -46,9 +51,7 @@ def summarise(
     """
     rows = []
     for name, metric in metrics.items():
-        table: dict[int, dict[str, Mapping[str, Any]]] = {}
-        for record in records:
-            table.setdefault(record["index"], {})[record["method"]] = record["scores"][name]
+        table = _by_image(records, name)
         whole = [row for row in table.values() if all(_value(row, m) is not None for m in methods)]
         why = Counter(reason for row in table.values() if row not in whole for reason in _reasons(row, methods))
         values = {m: [float(row[m]["value"]) for row in whole] for m in methods}
@@ -67,13 +70,29 @@ def summarise(
                     excluded=len(table) - len(whole),
                     why=dict(why),
                     better={True: "higher", False: "lower", None: "none"}[metric.higher_is_better],
-                    best=method == best,
+                    best=method == best and method not in controls,
                     p=p.get(method),
                     reduction=metric.reduction,
                     setting="; ".join(settings),
+                    control=method in controls,
                 )
             )
     return rows
+
+
+def values_of(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metric: str) -> dict[str, list[float]]:
+    """Return each method's values of a metric, for the images where all methods have one."""
+    table = _by_image(records, metric).values()
+    whole = [row for row in table if all(_value(row, method) is not None for method in methods)]
+    return {method: [float(row[method]["value"]) for row in whole] for method in methods}
+
+
+def _by_image(records: Sequence[Mapping[str, Any]], metric: str) -> dict[int, dict[str, Mapping[str, Any]]]:
+    """Return a metric's stored values by image and method."""
+    table: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for record in records:
+        table.setdefault(record["index"], {})[record["method"]] = record["scores"][metric]
+    return table
 
 
 def bounds_of(metric: Metric) -> Bounds:
