@@ -36,6 +36,8 @@ class Stopped(BaseException):
 
 _stopped: Stopped | None = None
 _saving = 0  # blocks that have something to save
+_holding, _held = 0, False  # blocks at whose end a signal is raised; whether one waits for that
+_waiting = False  # for other processes, in C
 
 
 def listen() -> None:
@@ -93,11 +95,67 @@ def saving() -> Iterator[None]:
         _saving -= 1
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait for the end of the block: it makes, or removes, what would be left if it were unwound."""
+    global _holding
+    if threading.current_thread() is not threading.main_thread():  # where signals raise nothing
+        yield
+        return
+    _holding += 1
+    try:
+        yield
+    finally:
+        _holding -= 1
+        _raise_held()
+
+
+@contextlib.contextmanager
+def released() -> Iterator[None]:
+    """Let a signal unwind this part of a block that holds it."""
+    global _holding
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _holding -= 1
+    try:
+        _raise_held()
+        yield
+    finally:
+        _holding += 1
+
+
+def _raise_held() -> None:
+    global _held
+    if _held and _holding <= 0 and _stopped is not None:
+        _held = False
+        raise _stopped
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Let a signal end the process where it waits for others in C, which no exception reaches; nothing is saved yet."""
+    global _waiting
+    if signal.getsignal(signal.SIGTERM) is not _stop or sys.platform == "win32":
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which goes to the thread that awaits them: C prints a traceback
+    _waiting = True
+    try:
+        yield
+    finally:
+        _waiting = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """Raise `Stopped`, once; an import is left at once, as modules in C swallow errors, or abort the process."""
-    global _stopped
+    global _stopped, _held
     if _stopped is None:
         _stopped = Stopped(number)
+        if _holding > 0:
+            _held = True
+            return
         if not _saving and _imports(frame):
             _leave(_stopped.exit_code, f"error: {_stopped}\n")
         raise _stopped
@@ -125,7 +183,8 @@ def _say_unraisable(unraisable: Any) -> None:
 def _await_second(reading: int) -> None:
     """Leave on a second signal, also while the main thread is where no exception reaches it."""
     seen = list[int]()
-    while len(seen) < 2:
+    while len(seen) < (1 if _waiting else 2):
         seen += [number for number in os.read(reading, 1) if number in SIGNALS]
     time.sleep(GRACE)
-    _leave(128 + seen[0])
+    leads = os.environ.get("RANK", "0") == "0"
+    _leave(128 + seen[0], f"error: {Stopped(seen[0])}\n" if _stopped is None and leads else "")

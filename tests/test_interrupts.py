@@ -92,12 +92,53 @@ def test_a_signal_that_python_swallows_ends_the_command_at_the_next_batch(swallo
     assert (done.returncode, done.stderr, done.stdout) == (*CODES[name], "")
 
 
+WRITTEN = ["out", "out/a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "left"),
+    [("tempfile", "mkdtemp", []), ("shutil", "rmtree", WRITTEN), ("Path", "unlink", WRITTEN)],
+)
+def test_a_signal_leaves_nothing_temporary_wherever_it_comes(place, name, left, tmp_path):
+    removes = name != "mkdtemp"
+    done = run_command(
+        "import shutil, tempfile\n"
+        "from pathlib import Path\n"
+        "from stochx.engine.io.files import write_text\n"
+        "from stochx.engine.io.store import locked\n"
+        f"before = {place}.{name}\n"
+        "def met(*words, **more):\n"
+        f"    if {removes}: send('SIGTERM')\n"
+        "    made = before(*words, **more)\n"
+        f"    if not {removes}: send('SIGTERM')\n"
+        "    return made\n"
+        f"{place}.{name} = met\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "with locked(Path('out')): write_text(Path('out/a.txt'), 'a')\n"
+    )
+    assert (done.returncode, done.stderr) == CODES["SIGTERM"]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
+
+
 def test_a_second_signal_leaves_at_once():
     start = time.monotonic()
     done = run_command(
         "threading.Timer(0.1, send, ['SIGTERM']).start()\ntry: send('SIGINT')\nfinally: time.sleep(30)\n",
     )
     assert (done.returncode, done.stderr) == (130, "") and time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a lock that C waits for")
+def test_a_signal_ends_a_process_that_waits_for_others_in_c():
+    done = run_command(
+        "import ctypes\n"
+        "from stochx.interrupts import waiting\n"
+        "lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)\n"
+        "lock(mutex)\n"
+        "threading.Timer(0.1, send, ['SIGTERM']).start()\n"
+        "with waiting(): lock(mutex)\n"
+    )
+    assert (done.returncode, done.stderr) == CODES["SIGTERM"]
 
 
 def test_a_second_signal_within_a_moment_lets_the_first_finish():

@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from stochx.errors import LostRankError
+from stochx.interrupts import waiting
 
 T = TypeVar("T")
 
@@ -89,10 +90,12 @@ def process_group() -> Iterator[World]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    store, own, size = next(rendezvous("env://"))
-    _store = PrefixStore(f"attempt {attempt()}", store)  # which does not meet the ranks of an earlier one
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backends, store=_store, rank=own, world_size=size)
+    with waiting():
+        store, own, size = next(rendezvous("env://"))
+        _store = PrefixStore(f"attempt {attempt()}", store)  # which does not meet the ranks of an earlier one
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with _linked():
+            dist.init_process_group(backends, store=_store, rank=own, world_size=size)
     try:
         yield World(own, size)
     finally:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stochx.errors import WriteError
+from stochx.interrupts import held, released
 
 UNFINISHED = ".stochx-"  # begins the names of folders in which files are being written
 
@@ -21,12 +22,16 @@ def atomic(path: Path) -> Iterator[Path]:
     It has the same suffix and another name, lest what a killed process leaves there is taken for the file of a run.
     Raises `WriteError` for any failure of the system. Like every other error it leaves an older file as it was.
     """
-    with writing(path):
+    with writing(path), held():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED, ignore_cleanup_errors=True) as folder:
-            temporary = Path(folder, f"unfinished{path.suffix}")
-            yield temporary
-            temporary.replace(path)
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=UNFINISHED)
+        try:
+            with released():
+                temporary = Path(folder, f"unfinished{path.suffix}")
+                yield temporary
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_unfinished(folder: Path, depth: int) -> None:

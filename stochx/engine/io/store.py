@@ -14,6 +14,7 @@ from stochx.engine.io.files import append_text, sweep_unfinished, write_text, wr
 from stochx.engine.io.forms import Check
 from stochx.engine.io.lines import RESUMED, cut_torn, read_records, read_toml
 from stochx.errors import InputError, UsageError, WriteError, storable
+from stochx.interrupts import held, released
 from stochx.settings.folders import LOCK
 
 if sys.platform != "win32":
@@ -35,21 +36,23 @@ def locked(folder: Path) -> Iterator[None]:
     `FolderInUseError` if another process holds it.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(folder / LOCK)
-    except OSError as error:
-        raise InputError(f"cannot write to `{folder}`: {error.strerror}", "choose another `--output`") from None
-    try:
-        sweep_unfinished(folder, depth=2)  # as deep as runs write; `-o .` may be the top of anything
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # the folder is gone, or its disk cannot be written to any more
-            (folder / LOCK).unlink()
-        os.close(lock)
-        with contextlib.suppress(OSError):  # not empty
-            for path in created:
-                path.rmdir()
+    with held():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(folder / LOCK)
+        except OSError as error:
+            raise InputError(f"cannot write to `{folder}`: {error.strerror}", "choose another `--output`") from None
+        try:
+            with released():
+                sweep_unfinished(folder, depth=2)  # as deep as runs write; `-o .` may be the top of anything
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # the folder is gone, or its disk cannot be written to any more
+                (folder / LOCK).unlink()
+            os.close(lock)
+            with contextlib.suppress(OSError):  # not empty
+                for path in created:
+                    path.rmdir()
 
 
 def _acquire(path: Path) -> int:
