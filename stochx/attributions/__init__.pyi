@@ -59,6 +59,10 @@ class Attribution(Protocol):
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor, keys: Sequence[Key] | None=None) -> Explanation:
         ...
 from stochx.attributions._call import CheckedCall
+from stochx.attributions.adaptgrad import AdaptGrad as _AdaptGrad
+
+class AdaptGrad(CheckedCall, _AdaptGrad):
+    ...
 from stochx.attributions.blurred_ig import BlurredIG as _BlurredIG
 
 class BlurredIG(CheckedCall, _BlurredIG):

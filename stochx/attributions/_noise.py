@@ -48,14 +48,19 @@ def over_noise(
     error: float,
     terms: Sequence[Term] = (),
     finish: Callable[[Tensor, int], Tensor] = mean,
+    fewest: int = 1,
     backward: Backward = "plain",
+    paired: bool = False,
 ) -> Explanation:
-    """Return `finish` of the terms summed over up to `count` noisy copies, with its Monte-Carlo error."""
+    """Return `finish` of the terms summed over up to `count` noisy copies, with its Monte-Carlo error.
+
+    `paired` copies have opposite noise; `fewest` is what `finish` needs.
+    """
     names = keys if keys is not None else range(len(x))
 
     def draw(active: Tensor, points: range) -> Tensor:
         chosen = [names[n] for n in active.tolist()]
-        return around(model, x[active], target[active], chosen, sigma[active], points, terms, backward)
+        return around(model, x[active], target[active], chosen, sigma[active], points, terms, backward, paired)
 
-    estimate = monte_carlo(draw, len(x), count, error, finish)
+    estimate = monte_carlo(draw, len(x), count, error, finish, group=2 if paired else 1, fewest=fewest)
     return Explanation(estimate.map, estimate.error, used=estimate.used)

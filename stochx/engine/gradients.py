@@ -120,12 +120,14 @@ def around(
     points: range,
     terms: Sequence[Term] = (),
     backward: Backward = "plain",
+    paired: bool = False,
 ) -> Tensor:
     """Return sums (2, T, N, C, H, W) of each term over noisy points z = x + sigma * noise(key, i), i in `points`.
 
     Even and odd points are summed separately (the first axis), to estimate the Monte-Carlo error from the difference.
-    `sigma` (N or 1, C or 1, 1, 1) is in pixels. Without terms the gradients themselves are summed, and the transpose
-    of the network's stem is applied to the final sums.
+    `paired` points are x + sigma * noise(key, i) and x - sigma * noise(key, i) in turn, and a pair is summed as a
+    whole. `sigma` (N or 1, C or 1, H or 1, W or 1) is in pixels. Without terms the gradients themselves are summed, and
+    the transpose of the network's stem is applied to the final sums.
     """
     fast = prepared(model, x, backward)
     sigma = sigma.expand(len(x), *sigma.shape[1:])
@@ -136,10 +138,13 @@ def around(
     def work(begin: int, end: int) -> None:
         row = torch.arange(begin, end, device=x.device)
         image, index = row // len(points), points.start + row % len(points)
-        places = zip(image.tolist(), index.tolist(), strict=True)
+        drawn = index // 2 if paired else index
+        places = zip(image.tolist(), drawn.tolist(), strict=True)
         offset = sigma[image] * torch.stack([noise(x, keys[n], i) for n, i in places])
+        if paired:
+            offset *= (1 - 2 * (index % 2)).view(-1, 1, 1, 1)
         slope = _slopes(fast, x[image] + offset, target[image], through_stem=late is None)
-        half = index % 2 * len(x) + image
+        half = drawn % 2 * len(x) + image
         for total, values in zip(totals, [term(offset, slope) for term in terms] or [slope], strict=True):
             total.index_add_(0, half, values)
 

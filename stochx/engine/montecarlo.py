@@ -35,11 +35,14 @@ def monte_carlo(
     count: int,
     goal: float = 0.0,
     finish: Callable[[Tensor, int], Tensor] = mean,
+    group: int = 1,
+    fewest: int = 1,
 ) -> MonteCarlo:
     """Sum draws 0..count of all images; an image stops early once its estimated error is at most `goal`.
 
     `draw(active, indices)` returns the sums of draws `indices` for the images `active` (A,), separately for even and
-    odd draws: (2, T, A, C, H, W). `finish(sums, count)` turns T sums over `count` draws into the map.
+    odd draws, or groups of `group` draws that belong together: (2, T, A, C, H, W). `finish(sums, count)` turns T sums
+    over `count` draws, `fewest` at least, into the map.
     """
     active = torch.arange(images)
     first = next(rounds := iter(_rounds(count, goal)))
@@ -49,7 +52,7 @@ def monte_carlo(
     done = first.stop
     while True:
         maps[active] = finish(sums.sum(0), done)
-        error[active] = split_half_error(sums, done, finish).to(error)
+        error[active] = split_half_error(sums, done, finish, group, fewest).to(error)
         used[active] = done
         following = next(rounds, None)
         going = error[active] > goal
@@ -68,18 +71,26 @@ def _rounds(count: int, goal: float) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges)] or [range(count)]
 
 
-def split_half_error(sums: Tensor, count: int, finish: Callable[[Tensor, int], Tensor] = mean) -> Tensor:
+def split_half_error(
+    sums: Tensor,
+    count: int,
+    finish: Callable[[Tensor, int], Tensor] = mean,
+    group: int = 1,
+    fewest: int = 1,
+) -> Tensor:
     """Return the relative standard error (N,) of the channel-summed map of each image, from its two halves.
 
-    The maps a, b of the even and the odd draws are independent: |a - b|^2 estimates the variance, and <a, b> the
-    squared norm of the true map without that variance, so the ratio also holds for large errors:
+    The maps a, b of the even and the odd draws, or groups of draws, are independent: |a - b|^2 estimates the variance,
+    and <a, b> the squared norm of the true map without that variance, so the ratio also holds for large errors:
 
         error^2 = |a - b|^2 (n_a n_b / n^2) / <a, b>
 
-    It is NaN below two draws and at most 100, which is also the value for uncorrelated halves.
+    It is NaN where a half has less than `fewest` draws, and at most 100, which is also the value for uncorrelated
+    halves.
     """
-    even, odd = (count + 1) // 2, count // 2
-    if odd == 0:
+    odd = count // (2 * group) * group + max(0, count % (2 * group) - group)
+    even = count - odd
+    if odd < fewest:
         return torch.full((sums.shape[2],), torch.nan)
     a, b = (as_float64(finish(half, n).sum(1).flatten(1)) for half, n in ((sums[0], even), (sums[1], odd)))
     variance = (a - b).square().sum(1) * (even * odd / count**2)
