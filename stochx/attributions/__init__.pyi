@@ -63,6 +63,10 @@ from stochx.attributions.adaptgrad import AdaptGrad as _AdaptGrad
 
 class AdaptGrad(CheckedCall, _AdaptGrad):
     ...
+from stochx.attributions.blur_ig import BlurIG as _BlurIG
+
+class BlurIG(CheckedCall, _BlurIG):
+    ...
 from stochx.attributions.blurred_ig import BlurredIG as _BlurredIG
 
 class BlurredIG(CheckedCall, _BlurredIG):
@@ -86,6 +90,14 @@ class Gradient(CheckedCall, _Gradient):
 from stochx.attributions.gradxinput import GradientTimesInput as _GradientTimesInput
 
 class GradientTimesInput(CheckedCall, _GradientTimesInput):
+    ...
+from stochx.attributions.guided_ig import GuidedIG as _GuidedIG
+
+class GuidedIG(CheckedCall, _GuidedIG):
+    ...
+from stochx.attributions.idgi import IDGI as _IDGI
+
+class IDGI(CheckedCall, _IDGI):
     ...
 from stochx.attributions.ig import IntegratedGradients as _IntegratedGradients
 

@@ -21,7 +21,7 @@ class SmoothGrad:
 
         mean_i gradient(x + sigma * noise_i)
 
-    Copies of the mean come in pairs with opposite noise, which takes 15 to 20 % fewer gradients for the same error.
+    Copies of the mean come in pairs with opposite noise, which takes 10 to 20 % fewer gradients for the same error.
     `squared` is the mean of the squares (Hooker et al., 2019), `variance` the unbiased variance, VarGrad
     (Adebayo et al., 2018).
     """

@@ -22,6 +22,8 @@ from stochx.errors import InputError, RunError
 
 Backward = Literal["plain", "balanced"]  # gradients as they are, or those of `engine.network.balanced`
 Term = Callable[[Tensor, Tensor], Tensor]  # (z - x, gradient at z) -> summand, all (B, C, H, W)
+Where = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (image, k), both (B,) -> points and steps (B, C, H, W)
+Take = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]  # (image, k, steps, gradients, logits (B,) at points)
 
 
 def logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -111,6 +113,32 @@ def along(
     return total if stem is None else stem.transpose(total, x)
 
 
+def visit(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    count: int,
+    where: Where,
+    take: Take,
+    backward: Backward = "plain",
+) -> None:
+    """Visit points 0..count of each image x (N, C, H, W) in turn, and hand their gradients and logits to `take`.
+
+    Points are in pixels; steps are whatever `take` needs of them. Batches follow each other: the first row of one is
+    the point after the last of the one before.
+    """
+    fast = prepared(model, x, backward)
+
+    def work(begin: int, end: int) -> None:
+        row = torch.arange(begin, end, device=x.device)
+        image, k = row // count, row % count
+        points, steps = where(image, k)
+        value, slope = _values_and_slopes(fast, points, target[image])
+        take(image, k, steps, slope, value)
+
+    in_batches(len(x) * count, fast.rows(x), work)
+
+
 def around(
     model: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -162,10 +190,17 @@ def noise(like: Tensor, key: Key, index: int) -> Tensor:
 
 def _slopes(fast: FusedNetwork, points: Tensor, target: Tensor, through_stem: bool = True) -> Tensor:
     """Return gradients at `points` with respect to the points, or only to the stem's outputs."""
+    return _values_and_slopes(fast, points, target, through_stem)[1]
+
+
+def _values_and_slopes(
+    fast: FusedNetwork, points: Tensor, target: Tensor, through_stem: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return logits (B,) of the targets at `points` beside the gradients of `_slopes`."""
     if fast.stem is None or fast.tail is None:
-        return slope_of(fast.whole, points, target)
-    hidden = slope_of(fast.tail, _hidden(fast.stem, points), target)
-    return fast.stem.transpose(hidden, points) if through_stem else hidden
+        return value_and_slope_of(fast.whole, points, target)
+    value, hidden = value_and_slope_of(fast.tail, _hidden(fast.stem, points), target)
+    return value, fast.stem.transpose(hidden, points) if through_stem else hidden
 
 
 def _hidden(stem: Stem, points: Tensor) -> Tensor:
@@ -176,6 +211,11 @@ def _hidden(stem: Stem, points: Tensor) -> Tensor:
 
 def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
     """Return d logit[target] / d points in one batch, for points of any shape that `model` accepts."""
+    return value_and_slope_of(model, points, target)[1]
+
+
+def value_and_slope_of(model: nn.Module, points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logit[target] (B,) beside its gradient at `points`."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         with current().autocast():
@@ -184,7 +224,8 @@ def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
             raise InputError(
                 f"the model returns {tuple(outputs.shape)} for {len(points)} images", "it must return logits (N, K)"
             )
-        return target_slope(outputs, target, points)
+        slope = target_slope(outputs, target, points)
+        return outputs.detach().gather(1, target[:, None]).squeeze(1).to(points.dtype), slope
 
 
 def target_slope(outputs: Tensor, target: Tensor, leaf: Tensor) -> Tensor:
