@@ -39,7 +39,7 @@ def steady(mean, count=12):
 
 
 def remarks(rows, removals=()):
-    document = {"results": rows, "removals": [vars(row) for row in removals]}
+    document = {"results": rows, "removals": [vars(row) for row in removals], "trust": []}
     return [remark.text for remark in VIEW.remarks(document)]
 
 

@@ -44,8 +44,10 @@ from stochx.tasks.batches import Failed, Source, read_all
 from stochx.tasks.comparison import summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
 from stochx.tasks.removals import reorderings
-from stochx.tasks.score import Scored, ScoreRecord, Value, check_needs, score
+from stochx.tasks.score import Scored, ScoreRecord, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
+from stochx.tasks.trust import LEAST_DEGRADATION, trust
+from stochx.tasks.values import Value
 
 log = logging.getLogger("stochx")
 
@@ -131,12 +133,16 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     raise_lone_failure(records, failed)
     with watch.progress("comparing"):
         rows = [dataclasses.asdict(row) for row in summarise(records, case.methods, metrics, case.controls)]
+        trusted = trust(records, case.methods, metrics, case.controls) if settings.trust else []
+        blind = {row.metric for row in trusted if row.degradation is not None and row.degradation < LEAST_DEGRADATION}
+        rows = [row | {"best": row["best"] and row["metric"] not in blind} for row in rows]
         turned = reorderings(records, case.methods, removal_groups([*metrics]))
     _report_exclusions(rows)
     _report_doubts(case, accuracies, rows)
     document = make_document(settings, watch, machine, rows, failed)
     document["sample"] = dataclasses.asdict(sample)
     document["images"] = len({record["index"] for record in records})
+    document["trust"] = [dataclasses.asdict(row) for row in trusted]
     document["removals"] = [dataclasses.asdict(row) for row in turned]
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:
@@ -182,6 +188,7 @@ def _score(
         stored=store.explanations if store else None,
         target=class_index(settings.target, case.model),
         draws=settings.draws,
+        trials=settings.trust,
         keep=keep,
         seed=settings.seed,
         world=world,

@@ -52,6 +52,13 @@ class Score(Images, Figures, RunFiles):
         Literal["own", "all"],
         Option(METHOD, "Replace removed pixels as the metrics say, or in all ways, to compare them.", recorded=False),
     ] = "own"
+    trust: Annotated[
+        bool,
+        Option(
+            METHOD,
+            "Say how far each metric can be trusted: of the first 32 images, 12 times as many scores, and 6 more maps.",
+        ),
+    ] = False
     fail_over: Annotated[
         tuple[str, ...],
         Option(RUN, "Exit with 3 if a method's mean is above VALUE; repeatable.", metavar="METRIC=VALUE", free=True),
@@ -86,7 +93,11 @@ class Score(Images, Figures, RunFiles):
     def check(self) -> None:
         super().check()
         if self.maps is not None:
-            for option, given in (("--method", self.method != METHODS), ("--controls", self.controls)):
+            for option, given in (
+                ("--method", self.method != METHODS),
+                ("--controls", self.controls),
+                ("--trust", self.trust),
+            ):
                 if given:
                     raise UsageError(f"`{option}` makes maps, `--maps` takes existing ones", "leave out one of them")
         elif not self.images and self.data is None:

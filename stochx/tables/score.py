@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stochx.tables.view import Column, Document, Gate, Remark, Row, View, number, text
 
 SIGNIFICANT = 0.05
+LEAST_DEGRADATION = 0.9
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
@@ -60,7 +61,26 @@ def _remarks(document: Document) -> list[Remark]:
     rows, remarks = document["results"], list[Remark]()
     for metric in dict.fromkeys(row["metric"] for row in rows):
         remarks += _control_that_leads([row for row in rows if row["metric"] == metric and row["mean"] is not None])
-    return [*remarks, *map(_removal, document["removals"])]
+    return [*remarks, *map(_removal, document["removals"]), *map(_trust, document["trust"])]
+
+
+def _trust(row: Row) -> Remark:
+    """Say how far a metric can be trusted: what is known of it, in one line."""
+    said, blind = [], row["degradation"] is not None and row["degradation"] < LEAST_DEGRADATION
+    if row["reliability"] is not None:
+        said.append(f"reliability {row['reliability']:.2f}")
+    if row["swaps"] is not None:
+        said.append(f"the first two swap in {row['swaps']:.0%} of bootstraps")
+    if row["degradation"] is not None:
+        said.append(f"degradation {row['degradation']:.2f}{', so no method is marked best' if blind else ''}")
+    if row["control_rank"] is not None:
+        said.append(f"best control at place {row['control_rank']} of {row['methods']}")
+    if row["consistency"] is not None:
+        said.append(f"MetaQuantus {row['consistency'] - row['chance']:+.2f} to chance")
+    text = (
+        f"`{row['metric']}`: {', '.join(said) or 'nothing is known'} ({row['images']} images, {row['seconds']:.3g} s)"
+    )
+    return Remark("trust:", text, "warn" if blind or row["control_rank"] == 1 else "")
 
 
 def _control_that_leads(rows: Sequence[Row]) -> list[Remark]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,22 +18,12 @@ from stochx.engine.ranking import disagreement
 from stochx.engine.seeds import seeded
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError
-from stochx.metrics import Evidence, Metric, Score
+from stochx.metrics import Evidence, Metric
 from stochx.tasks.adaptive import bind_objective
 from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, rows_of, sweep_images
 from stochx.tasks.doubts import Accuracy
-
-
-@dataclass(frozen=True)
-class Value:
-    """A metric of a map: its `value`, None if undefined, for the reason `why`, and the curve behind it."""
-
-    value: float | None
-    why: str = ""
-    curve: Sequence[float] = ()
-    places: Sequence[float] = ()
-    setting: str = ""
-    seconds: float = 0.0
+from stochx.tasks.trials import IMAGES, Trials, try_metrics
+from stochx.tasks.values import Value, as_values, unfit_maps
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,8 @@ class ScoreRecord:
     """All metrics of one method's map of one image, whose class is `true`, if it is known.
 
     `disagreement` is the mean of 1 - Spearman's rank correlation of |map| over pairs of methods. Fields about the
-    network are None for maps that are scored without one. `seconds` is the time of the map.
+    network are None for maps that are scored without one. `seconds` is the time of the map. `trust` holds the trials of
+    the metrics, for the first images, where they are asked for.
     """
 
     index: Count
@@ -56,6 +46,7 @@ class ScoreRecord:
     disagreement: float | None = None
     seconds: float | None = None
     scores: Mapping[str, Value] = field(default_factory=dict)
+    trust: Mapping[str, Trials] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +71,7 @@ def score(
     target: int | None = None,
     seed: int = 0,
     draws: int = 16,
+    trials: bool = False,
     world: World | None = None,
     done: Collection[int] = (),
     keep: Callable[[Scored], None] = lambda scored: None,
@@ -88,7 +80,8 @@ def score(
     """Return the records of all images, in order; `keep` receives each image's maps once they are scored.
 
     With `stored`, maps come from there and `methods` is empty. Methods share a metric's random draws. Constant or
-    non-finite maps, and constant images, have a reason instead of a value.
+    non-finite maps, and constant images, have a reason instead of a value. With `trials` the metrics are tried too, on
+    the first images.
     """
     methods = {name: bind_objective(method) for name, method in methods.items()}
     make = stored or partial(explanations, model, methods)
@@ -99,7 +92,7 @@ def score(
             if isinstance(batch, Failed):
                 records.append(batch)
                 continue
-            for scored in _score_batch(model, methods, make(batch), metrics, batch):
+            for scored in _score_batch(model, methods, make(batch), metrics, batch, trials):
                 keep(scored)
                 records += scored.records
         return records
@@ -113,6 +106,7 @@ def _score_batch(
     results: Mapping[str, tuple[Explanation, float]],
     metrics: Mapping[str, Metric],
     batch: ImageBatch,
+    trials: bool,
 ) -> list[Scored]:
     masks = [item.mask for item in batch.items if item.mask is not None]
     evidence = Evidence(
@@ -127,6 +121,9 @@ def _score_batch(
     for name, (e, _) in results.items():
         again = partial(_again, methods[name], batch.keys) if name in methods else None
         values[name] = _values(metrics, replace(evidence, map=e.map, explain=again), batch)
+    tried = (
+        _trials(methods, metrics, evidence, {name: e.map for name, (e, _) in results.items()}, batch) if trials else {}
+    )
     sums = {name: e.map.sum(1) for name, (e, _) in results.items()}
     per_image = disagreement(list(sums.values()))
     scored = []
@@ -145,6 +142,7 @@ def _score_batch(
                 disagreement=number(per_image, n),
                 seconds=seconds,
                 scores=values[name][n],
+                trust=tried.get((name, n), {}),
             )
             for name, (e, seconds) in results.items()
         ]
@@ -153,6 +151,30 @@ def _score_batch(
         accuracies = [Accuracy(m, number(e.error, n), number(e.gap, n), logit) for m, (e, _) in results.items()]
         scored.append(Scored(i, image, batch.items[n].image, maps, records, accuracies))
     return scored
+
+
+def _trials(
+    methods: Mapping[str, Attribution],
+    metrics: Mapping[str, Metric],
+    evidence: Evidence,
+    maps: Mapping[str, Tensor],
+    batch: ImageBatch,
+) -> dict[tuple[str, int], dict[str, Trials]]:
+    """Return the trials of all metrics by method and place in the batch, for those of its images that are tried."""
+    places = [n for n, i in enumerate(batch.indices) if i < IMAGES]
+    if not places:
+        return {}
+    assert evidence.x is not None and evidence.target is not None
+    some = replace(
+        evidence,
+        keys=[evidence.keys[n] for n in places],
+        x=evidence.x[places],
+        target=evidence.target[places],
+        mask=None if evidence.mask is None else evidence.mask[places],
+    )
+    own = {name: relevance[places] for name, relevance in maps.items()}
+    tried = try_metrics(methods, metrics, some, own, batch.logits[places].argmax(1))
+    return {(name, n): found for name, rows in tried.items() for n, found in zip(places, rows, strict=True)}
 
 
 def _again(method: Attribution, keys: Sequence[str], model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -171,36 +193,6 @@ def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: ImageBatch
         seconds = (time.perf_counter() - start) / len(values)
         for n, value in enumerate(as_values(result, unfit, seconds)):
             values[n][name] = value
-    return values
-
-
-def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
-    """Return the images of a batch whose maps cannot be scored, with reasons."""
-    flat = relevance.sum(1).flatten(1)
-    why = dict.fromkeys((flat.amax(1) == flat.amin(1)).nonzero().flatten().tolist(), "the map is constant")
-    why |= dict.fromkeys((~flat.isfinite().all(1)).nonzero().flatten().tolist(), "the map is not finite")
-    if x is not None:
-        same = (x.flatten(2).amax(2) == x.flatten(2).amin(2)).all(1)
-        why |= dict.fromkeys(same.nonzero().flatten().tolist(), "the image is constant")
-    return why
-
-
-def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[Value]:
-    """Return a metric's result per image, without number and curve where there is a reason against it."""
-    places, values = [] if result.places is None else result.places.tolist(), []
-    for n, value in enumerate(result.value.double().tolist()):
-        why = unfit.get(n) or result.why.get(n) or ("" if math.isfinite(value) else "not finite")
-        curve = [] if why or result.curve is None else [round(v, 6) for v in result.curve[n].tolist()]
-        values.append(
-            Value(
-                value=None if why else value,
-                why=why,
-                curve=curve,
-                places=places if curve else [],
-                setting=result.setting,
-                seconds=seconds,
-            )
-        )
     return values
 
 

@@ -16,7 +16,8 @@ from stochx.engine.world import World
 from stochx.errors import InputError
 from stochx.metrics import Evidence, Metric
 from stochx.tasks.batches import ImageBatch
-from stochx.tasks.score import ScoreRecord, as_values, unfit_maps
+from stochx.tasks.score import ScoreRecord
+from stochx.tasks.values import as_values, unfit_maps
 
 ROWS = 64  # maps scored together
 
