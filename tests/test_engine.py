@@ -194,7 +194,7 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     run = RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 3})
     run.append([{"index": 0}])
     again = RunFolder(tmp_path, {"method": ["ig"], "seed": 0, "limit": 9}, free={"limit"}, resume=True)
-    assert again.records == [{"index": 0}]
+    assert [*again.lines] == [{"index": 0}]
     for other in ({"seed": 1, "limit": 3}, {"seed": 0, "limit": 9}):
         with pytest.raises(UsageError, match="seed" if other["seed"] else "limit"):
             RunFolder(tmp_path, {"method": ["ig"], **other}, resume=True)
@@ -212,7 +212,7 @@ def test_a_new_run_removes_what_an_older_one_says(tmp_path):
 def test_a_rank_that_comes_first_makes_the_folder(tmp_path):
     RunFolder(tmp_path / "new", {"seed": 0}, rank=1).append([{"index": 1}])
     RunFolder(tmp_path / "new", {"seed": 0}).append([{"index": 0}])
-    records = RunFolder(tmp_path / "new", {"seed": 0}, resume=True).records
+    records = [*RunFolder(tmp_path / "new", {"seed": 0}, resume=True).lines]
     assert sorted(record["index"] for record in records) == [0, 1]
 
 
@@ -221,7 +221,7 @@ def test_a_record_that_a_crash_cut_off_is_dropped(tmp_path):
     run.append([{"index": 0}])
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write('{"index": 1, "ima')
-    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}]
+    assert [*RunFolder(tmp_path, {"seed": 0}, resume=True).lines] == [{"index": 0}]
 
 
 def test_a_config_is_toml_that_reads_back():

@@ -20,7 +20,7 @@ from PIL import Image
 from support import refused, stochx
 
 from stochx import interrupts
-from stochx.engine.io.files import append_text, atomic, write_text
+from stochx.engine.io.files import append_bytes, atomic, write_text
 from stochx.engine.io.scratch import scratch
 from stochx.engine.io.store import RunFolder
 from stochx.engine.io.tensors import save_tensors
@@ -111,10 +111,10 @@ def test_what_a_signal_cuts_off_is_taken_back(tmp_path, monkeypatch):
     def stop(*given):
         raise Stopped(signal.SIGINT)
 
-    append_text(tmp_path / "a.txt", "old\n")
+    append_bytes(tmp_path / "a.txt", b"old\n")
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         patched.setattr(os, "fsync", stop)
-        append_text(tmp_path / "a.txt", "new\n")
+        append_bytes(tmp_path / "a.txt", b"new\n")
     assert (tmp_path / "a.txt").read_text() == "old\n"
     with pytest.raises(Stopped), atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")

@@ -12,7 +12,7 @@ import pytest
 from recorded.cases import RUNS
 from support import recorded_document, refused, write_run
 
-from stochx.engine.io.forms import Count, Form, Keyed, Share, check_of
+from stochx.engine.io.forms import Count, Share, form, keyed
 from stochx.engine.io.store import RunFolder
 from stochx.runs.folders import read_run
 
@@ -131,48 +131,49 @@ def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
     with (tmp_path / "records.jsonl").open("ab") as file:
         file.write('{"index": 1, "image": "é'.encode()[:-1])  # within a letter
     run = RunFolder(tmp_path, {"seed": 0}, resume=True)
-    assert run.records == [{"index": 0}]
+    assert [*run.lines] == [{"index": 0}]
     run.append([{"index": 1}])
     assert (tmp_path / "records.jsonl").read_text() == '{"index": 0}\n{"index": 1}\n'
-    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}, {"index": 1}]
+    assert [*RunFolder(tmp_path, {"seed": 0}, resume=True).lines] == [{"index": 0}, {"index": 1}]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "records.jsonl` is not valid JSON in line 2"),
-        ("null", "has a line that is not an object: line 2"),
-        ("{}", "has no valid `label` in line 2"),
-        ('{"label": true, SCORES}', "has no valid `label` in line 2"),
-        ('{"label": -1, SCORES}', "has no valid `label` in line 2"),
-        ('{"label": 1, "other": 1, SCORES}', "has no valid `other` in line 2"),
-        ('{"label": 1, "scores": {"a": {"share": 2}}}', "has no valid `scores.a.share` in line 2"),
-        ('{"label": 1, "scores": {"b": {}}}', "has no valid `scores.a` in line 2"),
-        ('{"label": 1, "parts": [0, null], SCORES}', "has no valid `parts[1]` in line 2"),
-        ('{"label": 1, "parts": [0, 1, 1e101], SCORES}', "has no valid `parts[2]` in line 2"),
+        ("null", "Expected `object`, got `null`"),
+        ("{}", "Object missing required field `label`"),
+        ('{"label": true, SCORES}', "Expected `int`, got `bool`, at `label`"),
+        ('{"label": -1, SCORES}', "Expected `int` >= 0, at `label`"),
+        ('{"label": 1, "scores": {"a": {"share": 2}}}', "Expected `float` <= 1.0, at `scores.a.share`"),
+        ('{"label": 1, "scores": {"b": {}}}', "Object missing required field `a`, at `scores`"),
+        ('{"label": 1, "parts": [0, null], SCORES}', "Expected `float`, got `null`, at `parts[1]`"),
+        ('{"label": 1, "parts": [0, 1, 1e101], SCORES}', "Expected `float` <= 1e+100, at `parts[2]`"),
+        ('{"label": 1, "name": "\\udcff", "scores": 3}', "Expected `object`, got `int`, at `scores`"),
         ('{"label": NaN}', "NaN is not a number"),
-        ('{"label": 1e999, SCORES}', "has no valid `label` in line 2"),
-        (f'{{"label": {"9" * 5000}, SCORES}}', "is not valid JSON in line 2"),
-        (f'{{"label": {"9" * 21}, SCORES}}', "has no valid `label` in line 2"),
-        (f'{{"label": {"[" * 100_000}{"]" * 100_000}}}', "is not valid JSON in line 2"),
+        ('{"label": 1e999, SCORES}', "Number out of range, at `label`"),
+        (f'{{"label": {"9" * 5000}, SCORES}}', "in line 2"),
+        (f'{{"label": {"9" * 21}, SCORES}}', "Expected `int` <= 2147483647, at `label`"),
+        (f'{{"label": {"[" * 100_000}{"]" * 100_000}}}', "Expected `int`, got `array`, at `label`"),
+        (f'{{"label": 1, SCORES, "other": {"[" * 100_000}{"]" * 100_000}}}', "is not valid JSON in line 2"),
     ],
 )
 def test_a_record_without_the_form_of_its_run_is_named(line, message, tmp_path):
     (tmp_path / "records.jsonl").write_text(f'{{"label": 0, {SCORES}}}\n{line.replace("SCORES", SCORES)}\n')
-    check = check_of(Form(Line, {"scores": Keyed(["a"], Score)}))
-    refused(lambda: RunFolder(tmp_path, {}, resume=True, check=check), message, "leave out `--resume`")
+    run = RunFolder(tmp_path, {}, resume=True, kind=form(Line, scores=keyed(["a"], Score)))
+    refused(lambda: [*run.lines], message, "leave out `--resume`")
 
 
 @pytest.mark.parametrize("name", ["config.toml", "records.jsonl"])
 def test_what_is_no_file_in_a_run_folder_is_named(name, tmp_path):
     (tmp_path / name).mkdir()
-    refused(lambda: RunFolder(tmp_path, {}, resume=True), f"{name}` is not a file")
+    refused(lambda: [*RunFolder(tmp_path, {}, resume=True).lines], f"{name}` is not a file")
 
 
 def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
     RunFolder(tmp_path, {"seed": 0}).append([{"index": 0}])
     (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfseed = 0\n")
-    assert RunFolder(tmp_path, {"seed": 0}, resume=True).records == [{"index": 0}]
+    assert [*RunFolder(tmp_path, {"seed": 0}, resume=True).lines] == [{"index": 0}]
 
 
 def test_reading_a_run_imports_no_torch():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stochx.runs._results import Record
+from stochx.engine.io.lines import Record
 from stochx.runs.document import Document
 from stochx.settings import Attack
 from stochx.tasks.curve import Curve

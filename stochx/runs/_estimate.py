@@ -10,12 +10,12 @@ from typing import cast
 import torch
 
 from stochx.engine.device import CPU_BUDGET, select_runtime
+from stochx.engine.io.lines import Record
 from stochx.engine.memory import available_memory
 from stochx.engine.sweep import MIN_BATCHES
 from stochx.engine.world import World
 from stochx.errors import UsageError
 from stochx.runs._pilots import BY_IMAGE, PER_IMAGE, Measured, Stage, counts, run_pilots
-from stochx.runs._results import Record
 from stochx.runs._training import validation_size
 from stochx.runs.document import Document, compose
 from stochx.runs.watch import Watch

@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NotRequired
+from typing import Any, NotRequired
 
 from stochx.engine.expectation import Draws
-from stochx.engine.io.forms import Form, Keyed, OneOf, below
+from stochx.engine.io.forms import below, form, keyed, one_of
+from stochx.engine.io.lines import Record
+from stochx.engine.io.records import Records
 from stochx.engine.io.store import RunFolder
 from stochx.errors import storable
 from stochx.loading import Loaded
 from stochx.reports.attacks import Saved
 from stochx.runs._curve import describe_curves, judge_gate
 from stochx.runs._networks import identify
-from stochx.runs._results import Record
 from stochx.runs.document import Document
 from stochx.settings import Attack
 from stochx.tasks.attack import AttackRecord, Outcome
@@ -30,25 +31,23 @@ class Part:
     """The results of a case, and its run folder."""
 
     folder: RunFolder
-    records: list[Record]
+    records: Records
     failed: list[Failed]
     rows: list[Record]
     needed: Draws
 
 
-def record_form(classes: int, attacks: Collection[str]) -> Form:
-    """Return the form of a record, which holds every attack, and classes of the network."""
+def record_kind(classes: int, attacks: Collection[str]) -> Any:
+    """Return the kind of a record, which holds every attack, and classes of the network."""
     place = below(classes)
-    return Form(
+    return form(
         AttackRecord,
-        {
-            "label": place,
-            "prediction": place,
-            "attacks": Keyed(attacks, Form(Outcome, {"prediction": place})),
-            "worst_attack": OneOf(attacks),
-            "seconds": Keyed(attacks, float),
-            "saved": NotRequired[Saved],
-        },
+        label=place,
+        prediction=place,
+        attacks=keyed(attacks, form(Outcome, prediction=place)),
+        worst_attack=one_of(attacks),
+        seconds=keyed(attacks, float),
+        saved=NotRequired[Saved],
     )
 
 

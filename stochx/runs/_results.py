@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from stochx.engine.device import current
-from stochx.engine.io.forms import Form, check_of
+from stochx.engine.io.lines import Record
+from stochx.engine.io.records import Records
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -25,18 +28,15 @@ from stochx.tasks.batches import Failed, Source
 
 log = logging.getLogger("stochx")
 
-Record = dict[str, Any]
-"""A line of records.jsonl, or a row of `results`, as JSON."""
 
-
-def open_folder(settings: RunFiles, world: World, form: Form) -> RunFolder:
+def open_folder(settings: RunFiles, world: World, kind: Any) -> RunFolder:
     """Open the run folder; with `resume`, it brings the records of the earlier run, which may be of older files.
 
-    All of them have the `form` of this run's.
+    All of them are of the `kind` of this run's.
     """
     config = settings.recorded()
-    folder = RunFolder(settings.folder, config, settings.free(), world.rank, settings.resume, check_of(form))
-    if folder.records and world.leads:
+    folder = RunFolder(settings.folder, config, settings.free(), world.rank, settings.resume, kind)
+    if folder.lines and world.leads:
         _warn_of_newer_files(settings.folder, config)
     return folder
 
@@ -61,46 +61,51 @@ def _warn_of_newer_files(folder: Path, config: Mapping[str, object]) -> None:
             )
 
 
-def earlier_records(folder: RunFolder, names: Sequence[str], methods: Collection[str] = ()) -> list[Record]:
-    """Return the records of an earlier run at the places of their images among `names`, without those of other images.
+def earlier_records(
+    folder: RunFolder,
+    names: Sequence[str],
+    methods: Sequence[str] = (),
+    counts: Callable[[Record], bool] = lambda record: True,
+) -> Records:
+    """Return the records of an earlier run that count, at the places of their images among `names`, in order.
 
-    With another `--limit` an image may have another place. One that lacks a record of any of `methods`, as after a
-    crash between two lines, is left out.
+    With another `--limit` an image may have another place. Records of the same image are in the order of `methods`.
     """
-    places = {name: place for place, name in enumerate(names)}
-    records = []
-    for record in folder.records:
-        index, image = record["index"], record["image"]
-        if not (index < len(names) and names[index] == image):  # an image may be named twice
-            index = places.get(image)
-        if index is not None:
-            records.append(record | {"index": index})
-    return _complete(records, methods) if methods else records
+    keys, moved = array("q"), list[Record]()
+    places: dict[str, int] = {}
+    rank = _ranks(methods)
+    for place, record in folder.lines.placed():
+        before, image = record["index"], record["image"]
+        if before >= len(names) or names[before] != image:  # an image may be named twice
+            places = places or {name: index for index, name in enumerate(names)}
+            record["index"] = places.get(image)
+        if record["index"] is None or (methods and record["method"] not in methods) or not counts(record):
+            continue
+        if record["index"] != before:
+            moved.append(record)
+            place = -len(moved)
+        keys.extend((place, record["index"], rank(record)))
+    return Records(folder.lines, np.array(keys).reshape(-1, 3), moved)
 
 
-def _complete(records: Sequence[Record], methods: Collection[str]) -> list[Record]:
-    """Return the records of images that have one of each method."""
-    found: dict[int, set[str]] = {}
-    for record in records:
-        found.setdefault(record["index"], set()).add(record["method"])
-    return [record for record in records if found[record["index"]] == set(methods)]
-
-
-def labelled_records(folder: RunFolder, model: Classifier, sources: Sequence[Source]) -> list[Record]:
+def labelled_records(folder: RunFolder, model: Classifier, sources: Sequence[Source]) -> Records:
     """Return the same for labelled images, without those whose label was mended since."""
-    return [
-        record
-        for record in earlier_records(folder, [source.name for source in sources])
-        if model.classes[record["label"]] == sources[record["index"]].true
-    ]
+
+    def counts(record: Record) -> bool:
+        return model.classes[record["label"]] == sources[record["index"]].true
+
+    return earlier_records(folder, [source.name for source in sources], counts=counts)
 
 
-def merge_records(before: Sequence[Record], new: Sequence[Record], methods: Sequence[str] = ()) -> list[Record]:
+def merge_records(before: Records, new: Sequence[Record], methods: Sequence[str] = ()) -> Records:
     """Merge records of an earlier run with this one's, in the order of images, then of methods."""
-    again = {record["index"] for record in new}
-    records = [record for record in before if record["index"] not in again] + list(new)
+    return before.merged(new, _ranks(methods))
+
+
+def _ranks(methods: Sequence[str]) -> Callable[[Record], int]:
+    """Return what tells the place of a record among those of its image."""
     order = {method: place for place, method in enumerate(methods)}
-    return sorted(records, key=lambda record: (record["index"], order.get(record.get("method", ""), len(order))))
+    return lambda record: order[record["method"]] if order else 0
 
 
 def raise_lone_failure(records: Sequence[Record], failed: Sequence[Failed]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import torch
 from torch import nn
 
 from stochx.catalog import ATTACKS
-from stochx.engine.io.forms import Count, Form, Share
+from stochx.engine.io.forms import Count, Share, form
+from stochx.engine.io.lines import Record
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import parameter_groups
@@ -24,7 +25,7 @@ from stochx.engine.training.fit import Objective, Plan, Step, TrainingBatch, Val
 from stochx.engine.training.items import Images, Items, Mixed
 from stochx.engine.world import World
 from stochx.reports.training import draw_curves
-from stochx.runs._results import Record, open_folder
+from stochx.runs._results import open_folder
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain
 from stochx.settings.distill import Distill
@@ -38,12 +39,15 @@ SELECTING, MONITORING = 1000, 512  # images held out by default to select the be
 
 
 class EpochRow(TypedDict):
-    """An epoch as JSON, beside what was measured after it."""
+    """An epoch as JSON, and what was measured after it."""
 
     epoch: Count
     loss: float
     accuracy: Share
     images_per_second: float
+    clean: NotRequired[float]
+    robust: NotRequired[float]
+    validation: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,9 @@ def train_into(
 ) -> tuple[RunFolder, list[Record]]:
     """Train `model` into a run folder: a line of records.jsonl for each epoch, and with `save_epochs` its weights."""
     selected = {} if job.selection is None else {job.selection: float}
-    folder = open_folder(settings, world, Form(EpochRow, selected, others=float))
+    folder = open_folder(settings, world, form(EpochRow, **selected))
     state = folder.folder / "state.safetensors"
-    rows: dict[int, Record] = {record["epoch"]: record for record in folder.records}
+    rows: dict[int, Record] = {record["epoch"]: record for record in folder.lines}
     save_epoch = job.save if world.leads and settings.save_epochs else lambda path: None
     with watch.training(job.plan.epochs, len(job.items), job.unit) as bar:
 

@@ -16,6 +16,7 @@ from stochx.engine.expectation import Draws
 from stochx.engine.io.data import Data
 from stochx.engine.io.files import write_text
 from stochx.engine.io.images import RGB, channels_text
+from stochx.engine.io.lines import Record
 from stochx.engine.io.store import RunFolder, to_toml
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.stochastic import at_scale
@@ -28,11 +29,10 @@ from stochx.reports.inputs import save_triples
 from stochx.reports.maps import file_names
 from stochx.runs import Document, Outcome
 from stochx.runs._card import write_card
-from stochx.runs._evaluation import Part, describe_evaluation, record_form
+from stochx.runs._evaluation import Part, describe_evaluation, record_kind
 from stochx.runs._networks import class_index, data_sources, open_network
 from stochx.runs._noise import REALISATIONS, budget_of, check_noise, degree_of, draws_of_a_gradient, estimand_of
 from stochx.runs._results import (
-    Record,
     exit_code,
     inference_facts,
     label_names,
@@ -136,7 +136,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
     ball = Ball(case.point.eps, settings.norm)
     sources = _labelled_sources(settings, model, case.data)
     source = None if case.source is None else in_order_of(model, case.source, str(settings.source))
-    folder = open_folder(settings, world, record_form(len(model.classes), case.methods))
+    folder = open_folder(settings, world, record_kind(len(model.classes), case.methods))
     before = labelled_records(folder, model, sources)
     saved: dict[int, Saved] = {}
     files = file_names([source.name for source in sources])
@@ -166,7 +166,7 @@ def _attack(case: Case, world: World, watch: Watch) -> Part:
             eot=needed.draws,
             realisations=REALISATIONS if known and model.noise != "none" else 0,
             world=world,
-            done={record["index"] for record in before},
+            done=before.images,
             keep=keep,
             report=report,
         )

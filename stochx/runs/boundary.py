@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stochx.engine.device import select_runtime
-from stochx.engine.io.forms import Form, Listed, below
+from stochx.engine.io.forms import below, form
+from stochx.engine.io.lines import Record
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.passes import Report
@@ -22,7 +24,7 @@ from stochx.reports.maps import file_names
 from stochx.runs import Outcome
 from stochx.runs._networks import open_network
 from stochx.runs._planes import View, check_alike, make_views
-from stochx.runs._results import Record, exit_code, inference_facts, label_names, make_document, open_folder
+from stochx.runs._results import exit_code, inference_facts, label_names, make_document, open_folder
 from stochx.runs._samples import unseen_data, warn_of_trained
 from stochx.runs.watch import Watch
 from stochx.settings import Boundary
@@ -94,7 +96,7 @@ def run(settings: Boundary, world: World, watch: Watch) -> Outcome:
             if model.trained is not None and world.leads:
                 warn_of_trained(trained_among(items.items(), model.trained), len(items), name)
         case = Case(settings, models, views)
-        folder = open_folder(settings, world, _form(case))
+        folder = open_folder(settings, world, _kind(case))
         records = _records(case, folder, world, watch)
         if not world.leads:
             return Outcome(None)
@@ -132,7 +134,7 @@ def _labels(case: Case, maps: Sequence[Predictions]) -> list[dict[str, str]]:
 def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[BoundaryRecord]:
     """Return a record for each plane and network, in this order; predictions are written to files of their own."""
     settings, jobs = case.settings, case.jobs
-    lines = [line for line in folder.records if jobs[line["index"]].file.exists()]
+    lines = [line for line in folder.lines if jobs[line["index"]].file.exists()]
     before = {line["index"]: BoundaryRecord(**line) for line in lines if _is_of(jobs[line["index"]], line)}
     left = [job.view.plane for index, job in enumerate(jobs) if index not in before]
     points = sum(points_of(plane, settings.resolution) for plane in left)
@@ -156,10 +158,9 @@ def _records(case: Case, folder: RunFolder, world: World, watch: Watch) -> list[
     return sorted([*before.values(), *new], key=lambda result: result.index)
 
 
-def _form(case: Case) -> Form:
-    """Return the form of a record, of a plane of this run and classes of the networks."""
-    kinds = {"index": below(len(case.jobs)), "said": Listed(below(len(case.first.classes)))}
-    return Form(BoundaryRecord, kinds)
+def _kind(case: Case) -> Any:
+    """Return the kind of a record, of a plane of this run and classes of the networks."""
+    return form(BoundaryRecord, index=below(len(case.jobs)), said=list[below(len(case.first.classes))])  # type: ignore[misc]
 
 
 def _is_of(job: Job, line: Record) -> bool:

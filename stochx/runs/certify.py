@@ -10,7 +10,9 @@ from typing import Any
 
 from stochx.classes import with_classes_of
 from stochx.engine.device import select_runtime
-from stochx.engine.io.forms import Form, below
+from stochx.engine.io.forms import below, form
+from stochx.engine.io.lines import Record
+from stochx.engine.io.records import Records
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.input_noise import input_noise
@@ -22,7 +24,6 @@ from stochx.runs import Document, Outcome
 from stochx.runs._card import write_card
 from stochx.runs._networks import data_sources, identify, open_network
 from stochx.runs._results import (
-    Record,
     exit_code,
     inference_facts,
     label_names,
@@ -65,7 +66,7 @@ def run(settings: Certify, world: World, watch: Watch) -> Outcome:
         sample = dataclasses.replace(sample, trained=count_trained(seen, world, watch))
         sources = data_sources(with_classes_of(model, data, name), name, model)
         place = below(len(model.classes))
-        folder = open_folder(settings, world, Form(Certificate, {"label": place, "prediction": place}))
+        folder = open_folder(settings, world, form(Certificate, label=place, prediction=place))
         case = Case(model, sources, smoothing, folder)
         records, failed = _records(settings, case, world, watch)
         if not world.leads:
@@ -127,7 +128,7 @@ def _radii(settings: Certify, smoothing: Smoothing) -> Sequence[float]:
     return [round(k * step, 9) for k in range(int(smoothing.largest / step) + 1)]
 
 
-def _records(settings: Certify, case: Case, world: World, watch: Watch) -> tuple[list[Record], list[Failed]]:
+def _records(settings: Certify, case: Case, world: World, watch: Watch) -> tuple[Records, list[Failed]]:
     """Certify the images that an earlier run has not, and return the records of all, and what failed."""
     model, sources, folder = case.model, case.sources, case.folder
     before = labelled_records(folder, model, sources)
@@ -137,8 +138,8 @@ def _records(settings: Certify, case: Case, world: World, watch: Watch) -> tuple
             folder.append(_as_json(results))
             advance(count)
 
-        done = {record["index"] for record in before}
-        results = certify(model, sources, case.smoothing, seed=settings.seed, world=world, done=done, report=report)
+        done, seed = before.images, settings.seed
+        results = certify(model, sources, case.smoothing, seed=seed, world=world, done=done, report=report)
     failed = [result for result in results if isinstance(result, Failed)]
     return merge_records(before, _as_json(results)), failed
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.device import select_runtime
-from stochx.engine.io.forms import Form
+from stochx.engine.io.forms import form
+from stochx.engine.io.lines import Record
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -21,7 +22,6 @@ from stochx.reports.maps import file_names, save_map
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
-    Record,
     earlier_records,
     exit_code,
     inference_facts,
@@ -48,8 +48,8 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     model = explained_network(settings, runtime.device)
     sources, sample = image_sources(settings, model, world, watch)
     names = file_names([source.name for source in sources])
-    folder = open_folder(settings, world, Form(ExplanationRow, {"map": str}))
-    before = earlier_records(folder, [source.name for source in sources], methods)
+    folder = open_folder(settings, world, form(ExplanationRow, map=str))
+    before = earlier_records(folder, [source.name for source in sources], [*methods]).complete(len(methods))
     with runtime.scope(), watch.progress("explaining", -(-len(sources) // world.size)) as advance:
 
         def report(results: list[ExplanationRow | Failed], count: int) -> None:
@@ -65,7 +65,7 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
             seed=settings.seed,
             draws=settings.draws,
             world=world,
-            done={record["index"] for record in before},
+            done=before.images,
             keep=_keeper(settings, folder, model, names, watch),
             report=report,
         )
@@ -78,7 +78,7 @@ def run(settings: Explain, world: World, watch: Watch) -> Outcome:
     new = [result for result in results if isinstance(result, ExplanationRow)]
     for text in doubts(new, methods, settings.draws if model.noise != "none" else None):
         log.warning("%s", text)
-    document = make_document(settings, watch, machine, rows, failed)
+    document = make_document(settings, watch, machine, [*rows], failed)
     document["sample"] = dataclasses.asdict(sample)
     if rows:
         folder.finish(rows, document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -14,15 +14,16 @@ from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Domain, Task
 from stochx.engine.fewshot.intervals import open_interval
 from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
-from stochx.engine.io.forms import Count, Form, Keyed, Listed, Share
+from stochx.engine.io.forms import Count, Share, form, keyed, listed
 from stochx.engine.io.images import Preparation
+from stochx.engine.io.lines import Record
 from stochx.engine.statistics import SHARE, Bounds, Estimate, estimate, mean_share, paired_p
 from stochx.engine.world import World
 from stochx.errors import printable
 from stochx.fewshot_networks import load_fewshot, make_frozen
 from stochx.loading import Given, load_data
 from stochx.runs import Outcome
-from stochx.runs._results import Record, describe_failed, machine_facts, make_document, open_folder
+from stochx.runs._results import describe_failed, machine_facts, make_document, open_folder
 from stochx.runs.watch import Watch
 from stochx.settings import FscTest
 from stochx.settings.fsc_evaluate import USUAL_HEAD
@@ -65,8 +66,8 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
     if settings.transductive:
         for network in networks:
             check_transductive(network.model.head, network.model.head_text)
-    folder = open_folder(settings, world, _form(settings, networks))
-    records = {record["domain"]: record for record in folder.records}
+    folder = open_folder(settings, world, _kind(settings, networks))
+    records = {record["domain"]: record for record in folder.lines}
     with runtime.scope(), watch.progress("domains", len(settings.data)) as advance:
         for text in settings.data:
             if text not in records:
@@ -107,12 +108,12 @@ def _networks(settings: FscTest, device: torch.device) -> list[Network]:
     return networks
 
 
-def _form(settings: FscTest, networks: Sequence[Network]) -> Form:
-    """Return the form of a record, which holds every episode of each network by shot."""
+def _kind(settings: FscTest, networks: Sequence[Network]) -> Any:
+    """Return the kind of a record, which holds every episode of each network by shot."""
     shots, way = [str(shot) for shot in settings.shot], settings.way or networks[0].model.way
-    values = Keyed(shots, Listed(Share, settings.episodes))
-    classes = Keyed(shots, Listed(Listed(Count, way), settings.episodes))
-    return Form(DomainRecord, {"episodes": Listed(values, len(networks)), "classes": classes})
+    values = keyed(shots, listed(Share, settings.episodes))
+    classes = keyed(shots, listed(listed(Count, way), settings.episodes))
+    return form(DomainRecord, episodes=listed(values, len(networks)), classes=classes)
 
 
 def _measure(settings: FscTest, networks: list[Network], text: str, world: World, watch: Watch) -> Record:

@@ -15,8 +15,9 @@ from stochx.attributions.lrp import LRP
 from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Data
-from stochx.engine.io.forms import Form
+from stochx.engine.io.forms import form
 from stochx.engine.io.images import Preparation, read
+from stochx.engine.io.lines import Record
 from stochx.engine.world import World
 from stochx.errors import InputError, printable
 from stochx.fewshot_networks import load_fewshot
@@ -25,7 +26,7 @@ from stochx.reports.inputs import save_input, save_sheet
 from stochx.reports.maps import file_names
 from stochx.reports.matches import draw_matches, save_matches
 from stochx.runs import Outcome
-from stochx.runs._results import Record, exit_code, machine_facts, make_document, open_folder, raise_lone_failure
+from stochx.runs._results import exit_code, machine_facts, make_document, open_folder, raise_lone_failure
 from stochx.runs.watch import Watch
 from stochx.settings import FscExplain
 from stochx.tasks.batches import Failed
@@ -52,10 +53,11 @@ def run(settings: FscExplain, world: World, watch: Watch) -> Outcome:
     rules = cast(LRP, ATTRIBUTIONS.make(settings.method)).rules()
     preparation = model.backbone.model.preparation
     classes, support, unusable = _support(load_data(settings.support), settings.support, preparation)
-    folder = open_folder(settings, world, Form(MatchRow))
-    told = Counter(record["image"] for record in folder.records)
+    folder = open_folder(settings, world, form(MatchRow))
+    earlier = [*folder.lines]
+    told = Counter(record["image"] for record in earlier)
     done = {image for image in settings.images if told[image] and not told[image] % len(classes)}  # no row was cut off
-    rows = [record for record in folder.records if record["image"] in done]
+    rows = [record for record in earlier if record["image"] in done]
     names, failed = file_names(settings.images), [*unusable]
     with runtime.scope(), watch.progress("explaining", len(names)) as advance:
         for index, (path, name) in enumerate(zip(settings.images, names, strict=True)):

@@ -10,13 +10,14 @@ from stochx.catalog import GUIDES
 from stochx.engine.device import select_runtime
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, check_pool
 from stochx.engine.fewshot.network import FewShotNetwork
+from stochx.engine.io.lines import Record
 from stochx.engine.world import World
 from stochx.fewshot_networks import as_frozen, load_fewshot, make_fewshot, save_fewshot
 from stochx.loading import load_data
 from stochx.network_files import install_noise
 from stochx.reports.training import draw_curves
 from stochx.runs import Outcome
-from stochx.runs._results import Record, exit_code, machine_facts, make_document
+from stochx.runs._results import exit_code, machine_facts, make_document
 from stochx.runs._training import TrainingJob, make_plan, train_into
 from stochx.runs.watch import Watch
 from stochx.settings import FscTrain

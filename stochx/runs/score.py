@@ -15,8 +15,10 @@ from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Item
-from stochx.engine.io.forms import Form, Keyed
+from stochx.engine.io.forms import form, keyed
+from stochx.engine.io.lines import Record
 from stochx.engine.io.mapfile import MapFile, find_maps, read_map
+from stochx.engine.io.records import Records
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
@@ -27,7 +29,6 @@ from stochx.reports.scores import draw_curves, draw_gallery, save_strip
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
-    Record,
     earlier_records,
     exit_code,
     inference_facts,
@@ -119,12 +120,13 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
             sources = _with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
-        folder = open_folder(settings, world, Form(ScoreRecord, {"scores": Keyed(metrics, Value)}))
-        before = earlier_records(folder, case.names, settings.methods)
-        done = {record["index"] for record in before}
+        folder = open_folder(settings, world, form(ScoreRecord, scores=keyed(metrics, Value)))
+        before = earlier_records(folder, case.names, case.methods)
+        if store is None:  # else there may be images that lack maps of some methods
+            before = before.complete(len(case.methods))
         with watch.progress("scoring", -(-len(case.names) // world.size)) as advance:
             accuracies = list[Accuracy]()
-            results = _score(case, folder, done, world, advance, accuracies)
+            results = _score(case, folder, before.images, world, advance, accuracies)
         machine = inference_facts(settings, model)
     failed = [result for result in results if isinstance(result, Failed)]
     records = merge_records(before, _records(results), case.methods)
@@ -248,7 +250,7 @@ def _report_doubts(case: Case, accuracies: Sequence[Accuracy], rows: Sequence[Re
         )
 
 
-def _write(case: Case, folder: RunFolder, records: Sequence[Record], document: Mapping[str, Any]) -> None:
+def _write(case: Case, folder: RunFolder, records: Records, document: Mapping[str, Any]) -> None:
     folder.finish(records, document)
     settings = case.settings
     if settings.figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,9 +140,10 @@ class CertifiedRow:
 
 def certified_accuracy(records: Sequence[Mapping[str, Any]], radii: Sequence[float]) -> list[CertifiedRow]:
     """Return the table, from stored records."""
+    held = sorted(record["radius"] for record in records if is_certified(record, 0.0))
     rows = []
     for radius in radii:
-        share = wilson(sum(is_certified(record, radius) for record in records), len(records))
+        share = wilson(len(held) - bisect_left(held, radius), len(records))
         rows.append(CertifiedRow(radius, share.mean, share.low, share.high, share.n))
     return rows
 
@@ -171,13 +173,19 @@ class Overview:
 
 def overview(records: Sequence[Mapping[str, Any]]) -> Overview:
     """Summarise stored records."""
-    right = [record for record in records if is_certified(record, 0.0)]
-    known = [record["clean"] for record in records if record["clean"] is not None]
-    clean = wilson(sum(known), len(known)) if len(known) == len(records) else None
+    total, right, full, abstained, radii, cleans = len(records), 0, 0, 0, 0.0, list[bool | None]()
+    for record in records:  # once: there may be a million on the disk
+        abstained += record["abstained"]
+        cleans.append(record["clean"])
+        if is_certified(record, 0.0):
+            right += 1
+            full += record["count"] == record["draws"]
+            radii += record["radius"]
+    clean = None if None in cleans else wilson(sum(map(bool, cleans)), total)
     return Overview(
-        acr=sum(record["radius"] for record in right) / len(records),
-        abstained=sum(record["abstained"] for record in records) / len(records),
-        full=sum(record["count"] == record["draws"] for record in right) / max(1, len(right)),
+        acr=radii / total,
+        abstained=abstained / total,
+        full=full / max(1, right),
         clean=None if clean is None else clean.mean,
         clean_low=None if clean is None else clean.low,
         clean_high=None if clean is None else clean.high,

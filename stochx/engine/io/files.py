@@ -57,9 +57,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def append_text(path: Path, text: str) -> None:
-    """Append to a text file; all of it is on disk when this returns, and nothing if it raises `WriteError`."""
-    rest = text.encode("utf-8", "backslashreplace")
+def append_bytes(path: Path, rest: bytes) -> None:
+    """Append to a file; all of it is on disk when this returns, and nothing if it raises `WriteError`."""
     with writing(path), path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:

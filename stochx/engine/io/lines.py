@@ -1,4 +1,4 @@
-"""JSON, TOML and JSON lines of run folders: read and checked once, so that whatever else lies there is one error."""
+"""JSON, TOML and JSON lines of run folders, read and checked at one door: whatever else lies there is one error."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import json
 import math
 import mmap
 import tomllib
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from stochx.engine.io.forms import Check
+import msgspec
+
 from stochx.errors import InputError, first_line, printable
 
 DIGITS, DEPTH = 20, 64  # of an integer, and of lists in lists, that no run has
 AGAIN = "the file is damaged: run the command again"
-RESUMED = "leave out `--resume` to start over"
 T = TypeVar("T")
+
+Record = dict[str, Any]
+"""A line of records.jsonl, or a row of `results`, as JSON."""
 
 
 def read_json(path: Path) -> Any:
@@ -32,15 +38,88 @@ def read_toml(path: Path, hint: str = AGAIN) -> dict[str, Any]:
     return _parse(path, _toml, "TOML", hint)
 
 
-def read_records(path: Path, check: Check | None = None, hint: str = AGAIN, torn: bool = False) -> list[dict[str, Any]]:
-    """Read the objects of a file, one a line; one that does not exist holds none.
-
-    With `torn` the end of a line that was never finished is left out.
-    """
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read the objects of a file, one a line; one that does not exist holds none."""
     lines = _bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n") if path.exists() else []
-    if torn:
-        lines = lines[:-1]
-    return [_record(path, number, line, check, hint) for number, line in enumerate(lines, 1) if line.strip()]
+    return [_record(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def as_line(record: Mapping[str, object]) -> bytes:
+    """Return a record as a line; bytes of a name that are not UTF-8 become `\\udcff`, which JSON reads back."""
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+class Lines:
+    """The finished lines of files, a record each, at places: bytes from the first file's begin; no two files adjoin.
+
+    The end of a line that was never finished is left out. Reading raises `InputError` with the `hint` for one that is
+    not of the form, a type that `msgspec` knows.
+    """
+
+    def __init__(self, files: Sequence[Path], kind: Any, hint: str) -> None:
+        self._files, self._kind, self._hint = files, kind, hint
+        self._decoder = msgspec.json.Decoder(kind)
+        self._starts = [0, *accumulate(file.stat().st_size + 1 for file in files)]
+
+    def __bool__(self) -> bool:
+        return self._starts[-1] > len(self._files)
+
+    def of(self, files: Sequence[Path]) -> Lines:
+        """Return the lines of other files with records of this kind."""
+        return Lines(files, self._kind, self._hint)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for _, record in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, Record]]:
+        """Yield every record with its place."""
+        for path, place in zip(self._files, self._starts, strict=False):
+            with opened(path) as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n") and not line.isspace():
+                        yield place, self._decode(line, path, f"line {number}")
+                    place += len(line)
+
+    def at(self, places: Iterable[int]) -> Iterator[bytes]:
+        """Yield the lines at some places; it is fast where they come in order."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(opened(path)) for path in self._files]
+            after = -1
+            for place in places:
+                if place != after:
+                    part = bisect_right(self._starts, place) - 1
+                    file = files[part]
+                    file.seek(place - self._starts[part])
+                line = file.readline()
+                after = place + len(line)
+                yield line
+
+    def decode(self, line: bytes) -> Record:
+        """Return the record of a line that `at` returned."""
+        return self._decode(line, self._files[0], "a line that has changed")
+
+    def _decode(self, line: bytes, path: Path, where: str) -> Record:
+        try:
+            record: Record = self._decoder.decode(line.removeprefix(codecs.BOM_UTF8))
+        except msgspec.ValidationError as error:
+            raise self._fault(path, where, error) from None
+        except (msgspec.DecodeError, RecursionError):
+            return self._decode_slowly(line, path, where)
+        return record
+
+    def _decode_slowly(self, line: bytes, path: Path, where: str) -> Record:
+        """Decode a line with half a surrogate, as names have that are not UTF-8, which `msgspec` refuses."""
+        try:
+            record: Record = msgspec.convert(PLAIN.decode(line.decode("utf-8-sig")), self._kind)
+        except msgspec.ValidationError as error:
+            raise self._fault(path, where, error) from None
+        except (ValueError, RecursionError) as error:
+            raise invalid(path, f"JSON in {where}", error, self._hint) from None
+        return record
+
+    def _fault(self, path: Path, where: str, error: Exception) -> InputError:
+        said = str(error).replace(" - at `$.", ", at `")
+        return InputError(f"`{path}` holds no record of this run in {where}: {printable(said)}", self._hint)
 
 
 def cut_torn(path: Path) -> None:
@@ -54,37 +133,40 @@ def cut_torn(path: Path) -> None:
             file.truncate(whole)
 
 
-def _record(path: Path, number: int, line: bytes, check: Check | None, hint: str) -> dict[str, Any]:
-    """Read a line. A check bounds numbers and depth too, and is faster than to look at every number."""
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = _json(line.decode()) if check is None else PLAIN.decode(line.decode())
+        record = _json(line.decode())
     except (ValueError, RecursionError) as error:
-        raise _invalid(path, f"JSON in line {number}", error, hint) from None
+        raise invalid(path, f"JSON in line {number}", error, AGAIN) from None
     if not isinstance(record, dict):
-        raise InputError(f"`{path}` has a line that is not an object: line {number}", hint)
-    fault = None if check is None else check(record)
-    if fault is not None:
-        raise InputError(f"`{path}` has no valid `{printable(fault[1:])}` in line {number}", hint)
+        raise InputError(f"`{path}` has a line that is not an object: line {number}", AGAIN)
     return record
 
 
-def _bytes(path: Path) -> bytes:
+def opened(path: Path) -> BinaryIO:
+    """Open a file of a run folder to read it; raises `InputError` for what is none."""
     if not path.is_file():  # a folder, or a pipe that nobody may ever write to
         raise InputError(f"`{path}` is not a file", "remove it")
     try:
-        return path.read_bytes()
+        return path.open("rb")
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}", "check the permissions of the file") from None
+
+
+def _bytes(path: Path) -> bytes:
+    with opened(path) as file:
+        return file.read()
 
 
 def _parse(path: Path, parse: Callable[[str], T], language: str, hint: str) -> T:
     try:
         return parse(_bytes(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise _invalid(path, language, error, hint) from None
+        raise invalid(path, language, error, hint) from None
 
 
-def _invalid(path: Path, language: str, error: Exception, hint: str) -> InputError:
+def invalid(path: Path, language: str, error: Exception, hint: str) -> InputError:
+    """Return the error that a file is not what its reader reads."""
     return InputError(f"`{path}` is not valid {language}: {printable(first_line(error))}", hint)
 
 

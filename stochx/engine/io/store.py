@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from stochx.engine.io.files import append_text, sweep_unfinished, write_text, writing
-from stochx.engine.io.forms import Check
-from stochx.engine.io.lines import RESUMED, cut_torn, read_records, read_toml
+from stochx.engine.io.files import append_bytes, atomic, sweep_unfinished, write_text, writing
+from stochx.engine.io.lines import Lines, Record, as_line, cut_torn, read_toml
 from stochx.errors import InputError, UsageError, WriteError, storable
 from stochx.interrupts import held, released
 from stochx.settings.folders import LOCK
@@ -21,7 +20,15 @@ if sys.platform != "win32":
     import fcntl
 
 
+RESUMED = "leave out `--resume` to start over"
 RESULTS = ("result.json", "card.json", "card.md")  # what a finished run says
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """Records that write themselves, such as `stochx.engine.io.records.Records`."""
+
+    def write(self, path: Path) -> None: ...
 
 
 class FolderInUseError(UsageError):
@@ -84,8 +91,9 @@ class RunFolder:
     """A run folder: `config.toml` (replayable), `records.jsonl` (one line per result), `result.json`.
 
     Each rank appends to its own records; `finish` merges them in order. With `resume` existing records count as done,
-    and a config that differs in other keys than the `free` ones raises `UsageError`; one that `check` finds fault with
-    raises `InputError`. The end of a line that a crash cut off is cut off too, before the next one is appended.
+    and a config that differs in other keys than the `free` ones raises `UsageError`. Reading a record that is not of
+    the `kind` raises `InputError`. The end of a line that a crash cut off is cut off too, before the next one is
+    appended.
     """
 
     def __init__(
@@ -95,17 +103,19 @@ class RunFolder:
         free: Collection[str] = (),
         rank: int = 0,
         resume: bool = False,
-        check: Check | None = None,
+        kind: Any = Record,
     ) -> None:
         self.folder = folder
         self.config = {key: _escaped(value) for key, value in config.items() if value not in (None, [], "")}
         self._free = frozenset(free)
         self._own = folder / ("records.jsonl" if rank == 0 else f"records-{rank}.jsonl")
         self._leads, self._begun = rank == 0, False
-        self.records: list[dict[str, Any]] = self._resume(check) if resume else []
+        if resume:
+            self._check_config()
+        self.lines = Lines(self._record_files() if resume else [], kind, RESUMED)
         self._fresh = not resume
 
-    def _resume(self, check: Check | None) -> list[dict[str, Any]]:
+    def _check_config(self) -> None:
         path = self.folder / "config.toml"
         before = read_toml(path, RESUMED)
         for key in sorted({*before, *self.config} - self._free) if path.exists() else ():
@@ -114,8 +124,6 @@ class RunFolder:
                     f"`{path}` was run with `{key}` {_typed(before.get(key))}, not {_typed(self.config.get(key))}",
                     "use the settings of that run, or choose another `--output`",
                 )
-        files = self._record_files()
-        return [record for file in files for record in read_records(file, check, RESUMED, torn=True)]
 
     def _record_files(self) -> list[Path]:
         return sorted(self.folder.glob("records*.jsonl"))
@@ -140,20 +148,21 @@ class RunFolder:
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Append records; they are on disk when this returns."""
         self.begin()
-        append_text(self._own, _as_lines(records))
+        append_bytes(self._own, b"".join(map(as_line, records)))
 
-    def finish(self, records: Iterable[Mapping[str, object]], result: Mapping[str, object]) -> None:
+    def finish(self, records: Sequence[Record] | Stored, result: Mapping[str, object]) -> None:
         """Write all records in order, and the result; called by the leading rank after the others are done."""
         self.begin()  # a resumed run with nothing left to do has settings of its own too
-        write_text(self.folder / "records.jsonl", _as_lines(records))
+        path = self.folder / "records.jsonl"
+        if isinstance(records, Stored):
+            records.write(path)
+        else:
+            with atomic(path) as temporary:
+                temporary.write_bytes(b"".join(map(as_line, records)))
         with writing(self.folder):
             for part in self.folder.glob("records-*.jsonl"):
                 part.unlink()
         write_text(self.folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def _as_lines(records: Iterable[Mapping[str, object]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _escaped(value: object) -> object:
