@@ -78,7 +78,7 @@ def test_the_image_is_built_from_files_that_its_context_has():
     assert stages[-1] == "cpu" and "cuda" in stages
 
 
-@pytest.mark.parametrize("goal", ["demo", "test"])
+@pytest.mark.parametrize("goal", ["demo", "test", "audit"])
 def test_make_can_take_torch_without_cuda(goal, tmp_path):
     if not shutil.which("make"):
         pytest.skip("needs make")
@@ -91,7 +91,8 @@ def test_make_can_take_torch_without_cuda(goal, tmp_path):
         return subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "whl/cpu torch torchvision" in commands("TORCH=cpu") and "whl/cpu" not in commands()
-    assert ("--require-hashes" in commands()) == (goal == "test") and "--require-hashes" not in commands("TORCH=cpu")
+    assert ("--require-hashes" in commands()) == (goal != "demo") and "--require-hashes" not in commands("TORCH=cpu")
+    assert ("audit.py" in commands()) == (goal == "audit") and "audit.py" not in commands("TORCH=cpu")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from stochx import settings
 from stochx.cli import output
 from stochx.cli.complete import described
-from stochx.errors import UsageError
+from stochx.errors import UsageError, printable
 from stochx.input_files import exists
 from stochx.settings import COMMANDS, module_of
 from stochx.settings.base import PANELS, settings_of
@@ -134,7 +134,8 @@ def _help(command: Any, context: typer.Context, commands: list[tuple[str, str]])
         record = param.get_help_record(context)
         if record is not None:
             title = getattr(param, "rich_help_panel", None) or f"{param.param_type_name.title()}s"
-            panels.setdefault(title, []).append(record)
+            name, text = map(printable, record)  # the default may be that of a `--config`
+            panels.setdefault(title, []).append((name, text))
     if commands:
         panels["Commands"] = commands
     panels = {title: panels[title] for title in sorted(panels, key=_place)}
