@@ -11,6 +11,7 @@ StochxError
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -23,6 +24,13 @@ def printable(text: object) -> str:
 def storable(text: str) -> str:
     r"""Return a text that UTF-8 can write: bytes of a file name that are not UTF-8 become `\udcff` and the like."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable_json(text: str) -> str:
+    r"""Return JSON that says the same, with `\u009b` and the like for what is not printable, but for line breaks."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def quoted(names: Sequence[object], most: int = 3) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from stochx.catalog import FAMILIES, include
+from stochx.errors import printable
 from stochx.settings.base import NONE, Setting
 
 ASKED_BY_FISH = os.environ.get("_STOCHX_COMPLETE") == "complete_fish"  # zsh asks as fish does
@@ -26,6 +27,7 @@ def completer(setting: Setting) -> Callable[..., list[Any]] | None:
         pairs = list(_entries(setting, incomplete)) if setting.option.family else []
         words = (NONE,) if setting.option.or_none else setting.choices
         pairs += [(word, "") for word in words if word.startswith(incomplete)]
+        pairs = [(printable(value), printable(help)) for value, help in pairs]
         return [_line(*pair) for pair in pairs] if ASKED_BY_FISH else pairs
 
     return answers

@@ -9,7 +9,7 @@ import typer
 from stochx.catalog import FAMILIES
 from stochx.cli import output
 from stochx.cli.build import Chosen, Include, Json, chosen_format
-from stochx.errors import UsageError, suggest
+from stochx.errors import UsageError, printable, suggest
 from stochx.runs.document import compose
 from stochx.tables import Column, View
 
@@ -51,9 +51,8 @@ def list_(
     elif entry:
         rows = _fields(family, entry)
         if form == "table" or (form is None and output.stdout().is_terminal):
-            output.stdout().print(
-                FAMILIES[family].docstring(FAMILIES[family].parse_name(entry)[0]) + "\n", markup=False
-            )
+            about = FAMILIES[family].docstring(FAMILIES[family].parse_name(entry)[0])
+            output.stdout().print(*map(printable, about.split("\n")), "", sep="\n", markup=False)
     else:
         rows = [{"name": name, "help": FAMILIES[family].summary(name)} for name in FAMILIES[family]]
     keys = list(rows[0]) if rows else ["key", "type", "default", "help"]

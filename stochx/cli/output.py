@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stochx.cli.streams import Stderr, Stdout, escaping
-from stochx.errors import printable
+from stochx.errors import printable, printable_json
 from stochx.settings.choices import Format
 from stochx.tables.junit import to_junit
 from stochx.tables.layout import fit_table
@@ -77,7 +78,7 @@ def show(document: Document, view: View, form: Format | None, quiet: bool) -> No
 
 def _to_json(document: Document, view: View) -> str:
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    return json.dumps(document, ensure_ascii=not unicode, allow_nan=False) + "\n"
+    return printable_json(json.dumps(document, ensure_ascii=not unicode, allow_nan=False)) + "\n"
 
 
 def _to_tsv(document: Document, view: View) -> str:
@@ -143,8 +144,13 @@ class _Notes(logging.Handler):
 
 
 def notes(quiet: bool, verbose: bool = False) -> None:
-    """Send the library's log to stderr: warnings, with `verbose` details too, with `quiet` nothing."""
-    log = logging.getLogger("stochx")
-    log.handlers = [] if quiet else [_Notes()]
+    """Send warnings to stderr, other libraries' too, and with `verbose` details of our own; with `quiet` nothing."""
+    log, handler = logging.getLogger("stochx"), logging.NullHandler() if quiet else _Notes()
+    log.handlers, logging.lastResort = [handler], handler
     log.propagate = False
     log.setLevel(logging.CRITICAL if quiet else logging.INFO if verbose else logging.WARNING)
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        log.warning("%s", str(message).partition("\n")[0])
+
+    warnings.showwarning = show_warning

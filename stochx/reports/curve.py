@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -43,8 +44,7 @@ def _curve_figure(curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -
     axis = figure.subplots()
     end = 1.02 * scale * max(eps, *map(_end, curves)) or 1.0
     labels = [as_label(name, 60) for name in file_names([curve["model"] for curve in curves])]
-    for k, (curve, label) in enumerate(zip(curves, labels, strict=True)):
-        _step(axis, curve, scale, end, line_style(k)[0], label)
+    drawn = [_step(axis, curve, scale, end, line_style(k)[0]) for k, curve in enumerate(curves)]
     axis.axvline(eps * scale, color=FAINT, linewidth=0.8, linestyle=":")
     axis.text(eps * scale, 1.02, f" eps = {typed}", fontsize=TICK, color=FAINT, va="top")
     axis.set_xlim(0, end)
@@ -54,22 +54,20 @@ def _curve_figure(curves: Sequence[Mapping[str, Any]], eps: float, typed: str) -
     axis.set_xlabel(f"radius eps ({curves[0]['norm']}, {unit})")
     axis.set_ylabel(f"robust accuracy (n = {curves[0]['n']})")
     style_axis(axis)
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    entries = [*labels, *NOTES]  # the notes once
-    ncols = legend_columns(entries, 5.2)
-    figure.legend([handles[entry] for entry in entries], entries, loc="outside lower center", ncols=ncols)
+    handles, entries = [line for line, *_ in drawn] + drawn[-1][1:], [*labels, *NOTES]  # the notes once
+    figure.legend(handles, entries, loc="outside lower center", ncols=legend_columns(entries, 5.2))
     return figure
 
 
-def _step(axis: Axes, curve: Mapping[str, Any], scale: float, end: float, colour: str, label: str) -> None:
-    """Draw a step function, which keeps its last value up to the `end` of the axis."""
+def _step(axis: Axes, curve: Mapping[str, Any], scale: float, end: float, colour: str) -> list[Artist]:
+    """Draw a step function, which keeps its last value up to the `end` of the axis; return line, interval and band."""
     x, mean, low, high = (np.array([*curve[key], curve[key][-1]]) for key in ("eps", "accuracy", "low", "high"))
     x = np.r_[x[:-1] * scale, max(end, x[-1] * scale)]
-    axis.plot(x, mean, drawstyle="steps-post", color=colour, label=label)
-    axis.fill_between(x, low, high, step="post", alpha=0.2, linewidth=0, color=colour, label=NOTES[0])
+    (line,) = axis.plot(x, mean, drawstyle="steps-post", color=colour)
+    interval = axis.fill_between(x, low, high, step="post", alpha=0.2, linewidth=0, color=colour)
     for edge in (mean - curve["band"], mean + curve["band"]):
-        (line,) = axis.plot(x, edge.clip(0, 1), "--", drawstyle="steps-post", color=colour, linewidth=0.7)
-    line.set_label(NOTES[1])
+        (band,) = axis.plot(x, edge.clip(0, 1), "--", drawstyle="steps-post", color=colour, linewidth=0.7)
+    return [line, interval, band]
 
 
 def _end(curve: Mapping[str, Any]) -> float:

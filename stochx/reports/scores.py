@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from stochx.engine.io.files import atomic
@@ -65,7 +66,7 @@ def _curve_figure(
     rows = -(-len(panels) // columns)
     entries = legend_columns(methods, 3.6 * columns)
     figure = new_figure(3.6 * columns + 0.2, 2.9 * rows + 0.3 + 0.17 * -(-len(methods) // entries))
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes, handles = figure.subplots(rows, columns, squeeze=False), dict[str, Line2D]()
     for axis, (name, curves) in zip(axes.flat, panels.items(), strict=False):
         counts = set()
         for place, (method, (places, heights)) in enumerate(curves.items()):
@@ -73,7 +74,8 @@ def _curve_figure(
             counts.add(n)
             mean = heights.mean(0)
             marker = "o" if len(places) < 12 else None
-            axis.plot(places, mean, dashes, color=colour, label=as_label(method), marker=marker, zorder=3 + place)
+            (line,) = axis.plot(places, mean, dashes, color=colour, marker=marker, zorder=3 + place)
+            handles.setdefault(method, line)
             if n > 2:
                 band = [interval(column, bounds_of(metrics[name])) for column in heights.T.tolist()]
                 low, high = ([getattr(each, end) for each in band] for end in ("low", "high"))
@@ -85,8 +87,7 @@ def _curve_figure(
         style_axis(axis)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=entries)
+    figure.legend([*handles.values()], [*map(as_label, handles)], loc="outside lower center", ncols=entries)
     return figure
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from stochx.engine.io.files import write_text
+from stochx.engine.io.files import write_json, write_text
 from stochx.runs.document import Document
 from stochx.settings.argv import recorded_line
 from stochx.tables.card import card_page
@@ -60,5 +59,5 @@ def _certified(document: Document) -> Document:
 def write_card(folder: Path, document: Document) -> None:
     """Write the card of a run into its folder, as `card.json` and `card.md`."""
     card = make_card(document)
-    write_text(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "card.json", card)
     write_text(folder / "card.md", card_page(card))

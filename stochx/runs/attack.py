@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from stochx.classes import in_order_of, with_classes_of
 from stochx.engine.device import select_runtime
 from stochx.engine.expectation import Draws
 from stochx.engine.io.data import Data
-from stochx.engine.io.files import write_text
+from stochx.engine.io.files import write_json, write_text
 from stochx.engine.io.images import RGB, channels_text
 from stochx.engine.io.lines import Record
 from stochx.engine.io.store import RunFolder, to_toml
@@ -267,7 +266,7 @@ def _write(settings: Attack, parts: Sequence[Part], document: Document) -> None:
     if len(parts) > 1:
         config = {key: value for key, value in settings.recorded().items() if value not in (None, [], "")}
         write_text(settings.folder / "config.toml", to_toml(config))
-        write_text(settings.folder / "result.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_json(settings.folder / "result.json", document)
     if document["results"]:
         write_card(settings.folder, document)
     if settings.figure and len(settings.points) > 1:

@@ -12,6 +12,7 @@ from stochx.errors import printable
 from stochx.tables.view import Column, Document, Remark, Row, View, all_remarks, excerpt
 
 SIGNS = re.compile(r"[\\`*_<>&|~$]|\](?=[(\[:])|(?<=:)//|(?<=www)\.")  # within a line; intervals are no links
+SITES = re.compile(r"(:[\w+-]+:|[\w.+-]*@\w[\w.-]*|(?<!\w)#\w+)")  # emoji, mentions, issues: read beside Markdown
 NUMBERS = re.compile(r"[-+±–\d.,e%/ \[\]]*( \*)?")  # with their intervals, and a star
 
 
@@ -67,5 +68,10 @@ def code(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text on one line without any sign that Markdown or HTML would read."""
-    return SIGNS.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), printable(text))
+    """Return a text on one line without any sign that Markdown or HTML would read; what sites would is code."""
+    parts = SITES.split(printable(text))
+    return "".join(f"`{part}`" if place % 2 else _escape_signs(part) for place, part in enumerate(parts))
+
+
+def _escape_signs(text: str) -> str:
+    return SIGNS.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)

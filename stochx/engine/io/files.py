@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stochx.errors import WriteError
+from stochx.errors import WriteError, printable_json
 from stochx.interrupts import held, released
 
 UNFINISHED = ".stochx-"  # begins the names of folders in which files are being written
@@ -55,6 +56,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; bytes of a name that are not UTF-8 become `\\udcff`, which JSON reads back."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as a JSON file for people and programs atomically."""
+    write_text(path, printable_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def append_bytes(path: Path, rest: bytes) -> None:

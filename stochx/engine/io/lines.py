@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from stochx.errors import InputError, first_line, printable
+from stochx.errors import InputError, first_line, printable, printable_json
 
 DIGITS, DEPTH = 20, 64  # of an integer, and of lists in lists, that no run has
 AGAIN = "the file is damaged: run the command again"
@@ -46,7 +46,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def as_line(record: Mapping[str, object]) -> bytes:
     """Return a record as a line; bytes of a name that are not UTF-8 become `\\udcff`, which JSON reads back."""
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    return (printable_json(json.dumps(record, ensure_ascii=False)) + "\n").encode()
 
 
 class Lines:

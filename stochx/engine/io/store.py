@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from stochx.engine.io.files import append_bytes, atomic, sweep_unfinished, write_text, writing
+from stochx.engine.io.files import append_bytes, atomic, sweep_unfinished, write_json, write_text, writing
 from stochx.engine.io.lines import Lines, Record, as_line, cut_torn, read_toml
 from stochx.errors import InputError, UsageError, WriteError, storable
 from stochx.interrupts import held, released
@@ -162,7 +162,7 @@ class RunFolder:
         with writing(self.folder):
             for part in self.folder.glob("records-*.jsonl"):
                 part.unlink()
-        write_text(self.folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.folder / "result.json", result)
 
 
 def _escaped(value: object) -> object:
@@ -174,7 +174,8 @@ def _escaped(value: object) -> object:
 
 def to_toml(values: Mapping[str, object]) -> str:
     """Return a flat TOML document; strings, numbers, booleans and lists are the same in JSON."""
-    return "".join(f"{key} = {json.dumps(_escaped(value), ensure_ascii=False)}\n" for key, value in values.items())
+    lines = (f"{key} = {json.dumps(_escaped(value), ensure_ascii=False)}" for key, value in values.items())
+    return "".join("".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in line) + "\n" for line in lines)
 
 
 def _typed(value: object) -> str:
