@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attempt, Context
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import finite, logits
 from stochx.engine.losses import Goal
 from stochx.engine.seeds import Key
 
@@ -110,5 +110,5 @@ def goal_of(model: nn.Module, x: Tensor, y: Tensor, context: Context, loss: str,
     """Return the goal of the attack; for `kl` with the clean images' probabilities, averaged over `eot` draws."""
     if loss != "kl":
         return Goal(y, context.target)
-    reference = torch.stack([logits(model, x).softmax(1) for _ in range(eot)]).mean(0)
+    reference = torch.stack([finite(logits(model, x)).softmax(1) for _ in range(eot)]).mean(0)
     return Goal(y, context.target, reference)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stochx.attacks import Attempt, Context
 from stochx.attacks._run import AttackState, likely_classes
 from stochx.engine.ascent import loss_gradient
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import finite, logits, predictions
 from stochx.engine.losses import Goal, gap
 from stochx.engine.network.ensemble import RandomEnsemble, ensemble_of
 from stochx.engine.threat import DUALS, Ball, norm_of
@@ -109,7 +109,7 @@ class ARC:
 
         w is the gradient of the predicted logit minus the other one; for a target, that is the only other one.
         """
-        out = logits(member, points)
+        out = finite(logits(member, points))
         top = out.argmax(1)
         others = likely_classes(out, Goal(top, goal.target), self.candidates or out.shape[1])
         count = others.shape[1]
@@ -126,6 +126,6 @@ def expected(ensemble: RandomEnsemble, x: Tensor, goal: Goal) -> Tensor:
     """Return the expected accuracy (N,) on x, or minus the chance of the target: a sum of the members' chances."""
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for member, chance in zip(ensemble.members, ensemble.chances, strict=True):
-        top = logits(member, x).argmax(1)
+        top = predictions(member, x)
         total = total + (chance * (top == goal.y) if goal.target is None else -chance * (top == goal.target))
     return total

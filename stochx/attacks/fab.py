@@ -15,7 +15,7 @@ from stochx.attacks._nearest import NearestPoints
 from stochx.attacks._run import AttackState, likely_classes
 from stochx.engine.ascent import loss_gradient, loss_value
 from stochx.engine.device import full_precision
-from stochx.engine.gradients import logits
+from stochx.engine.gradients import finite, logits
 from stochx.engine.losses import Goal, gap, margin
 from stochx.engine.threat import DUALS, Ball, norm_of
 
@@ -66,7 +66,7 @@ class FAB:
     def _boundaries(self, model: nn.Module, x: Tensor, goal: Goal) -> Iterator[Tensor]:
         """Yield the classes (N, k) whose boundaries a run considers."""
         with full_precision():
-            out = logits(model, x)
+            out = finite(logits(model, x))
         if self.targets:
             yield from likely_classes(out, goal, self.targets).T[:, :, None]
         else:
@@ -95,7 +95,7 @@ class FAB:
             if run.over:
                 return
             points[wrong] = center[wrong] + self.back * (points[wrong] - center[wrong])
-            if not stays.all():
+            if run.lost(stays):
                 points, center = points[stays], center[stays]
 
     def _plane(

@@ -68,9 +68,12 @@ class Judge:
             return (predictions(self.model, x) == self.y).tolist()
 
     def wrong(self, x: Tensor, places: Tensor) -> Tensor:
-        """Return a mask (B,) of the x (B, C, H, W), images `places` (B,), that are misclassified, or as the target."""
+        """Return a mask (B,) of the x (B, C, H, W), images `places` (B,), that are misclassified, or as the target.
+
+        Raises `RunError` for logits that are not finite.
+        """
         with full_precision():
-            found = logits(self.model, x).argmax(1)
+            found = predictions(self.model, x)
         return found != self.y[places] if self.target is None else found == self.target[places]
 
     def score(self, x: Tensor) -> Tensor:
