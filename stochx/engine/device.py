@@ -161,8 +161,8 @@ def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
 
 
 def as_float64(values: Tensor) -> Tensor:
-    """Convert to float64; on the CPU if the device does not support it (MPS)."""
-    return values.cpu().double() if values.device.type == "mps" else values.double()
+    """Convert to float64; on the CPU if the device may have none, such as MPS."""
+    return values.double() if values.device.type in ("cpu", "cuda") else values.cpu().double()
 
 
 def in_batches(total: int, rows: int, work: Callable[[int, int], None]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.engine.ascent import loss_gradient
+from stochx.engine.device import as_float64
 from stochx.engine.losses import Goal, cross_entropy
 from stochx.engine.seeds import seeded
 from stochx.engine.threat import Ball
@@ -56,6 +57,6 @@ def needed_draws(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int) 
 
 def _relative_variance(a: Tensor, b: Tensor) -> float:
     """Return the median over images of the relative variance of one draw, from gradients a, b (N, C, H, W)."""
-    cosine = torch.nn.functional.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
+    cosine = torch.nn.functional.cosine_similarity(as_float64(a.flatten(1)), as_float64(b.flatten(1)))
     median = float(cosine.median())
     return HALF * (1 - median) / median if median > 0 else math.inf

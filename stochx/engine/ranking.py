@@ -53,7 +53,7 @@ def window_means(strength: Tensor, side: int) -> Tensor:
         for other in others:
             total += other
     means = total / side**2
-    return means if strength.device.type != "mps" else means.to(strength)
+    return means if means.device == strength.device else means.to(strength)
 
 
 def fitting_regions(height: int, width: int, side: int) -> int:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch.nn import functional as F
 
+from stochx.engine.device import as_float64
 from stochx.engine.ranking import channel_sum, positions
 from stochx.engine.statistics import UNBOUNDED, Bounds
 from stochx.errors import InputError
@@ -69,8 +70,8 @@ class RegionPerturbation:
                 f"use `region-perturbation:regions={rows * columns}`" if rows * columns else "use a smaller side",
             )
         strength = channel_sum(evidence.map, self.reduce)
-        total = F.avg_pool2d(strength[:, None].double(), side).flatten(1)
-        grid = positions(total, evidence.keys, self.order).view(len(x), 1, rows, columns)
+        total = F.avg_pool2d(as_float64(strength)[:, None], side).flatten(1)
+        grid = positions(total, evidence.keys, self.order).to(x.device).view(len(x), 1, rows, columns)
         place = grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
         beyond = (0, width - place.shape[3], 0, height - place.shape[2])
         place = F.pad(place, beyond, value=rows * columns)  # the remainder at the border is never removed

@@ -153,7 +153,7 @@ def distances(
     for points, wrong in ((adv, misclassified(judge, verdict)), (nearest, None)):
         if points is None:
             continue
-        length = ball.length(points, x).double().cpu()
+        length = ball.length(points, x).cpu().double()
         inside = ball.holds(points, x).cpu()  # up to rounding, which must not undo a success at this radius
         length = length.where(~inside, length.clamp(max=ball.eps))
         found = found.minimum(length.where(length > 0 if wrong is None else wrong, torch.inf))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stochx.engine.ascent import loss_gradient
-from stochx.engine.device import in_batches
+from stochx.engine.device import as_float64, in_batches
 from stochx.engine.gradients import logits
 from stochx.engine.losses import LOSSES, Goal
 from stochx.engine.network.bpda import stand_ins
@@ -50,7 +50,7 @@ def check_normalisation(model: Classifier, x: Tensor, y: Tensor, seed: int) -> C
 
     def right() -> Tensor:
         with seeded(seed, "normalisation"):  # the same noise for all normalisations
-            return (logits(model, x).argmax(1) == y).double()
+            return as_float64(logits(model, x).argmax(1) == y)
 
     fitted = {name: fitting(*values, model.channels) for name, values in NORMALISATIONS.items()}
     usual = {name: values for name, values in fitted.items() if len(values[0]) in (1, model.channels)}
@@ -109,8 +109,8 @@ def check_logits(model: Classifier, x: Tensor) -> Check:
 def check_gradients(bench: CorrectImages) -> Check:
     """Check that the images have a gradient."""
     evaluation = loss_gradient(bench.model, bench.x, Goal(bench.y), LOSSES["ce"])
-    none = float((evaluation.gradient.flatten(1).abs().amax(1) == 0).double().mean())
-    share = float((evaluation.gradient == 0).double().mean())
+    none = float(as_float64(evaluation.gradient.flatten(1).abs().amax(1) == 0).mean())
+    share = float(as_float64(evaluation.gradient == 0).mean())
     return Check(
         name="gradients",
         verdict="fail" if none > 0.5 else "warn" if none > ZERO or share > 0.5 else "ok",
@@ -130,8 +130,8 @@ def check_derivative(bench: CorrectImages) -> Check:
 
     with comparable(bench.model):
         in_batches(len(x), SLOPES, compare)
-    backwards = float((ratio < REVERSED).double().mean())
-    follows = float(((ratio > 0.5) & (ratio < 2)).double().mean())
+    backwards = float(as_float64(ratio < REVERSED).mean())
+    follows = float(as_float64((ratio > 0.5) & (ratio < 2)).mean())
     layers = quoted([*stand_ins(bench.model.network)])
     twin = f"; this is the network in which the stand-ins of {layers} run forward too" if layers else ""
     return Check(
@@ -155,7 +155,7 @@ def check_ascent(bench: CorrectImages) -> Check | None:
     for _ in range(5):
         points = bench.ball.project(points + bench.ball.eps / 4 * bench.ball.ascent(evaluation.gradient), bench.x)
         evaluation = loss_gradient(bench.model, points, Goal(bench.y), loss, draws)
-    rises = float((evaluation.loss > before.loss).double().mean())
+    rises = float(as_float64(evaluation.loss > before.loss).mean())
     return Check(
         name="ascent",
         verdict="ok" if rises > 0.9 else "warn" if rises > 0.5 else "fail",

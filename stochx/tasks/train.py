@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks.pgd import PGD
-from stochx.engine.device import full_precision
+from stochx.engine.device import as_float64, full_precision
 from stochx.engine.gradients import predictions
 from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
@@ -132,7 +132,7 @@ def validation(
             batch = TrainingBatch(x, y.to(like.device), torch.arange(len(y)), epoch=0, step=0)
             with full_precision():
                 crafted = quick.craft(model, batch, batch.y, seed)
-                right = [(predictions(model, crafted) == batch.y).double().mean() for _ in range(draws)]
+                right = [as_float64(predictions(model, crafted) == batch.y).mean() for _ in range(draws)]
             measures["robust"] = float(sum(right)) / draws
         return measures
 

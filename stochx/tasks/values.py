@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stochx.engine.device import as_float64
 from stochx.metrics import Score
 
 
@@ -37,7 +38,7 @@ def unfit_maps(relevance: Tensor, x: Tensor | None = None) -> dict[int, str]:
 def as_values(result: Score, unfit: Mapping[int, str], seconds: float) -> list[Value]:
     """Return a metric's result per image, without number and curve where there is a reason against it."""
     places, values = [] if result.places is None else result.places.tolist(), []
-    for n, value in enumerate(result.value.double().tolist()):
+    for n, value in enumerate(as_float64(result.value).tolist()):
         why = unfit.get(n) or result.why.get(n) or ("" if math.isfinite(value) else "not finite")
         curve = [] if why or result.curve is None else [round(v, 6) for v in result.curve[n].tolist()]
         values.append(

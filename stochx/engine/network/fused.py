@@ -17,7 +17,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, fx, nn
 
-from stochx.engine.device import lay_out, rows_at_once, saved_bytes
+from stochx.engine.device import as_float64, lay_out, rows_at_once, saved_bytes
 from stochx.engine.network.balanced import balanced
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.derivative import REVERSED, as_outside, comparable, slope_ratio, value_and_gradient
@@ -211,7 +211,8 @@ def _distance(own: Tensor, other: Tensor) -> float:
     """Return the relative distance; 0 if both are undefined."""
     if own.isnan().all() and other.isnan().all():
         return 0.0
-    return float((own.double() - other.double()).norm() / own.double().norm().clamp_min(1e-30))
+    own, other = as_float64(own), as_float64(other)
+    return float((own - other).norm() / own.norm().clamp_min(1e-30))
 
 
 def _check_slope(model: nn.Module, x: Tensor) -> None:

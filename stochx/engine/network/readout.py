@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stochx.engine.device import full_precision
+from stochx.engine.device import as_float64, full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.sites import LAYERS
@@ -73,9 +73,8 @@ def at_last_layer(model: Classifier, layer: LastLayer, points: Sequence[Tensor])
                 passed.clear()
                 logits(model, x)
                 both = zip(*passed, strict=True)
-                features, out = (
-                    torch.cat(part)[-len(x) :].double() for part in both
-                )  # passes before measured the memory
+                # passes before measured the memory
+                features, out = (as_float64(torch.cat(part)[-len(x) :]) for part in both)
                 parts.append((features, out))
     finally:
         handle.remove()
