@@ -65,6 +65,10 @@ class AttackState:
             self.active = self.active[stays]
         return stays
 
+    def lost(self, stays: Tensor) -> bool:
+        """Return true if `leave`, which gave this mask, retired an image; the mask's values lie on the device."""
+        return len(self.active) < len(stays)
+
     def finish(self, points: Tensor, value: Callable[[Tensor], Tensor], step: int | Tensor, restart: int) -> None:
         """End a restart: keep the `points` of active images that are more wrong than their best so far.
 

@@ -25,8 +25,6 @@ State = TypeVar("State", bound="Search | HalvingSteps | SparseSteps")
 
 def keep_active(state: State, stays: Tensor) -> State:
     """Return the state of the images that stay active; every tensor is (A, ...) over the active images."""
-    if stays.all():
-        return state
     parts = {part.name: getattr(state, part.name) for part in fields(state)}
     cut: dict[str, Any] = {name: part[stays] for name, part in parts.items() if isinstance(part, Tensor)}
     return replace(state, **cut)
@@ -59,14 +57,14 @@ class Search:
     @classmethod
     def begin(cls, center: Tensor, points: Tensor, evaluation: Evaluation) -> Search:
         """Return the search that starts at `points`."""
-        best = (points.clone(), evaluation.gradient.clone(), evaluation.loss.clone())
+        best = points, evaluation.gradient, evaluation.loss
         return cls(center, points, evaluation.gradient, evaluation.logits, *best)
 
     def move(self, points: Tensor, evaluation: Evaluation) -> None:
         """Move to `points` and update the best ones."""
         self.points, self.slope, self.logits = points, evaluation.gradient, evaluation.logits
-        better = evaluation.loss > self.top
-        self.best[better], self.best_slope[better] = points[better], self.slope[better]
+        better = (evaluation.loss > self.top).view(-1, 1, 1, 1)
+        self.best, self.best_slope = points.where(better, self.best), self.slope.where(better, self.best_slope)
         self.top = self.top.maximum(evaluation.loss)
 
     def revert(self, returns: Tensor) -> None:

@@ -102,7 +102,8 @@ class APGD:
                     stays = run.leave(search.points, search.logits, done + step, index)
                     if run.over:
                         return
-                    search, pace = keep_active(search, stays), keep_active(pace, stays)
+                    if run.lost(stays):
+                        search, pace = keep_active(search, stays), keep_active(pace, stays)
                 pace.check(search, step)
                 if step < steps:
                     points = pace.next(search)

@@ -63,7 +63,7 @@ class DDN:
             if run.over:
                 break
             slope, parts = evaluation.gradient, (center, delta, radius, farthest)
-            if not stays.all():
+            if run.lost(stays):
                 slope, (center, delta, radius, farthest) = slope[stays], (part[stays] for part in parts)
             radius = radius.minimum(farthest)
             delta = delta + fall(1.0, step, self.steps) * ball.ascent(slope)

@@ -67,7 +67,7 @@ class FMN:
             stays = nearest.meet(points, evaluation.logits, step, 0)
             if run.over:
                 break
-            if not stays.all():
+            if run.lost(stays):
                 center, points, slope, radius = (part[stays] for part in (center, points, slope, radius))
             unit = slope / norm_of(slope.flatten(1), "l2").clamp(min=torch.finfo(x.dtype).tiny).view(-1, 1, 1, 1)
             points = points + fall(self.step, step, self.steps) * unit

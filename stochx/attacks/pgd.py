@@ -71,7 +71,7 @@ class PGD:
                 if run.over:
                     break
                 slope = evaluation.gradient
-                if not stays.all():
+                if run.lost(stays):
                     points, former, center, slope = (part[stays] for part in (points, former, center, slope))
                 if self.momentum:
                     slope = former = self.momentum * former + unit_mean(slope)

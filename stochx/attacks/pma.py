@@ -61,8 +61,10 @@ class PMA:
             stays = run.leave(points, evaluation.logits, step, index)
             if run.over:
                 return
-            points, center = points[stays], center[stays]
-            points = ball.project(points + length * ball.eps * ball.ascent(evaluation.gradient[stays]), center)
+            slope = evaluation.gradient
+            if run.lost(stays):
+                points, center, slope = points[stays], center[stays], slope[stays]
+            points = ball.project(points + length * ball.eps * ball.ascent(slope), center)
 
         def value(points: Tensor) -> Tensor:
             run.count(1)

@@ -64,7 +64,7 @@ class Square:
         run, goal, loss = AttackState(x, y, context), Goal(y, context.target), LOSSES[self.loss]
         (start, propose), eot = SQUARES[ball.norm], self.eot or context.eot
         center, points = x, start(x, run.keys, ball)
-        best, top = points.clone(), torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        best, top = points, torch.full_like(x[:, 0, 0, 0], -torch.inf)
         best_query, numbers = torch.zeros_like(y), x[:, :0]
         for query in range(self.queries):
             if query % BLOCK == 0:
@@ -76,11 +76,12 @@ class Square:
             run.count(evaluation.forwards, evaluation.backwards)
             rounding = ROUNDING * torch.finfo(x.dtype).eps * evaluation.logits.abs().amax(1)
             better = evaluation.loss > top + rounding
-            best[better], top, best_query[better] = points[better], evaluation.loss.where(better, top), query
+            best, top = points.where(better.view(-1, 1, 1, 1), best), evaluation.loss.where(better, top)
+            best_query = torch.where(better, query, best_query)
             stays = run.leave(points, evaluation.logits, query, 0)
             if run.over:
                 break
-            if not stays.all():
+            if run.lost(stays):
                 center, best, top, best_query, numbers = (
                     part[stays] for part in (center, best, top, best_query, numbers)
                 )

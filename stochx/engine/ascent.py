@@ -82,11 +82,12 @@ def _over_batches(
 
     in_batches(len(points), max(1, rows // together), work)
     out = torch.cat([logits[start] for start in sorted(logits)])
-    for name, tensor in (("logits", out), ("loss gradients", slopes)):
-        if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is fast, but may overflow
-            raise RunError(
-                f"the model's {name} are not finite", "check the weights; otherwise attacks would appear to fail"
-            )
+    if not (out.sum() + slopes.sum()).isfinite():  # fast, and waits for the device once; but sums may overflow
+        for name, tensor in (("logits", out), ("loss gradients", slopes)):
+            if not tensor.isfinite().all():
+                raise RunError(
+                    f"the model's {name} are not finite", "check the weights; otherwise attacks would appear to fail"
+                )
     return Evaluation(values, slopes, out, eot, eot if climbs else 0)
 
 

@@ -167,8 +167,9 @@ def around(
         row = torch.arange(begin, end, device=x.device)
         image, index = row // len(points), points.start + row % len(points)
         drawn = index // 2 if paired else index
-        places = zip(image.tolist(), drawn.tolist(), strict=True)
-        offset = sigma[image] * torch.stack([noise(x, keys[n], i) for n, i in places])
+        places = (divmod(k, len(points)) for k in range(begin, end))  # as `row`, whose values lie on the device
+        numbers = ((n, points[k] // 2 if paired else points[k]) for n, k in places)
+        offset = sigma[image] * torch.stack([noise(x, keys[n], i) for n, i in numbers])
         if paired:
             offset *= (1 - 2 * (index % 2)).view(-1, 1, 1, 1)
         slope = _slopes(fast, x[image] + offset, target[image], through_stem=late is None)
