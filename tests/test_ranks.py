@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from stochx.engine.threat import Ball
 from stochx.engine.training.fit import Plan, cross_entropy, fit
 from stochx.engine.training.items import Images, Mixed
 from stochx.engine.world import process_group
-from stochx.errors import LostRankError
+from stochx.errors import LostRankError, RunError
 from stochx.fewshot_networks import make_fewshot
 from stochx.loading import load_data
 from stochx.network_files import install_noise
@@ -128,6 +130,24 @@ def lose_a_rank(file):
 def test_a_lost_rank_is_named(tmp_path):
     done = in_ranks(lose_a_rank, tmp_path / "lost")
     assert (done.returncode, (tmp_path / "lost").read_text()) == (0, "another rank was lost: False"), done.stderr
+
+
+def end_the_leading_rank(file):
+    with contextlib.suppress(RunError), process_group() as world:
+        if world.leads:
+            raise RunError("it has failed, and says so")
+        try:
+            world.gather([world.rank])
+        except LostRankError as lost:
+            file.write_text(f"{lost}: {lost.said}")
+    while not file.exists():  # its process holds what ranks tell each other
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_the_others_add_nothing_to_what_the_leading_rank_says(tmp_path):
+    done = in_ranks(end_the_leading_rank, tmp_path / "lost")
+    assert (done.returncode, (tmp_path / "lost").read_text()) == (0, "another rank was lost: True"), done.stderr
 
 
 def test_a_command_that_torchrun_starts_again_resumes(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from stochx.errors import LostRankError
-from stochx.interrupts import waiting
+from stochx.interrupts import Stopped, waiting
 
 T = TypeVar("T")
 
@@ -59,10 +59,14 @@ def _linked() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or _store is None:
             raise
-        said = False
-        with contextlib.suppress(RuntimeError):  # of a store that was lost with its rank
-            said = _store.add("lost", 1) > 1
-        raise LostRankError(said) from None
+        raise LostRankError(_is_said(_store)) from None
+
+
+def _is_said(store: Store) -> bool:
+    """Return whether another rank has told the user that the ranks end; if not, this one does."""
+    with contextlib.suppress(RuntimeError):  # of a store that was lost with its rank
+        return store.add("lost", 1) > 1
+    return False
 
 
 def rank() -> int:
@@ -98,6 +102,10 @@ def process_group() -> Iterator[World]:
             dist.init_process_group(backends, store=_store, rank=own, world_size=size)
     try:
         yield World(own, size)
+    except (Exception, Stopped):
+        if own == 0 and _store is not None:  # the others lose their link to it, and have nothing to add
+            _is_said(_store)
+        raise
     finally:
         _store = None
         dist.destroy_process_group()
