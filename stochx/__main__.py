@@ -1,6 +1,5 @@
 """`stochx`, `python -m stochx`, and what `torchrun -m stochx` starts."""
 
-import contextlib
 import gc
 import os
 
@@ -16,9 +15,7 @@ def main() -> None:
             from stochx.cli import main as command_line
         command_line()
     except interrupts.Stopped as stopped:
-        with contextlib.suppress(OSError):  # of a terminal that is gone
-            if os.environ.get("RANK", "0") == "0":  # one rank of `torchrun` says it
-                os.write(2, f"error: {stopped}\n".encode())
+        interrupts.say(stopped)
     finally:
         interrupts.rest()
         gc.freeze()  # or Python looks for cycles in all of torch, for a second, in memory that the system frees anyway

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 GRACE = 0.5  # seconds that a second signal leaves to what the first has begun; torchrun passes on what a terminal sent
@@ -157,7 +157,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
             _held = True
             return
         if not _saving and _imports(frame):
-            _leave(_stopped.exit_code, f"error: {_stopped}\n")
+            say(_stopped)
+            os._exit(_stopped.exit_code)
         raise _stopped
 
 
@@ -168,10 +169,11 @@ def _imports(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _leave(code: int, message: str = "") -> NoReturn:
+def say(stopped: Stopped, again: bool = False) -> None:
+    """Erase bars, and print what ends the process, unless that would be `again`; of several ranks one does."""
+    message = "" if again or os.environ.get("RANK", "0") != "0" else f"error: {stopped}\n"
     with contextlib.suppress(OSError):  # of a terminal that is gone
         os.write(2, (NO_BARS if os.isatty(2) else b"") + message.encode())
-    os._exit(code)
 
 
 def _say_unraisable(unraisable: Any) -> None:
@@ -186,5 +188,5 @@ def _await_second(reading: int) -> None:
     while len(seen) < (1 if _waiting else 2):
         seen += [number for number in os.read(reading, 1) if number in SIGNALS]
     time.sleep(GRACE)
-    leads = os.environ.get("RANK", "0") == "0"
-    _leave(128 + seen[0], f"error: {Stopped(seen[0])}\n" if _stopped is None and leads else "")
+    say(Stopped(seen[0]), again=_stopped is not None)
+    os._exit(128 + seen[0])

@@ -49,6 +49,17 @@ def test_a_signal_during_the_first_imports_is_no_traceback(name):
     assert (done.returncode, done.stderr) == CODES[name]
 
 
+def test_one_of_several_ranks_says_what_ended_them_during_imports():
+    done = run(
+        "os.environ['RANK'] = '1'\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, module, *rest):\n"
+        "        if module == 'typer': send('SIGTERM')\n"
+        "sys.meta_path.insert(0, Interrupt())\n" + RUN
+    )
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_an_import_that_makes_another_error_of_a_signal_is_no_traceback():
     done = run(
         "class Interrupt:\n"
