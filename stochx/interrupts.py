@@ -51,7 +51,8 @@ def listen() -> None:
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        threading.Thread(target=_await_second, args=(reading,), name="signals", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # the system has no room for a thread: a second signal has to wait
+            threading.Thread(target=_await_second, args=(reading,), name="signals", daemon=True).start()
 
 
 def rest() -> None:

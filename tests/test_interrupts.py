@@ -184,6 +184,15 @@ def test_a_command_under_nohup_outlives_its_terminal():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_process_that_may_start_no_thread_runs_without_that_of_signals():
+    done = run(
+        "def refuse(self): raise RuntimeError('can\\'t start new thread')\n"
+        "threading.Thread.start = refuse\n"
+        "sys.argv = ['stochx', '--version']\n" + RUN
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_signal_to_a_forked_process_is_not_one_to_this():
     done = run_command(
         "import warnings\n"

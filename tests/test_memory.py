@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -20,7 +21,7 @@ from support import shapes_net, stochx
 from torch import nn
 
 from stochx.attributions import LRP, Gradient
-from stochx.engine.device import in_batches, in_parts, select_runtime
+from stochx.engine.device import in_batches, in_parts, is_out_of_memory, select_runtime
 from stochx.engine.network.fused import fused
 
 PROGRAM = """
@@ -189,6 +190,16 @@ def test_memory_for_not_one_image_is_an_error(nets, room):
     assert "Traceback" not in done.stderr
 
 
+def test_a_thread_that_the_system_refuses_is_an_error(nets, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done = stochx(*COMMANDS["explain"], "-o", "none", cwd=nets)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: the system lets this process start no more threads" in done.stderr, done.stderr
+
+
 def test_a_step_in_parts_begins_with_the_statistics_and_the_randomness_of_the_whole():
     norm, drawn = torch.nn.BatchNorm1d(2), []
 
@@ -208,6 +219,8 @@ def test_a_step_in_parts_begins_with_the_statistics_and_the_randomness_of_the_wh
 def test_other_errors_are_no_lack_of_memory():
     with pytest.raises(RuntimeError, match="shape"):
         in_batches(4, 4, lambda start, stop: torch.zeros(2).view(3))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
 
 
 def test_a_runtime_remembers_what_fits():

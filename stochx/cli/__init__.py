@@ -84,6 +84,8 @@ def root(
 
 KEPT = "what was finished is kept; `--resume` goes on from there"
 PATIENCE = 5.0  # seconds that ranks may start apart
+NO_THREAD = "can't start new thread"  # Python's words for a limit, and for a lack of memory
+MORE_THREADS = "close other programs, or raise the limits of processes and of memory"
 LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
 
 
@@ -116,9 +118,12 @@ def main() -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         from stochx.engine.device import is_out_of_memory
 
-        if not is_out_of_memory(error):
+        if NO_THREAD in str(error):
+            output.complain("the system lets this process start no more threads", MORE_THREADS)
+        elif is_out_of_memory(error):
+            output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
+        else:
             raise
-        output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

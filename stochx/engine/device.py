@@ -22,6 +22,7 @@ Precision = Literal["fp32", "bf16", "tf32"]
 CPU_BUDGET, GPU_BUDGET = 120 * 2**20, 6 * 2**30
 MIN_ROWS, MAX_ROWS = 4, 512
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # CPU, GPU, MPS
+NO_PRIMITIVE = "could not create a primitive"  # of oneDNN, whose other errors begin likewise
 
 log = logging.getLogger("stochx")
 
@@ -225,5 +226,5 @@ def _fitted(work: Callable[[], None], last: bool) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return true for the errors by which torch, its devices and Python say that memory ran out."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or str(error) == NO_PRIMITIVE
     return known or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY))
