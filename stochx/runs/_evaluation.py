@@ -23,7 +23,7 @@ from stochx.settings import Attack
 from stochx.tasks.attack import AttackRecord, Outcome
 from stochx.tasks.batches import Failed
 from stochx.tasks.correct_images import Check
-from stochx.tasks.robustness import compare
+from stochx.tasks.robustness import compare, power
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,22 @@ def describe_evaluation(
         "dataset": _identify_data(settings.data, records[0]),
         "checks": [dataclasses.asdict(verdict) for verdict in verdicts],
         "versus": None if settings.versus is None else dataclasses.asdict(compare(*records)),
+        "power": _power(settings, records),
         "saved": _saved(parts) if settings.save_adversarial else None,
         "curve": describe_curves(settings, records),
         "gate": judge_gate(settings, [row for part in parts for row in part.rows], records[0]),
     }
+
+
+def _power(settings: Attack, records: Sequence[Sequence[Record]]) -> Document | None:
+    """Return what the comparison of the networks could have found, or one with another; None for too few images.
+
+    In a sweep it is that at the largest radius, or degree of noise.
+    """
+    points = enumerate(settings.points)
+    place, _ = max(points, key=lambda at: (at[1].eps, at[1].noise or 0.0))
+    found = power(records[place], None if settings.versus is None else records[1], settings.power)
+    return None if found is None else dataclasses.asdict(found)
 
 
 def _saved(parts: Sequence[Part]) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stochx.engine.fewshot.network import FewShotNetwork, check_transductive
 from stochx.engine.io.forms import Count, Share, form, keyed, listed
 from stochx.engine.io.images import Preparation
 from stochx.engine.io.lines import Record
+from stochx.engine.power import power_of, power_of_two
 from stochx.engine.statistics import SHARE, Bounds, Estimate, estimate, mean_share, paired_p
 from stochx.engine.world import World
 from stochx.errors import printable
@@ -85,6 +87,12 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
         for row in _rows(settings, networks, text, shot, records[text])
     ]
     document = make_document(settings, watch, machine, rows, [])
+    document["power"] = [
+        row
+        for text in settings.data
+        for shot in settings.shot
+        for row in _power(settings, networks, text, shot, records[text])
+    ]
     document["failed"] = failed = [each for text in settings.data for each in records[text]["failed"]]
     folder.finish([records[text] for text in settings.data], document)
     return Outcome(document, 1 if failed else 0)
@@ -179,6 +187,19 @@ def _rows(settings: FscTest, networks: list[Network], text: str, shot: int, reco
             **_accuracy(values[place], classes),
             **(_versus(networks[OTHER].name, values[place], others, classes) if len(networks) > OTHER else {}),
         }
+
+
+def _power(settings: FscTest, networks: list[Network], text: str, shot: int, record: Record) -> Iterator[Record]:
+    """Yield what the comparison of the networks on these episodes could have found, or one with another network."""
+    values = [by_shot[str(shot)] for by_shot in record["episodes"]]
+    if len(values) > OTHER:
+        gaps = [a - b for a, b in zip(values[0], values[OTHER], strict=True)]
+        found, versus = power_of(gaps, 1, settings.power), networks[OTHER].name
+    else:
+        found, versus = power_of_two(values[0], settings.power), None
+    if found is not None:
+        way = settings.way or networks[0].model.way
+        yield {"domain": text, "way": way, "shot": shot, "versus": versus, **dataclasses.asdict(found)}
 
 
 def _accuracy(values: list[float], classes: list[list[int]]) -> Record:

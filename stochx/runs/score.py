@@ -42,7 +42,7 @@ from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate, removal_groups
 from stochx.tasks.batches import Failed, Source, read_all
-from stochx.tasks.comparison import summarise
+from stochx.tasks.comparison import MethodPower, powers, summarise
 from stochx.tasks.doubts import Accuracy, doubts, fewest_images
 from stochx.tasks.removals import reorderings
 from stochx.tasks.score import Scored, ScoreRecord, check_needs, score
@@ -145,6 +145,8 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     document["sample"] = dataclasses.asdict(sample)
     document["images"] = len({record["index"] for record in records})
     document["trust"] = [dataclasses.asdict(row) for row in trusted]
+    found = powers(records, case.methods, metrics, settings.power)
+    document["power"] = [_flat(row) for row in found]
     document["removals"] = [dataclasses.asdict(row) for row in turned]
     document["gates"] = gates = _judge(rows, settings.gates)
     if records:
@@ -197,6 +199,11 @@ def _score(
         done=done,
         report=report,
     )
+
+
+def _flat(row: MethodPower) -> Record:
+    """Return the power of a comparison of methods, as JSON."""
+    return {"metric": row.metric, "first": row.first, "second": row.second, **dataclasses.asdict(row.power)}
 
 
 def _records(results: Sequence[Any]) -> list[Record]:

@@ -11,7 +11,7 @@ from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.choices import Checks, FailOn, Judge, Norm, Precision, Randomness
 from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Classified
+from stochx.settings.groups import Classified, Comparison
 from stochx.settings.values import Gate, Number, gate, radius
 
 MOST_POINTS = 1000  # of a sweep
@@ -28,7 +28,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Classified, Figures, RunFiles):
+class Attack(Classified, Comparison, Figures, RunFiles):
     """Attack a network in a ball around every image, and look for signs that its robust accuracy cannot be believed.
 
     Examples:

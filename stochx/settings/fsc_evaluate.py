@@ -9,7 +9,7 @@ from stochx.catalog import HEADS
 from stochx.errors import UsageError
 from stochx.settings.base import METHOD, WHAT, Option
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Channels, Episodes, Machine, check_episodes
+from stochx.settings.groups import Channels, Comparison, Episodes, Machine, check_episodes
 from stochx.settings.values import channels
 
 USUAL_HEAD = "prototypical"
@@ -17,7 +17,7 @@ OF_BACKBONE = ("backbone", "head", "size", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FscTest(Episodes, Machine, RunFiles):
+class FscTest(Episodes, Comparison, Machine, RunFiles):
     """Measure a few-shot network, or a frozen backbone without any training, on classes that it has not seen.
 
     Examples:

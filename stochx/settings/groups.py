@@ -200,3 +200,19 @@ def check_episodes(**counts: int) -> None:
         minimum = 2 if name == "way" else 1
         if value < minimum:
             raise UsageError(f"`--{name} {value}` is too few", f"an episode needs at least {minimum}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Settings):
+    """What a comparison should be able to find."""
+
+    power: Annotated[
+        float | None,
+        Option(
+            RUN,
+            "Say how many images or episodes it takes to find a difference of DELTA in 4 of 5 cases.",
+            metavar="DELTA",
+            minimum=1e-9,
+            free=True,
+        ),
+    ] = None

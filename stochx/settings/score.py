@@ -13,7 +13,7 @@ from stochx.errors import UsageError, suggest
 from stochx.settings.base import METHOD, OUTPUT, RUN, WHAT, Option
 from stochx.settings.figures import Figures
 from stochx.settings.folders import RunFiles
-from stochx.settings.groups import Images
+from stochx.settings.groups import Comparison, Images
 
 METHODS = ("ig", "smoothgrad", "smoothtaylor")
 
@@ -28,7 +28,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Images, Figures, RunFiles):
+class Score(Images, Comparison, Figures, RunFiles):
     """Measure attribution maps: sensitivity, noise, localisation; and test which method is better.
 
     Examples:

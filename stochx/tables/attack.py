@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stochx.tables.power import power_remark
 from stochx.tables.view import Column, Document, Gate, Remark, Row, View, interval, number, text
 
 
@@ -61,6 +62,9 @@ def _remarks(document: Document) -> list[Remark]:
         gap = f"{versus['difference']:+.4f} ({versus['low']:+.4f} to {versus['high']:+.4f})"
         statistics = f"{gap}, p = {versus['p']:.2g}, n = {versus['n']}"
         remarks.append(Remark("worst case, first minus second:", f"{statistics}: {verdict}"))
+    if document.get("power") is not None:  # None where no image was attacked, and in results of older versions
+        what = "robust accuracy of another network on other images" if versus is None else "robust accuracy"
+        remarks.append(power_remark(document["power"], what, "images", "{:.4f}".format))
     return remarks
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stochx.tables.view import Column, Row, View, number, text
+from stochx.tables.power import power_remark
+from stochx.tables.view import Column, Document, Remark, Row, View, number, text
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -56,4 +57,16 @@ def _percent(name: str, key: str, ends: str, sign: str = "", note: str = "") -> 
     return Column(name, cell, numeric=True, note=note)
 
 
-VIEW = View(_columns, keys=("way", "shot", "inference", "network", "domain"))
+def _remarks(document: Document) -> list[Remark]:
+    return [_power(row) for row in document.get("power", ())]  # results of older versions have none
+
+
+def _power(row: Row) -> Remark:
+    """Say what a comparison of networks could have found, over episodes of these classes and images."""
+    what = (
+        f"{row['way']}-way {row['shot']}-shot of {row['domain']}, to {row['versus'] or 'a network on other episodes'}"
+    )
+    return power_remark(row, what, "episodes", lambda value: f"{100 * value:.2f} %")
+
+
+VIEW = View(_columns, _remarks, keys=("way", "shot", "inference", "network", "domain"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from stochx.tables.power import power_remark
 from stochx.tables.view import Column, Document, Gate, Remark, Row, View, number, text
 
 SIGNIFICANT = 0.05
@@ -61,7 +62,15 @@ def _remarks(document: Document) -> list[Remark]:
     rows, remarks = document["results"], list[Remark]()
     for metric in dict.fromkeys(row["metric"] for row in rows):
         remarks += _control_that_leads([row for row in rows if row["metric"] == metric and row["mean"] is not None])
-    return [*remarks, *map(_removal, document["removals"]), *map(_trust, document["trust"])]
+    remarks += map(_removal, document.get("removals", ()))  # results of older versions have none of these
+    remarks += map(_trust, document.get("trust", ()))
+    return [*remarks, *map(_power, document.get("power", ()))]
+
+
+def _power(row: Row) -> Remark:
+    """Say what a comparison of methods by a metric could have found."""
+    what = f"`{row['metric']}` of `{row['first']}` and `{row['second']}`"
+    return power_remark(row, what, "images", "{:.3g}".format)
 
 
 def _trust(row: Row) -> Remark:
@@ -88,7 +97,7 @@ def _control_that_leads(rows: Sequence[Row]) -> list[Remark]:
     if not rows or rows[0]["better"] == "none":
         return []
     leader = (max if rows[0]["better"] == "higher" else min)(rows, key=lambda row: row["mean"])
-    if not leader["control"]:
+    if not leader.get("control"):
         return []
     beaten = [f"`{row['method']}`" for row in rows if not row["control"] and (row["p"] or math.inf) < SIGNIFICANT]
     beats = f", and beats {', '.join(beaten)} (p < {SIGNIFICANT})" if beaten else ""

@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
+from stochx.engine.power import Power, power_of
 from stochx.engine.statistics import SIGNIFICANT, UNBOUNDED, Bounds, all_pairs, interval
 from stochx.metrics import Metric
 
@@ -95,6 +97,37 @@ def _by_image(records: Sequence[Mapping[str, Any]], metric: str) -> dict[int, di
     return table
 
 
+@dataclass(frozen=True)
+class MethodPower:
+    """The power of the comparison of a metric's `first` method, which has the best mean, with a `second` one.
+
+    That is the one whose paired differences to the first vary most: those to all others are found more easily.
+    """
+
+    metric: str
+    first: str
+    second: str
+    power: Power
+
+
+def powers(
+    records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Metric], delta: float | None
+) -> list[MethodPower]:
+    """Return the power of each metric's comparison of methods, from stored records, where it compares any."""
+    rows = []
+    for name, metric in metrics.items():
+        values = values_of(records, methods, name)
+        if metric.higher_is_better is None or len(methods) < 2 or len(values[methods[0]]) < 2:
+            continue
+        first = _first(values, metric.higher_is_better)
+        gaps = {m: [a - b for a, b in zip(values[first], values[m], strict=True)] for m in methods if m != first}
+        second = max(gaps, key=lambda m: stdev(gaps[m]))
+        found = power_of(gaps[second], math.comb(len(methods), 2), delta)
+        assert found is not None, "there are two values at least"
+        rows.append(MethodPower(name, first, second, found))
+    return rows
+
+
 def bounds_of(metric: Metric) -> Bounds:
     """Return the least and the greatest value that a metric, and its curve, can have, as far as it declares them."""
     bounds: Bounds = getattr(metric, "bounds", UNBOUNDED)
@@ -116,12 +149,16 @@ def _compare(values: Mapping[str, list[float]], higher: bool | None) -> tuple[st
     """Return the significantly best method, if any, and the others' p-values against the best mean, for all pairs."""
     if higher is None or len(values) < 2 or not all(values.values()):
         return None, {}
-    sign = 1 if higher else -1
-    first = max(values, key=lambda m: sign * sum(values[m]))
+    first = _first(values, higher)
     adjusted = all_pairs(values)
     against = {m: adjusted[frozenset((first, m))] for m in values if m != first}
     wins = all(p < SIGNIFICANT for p in against.values())
     return first if wins else None, {m: _finite(p) for m, p in against.items()}
+
+
+def _first(values: Mapping[str, list[float]], higher: bool) -> str:
+    """Return the method with the best mean."""
+    return (max if higher else min)(values, key=lambda method: sum(values[method]))
 
 
 def _finite(value: float) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stochx.engine.power import Power, power_of, power_of_two
 from stochx.engine.statistics import Estimate, mean_difference, paired_p, share
 from stochx.errors import InputError, RunError
 
@@ -138,9 +139,26 @@ class Versus:
 
 def compare(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Versus:
     """Compare the robustness of two networks over their common images."""
-    other = {record["index"]: record["worst"] for record in second}
-    gaps = [record["worst"] - other[record["index"]] for record in first if record["index"] in other]
+    gaps = _gaps(first, second)
     if len(gaps) < 2:
         raise InputError("the networks have fewer than two images in common", "increase `--limit`")
     gap, p = mean_difference(gaps), paired_p(gaps)
     return Versus(gap.mean, gap.low, gap.high, p if math.isfinite(p) else 1.0, len(gaps))
+
+
+def power(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]] | None, delta: float | None
+) -> Power | None:
+    """Return the power of the comparison of worst cases: of two networks on their common images, or with another one.
+
+    The latter is on as many other images, and as far from certain: a comparison on the same images finds more.
+    """
+    if second is None:
+        return power_of_two([record["worst"] for record in first], delta)
+    return power_of(_gaps(first, second), 1, delta)
+
+
+def _gaps(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the difference of the worst cases on each image that both networks have."""
+    other = {record["index"]: record["worst"] for record in second}
+    return [record["worst"] - other[record["index"]] for record in first if record["index"] in other]
