@@ -182,6 +182,12 @@ def test_trust_needs_methods():
         Score(maps="maps", trust=True)
 
 
+def test_a_run_that_was_begun_before_trust_goes_on_without_it():
+    assert (
+        "trust" not in Score(images=("a.png",)).recorded() and Score(images=("a.png",), trust=True).recorded()["trust"]
+    )
+
+
 def test_the_command_says_how_far_metrics_can_be_trusted_and_resumes(place):
     typed = ("-m", "gradient", "-m", "centre", "-s", "sparseness", "-s", "emprt", "--trust", "--no-figure", "--json")
     command = ("score", "a.png", "b.jpg", *typed, "--model", "net.safetensors", "-o", "trust")

@@ -109,7 +109,9 @@ class Score(Images, Comparison, Figures, RunFiles):
         _ = self.gates  # raises for texts that are no gates
 
     def recorded(self) -> dict[str, object]:
-        return super().recorded() | {"method": list(self.methods), "metric": list(self.metrics)}
+        """All methods and metrics; `trust` only where it is given: runs that were begun without the option go on."""
+        record = super().recorded() | {"method": list(self.methods), "metric": list(self.metrics)}
+        return record if self.trust else {name: value for name, value in record.items() if name != "trust"}
 
     def _gate(self, option: str, text: str) -> Gate:
         """Read `autvc=1.6`, or `aupc:draws=10=25`: a metric that is scored, and its bound."""
