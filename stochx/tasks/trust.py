@@ -52,10 +52,10 @@ def trust(
     controls: Collection[str] = (),
 ) -> list[TrustRow]:
     """Return a row for each metric, from stored records (dictionaries) with trials."""
-    rows = []
+    rows, some = [], [record for record in records if record["trust"]]
     for name, metric in metrics.items():
-        tried = {(r["index"], r["method"]): r["trust"][name] for r in records if r["trust"]}
-        before = {(r["index"], r["method"]): r["scores"][name]["value"] for r in records if r["trust"]}
+        tried = {(r["index"], r["method"]): r["trust"][name] for r in some}
+        before = {(r["index"], r["method"]): r["scores"][name]["value"] for r in some}
         sign = {True: 1, False: -1, None: 0}[metric.higher_is_better]
         values = values_of(records, methods, name)
         defined = bool(sign) and len(methods) > 1 and all(values.values())
