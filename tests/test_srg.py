@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +13,10 @@ from conftest import random_images
 from torch import nn
 
 from stochx.metrics import ROMS, SRG, Deletion, Evidence, Insertion
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import quantus
 
 KEYS = ["0/a", "0/b", "0/c", "0/d", "0/e"]
 REMOVALS = ["mean", "black", "white", "blur", "uniform"]
@@ -68,6 +74,26 @@ def test_no_order_gains_more_than_a_linear_networks_own_terms(linear):
     for seed in range(20):
         other = torch.randn(terms.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         assert (gain(other) < gain(terms)).all()
+
+
+def test_the_gain_is_that_of_pixel_flipping_in_quantus_with_the_map_and_its_negative(linear):
+    x, y = random_images(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    relevance = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def flipped(maps):
+        peer = quantus.PixelFlipping(
+            features_in_step=1, abs=False, normalise=False, perturb_baseline=0.0, disable_warnings=True
+        )
+        model = copy.deepcopy(linear).float()
+        options = {"x_batch": x.float().numpy(), "y_batch": y.numpy(), "a_batch": maps.numpy(), "softmax": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.array(peer(model=model, **options), dtype=np.float64)
+
+    gain = np.hstack([np.zeros((3, 1)), flipped(-relevance) - flipped(relevance)])  # theirs begins after the first step
+    found = SRG(steps=16, removal="black", reduce="signed")(Evidence(relevance, KEYS[:3], x, y, linear))
+    np.testing.assert_allclose(found.curve.numpy(), gain, atol=1e-6)
+    np.testing.assert_allclose(found.value.numpy(), np.trapezoid(gain, dx=1 / 16), atol=1e-6)
 
 
 def test_the_gain_keeps_to_its_bounds_and_names_its_axes(evidence):
