@@ -69,7 +69,7 @@ def test_irof_is_its_literal_loop(order, reduce, removal, evidence):
             with torch.no_grad():
                 heights.append(evidence.model(x[None]).softmax(1)[0, evidence.target[n]].item())
         share = np.array(heights) / heights[0]
-        np.testing.assert_allclose(found.curve[n, : len(share)].numpy(), share, rtol=1e-9)
+        np.testing.assert_allclose(found.curve[n, : len(share)].numpy(), 1 - share, rtol=1e-9, atol=1e-12)
         assert found.value[n].item() == pytest.approx(1 - share[1:].mean(), rel=1e-9)
 
 
@@ -95,9 +95,8 @@ def test_irof_is_the_area_of_quantus_on_the_same_superpixels(evidence, monkeypat
             a_batch=evidence.map.sum(1, keepdim=True).numpy(),
             softmax=True,
         )
-    curve = (
-        IROF(segments=9, reduce="signed", removal="black")(evidence).curve[:, 1:].numpy()
-    )  # theirs begins after the first step
+    lost = IROF(segments=9, reduce="signed", removal="black")(evidence).curve
+    curve = 1 - lost[:, 1:].numpy()  # theirs begins after the first step
     np.testing.assert_allclose(9 - np.trapezoid(curve, axis=1), expected, atol=1e-5)
 
 

@@ -31,7 +31,7 @@ class IROF:
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
     axis: ClassVar[str] = "superpixels removed"
     replaces: ClassVar[str] = "removal"
-    height: ClassVar[str] = "probability / first probability"
+    height: ClassVar[str] = "share of the probability lost"
 
     def __post_init__(self) -> None:
         if self.segments < 2:
@@ -56,10 +56,10 @@ class IROF:
         counts = torch.arange(most + 1, device=x.device)
         place = rank.gather(1, segment).view(len(x), 1, *x.shape[2:])
         curve = exchange(evidence, place, counts, x, other, "probability")
-        share = curve / curve[:, :1]
+        lost = 1 - curve / curve[:, :1]
         removed = (counts[1:] <= present[:, None]).to(x)
-        value = 1 - (share[:, 1:] * removed).sum(1) / present
-        score = Score(value, share, counts.cpu().to(x.dtype), setting=f"{most} superpixels")
+        value = (lost[:, 1:] * removed).sum(1) / present
+        score = Score(value, lost, counts.cpu().to(x.dtype), setting=f"{most} superpixels")
         return with_unchanged(score, x, other)
 
     def _ranks(self, evidence: Evidence, segment: Tensor, most: int) -> tuple[Tensor, Tensor]:
