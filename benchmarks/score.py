@@ -13,7 +13,7 @@ missing ones.
     regions   the search for the 30 most relevant windows of a map
     autvc     1000 maps in a single call, on one thread and on all
     quantus   region perturbation, pixel flipping, sparseness and complexity
-    adaptive  the paper's search for sigma and golden-section search: objective and evaluations
+    adaptive  the paper's search for sigma and the race of three sigmas: objective and evaluations
     spread    (with --slow, or named) the standard deviation of AUPC over seeds, by the number of draws
 """
 
@@ -460,7 +460,7 @@ def part_adaptive(args: argparse.Namespace, top: float) -> None:
             "count": 10,
             "draws": 5,
         }
-        results = medians("adaptive", ("paper", "golden"), 1, torch.get_num_threads(), **settings)
+        results = medians("adaptive", ("paper", "race"), 1, torch.get_num_threads(), **settings)
         least = results["paper"]["results"]["own"]
         print(
             f"{'image':>5} {'search':8} {'sigma':>7} {'own draws':>10} {'fresh draws':>12} {'evaluations':>12}"
@@ -484,9 +484,9 @@ def part_adaptive(args: argparse.Namespace, top: float) -> None:
                 flush=True,
             )
         for kind, label in (("own", "own draws"), ("fresh", "fresh draws")):
-            difference = np.array(results["golden"]["results"][kind]) - np.array(results["paper"]["results"][kind])
+            difference = np.array(results["race"]["results"][kind]) - np.array(results["paper"]["results"][kind])
             error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else float("nan")
-            print(f"golden - paper on {label}: {difference.mean():+.4f} ± {error:.4f} (n = {len(difference)})")
+            print(f"race - paper on {label}: {difference.mean():+.4f} ± {error:.4f} (n = {len(difference)})")
 
 
 # spread

@@ -48,15 +48,10 @@ def explained(methods, classes=CLASSES, target=0, **more):
             classes[target],
             0.7,
             2.0,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            0.1,
-            classes[target],
-            None,
+            *[None] * 9,
+            seconds=0.1,
+            predicted=classes[target],
+            true=None,
         )
         for m in methods
     ]

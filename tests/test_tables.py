@@ -68,6 +68,19 @@ def test_names_break_at_their_joints_and_numbers_do_not():
     assert wrap("abcdefgh", 3) == ["abc", "def", "gh"] and wrap("", 3) == [""]
 
 
+def test_a_chosen_sigma_stands_with_the_range_that_its_search_could_not_tell_from_it():
+    rows = explained_rows(sigma=0.3, sigma_low=0.1, sigma_high=0.9, objective=12.345, noise=2.9)
+    columns = {column.name: column.cell(rows[0]) for column in explain.VIEW.columns(rows)}
+    assert [columns[name] for name in ("sigma", "range", "objective", "noise")] == [
+        "0.300",
+        "0.100-0.900",
+        "12.345",
+        "2.900",
+    ]
+    lacking = {column.name: column.cell(explained_rows()[0]) for column in explain.VIEW.columns(rows)}
+    assert lacking["range"] == lacking["noise"] == "", "a search that measures no noise has no range"
+
+
 def test_wide_letters_take_two_places():
     assert width("中文a") == 5 and wrap("中文字", 4) == ["中文", "字"] and shorten("中文字", 5) == "中文…"
 
@@ -143,7 +156,7 @@ def test_a_preview_of_many_methods_fits_the_terminal(monkeypatch):
     file = terminal(monkeypatch, stream="stderr")
     maps = {m: torch.randn(1, 8, 8) for m in METHODS}
     rows = [
-        ExplanationRow(0, "\x1b]0;x.png", m, 0, "cat", 0.5, 1.0, None, None, None, None, None, None, 0.1, "cat", None)
+        ExplanationRow(0, "\x1b]0;x.png", m, 0, "cat", 0.5, 1.0, *[None] * 9, seconds=0.1, predicted="cat", true=None)
         for m in METHODS
     ]
     preview(Explained(0, "\x1b]0;x.png", torch.rand(3, 8, 8), torch.tensor([1.0]), maps, rows))
@@ -187,7 +200,7 @@ def test_names_from_files_are_printed_as_text(hostile):
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[0] for line in lines[1:]] == [*names[:3], "a\\x1b[31mred\\tx.png"]
     assert {line[3] for line in lines[1:]} <= {"\\x1b]0;title\\x07cat", "[/red]dog", ":smile: owl"}
-    assert {len(line) for line in lines} == {11} and "error: `\\x1b[31m[b].png`" in done.stderr
+    assert {len(line) for line in lines} == {13} and "error: `\\x1b[31m[b].png`" in done.stderr
 
 
 def test_a_terminal_gets_names_from_files_as_text(hostile, monkeypatch):

@@ -295,9 +295,9 @@ def write_page(
         "",
         f"AUPC with {args.draws} patches per region (50 in the paper), 30 regions of 15 px; seed {args.seed}. Mean ±"
         " half-width of the 95 % interval over images; all rows use the same patches. Adaptive rows are searched with"
-        " `search=golden` (9 evaluations of an objective with 50 patches) and scored on fresh roots and patches; the"
-        " paper reports the minimum of up to 41 noisy values. AUTVC rewards blur and means little alone: compare with"
-        " the control rows.",
+        " `search=race` (6 to 12 evaluations of an objective with 50 patches) and scored on fresh roots and patches;"
+        " the paper reports the minimum of up to 41 noisy values. AUTVC rewards blur and means little alone: compare"
+        " with the control rows.",
         "",
         "## Agreement with the paper",
         "",

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 class Chosen:
     """The noise that adaptive noising chose: `sigma` (N,) in normalised units, and the `evaluations` (N,) it took.
 
-    `objective` (N,) is evaluated anew on fresh draws, since the minimum of many noisy values is biased low.
+    `objective` (N,) is evaluated anew on fresh draws, since the minimum of many noisy values is biased low. A value in
+    the search has the standard deviation `noise` (N,). Of the sigmas that it tried, `low` (N,) and `high` (N,) are
+    the ends of those within a standard error of the chosen one. All three are NaN for a search that measures no noise.
     """
 
     sigma: Tensor
     objective: Tensor
     evaluations: Tensor
+    low: Tensor
+    high: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)

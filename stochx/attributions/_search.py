@@ -8,30 +8,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # (images (A,), sigma (A,)) -> value to minimise, (A,)
+# (images (A,), sigma (A,), round) -> value to minimise, (A,); all sigmas of a round share their draws
+Objective = Callable[[Tensor, Tensor, int], Tensor]
 
-INVERSE_GOLDEN = 0.5 * (5**0.5 - 1)
+MIDDLE = 2  # place of the start among five sigmas
+ROUNDS = 3
 
 
 @dataclass
 class Best:
-    """The best `sigma` (N,) of each image so far, the objective there, and the number of evaluations."""
+    """The best `sigma` (N,) of each image so far, the objective there, and the number of evaluations.
+
+    `noise` is the standard deviation of an evaluation, as far as sigmas do not share it. From `low` to `high` no sigma
+    that was tried differs from the best by more than a standard error. They are NaN for searches that measure no noise.
+    """
 
     objective: Objective
     sigma: Tensor
     value: Tensor
     evaluations: Tensor
+    low: Tensor
+    high: Tensor
+    noise: Tensor
 
     @staticmethod
     def nothing(objective: Objective, start: Tensor) -> Best:
         """Return the state before the first evaluation; an image whose objective is never defined keeps `start`."""
-        return Best(objective, start.clone(), torch.full_like(start, torch.inf), torch.zeros_like(start).long())
+        unknown, none = torch.full_like(start, torch.nan), torch.zeros_like(start).long()
+        return Best(objective, start.clone(), torch.full_like(start, torch.inf), none, unknown, unknown, unknown)
 
     def evaluate(self, active: Tensor, sigma: Tensor) -> Tensor:
         """Evaluate the images `active` (A,) at `sigma` (A,) and update the best; undefined values become infinite."""
         if not len(active):
             return sigma
-        value = self.objective(active, sigma).to(sigma).nan_to_num(torch.inf, torch.inf, -torch.inf)
+        value = self.objective(active, sigma, 0).to(sigma).nan_to_num(torch.inf, torch.inf, -torch.inf)
         self.evaluations[active] += 1
         better = value < self.value[active]
         self.sigma[active[better]], self.value[active[better]] = sigma[better], value[better]
@@ -73,29 +83,77 @@ def climb(
     return best
 
 
-def golden(objective: Objective, low: Tensor, high: Tensor, grid: int = 6, sections: int = 3) -> Best:
-    """Search a logarithmic grid from `low` to `high` (N,), then narrow the best interval by golden sections.
+def race(objective: Objective, start: Tensor, ratio: float = 3.0) -> Best:
+    """Leave `start` (N,) only for a sigma whose objective is lower by more than the noise of the difference.
 
-    The sections start between the neighbours of the best grid point, so the objective may have several minima and needs
-    no gradient. Takes `grid + sections` evaluations per image.
+    A round evaluates start / ratio, start and start * ratio on draws that the three share. The better neighbour of the
+    first round challenges `start` in the second, whose draws are fresh. A lead below its standard error is played a
+    third round; if it still is, `start` stays. Where a neighbour wins, the next sigma in its direction must beat it in
+    the same way on the draws of all rounds. Takes 6 to 12 evaluations per image.
     """
-    best = Best.nothing(objective, (low * high).sqrt())
-    everyone = torch.arange(len(low), device=low.device)
-    left, right = low.log(), high.log()
-    share = torch.linspace(0, 1, grid, dtype=low.dtype, device=low.device)
-    places = torch.lerp(left[None], right[None], share[:, None])
-    values = torch.stack([best.evaluate(everyone, place.exp()) for place in places])
-    middle = values.argmin(0)
-    a = places.gather(0, (middle - 1).clamp(min=0)[None])[0]
-    b = places.gather(0, (middle + 1).clamp(max=grid - 1)[None])[0]
-    inner = [torch.lerp(b, a, INVERSE_GOLDEN), torch.lerp(a, b, INVERSE_GOLDEN)]
-    heights = [best.evaluate(everyone, point.exp()) for point in inner[: min(2, sections)]]
-    for _ in range(sections - 2):
-        lower = heights[0] <= heights[1]  # the minimum lies left of the right point
-        a, b = torch.where(lower, a, inner[0]), torch.where(lower, inner[1], b)
-        inside, height = torch.where(lower, inner[0], inner[1]), torch.where(lower, heights[0], heights[1])
-        fresh = a + b - inside
-        value = best.evaluate(everyone, fresh.exp())
-        inner = [torch.where(lower, fresh, inside), torch.where(lower, inside, fresh)]
-        heights = [torch.where(lower, value, height), torch.where(lower, height, value)]
-    return best
+    values = _Values(objective, start, ratio)
+    everyone = torch.arange(len(start), device=start.device)
+    values.play(everyone, 0)
+    values.play(everyone, 1)
+    side = torch.where(values.table[1, 0] <= values.table[3, 0], 1, 3)
+    lead, error = values.lead(side), values.error(first=1)
+    values.play(everyone[(lead > 0) & (lead <= error)], 2)
+    place = torch.where(values.lead(side) > values.error(first=1), side, MIDDLE)
+    beyond, walking = 2 * place - MIDDLE, everyone[place != MIDDLE]
+    for r in range(ROUNDS):
+        active = walking[values.rounds[walking] > r]
+        values.evaluate(active, beyond[active], r)
+    means, error = values.table.nanmean(1), values.error()
+    place = torch.where(means[place, everyone] - means[beyond, everyone] > error, beyond, place)
+    value = means[place, everyone]
+    near = (means - value <= error).index_put((place, everyone), torch.tensor(True, device=start.device))
+    known = values.rounds > 1
+    return Best(
+        objective,
+        sigma=values.sigmas[place, everyone],
+        value=value,
+        evaluations=values.evaluations,
+        low=values.sigmas.where(near, torch.inf).amin(0).where(known, torch.nan),
+        high=values.sigmas.where(near, 0).amax(0).where(known, torch.nan),
+        noise=values.noise().where(known, torch.nan),
+    )
+
+
+class _Values:
+    """Values of the objective at five sigmas around `start`: `table` (5, ROUNDS, N), NaN where there is none."""
+
+    def __init__(self, objective: Objective, start: Tensor, ratio: float) -> None:
+        self.objective = objective
+        self.sigmas = start * ratio ** torch.arange(-MIDDLE, MIDDLE + 1).to(start)[:, None]
+        self.table = start.new_full((len(self.sigmas), ROUNDS, len(start)), torch.nan)
+        self.evaluations = torch.zeros_like(start).long()
+
+    @property
+    def rounds(self) -> Tensor:
+        """The rounds (N,) with a value at `start`."""
+        return self.table[MIDDLE].isfinite().sum(0)
+
+    def evaluate(self, active: Tensor, place: Tensor, r: int) -> None:
+        """Evaluate the images `active` (A,) at sigma number `place` (A,) on the draws of round r."""
+        if len(active):
+            self.table[place, r, active] = self.objective(active, self.sigmas[place, active], r).to(self.table)
+            self.evaluations[active] += 1
+
+    def play(self, active: Tensor, r: int) -> None:
+        """Evaluate the three sigmas in the middle in round r."""
+        for place in (MIDDLE - 1, MIDDLE, MIDDLE + 1):
+            self.evaluate(active, torch.full_like(active, place), r)
+
+    def lead(self, place: Tensor) -> Tensor:
+        """Return by how much sigma number `place` (N,) is lower than `start` in the mean of rounds after the first."""
+        return (self.table[MIDDLE] - self.table.take_along_dim(place[None, None], 0)[0])[1:].nanmean(0)
+
+    def noise(self) -> Tensor:
+        """Return the standard deviation (N,) of a value once the means of its sigma and of its round are taken off."""
+        played = self.table[MIDDLE - 1 : MIDDLE + 2]
+        rest = played - played.nanmean(0) - played.nanmean(1, keepdim=True) + played.nanmean((0, 1))
+        return (rest.square().nansum((0, 1)) / (2 * (self.rounds - 1))).sqrt()
+
+    def error(self, first: int = 0) -> Tensor:
+        """Return the standard error (N,) of the mean difference of two sigmas in the rounds from `first` on."""
+        return self.noise() * (2 / (self.rounds - first)).sqrt()

@@ -18,9 +18,16 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         number("error", "{:.3f}", note="Monte-Carlo error relative to the map"),
         number("used", note="samples behind the map"),
         number("sigma", "{:.3f}", note="the noise that was chosen"),
-        number("objective", "{:.3f}", note="what the noise minimises, on fresh draws"),
+        Column("range", _sigmas, numeric=True, note="sigmas that are as good, as far as the noise of a search shows"),
+        number("objective", "{:.3f}", note="what sigma minimises, on fresh draws"),
+        number("noise", "{:.3f}", note="standard deviation of the objective in the search"),
         number("seconds", "{:.2f}", minor=True),
     ]
+
+
+def _sigmas(row: Row) -> str:
+    low, high = row.get("sigma_low"), row.get("sigma_high")
+    return "" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def _fold(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Column]]:

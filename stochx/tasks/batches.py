@@ -230,6 +230,9 @@ def _mean_chosen(parts: Sequence[Chosen]) -> Chosen | None:
         sigma=torch.stack([part.sigma for part in parts]).mean(0),
         objective=torch.stack([part.objective for part in parts]).mean(0),
         evaluations=torch.stack([part.evaluations for part in parts]).sum(0),
+        low=torch.stack([part.low for part in parts]).amin(0),
+        high=torch.stack([part.high for part in parts]).amax(0),
+        noise=torch.stack([part.noise for part in parts]).mean(0),
     )
 
 

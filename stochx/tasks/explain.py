@@ -32,8 +32,9 @@ class ExplanationRow:
     """The result of one method on one image, whose class is `true`, if it is known; the network says `predicted`.
 
     `error` is the relative Monte-Carlo error of the map, `gap` its completeness error (in logits), `used` its number of
-    samples. Adaptive noising chose `sigma` (in normalised units) in `evaluations` of its objective, whose value on
-    fresh draws is `objective`. Each is None if the method has none. `seconds` is the image's share of its batch.
+    samples. Adaptive noising chose `sigma` (in normalised units) in `evaluations` of its objective, each with the
+    standard deviation `noise`; sigmas from `sigma_low` to `sigma_high` are within a standard error. The value on fresh
+    draws is `objective`. Each is None if the method has none. `seconds` is the image's share of its batch.
     """
 
     index: Count
@@ -47,7 +48,10 @@ class ExplanationRow:
     error: float | None
     used: int | None
     sigma: float | None
+    sigma_low: float | None
+    sigma_high: float | None
     objective: float | None
+    noise: float | None
     evaluations: int | None
     seconds: float
     predicted: str
@@ -129,7 +133,10 @@ def _explain_batch(
                 error=number(e.error, n),
                 used=None if e.used is None else int(e.used[n]),
                 sigma=None if e.chosen is None else number(e.chosen.sigma, n),
+                sigma_low=None if e.chosen is None else number(e.chosen.low, n),
+                sigma_high=None if e.chosen is None else number(e.chosen.high, n),
                 objective=None if e.chosen is None else number(e.chosen.objective, n),
+                noise=None if e.chosen is None else number(e.chosen.noise, n),
                 evaluations=None if e.chosen is None else int(e.chosen.evaluations[n]),
                 seconds=seconds,
                 predicted=model.classes[int(batch.probabilities[n].argmax())],
