@@ -7,12 +7,19 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import Quadratic, random_images
+from captum.attr import IntegratedGradients as CaptumIG
+from conftest import Quadratic, random_images, save_net
 from scipy.ndimage import gaussian_filter
 
-from stochx.attributions import IDGI, BlurIG, GuidedIG, IntegratedGradients
+from stochx.attributions import IDGI, BlurIG, ExpectedGradients, GuidedIG, IntegratedGradients
+from stochx.attributions._noise import uniform_image
 from stochx.attributions.blur_ig import blurred
+from stochx.catalog import ATTRIBUTIONS
 from stochx.engine.baselines import BASELINES
+from stochx.engine.seeds import generator
+from stochx.errors import InputError, UsageError
+from stochx.loading import load_data, load_model
+from stochx.tasks.adaptive import bind
 
 
 @pytest.fixture
@@ -113,6 +120,52 @@ def test_blur_ig_is_complete_and_exactly_so_on_a_quadratic(tiny, images, y, quad
     assert BlurIG(steps=320)(tiny, images, y).gap.abs().max() < 0.01
 
 
+# Expected gradients
+
+
+def test_expected_gradients_agree_with_captum_in_the_mean(tiny, images, y):
+    baselines = random_images(4, 3, 16, 16, seed=5) ** 3
+    found = ExpectedGradients(draws=1000)(tiny, images[:2], y[:2], baselines=baselines)
+    expected = sum(
+        CaptumIG(tiny).attribute(images[:2], b[None].expand(2, -1, -1, -1), y[:2], n_steps=50) for b in baselines
+    )
+    assert close(found.map, expected / 4, 0.1)
+    assert (found.error < 0.1).all() and found.gap.abs().max() < 0.02
+
+
+def test_expected_gradients_are_the_literal_loop_of_their_formula(tiny, images, y):
+    found, golden = ExpectedGradients(draws=5)(tiny, images, y), (5**0.5 - 1) / 2
+    for n in range(len(images)):
+        shift = torch.rand(2, generator=generator(n, "places"), dtype=torch.float64)
+        expected = 0
+        for i in range(5):
+            b = uniform_image(images, n, i)
+            slope = value_and_slope(tiny, b + (shift[i % 2] + i // 2 * golden) % 1 * (images[n] - b), y[n])[1]
+            expected = expected + (images[n] - b).numpy() * slope / 5
+        assert close(found.map[n], torch.from_numpy(expected), 1e-10)
+
+
+def test_expected_gradients_on_a_linear_model_are_weights_times_the_distance_to_the_mean_baseline(linear):
+    x, y, baselines = random_images(3, 1, 4, 4), torch.tensor([0, 1, 2]), random_images(5, 1, 4, 4, seed=9)
+    found = ExpectedGradients(draws=10)(linear, x, y, baselines=baselines)  # each baseline twice
+    torch.testing.assert_close(found.map, (x - baselines.mean(0)) * linear.weight[y].view_as(x))
+    assert found.gap.abs().max() < 1e-12 and (found.error < 1e-6).all()
+
+
+def test_expected_gradients_of_data_take_its_training_images(tmp_path):
+    model, text = load_model(str(save_net(tmp_path / "net.safetensors", ("a", "b", "c")))), "shapes:count=30"
+    x, y = model.blank().to(model.mean) + 0.5, torch.tensor([0])
+    method = ATTRIBUTIONS.make(f"expected-gradients:draws=4,data={text}")
+    data = load_data(text, "train")
+    images = torch.stack([data.item(i, model.preparation).image for i in range(len(data))])
+    with pytest.raises(UsageError, match="images of `data`"):
+        method(model, x, y)
+    expected = method(model, x, y, baselines=images)
+    torch.testing.assert_close(bind(method, model)(model, x, y).map, expected.map)
+    with pytest.raises(InputError, match="`baselines` are"):
+        method(model, x, y, baselines=images[:, :, :-1])
+
+
 # Guided IG
 
 
@@ -172,6 +225,8 @@ def test_guided_ig_is_complete_and_exactly_so_on_a_linear_model(linear, quadrati
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ExpectedGradients(draws=0), "draws"),
+        (lambda: ExpectedGradients(error=1.0), "error"),
         (lambda: IDGI(steps=0), "steps"),
         (lambda: BlurIG(sigma=0.0), "sigma"),
         (lambda: BlurIG(steps=0), "steps"),

@@ -14,8 +14,8 @@ from stochx.engine.seeds import Key as Key
 class Chosen:
     """The noise that adaptive noising chose: `sigma` (N,) in normalised units, and the `evaluations` (N,) it took.
 
-    `objective` (N,) is evaluated anew on fresh draws, since the minimum of many noisy values is biased low. An evaluation
-    of the search has the standard deviation `noise` (N,). Of the sigmas that it tried, `low` (N,) and `high` (N,) are
+    `objective` (N,) is evaluated anew on fresh draws, since the minimum of many noisy values is biased low. A value in
+    the search has the standard deviation `noise` (N,). Of the sigmas that it tried, `low` (N,) and `high` (N,) are
     the ends of those within a standard error of the chosen one. All three are NaN for a search that measures no noise.
     """
     sigma: Tensor
@@ -79,6 +79,10 @@ class BlurredIG(CheckedCall, _BlurredIG):
 from stochx.attributions.centre import CentreBlob as _CentreBlob
 
 class CentreBlob(CheckedCall, _CentreBlob):
+    ...
+from stochx.attributions.expected_gradients import ExpectedGradients as _ExpectedGradients
+
+class ExpectedGradients(CheckedCall, _ExpectedGradients):
     ...
 from stochx.attributions.fullgrad import FullGrad as _FullGrad
 

@@ -12,7 +12,7 @@ from stochx.attributions import Explanation
 from stochx.engine.gradients import Backward, Term, around
 from stochx.engine.montecarlo import mean, monte_carlo
 from stochx.engine.network.classifier import Classifier
-from stochx.engine.seeds import Key
+from stochx.engine.seeds import Key, generator
 
 Unit = Literal["normalised", "range"]
 
@@ -64,3 +64,9 @@ def over_noise(
 
     estimate = monte_carlo(draw, len(x), count, error, finish, group=2 if paired else 1, fewest=fewest)
     return Explanation(estimate.map, estimate.error, used=estimate.used)
+
+
+def uniform_image(like: Tensor, key: Key, index: int) -> Tensor:
+    """Return image number `index` (C, H, W) of uniform noise of the image `key`, a baseline without structure."""
+    source = generator(key, "baseline", index, device=like.device)
+    return torch.rand(like.shape[1:], generator=source, device=like.device, dtype=torch.float32).to(like.dtype)

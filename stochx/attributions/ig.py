@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attributions import Explanation
+from stochx.attributions._noise import uniform_image
 from stochx.engine.baselines import BASELINES
 from stochx.engine.gradients import along, scores
 from stochx.engine.montecarlo import monte_carlo
-from stochx.engine.seeds import Key, generator
+from stochx.engine.seeds import Key
 
 Rule = Literal["midpoint", "right", "left", "trapezoid", "gauss-legendre"]
 
@@ -65,7 +66,7 @@ class IntegratedGradients:
         def draw(active: Tensor, indices: range) -> Tensor:
             sums = x.new_zeros(2, 1, len(active), *x.shape[1:])
             for i in indices:
-                start = torch.stack([_uniform(x, names[n], i) for n in active.tolist()])
+                start = torch.stack([uniform_image(x, names[n], i) for n in active.tolist()])
                 sums[i % 2, 0] += self._integrate(model, x[active], start, target[active])
                 reference[active] += scores(model, start, target[active])
             return sums
@@ -97,8 +98,3 @@ def quadrature(rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
         ends = torch.where((place == 0) | (place == steps - 1), 0.5, 1.0)
         return place / (steps - 1), ends.double() / (steps - 1)
     return (place + {"midpoint": 0.5, "right": 1.0, "left": 0.0}[rule]) / steps, even
-
-
-def _uniform(like: Tensor, key: Key, index: int) -> Tensor:
-    source = generator(key, "baseline", index, device=like.device)
-    return torch.rand(like.shape[1:], generator=source, device=like.device, dtype=torch.float32).to(like.dtype)

@@ -13,7 +13,7 @@ from stochx.engine.io.forms import Count
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import StochxError
-from stochx.tasks.adaptive import bind_objective
+from stochx.tasks.adaptive import bind
 from stochx.tasks.batches import (
     Failed,
     ImageBatch,
@@ -94,7 +94,7 @@ def explain(
     mean over `draws` of its noise. Unreadable images, and logits or maps that are not finite, become `Failed`.
     """
     unsigned = frozenset(name for name, method in methods.items() if not is_signed(method))
-    methods = {name: bind_objective(method) for name, method in methods.items()}
+    methods = {name: bind(method, model) for name, method in methods.items()}
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[ExplanationRow | Failed]:
         rows: list[ExplanationRow | Failed] = []

@@ -19,7 +19,7 @@ from stochx.engine.seeds import seeded
 from stochx.engine.world import World
 from stochx.errors import InputError, StochxError
 from stochx.metrics import Evidence, Metric
-from stochx.tasks.adaptive import bind_objective
+from stochx.tasks.adaptive import bind
 from stochx.tasks.batches import Failed, ImageBatch, Source, batches, explanations, number, rows_of, sweep_images
 from stochx.tasks.doubts import Accuracy
 from stochx.tasks.trials import IMAGES, Trials, try_metrics
@@ -83,7 +83,7 @@ def score(
     non-finite maps, and constant images, have a reason instead of a value. With `trials` the metrics are tried too, on
     the first images.
     """
-    methods = {name: bind_objective(method) for name, method in methods.items()}
+    methods = {name: bind(method, model) for name, method in methods.items()}
     make = stored or partial(explanations, model, methods)
 
     def work(places: range, loaded: list[Item | StochxError]) -> list[ScoreRecord | Failed]:
