@@ -23,7 +23,7 @@ class BlurIG:
     No baseline adds structure that the image lacks: only details appear. Complete: the map sums to f(x) minus f of the
     most blurred image, up to the quadrature error, which `gap` reports. Beyond its border the image is black, as in the
     authors' code. That code takes finite differences of the blur at the sharper end of each step, in which the finest
-    detail is lost: a blur of less than a third of a pixel is none.
+    detail is lost: a blur of less than a fifth of a pixel is none.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("steps=6",)  # settings that are tested
