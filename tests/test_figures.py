@@ -27,6 +27,7 @@ from stochx.attributions import IntegratedGradients, SmoothGrad, SmoothTaylor, i
 from stochx.reports import attacks, explanation, fonts, scores, training
 from stochx.reports.colours import colours_of
 from stochx.reports.figure import as_label, new_figure, own_style, save_figure, wrapped_label
+from stochx.reports.maps import map_file
 from stochx.reports.palette import COLOURS
 from stochx.settings.base import settings_of
 from stochx.settings.figures import Look
@@ -388,3 +389,16 @@ def test_every_command_with_figures_has_their_look():
     for cls in (getattr(stochx.settings, name) for name in stochx.settings.COMMANDS.values()):
         names = {setting.name for setting in settings_of(cls)}
         assert "figure" not in names or {"figure_format", "figure_width", "figure_dpi", "figure_title"} <= names
+
+
+def test_maps_of_methods_that_name_paths_have_files_of_their_own():
+    methods = [
+        "ig",
+        "eg:data=a/photos",
+        "eg:data=b/photos",
+        "eg:draws=9,data=b/photos",
+        *(f"m:{'k' * 90}{n}" for n in (0, 1)),
+    ]
+    files = {map_file("cat", method) for method in methods}
+    assert len(files) == 6 and "cat.ig.npz" in files and not any("/" in file for file in files)
+    assert any(file.startswith("cat.eg_data=a_photos-") for file in files)

@@ -32,9 +32,16 @@ def _stem(name: str) -> str:
     return re.sub(r"\.(jpe?g|png|webp|tiff?|gif|bmp|ppm|pgm)$", "", last, flags=re.IGNORECASE)
 
 
+def map_file(image: str, method: str) -> str:
+    """Return the name of the file of a map, `IMAGE.METHOD.npz`; a method that names a path, or is long, has a hash."""
+    flat = re.sub(r"[/\\]", "_", method)
+    alike = 2 if flat != method or len(flat) > 80 else 1
+    return f"{image}.{file_names([flat] * alike)[0]}.npz"
+
+
 def save_map(folder: Path, image: str, row: ExplanationRow, relevance: Tensor) -> Path:
     """Write `IMAGE.METHOD.npz`: `map` (C, H, W), its channel sum `sum` (H, W), signed float32, and the row's fields."""
-    path = folder / f"{image}.{file_names([row.method])[0]}.npz"
+    path = folder / map_file(image, row.method)
     values = relevance.numpy().astype(np.float32)
     facts: dict[str, Any] = {
         k: np.array(np.nan if v is None else v) for k, v in dataclasses.asdict(row).items() if k != "index"

@@ -18,7 +18,7 @@ from stochx.errors import InputError
 from stochx.input_files import exists
 from stochx.reports.explanation import draw_explanation
 from stochx.reports.inputs import save_input
-from stochx.reports.maps import file_names, save_map
+from stochx.reports.maps import file_names, map_file, save_map
 from stochx.runs import Outcome
 from stochx.runs._networks import class_index, explained_network, image_sources
 from stochx.runs._results import (
@@ -108,4 +108,4 @@ def _keeper(
 def _records(results: Sequence[Any], names: Sequence[str]) -> list[Record]:
     """Return the rows of images that were explained, each with the name of its map's file."""
     rows = [row for row in results if isinstance(row, ExplanationRow)]
-    return [dataclasses.asdict(row) | {"map": f"{names[row.index]}.{file_names([row.method])[0]}.npz"} for row in rows]
+    return [dataclasses.asdict(row) | {"map": map_file(names[row.index], row.method)} for row in rows]
