@@ -10,7 +10,7 @@ LOCKED := --require-hashes --no-deps --no-build-isolation
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint dist completions stubs reference pictures docs bench lock audit advisories clean
+.PHONY: demo test test-slow torture lint dist completions stubs reference pictures docs bench lock audit advisories clean
 
 demo: .venv/demo
 	$(BIN)/stochx demo -o stochx-out/demo --overwrite
@@ -20,6 +20,10 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(PYTEST) -m slow
+
+# Hours; goes on where it was interrupted, and writes docs/reliability.md at the end.
+torture: .venv/dev
+	cd tests && ../$(BIN)/python -m torture
 
 lint: .venv/dev
 	$(BIN)/ruff check .

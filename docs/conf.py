@@ -36,7 +36,7 @@ SECTIONS = {
     "Work with it": ["cookbook", "python", "ci", "json"],
     "Choices": ["entries/*"],
     "Theory": ["theory/*"],
-    "Evidence": ["results/*", "checks", "statistics", "repeatable"],
+    "Evidence": ["results/*", "checks", "statistics", "repeatable", "reliability"],
     "Project": ["architecture"],
 }
 """The site's menu; pages that it does not name come last."""
