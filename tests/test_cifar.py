@@ -83,6 +83,17 @@ def test_wrong_strips_are_refused(tmp_path: Path) -> None:
         load(f"cifar10:root={tmp_path}", "test")
 
 
+@pytest.mark.parametrize(
+    "header", ["{'x': " + "(" * 99, "{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000,), }", "{", "\0"]
+)
+def test_labels_of_a_lying_header_are_refused(header: str, tmp_path: Path) -> None:
+    strips(tmp_path)
+    text = header.ljust(118) + "\n"
+    (tmp_path / "test_labels.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([len(text), 0]) + text.encode())
+    with pytest.raises(InputError, match=r"test_labels\.npy` is damaged: "):
+        load(f"cifar10:root={tmp_path}", "test")
+
+
 def batches(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torchvision's folder in miniature; the checksums that torchvision knows are replaced by those of these files."""
     source = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[kind]

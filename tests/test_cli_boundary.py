@@ -108,6 +108,11 @@ def test_resume_asks_only_the_networks_whose_maps_are_gone(run, place):
     assert done.returncode == 0, done.stderr
     after = [json.loads(line) for line in (place / "run/records.jsonl").read_text().splitlines()]
     assert lost.exists() and after[:2] == before[:2] and after[2]["distances"] == before[2]["distances"]
+    whole = lost.read_bytes()
+    lost.write_bytes(whole[:-99])
+    damaged = stochx(*again, "--resume", cwd=place)
+    assert damaged.returncode == 2 and f"`run/planes/{lost.name}` is damaged: " in damaged.stderr
+    lost.write_bytes(whole)
     refused = stochx(*again, "--resume", "--resolution", 9, cwd=place)
     assert refused.returncode == 2 and "`resolution` `16`, not `9`" in refused.stderr
 

@@ -62,6 +62,13 @@ def test_resume_adds_images_and_keeps_what_is_there(run, place):
     assert (place / "scores" / "records.jsonl").read_text().splitlines() == before
 
 
+def test_a_strip_that_is_damaged_is_left_out_of_the_gallery(run, place):
+    for strip in (place / "scores" / "strips").iterdir():
+        strip.write_bytes(strip.read_bytes()[:99])
+    done = stochx("score", "a.png", "b.jpg", *FAST, "-o", "scores", "--resume", "--json", cwd=place)
+    assert done.returncode == 0 and json.loads(done.stdout)["results"] == run["results"], done.stderr
+
+
 def test_an_image_that_lacks_a_method_after_a_crash_is_scored_again(run, place):
     records = place / "scores" / "records.jsonl"
     whole = records.read_text().splitlines()

@@ -174,6 +174,77 @@ def test_cars_reads_the_official_devkit(tmp_path: Path) -> None:
         load(f"cars:root={tmp_path}")
 
 
+CARS = np.array([("1.jpg", 1)], [("fname", object), ("class", object)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "message"),
+    [
+        (CARS, np.array([]), "names images or classes that cannot be"),
+        (np.array([("1.jpg", 0)], CARS.dtype), np.array(["a"], object), "names images or classes that cannot be"),
+        (np.array([("../1.jpg", 1)], CARS.dtype), np.array(["a"], object), "names images or classes that cannot be"),
+        (
+            np.array([("1.jpg", "x")], CARS.dtype),
+            np.array(["a"], object),
+            r"annos\.mat` cannot be read: invalid literal",
+        ),
+        (np.array([1, 2]), np.array(["a"], object), r"annos\.mat` cannot be read: invalid index"),
+        ("x", np.array(["a"], object), r"annos\.mat` cannot be read"),
+    ],
+)
+def test_a_damaged_devkit_is_one_error(rows: object, names: object, message: str, tmp_path: Path) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    plant(tmp_path, "cars_train/1.jpg")
+    (tmp_path / "devkit").mkdir()
+    savemat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": rows})
+    savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": names})
+    with pytest.raises(InputError, match=message):
+        load(f"cars:root={tmp_path},split=all")
+
+
+def test_a_devkit_of_one_car_is_read(tmp_path: Path) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    plant(tmp_path, "cars_train/1.jpg")
+    (tmp_path / "devkit").mkdir()
+    savemat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": CARS})
+    savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": np.array(["Audi A"], object)})
+    data = load(f"cars:root={tmp_path},split=all")
+    assert (data.classes, data.labels) == (("Audi A",), [0])
+
+
+@pytest.mark.parametrize("cell", ["1,0", "one"])
+def test_a_table_of_what_is_no_number_is_one_error(cell: str, tmp_path: Path) -> None:
+    header = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+    written(tmp_path / "x_GroundTruth.csv", header, ("I_1", cell, 0, 0, 0, 0, 0, 0))
+    plant(tmp_path, "ISIC2018_Task3_Training_Input/I_1.jpg")
+    with pytest.raises(InputError, match=f"GroundTruth.csv` has `{cell}` for a number"):
+        load(f"isic:root={tmp_path}")
+
+
+def test_rows_that_are_cut_have_empty_cells(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("filename,label\n1.png\n")
+    plant(tmp_path, "images/1.png")
+    assert classes(f"miniimagenet:root={tmp_path}", "train") == [""]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.json", '{"train": 5}', "s.json` is not a list of classes"),
+        ("s.json", '{"train": ["a"], "val": "b"}', "s.json` is not a list of classes"),
+        ("lists/train.json", '{"label_names": 1.5}', "train.json` is not a list of classes"),
+        ("lists/train.csv", "label\n" + "a" * 200_000, "train.csv` cannot be read: field larger than field limit"),
+    ],
+)
+def test_lists_of_classes_that_are_none_are_one_error(name: str, text: str, message: str, tmp_path: Path) -> None:
+    plant(tmp_path, "t/a/1.png", "t/b/2.png")
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load(f"folder:root={tmp_path / 't'},split={file if name == 's.json' else file.parent}", "train")
+
+
 def test_isic_reads_the_one_hot_table(tmp_path: Path) -> None:
     header = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
     rows = (("I_1", 0.0, 1.0, 0, 0, 0, 0, 0), ("I_2", 1.0, 0, 0, 0, 0, 0, 0), ("I_3", 0, 0, 0, 0, 0, 0, 1.0))

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -250,6 +251,13 @@ def test_missing_and_damaged_pictures_leave_the_rest(tmp_path):
     assert (row["images"], row["left_out"]) == (2, 1)
     assert "2 of 3 images are shown: the files of the others are missing." in (tmp_path / "a.html").read_text()
     assert read_arrays(run / "i1.gradient.npz") is None and read_picture(run / "none.png") is None
+
+
+def test_arrays_that_unpack_to_more_than_memory_are_not_shown(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file, file.open("map.npy", "w") as member:
+        for _ in range(9):
+            member.write(bytes(2**26))
+    assert read_arrays(tmp_path / "a.npz") is None
 
 
 def test_records_name_no_files_elsewhere(tmp_path):

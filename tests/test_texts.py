@@ -50,6 +50,16 @@ def test_stdout_of_any_encoding_takes_every_text(encoding, as_json, monkeypatch)
         assert written == f"name\ncat {sign} \\u732b \\U0001f408\n"
 
 
+def test_json_holds_nothing_that_a_terminal_obeys(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    name = "".join(map(chr, [*range(32), *range(0x7F, 0xA0)])) + "é"
+    output.show(compose("list", {}, {}, [{"name": name}]), View(lambda rows: [text("name")]), "json", quiet=True)
+    written = stream.buffer.getvalue().decode()
+    assert json.loads(written)["results"] == [{"name": name}]
+    assert [c for c in written if not c.isprintable()] == ["\n"] and "é" in written
+
+
 def test_a_name_that_is_not_utf_8_is_escaped_and_found_again(place):
     try:
         shutil.copy(place / "a.png", place / BYTE)

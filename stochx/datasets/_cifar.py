@@ -18,15 +18,17 @@ import numpy as np
 from stochx.datasets import Split
 from stochx.datasets._root import data_root
 from stochx.engine.io import images
+from stochx.engine.io.archives import read_npy
 from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.threads import usable_cpus
 from stochx.engine.world import local_rank
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, first_line, printable
 from stochx.input_files import open_file
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
+MOST = 2**24  # bytes of labels
 TIMEOUT = 10.0  # seconds without a response from the network
 PATIENCE = 1800.0  # seconds that other ranks wait for a download; torchrun stops them at once if it fails
 
@@ -87,9 +89,9 @@ def _strip(file: Path) -> np.ndarray:
 def _strip_labels(path: Path, classes: int) -> list[int]:
     with open_file(path) as file:
         try:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
-            raise InputError(f"`{printable(path)}` is damaged: {error}", "download it again") from None
+            labels = read_npy(file, MOST)
+        except Exception as error:  # malicious bytes: the header's parser raises almost anything
+            raise InputError(f"`{printable(path)}` is damaged: {first_line(error)}", "download it again") from None
     if (
         labels.ndim != 1
         or labels.dtype.kind not in "ui"

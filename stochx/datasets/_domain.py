@@ -62,7 +62,7 @@ def table(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file with at least the columns `needed`."""
     try:
         with open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
+            reader = csv.DictReader(lines, restval="")  # of rows that are cut
             missing = [name for name in needed if name not in (reader.fieldnames or [])]
             if missing:
                 raise InputError(f"`{printable(file)}` has no column `{missing[0]}`", "use the official file")

@@ -86,24 +86,30 @@ def _lists(where: Path) -> dict[Split, list[str]]:
     content = _parsed(where)
     if not isinstance(content, dict) or content.keys().isdisjoint({n for names in FILES.values() for n in names}):
         raise InputError(f"`{printable(where)}` names no splits", 'write {"train": [...], "val": [...], "test": [...]}')
-    return {s: [str(name) for n in names for name in content.get(n, [])] for s, names in FILES.items()}
+    return {s: [name for n in names for name in _texts(content.get(n, []), where)] for s, names in FILES.items()}
 
 
 def _names(file: Path) -> list[str]:
     """Read a list of classes: a JSON list, one per line, or a column of a table."""
     if file.suffix == ".json":
         content = _parsed(file)
-        named = content.get("label_names") if isinstance(content, dict) else content
-        if not isinstance(named, list):
-            raise InputError(f"`{printable(file)}` is not a list of classes", 'write ["class", ...]')
-        return [str(name) for name in named]
+        return _texts(content.get("label_names") if isinstance(content, dict) else content, file)
     lines = [line.strip() for line in read_text(file, "check the file").splitlines() if line.strip()]
     if file.suffix == ".txt":
         return lines
-    table = csv.DictReader(lines)
-    fields = table.fieldnames or []
-    column = next((name for name in COLUMNS if name in fields), fields[-1] if fields else "")
-    return [str(row[column]) for row in table]
+    table = csv.DictReader(lines, restval="")
+    try:
+        fields = table.fieldnames or []
+        column = next((name for name in COLUMNS if name in fields), fields[-1] if fields else "")
+        return [row[column] for row in table]
+    except csv.Error as error:
+        raise InputError(f"`{printable(file)}` cannot be read: {error}", "check the file") from None
+
+
+def _texts(value: object, file: Path) -> list[str]:
+    if not isinstance(value, list):
+        raise InputError(f"`{printable(file)}` is not a list of classes", 'write ["class", ...]')
+    return [str(name) for name in value]
 
 
 def _parsed(file: Path) -> object:

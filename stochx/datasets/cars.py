@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from stochx.datasets import Split
 from stochx.datasets._domain import class_folders, folder_of, listed
 from stochx.datasets._shards import required
 from stochx.engine.io.data import Data
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, first_line, printable
+from stochx.input_files import open_file
+
+HINT = "use the official devkit"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,22 @@ class Cars:
         root = root / "stanford_cars" if (root / "stanford_cars").is_dir() else root  # torchvision's folder
         if not (root / "cars_train").is_dir():
             return class_folders(str(root), self.PLACES, self.split, split)
-        rows = _matlab(root / "devkit" / "cars_train_annos.mat", "annotations")
-        names = _matlab(root / "devkit" / "cars_meta.mat", "class_names")
-        pairs = [(f"cars_train/{row['fname']}", str(names[int(row["class"]) - 1])) for row in rows]
-        return listed(root, pairs, self.split, split)
+        names = _matlab(root / "devkit" / "cars_meta.mat", "class_names", str)
+        rows = _matlab(root / "devkit" / "cars_train_annos.mat", "annotations", _row)
+        if not all(0 < number <= len(names) and Path(image).name == image for image, number in rows):
+            raise InputError(f"`{printable(root / 'devkit')}` names images or classes that cannot be", HINT)
+        return listed(root, [(f"cars_train/{image}", names[number - 1]) for image, number in rows], self.split, split)
 
 
-def _matlab(file: Path, name: str) -> Any:
-    """Read an array of a MATLAB file."""
+def _matlab(file: Path, name: str, read: Callable[[Any], T]) -> list[T]:
+    """Read the elements of an array of a MATLAB file."""
     loadmat = required("scipy.io", file, "scipy").loadmat
-    try:
-        return loadmat(file, squeeze_me=True)[name]
-    except Exception as error:  # malicious bytes make the parser raise almost anything
-        raise InputError(f"`{printable(file)}` cannot be read: {error}", "use the official devkit") from None
+    with open_file(file) as content:
+        try:
+            return [read(value) for value in np.atleast_1d(loadmat(content, squeeze_me=True)[name])]
+        except Exception as error:  # malicious bytes make the parser raise almost anything
+            raise InputError(f"`{printable(file)}` cannot be read: {first_line(error)}", HINT) from None
+
+
+def _row(value: Any) -> tuple[str, int]:
+    return str(value["fname"]), int(value["class"])

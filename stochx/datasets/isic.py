@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stochx.datasets import Split
 from stochx.datasets._domain import by_name, folder_of, listed, table, warn_of_absent
@@ -30,7 +31,7 @@ class ISIC:
         places = by_name(root)
         pairs, absent = [], []
         for row in table(files[0], ("image", *LESIONS)):
-            lesions = [name for name in LESIONS if row[name] and float(row[name]) > 0.5]
+            lesions = [name for name in LESIONS if row[name] and _number(row[name], files[0]) > 0.5]
             image = f"{row['image']}.jpg"
             if image not in places:
                 absent.append(image)
@@ -42,3 +43,10 @@ class ISIC:
                 f"none of the images of `{printable(files[0])}` exist", "add `ISIC2018_Task3_Training_Input`"
             )
         return listed(root, pairs, self.split, split)
+
+
+def _number(text: str, file: Path) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"`{printable(file)}` has `{printable(text)}` for a number", "use the official file") from None

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -16,9 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from stochx.engine.io.archives import read_npz
 from stochx.engine.io.images import to_picture
 from stochx.engine.plane import Plane
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, first_line, printable
+from stochx.input_files import open_file
 from stochx.reports.arrays import save_arrays
 from stochx.reports.figure import (
     FAINT,
@@ -40,6 +41,7 @@ from stochx.tasks.sequential import Predictions
 
 EDGE, HATCH = "#222222", "#00000055"
 BEYOND = 0.05  # share of an image's values outside [0, 1] above which the plane is hatched
+MOST = 2**29  # bytes of the arrays of a plane
 CELLS = 900  # least pixels on the longer side of a panel
 COLUMNS = 4  # panels in a row, where each network has a single panel
 SIDE, STRIP = 3.3, 1.25  # inches: side of a panel, width of the strip of images
@@ -107,12 +109,18 @@ def save_maps(path: Path, predictions: Predictions) -> None:
 
 
 def read_maps(path: Path) -> Predictions:
-    """Read the predictions that `save_maps` wrote; raises `InputError` for those of an earlier version."""
+    """Read the predictions that `save_maps` wrote; raises `InputError` for damaged ones and for earlier versions'."""
     names = [field.name for field in fields(Predictions)]
-    with np.load(path) as file:
-        if not {*names} <= {*file.files}:
-            raise InputError(f"`{printable(path)}` is of an earlier version", "draw the planes anew with `--overwrite`")
-        return Predictions(*(torch.from_numpy(file[name]) for name in names))
+    with open_file(path) as file:
+        try:
+            arrays = read_npz(file, names, MOST)
+        except Exception as error:  # damaged bytes: zipfile, zlib and the header's parser raise almost anything
+            raise InputError(
+                f"`{printable(path)}` is damaged: {first_line(error)}", "remove it, and use `--resume`"
+            ) from None
+    if not {*names} <= {*arrays}:
+        raise InputError(f"`{printable(path)}` is of an earlier version", "draw the planes anew with `--overwrite`")
+    return Predictions(*(torch.from_numpy(arrays[name]) for name in names))
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

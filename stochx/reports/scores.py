@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from stochx.reports.figure import (
     wrapped_label,
 )
 from stochx.reports.fitting import legend_columns
+from stochx.reports.html.images import read_picture
 from stochx.reports.palette import line_style
 from stochx.settings.figures import Look
 from stochx.tasks.comparison import bounds_of
@@ -143,16 +145,17 @@ def draw_gallery(
     unsigned: Collection[str] = (),
     look: Look = OWN,
 ) -> bool:
-    """Draw the strips of the images on which the methods disagree most, largest first; return False without strips."""
+    """Draw the strips of the images on which the methods disagree most, largest first; return False without strips.
+
+    Strips that are damaged are left out.
+    """
     by_image = {record["index"]: record for record in records}
     ranked = sorted(by_image.values(), key=lambda record: -(record["disagreement"] or 0.0))
-    shown = [record for record in ranked if (strips / f"{files[record['index']]}.png").exists()][:SHOWN]
-    if not shown:
+    read = ((record, read_picture(strips / f"{files[record['index']]}.png")) for record in ranked)
+    found = list(islice(((record, picture) for record, picture in read if picture is not None), SHOWN))
+    if not found:
         return False
-    pictures = []
-    for record in shown:
-        with Image.open(strips / f"{files[record['index']]}.png") as image:
-            pictures.append(np.asarray(image.convert("RGB")))
+    shown, pictures = zip(*found, strict=True)
     save_figure(path, _gallery_figure(shown, pictures, methods, set(unsigned).intersection(methods)), look)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
@@ -16,6 +17,18 @@ def check_names(names: Iterable[str]) -> None:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"the archive holds two members of one name, `{printable(twice)}`")
+
+
+def read_npy(file: BinaryIO, most: int) -> np.ndarray:
+    """Return the array of an .npy file.
+
+    Raises `MemoryError` for a file of more than `most` bytes, and for malicious bytes almost anything.
+    """
+    if file.seek(0, io.SEEK_END) > most:
+        raise MemoryError
+    file.seek(0)
+    array: np.ndarray = np.load(file, allow_pickle=False)
+    return array
 
 
 def read_npz(file: BinaryIO, names: Sequence[str], most: int) -> dict[str, np.ndarray]:

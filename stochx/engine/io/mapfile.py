@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stochx.engine.io.archives import read_npz
+from stochx.engine.io.archives import read_npy, read_npz
 from stochx.errors import InputError, first_line, printable
 from stochx.input_files import open_file
 
@@ -58,7 +57,7 @@ def read_map(path: Path, root: Path) -> MapFile:
     shown = printable(path)
     with open_file(path) as file:
         try:
-            arrays = read_npz(file, NAMES, MOST) if zipfile.is_zipfile(file) else {"map": _array(file)}
+            arrays = read_npz(file, NAMES, MOST) if zipfile.is_zipfile(file) else {"map": read_npy(file, MOST)}
         except MemoryError:
             raise InputError(f"`{shown}` holds more than a map of 64 million pixels", HOW) from None
         except Exception as error:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
@@ -76,15 +75,6 @@ def read_map(path: Path, root: Path) -> MapFile:
         method=_text(arrays.get("method")) or ("maps" if folder == "." else folder),
         target=_index(arrays.get("target")),
     )
-
-
-def _array(file: BinaryIO) -> np.ndarray:
-    """Return the array of an .npy file; raises `MemoryError` for one of more than `MOST` bytes."""
-    if file.seek(0, io.SEEK_END) > MOST:
-        raise MemoryError
-    file.seek(0)
-    array: np.ndarray = np.load(file, allow_pickle=False)
-    return array
 
 
 def _channels_first(values: np.ndarray, shown: str) -> Tensor:

@@ -9,6 +9,8 @@ from PIL import Image
 
 from stochx.reports.maps import file_names
 
+MOST = 2**29  # bytes of arrays
+
 
 def file_of(folder: Path, image: str, suffix: str) -> Path:
     """Return the file of an image: with a hash in its name where the run had two of that name."""
@@ -27,7 +29,7 @@ def read_picture(path: Path) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except Exception:  # malicious bytes: the formats' parsers raise almost anything
         return None
 
 
@@ -35,6 +37,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an .npz file, None where it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > MOST:
+                return None
             return {name: file[name] for name in file.files}
     except Exception:  # malicious bytes: zipfile, zlib and the header's parser raise almost anything
         return None
