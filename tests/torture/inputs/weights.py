@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -20,6 +21,14 @@ from stochx.engine.network.weights import save
 from stochx.fewshot_networks import make_fewshot, save_fewshot
 
 HEADS = ("relation:hidden=3", "prototypical", "gnn")
+TRANSFORMERS = {
+    "hidden_sizes": [8, 8],
+    "depths": [1, 1],
+    "embedding_size": 8,
+    "layer_type": "basic",
+    "id2label": {"0": "a"},
+}
+PREPARED = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}, "do_normalize": True}
 DTYPES = ("F64", "F16", "BF16", "F8_E4M3", "F4", "I8", "I64", "U8", "U16", "U64", "BOOL", "C64", "X")
 OURS = "stochx"
 FACTS = {"guide": "none", "classes": {"cub": ["wren", "tern"]}}
@@ -38,6 +47,10 @@ def files() -> Mapping[str, bytes]:
             save_fewshot(file, make_fewshot("conv4:width=4", head, 2, 16, 0, FACTS))
             found[f"few-shot {head}"] = file.read_bytes()
         state = {"state_dict": model.network.state_dict(), "epoch": 3}
+        network, example = model.network.eval(), torch.zeros(1, 3, 32, 32)
+        torch.export.save(torch.export.export(network, (example,)), Path(folder, "x.pt2"))
+        torch.jit.save(torch.jit.trace(network, example), Path(folder, "x.pt"))
+        found |= {"exported": Path(folder, "x.pt2").read_bytes(), "program": Path(folder, "x.pt").read_bytes()}
         for name, content, zipped in (("zip", state, True), ("legacy", state, False), ("whole", model.network, True)):
             torch.save(content, file, _use_new_zipfile_serialization=zipped)
             found[name] = file.read_bytes()
@@ -49,6 +62,8 @@ def prepare(folder: Path) -> None:
     for content in files().values():
         (folder / "net.safetensors").write_bytes(content)
         command("info", folder / "net.safetensors", cwd=folder)
+    with suppress(Exception):  # a fault, of which its case tells
+        shared(Random(0), folder)
 
 
 def split(content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -118,8 +133,27 @@ def tensors(draw: Random, folder: Path) -> None:
 def damaged(draw: Random, folder: Path) -> None:
     """Describe a network of damaged bytes."""
     name = draw.choice(list(files()))
-    suffix = ".pt" if name in ("zip", "legacy", "whole") else ".safetensors"
-    _describe(draw, folder, odd.damaged(draw, files()[name]), suffix)
+    suffix = {"exported": ".pt2", "program": ".pt", "zip": ".pt", "legacy": ".pt", "whole": ".pt"}
+    _describe(draw, folder, odd.damaged(draw, files()[name]), suffix.get(name, ".safetensors"))
+
+
+def shared(draw: Random, folder: Path) -> None:
+    """Describe a folder of weights as it is shared, whose config or index is odd."""
+    config: dict[str, Any] = {"architecture": "convnet:width=2", "num_classes": 2, "label_names": ["a", "b"]}
+    if draw.random() < 0.5:
+        config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], **TRANSFORMERS}
+    if draw.random() < 0.5:
+        config["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32], "crop_pct": 0.9}
+    header, _ = split(files()["classifier"])
+    index = {"weight_map": {name: "model.safetensors" for name in header if name != "__metadata__"}}
+    parts = {"config.json": config, "model.safetensors.index.json": index, "preprocessor_config.json": PREPARED}
+    odder = draw.choice(("config.json", *parts))
+    for name, part in parts.items():
+        if name != "model.safetensors.index.json" or name == odder:
+            text = json.dumps(odd.changed(draw, part) if name == odder else part).encode()
+            (folder / name).write_bytes(odd.damaged(draw, text) if name == odder and draw.random() < 0.1 else text)
+    (folder / "model.safetensors").write_bytes(files()["classifier"])
+    command("info", folder, cwd=folder)
 
 
 def _describe(draw: Random, folder: Path, content: bytes, suffix: str = ".safetensors") -> None:
