@@ -186,7 +186,7 @@ CARS = np.array([("1.jpg", 1)], [("fname", object), ("class", object)])
         (
             np.array([("1.jpg", "x")], CARS.dtype),
             np.array(["a"], object),
-            r"annos\.mat` cannot be read: invalid literal",
+            r"annos\.mat` cannot be read: 'str' object has no",
         ),
         (np.array([1, 2]), np.array(["a"], object), r"annos\.mat` cannot be read: invalid index"),
         ("x", np.array(["a"], object), r"annos\.mat` cannot be read"),

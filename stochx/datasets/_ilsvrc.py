@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
+from stochx.engine.io.matlab import read_mat
 from stochx.engine.io.wnids import WNIDS
-from stochx.errors import InputError, printable
+from stochx.errors import InputError, first_line, printable
 from stochx.input_files import open_file
-from stochx.installation import install_hint
 
 MAX_BYTES = 2**20  # largest annotation file
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -107,19 +104,14 @@ def _devkit(path: Path, stems: Sequence[str]) -> dict[str, str]:
 
 def _meta(path: Path) -> dict[str, str]:
     """Map numbers to WordNet ids, from the devkit's table of classes."""
-    hint = "use `LOC_val_solution.csv` or the XML files in `annotations` instead"
-    try:
-        matlab = importlib.import_module("scipy.io")
-    except ImportError:
-        raise InputError(
-            f"reading `{printable(path)}` needs the package scipy", f"{install_hint('scipy')}, or {hint}"
-        ) from None
     with open_file(path) as file:
         try:
-            table = np.atleast_1d(matlab.loadmat(file, squeeze_me=True)["synsets"])
-            return {str(int(k)): str(w) for k, w in zip(table["ILSVRC2012_ID"], table["WNID"], strict=True)}
-        except Exception as error:  # malicious bytes make the parser raise almost anything
-            raise InputError(f"`{printable(path)}` is damaged: {error}", hint) from None
+            return {str(int(row["ILSVRC2012_ID"].item())): str(row["WNID"]) for row in read_mat(file, "synsets")}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"`{printable(path)}` is damaged: {first_line(error)}",
+                "use `LOC_val_solution.csv` or the XML files in `annotations` instead",
+            ) from None
 
 
 SOURCES: dict[str, Callable[[Path, Sequence[str]], dict[str, str]]] = {

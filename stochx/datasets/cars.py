@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from stochx.datasets import Split
 from stochx.datasets._domain import class_folders, folder_of, listed
-from stochx.datasets._shards import required
 from stochx.engine.io.data import Data
+from stochx.engine.io.matlab import read_mat
 from stochx.errors import InputError, first_line, printable
 from stochx.input_files import open_file
 
@@ -25,7 +23,7 @@ class Cars:
     """Stanford Cars: 196 car models (Krause et al., 2013); few-shot learning uses the training images.
 
     Class folders (`car_data/train/...`), or the official `cars_train/*.jpg` with `devkit/cars_train_annos.mat` and
-    `devkit/cars_meta.mat`, which need scipy.
+    `devkit/cars_meta.mat`.
     """
 
     root: str  # folder with these
@@ -46,13 +44,12 @@ class Cars:
 
 def _matlab(file: Path, name: str, read: Callable[[Any], T]) -> list[T]:
     """Read the elements of an array of a MATLAB file."""
-    loadmat = required("scipy.io", file, "scipy").loadmat
     with open_file(file) as content:
         try:
-            return [read(value) for value in np.atleast_1d(loadmat(content, squeeze_me=True)[name])]
-        except Exception as error:  # malicious bytes make the parser raise almost anything
+            return [read(value) for value in read_mat(content, name)]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"`{printable(file)}` cannot be read: {first_line(error)}", HINT) from None
 
 
 def _row(value: Any) -> tuple[str, int]:
-    return str(value["fname"]), int(value["class"])
+    return str(value["fname"]), int(value["class"].item())

@@ -140,7 +140,7 @@ def options(draw: Random, folder: Path) -> None:
         word = _word(draw, setting)
         if setting.name == "include":
             continue
-        if draw.random() < 0.1 and not setting.option.positional and "\0" not in word:
+        if draw.random() < 0.1 and not setting.option.positional and not {"\0", "\ud800"} & {*word}:
             variables[f"STOCHX_{name.replace('-', '_')}_{setting.name}".upper()] = word
         elif setting.option.positional:
             typed.append(word)
