@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from support import in_ranks
 from torch import nn
 from torch.nn import functional as F
@@ -96,6 +101,28 @@ def test_a_checkpoint_of_another_training_is_refused(other, shapes, tmp_path):
     run(shapes, Plan(1), state=tmp_path / "s.safetensors")
     with pytest.raises(InputError, match="does not match"):
         run(shapes, Plan(2, **other), state=tmp_path / "s.safetensors", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "value"),
+    [("last", 5), ("last", {"epoch": "x"}), ("last", {"epoch": 1, "loss": None}), ("best", 1), ("best", {"epoch": []})],
+)
+def test_a_checkpoint_of_edited_facts_is_refused(facts, value, shapes, tmp_path):
+    state = tmp_path / "s.safetensors"
+    run(shapes, Plan(1), state=state)
+    tensors = load_file(state)
+    with safe_open(state, "pt") as file:
+        header = json.loads(file.metadata()["training"])
+    save_file(tensors, state, {"training": json.dumps(header | {facts: value})})
+    with pytest.raises(InputError, match="does not match"):
+        run(shapes, Plan(2), state=state, resume=True)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_checkpoint(make, shapes, tmp_path):
+    make(tmp_path / "s.safetensors")
+    with pytest.raises(InputError, match=r"is (a directory|not a regular file)"):
+        run(shapes, Plan(1), state=tmp_path / "s.safetensors", resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_checkpoint(shapes, tmp_path):

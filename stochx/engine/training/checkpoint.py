@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stochx.engine.io.tensors import save_tensors
 from stochx.errors import InputError
+from stochx.input_files import open_file
 
 Group = Mapping[str, Tensor]
 
@@ -57,6 +58,7 @@ def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average
     """
     if not path.exists():
         return Progress()
+    open_file(path).close()  # safetensors maps whatever it gets
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -67,11 +69,21 @@ def read(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average
         for name, value in _group(tensors, "average").items():
             average[name].copy_(value)
         _fill(optimizer, tensors)
-        progress = Progress(facts["last"], facts["best"]["epoch"], facts["best"]["value"])
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, IndexError):
+        progress = Progress(_last(facts["last"]), int(facts["best"]["epoch"]), float(facts["best"]["value"]))
+        kept = _group(tensors, "best").items()
+        progress.best = {name: value.to(model.state_dict()[name]) for name, value in kept}
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         raise InputError(f"`{path}` does not match this training run", "use `--overwrite` to start over") from None
-    progress.best = {name: value.to(model.state_dict()[name]) for name, value in _group(tensors, "best").items()}
     return progress
+
+
+def _last(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the last epoch's facts, if there was one, as numbers."""
+    if not facts:
+        return {}
+    numbers = {name: float(facts[name]) for name in ("loss", "accuracy", "images_per_second")}
+    measures = {str(name): float(value) for name, value in facts["measures"].items()}
+    return {"epoch": int(facts["epoch"]), **numbers, "measures": measures}
 
 
 def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
