@@ -18,7 +18,8 @@ class Outcome:
     """What came of a case, which the seed and its number make again.
 
     `fault` is None, or its kind and first line: `traceback: KeyError: 'x'`, `hang`, `memory: 3.1 GiB`, `lost`. `group`
-    is what was tortured, such as `headers` or `SIGTERM`; `seconds` are those of the case, and `peak` its bytes.
+    is what was tortured, such as `headers` or `SIGTERM`; `seconds` are those of the case, of the processor where others
+    may keep it waiting, and `peak` its bytes.
     """
 
     number: int

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from textwrap import fill
 
 import torch
 from torture.outcomes import ROOT, Line
@@ -14,7 +15,7 @@ from torture.outcomes import ROOT, Line
 from stochx import __version__
 from stochx.engine.memory import total_memory
 
-PAGE = "docs/reliability.md"
+PAGE, WIDTH = "docs/reliability.md", 120
 
 PROMISES = {
     "A weights file, an image or a data set never runs code": (
@@ -56,7 +57,7 @@ def page(lines: Sequence[Line], total: int, seed: int) -> str:
     cases, faults = sum(line.cases for line in lines), sum(line.faults for line in lines)
     count = f"{cases:,}" if cases == total else f"{cases:,} of {total:,}"
     return TEXT.format(
-        answer=f"{count} cases, {faults or 'no'} fault{'' if faults == 1 else 's'}",
+        answer=fill(ANSWER.format(f"{count} cases, {faults or 'no'} fault{'' if faults == 1 else 's'}"), WIDTH),
         promises="\n".join(f"| {promise} | {_listed(tests)} |" for promise, tests in PROMISES.items()),
         rows="\n".join(map(_row, lines)),
         machine=_machine(),
@@ -83,12 +84,15 @@ def _machine() -> str:
     )
 
 
+ANSWER = (
+    "**{}** in the last `make torture`: hostile files, signals, full disks, lost processes, load. A fault is a "
+    "traceback, code of a file that runs, a file written elsewhere than asked, anything lost, another exit code than "
+    "the documented one, or more than 10 seconds of the processor or 2 GiB of memory for a file."
+)
 TEXT = """\
 # What is reliable
 
-**{answer}** in the last `make torture`: hostile files, signals, full disks, lost processes, load. A fault is a
-traceback, code of a file that runs, a file written elsewhere than asked, anything lost, another exit code than the
-documented one, or more than 10 seconds or 2 GiB for a file.
+{answer}
 
 ## What is promised
 

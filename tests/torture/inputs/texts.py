@@ -27,7 +27,8 @@ from stochx.settings.base import Setting, settings_of
 
 NEEDED = {"attack": ("net",), "certify": ("net",), "boundary": ("net",), "info": ("net",), "fsc-test": ("net",)}
 NEEDED |= {"explain": ("image.png",), "report": ("run",), "compare": ("run", "other"), "card": ("run",)}
-NEEDED |= {"distill": ("--teacher", "net")}
+NEEDED |= {"distill": ("--teacher", "net"), "score": ("image.png",)}
+NEEDED |= {"fsc-explain": ("image.png", "--model", "net", "--support", "images")}
 WORDS = (
     "0", "-1", "1", "1e400", "nan", "inf", "-inf", "8/255", "1/0", "0x10", "١", "1_000", "9" * 400, "1e-400", " 1 ",
     "auto", "10%", "-5%", "0.5@", "@", "a=b", "eps=0,1", "eps=0:1:0", "noise=0:1e9:1e-9", "8x8", "8/4", "9999", "none",

@@ -25,7 +25,7 @@ from torture.outcomes import Outcome
 from stochx.engine.io.files import UNFINISHED
 from stochx.errors import StochxError, first_line
 
-SECONDS, WALL = 10, 30  # of the processor, and by the clock, that a case may take: others keep this machine busy too
+SECONDS, WALL = 10, 60  # of the processor, and by the clock, that a case may take: others keep this machine busy too
 GRACE = 5  # seconds after which it is killed if Python no longer sees the alarm
 MOST = 2 * 2**30  # bytes that a case may take,
 LIMIT = 5 * 2**30  # and of which the system refuses more
@@ -178,7 +178,7 @@ def _watch(cases: Cases, number: int, folder: Path, guard: Guard) -> Outcome:
     place.mkdir()
     tempfile.tempdir, guard.seen, said = str(place), [], ""
     Path("/proc/self/clear_refs").write_text("5")  # the peak anew
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with guard.over(place), _alarm():
             fault = _fault(cases, number, place)
@@ -186,7 +186,7 @@ def _watch(cases: Cases, number: int, folder: Path, guard: Guard) -> Outcome:
         fault, said = "hang", traceback.format_exc()
     except BaseException as error:
         fault, said = f"traceback: {type(error).__name__}: {first_line(error)}"[:200], traceback.format_exc()
-    seconds, peak = time.monotonic() - start, _status("VmHWM")
+    seconds, peak = time.process_time() - start, _status("VmHWM")
     fault = fault or _left(place, guard) or (f"memory: {peak / 2**30:.1f} GiB" if peak > MOST else None)
     if fault is not None:
         _keep(folder, number, said or fault)
