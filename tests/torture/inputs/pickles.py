@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from test_pickles import HOSTILE, archive, legacy, tensor
+from hostile_pickles import HOSTILE, archive, legacy, one_tensor
 from torture.inputs import odd
 from torture.inputs.command import command
 from torture.inputs.watch import CANARY
@@ -54,13 +54,13 @@ def programs() -> Mapping[str, bytes]:
     """Return the hostile programs of the tests, and those that would make a file."""
     made = {name: make() for name, make in HOSTILE.items()}
     made |= {text: b"\x80\x02}U\x01w" + text.encode() + b"s." for text in RUNNING}
-    made |= {"a tensor": tensor(), "numbers": pickle.dumps({"a": [1, 2.5, "x", b"y", {1: (2, 3)}]}, 4)}
+    made |= {"a tensor": one_tensor(), "numbers": pickle.dumps({"a": [1, 2.5, "x", b"y", {1: (2, 3)}]}, 4)}
     return {name: program for name, program in made.items() if len(program) < 100_000}
 
 
 def prepare(folder: Path) -> None:
     """Read a pickle that is one."""
-    archive(folder / "net.pt", tensor())
+    archive(folder / "net.pt", one_tensor())
     command("info", "net.pt", cwd=folder)
 
 
