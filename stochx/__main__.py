@@ -9,8 +9,8 @@ from stochx import interrupts
 def main() -> None:
     """Run the command line; a signal ends it without a traceback, also while modules are imported."""
     _fill_closed_streams()
-    interrupts.listen()
     try:
+        interrupts.listen()
         with interrupts.honoured():
             from stochx.cli import main as command_line
         command_line()

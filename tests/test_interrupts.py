@@ -162,6 +162,17 @@ def test_a_signal_while_python_leaves_is_no_traceback():
     assert (done.returncode, done.stderr, done.stdout) == (-signal.SIGTERM, "", "done\n")
 
 
+def test_a_signal_at_the_first_moment_is_no_traceback():
+    done = run(
+        "begin = threading.Thread.start\n"
+        "def met(thread):\n"  # the thread that awaits a second signal
+        "    begin(thread)\n"
+        "    send('SIGHUP')\n"
+        "threading.Thread.start = met\n" + RUN
+    )
+    assert (done.returncode, done.stderr) == CODES["SIGHUP"]
+
+
 def test_a_signal_at_the_last_moment_is_no_traceback():
     done = run_command(
         "before = signal.getsignal\n"
