@@ -24,10 +24,12 @@ NO_BARS = b"\r\x1b[2K\x1b[?25h"  # erases the line of a bar, and shows the curso
 class Stopped(BaseException):
     """A signal that ends the process.
 
-    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option.
+    `resumable` says whether `--resume` finds something to continue; None for a command that has no such option. `said`
+    is true where another rank has told the user why all end.
     """
 
     resumable: bool | None = None
+    said = False
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")

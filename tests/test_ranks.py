@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from stochx.attacks.pgd import PGD
 from stochx.catalog import GUIDES
+from stochx.engine import world as world_module
 from stochx.engine.fewshot.episodes import Domain, Episodes, Task, pool
 from stochx.engine.io.images import Preparation
 from stochx.engine.network.classifier import Classifier
@@ -23,6 +25,7 @@ from stochx.engine.training.items import Images, Mixed
 from stochx.engine.world import process_group
 from stochx.errors import LostRankError, RunError
 from stochx.fewshot_networks import make_fewshot
+from stochx.interrupts import Stopped
 from stochx.loading import load_data
 from stochx.network_files import install_noise
 from stochx.settings import Train
@@ -148,6 +151,28 @@ def end_the_leading_rank(file):
 def test_the_others_add_nothing_to_what_the_leading_rank_says(tmp_path):
     done = in_ranks(end_the_leading_rank, tmp_path / "lost")
     assert (done.returncode, (tmp_path / "lost").read_text()) == (0, "another rank was lost: True"), done.stderr
+
+
+def stop_the_leading_rank(file):
+    with contextlib.suppress(Stopped):
+        try:
+            with process_group() as world:
+                if world.leads:
+                    while not file.exists():
+                        time.sleep(0.01)
+                    raise Stopped(signal.SIGTERM)
+                with contextlib.suppress(LostRankError), world_module._linked():
+                    raise RuntimeError("a link has broken")
+                file.touch()
+        except Stopped as stopped:
+            file.write_text(str(stopped.said))
+            raise
+
+
+@pytest.mark.slow
+def test_the_leading_rank_adds_nothing_to_what_another_has_said(tmp_path):
+    done = in_ranks(stop_the_leading_rank, tmp_path / "lost")
+    assert (done.returncode, (tmp_path / "lost").read_text()) == (0, "True"), done.stderr
 
 
 def test_a_command_that_torchrun_starts_again_resumes(tmp_path, monkeypatch):

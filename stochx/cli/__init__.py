@@ -112,7 +112,7 @@ def main() -> NoReturn:
         code = 2
     except Stopped as stopped:
         hints = {True: KEPT, False: "nothing was finished, so nothing is kept", None: ""}
-        if _leads():
+        if _leads() and not stopped.said:
             output.complain(str(stopped), hints[stopped.resumable])
         code = stopped.exit_code
     except (MemoryError, RuntimeError) as error:

@@ -102,9 +102,11 @@ def process_group() -> Iterator[World]:
             dist.init_process_group(backends, store=_store, rank=own, world_size=size)
     try:
         yield World(own, size)
-    except (Exception, Stopped):
+    except (Exception, Stopped) as error:
         if own == 0 and _store is not None:  # the others lose their link to it, and have nothing to add
-            _is_said(_store)
+            said = _is_said(_store)
+            if isinstance(error, Stopped):  # by `torchrun`, where another rank was lost
+                error.said = said
         raise
     finally:
         _store = None
