@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torture.disks import Disks
 from torture.inputs import Inputs
+from torture.load import Load
 from torture.outcomes import ROOT, Book, Line, Outcome, Part, tally
 from torture.page import PAGE, page
+from torture.ranks import Ranks
+from torture.signals import Signals
 
-PARTS: Sequence[Part] = (Inputs(),)
+PARTS: Sequence[Part] = (Inputs(), Signals(), Disks(), Ranks(), Load())
 SAID = 30.0  # seconds between two lines of progress
 
 
