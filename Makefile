@@ -61,6 +61,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/certify.py
 	$(BIN)/python benchmarks/distill.py
 	$(BIN)/python benchmarks/fewshot.py
+	$(BIN)/python benchmarks/resume.py
 
 .venv/demo: pyproject.toml
 	$(VENV)
