@@ -21,6 +21,7 @@ from support import shapes_net, stochx
 from torch import nn
 
 from stochx.attributions import LRP, Gradient
+from stochx.catalog import ATTACKS, ATTRIBUTIONS
 from stochx.engine.device import in_batches, in_parts, is_out_of_memory, select_runtime
 from stochx.engine.network.fused import fused
 
@@ -214,6 +215,40 @@ def test_a_step_in_parts_begins_with_the_statistics_and_the_randomness_of_the_wh
     assert norm.num_batches_tracked == 4 and len({float(x) for x in drawn}) == 1 and len(drawn) == 3
     with pytest.raises(RuntimeError, match="can't allocate"):
         in_parts(norm, 1, 2, work)
+
+
+class ShortOfMemory(torch.autograd.Function):
+    """The identity, with memory for the gradients of three images."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        if len(gradient) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient
+
+
+@pytest.mark.parametrize("entry", ["pgd:steps=3", "apgd:steps=3", "ig:steps=4", "smoothgrad:samples=4"])
+def test_memory_that_runs_out_in_a_backward_pass_changes_no_result(entry):
+    class Short(nn.Linear):
+        def forward(self, x):
+            assert x.isfinite().all()  # control flow that needs data: it cannot be traced
+            return super().forward(ShortOfMemory.apply(x.flatten(1)))
+
+    short, x, y = Short(3 * 36, 4).eval(), torch.rand(8, 3, 6, 6), torch.arange(8) % 4
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 4)).eval()
+    plain[1].load_state_dict(short.state_dict())
+
+    def result(net):
+        with select_runtime("cpu", batch_size=8).scope():
+            if entry in ("ig:steps=4", "smoothgrad:samples=4"):
+                return ATTRIBUTIONS.make(entry)(net, x, y, range(8)).map
+            return ATTACKS.make(entry)(net, x, y, keys=range(8)).x
+
+    torch.testing.assert_close(result(short), result(plain))
 
 
 def test_other_errors_are_no_lack_of_memory():

@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from stochx.attacks import Ball, Context
-from stochx.catalog import ATTACKS
+from stochx.catalog import ATTACKS, ATTRIBUTIONS
+from stochx.engine.fewshot.network import scores_of
+from stochx.engine.io.images import Preparation
 from stochx.engine.judging import Judge
+from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.ensemble import RandomEnsemble
-from stochx.errors import RunError
+from stochx.engine.smoothing import check_independent
+from stochx.errors import InputError, RunError
 
 IMAGES = 4
 
@@ -33,18 +37,18 @@ class _Broken(torch.autograd.Function):
 class Faulty(nn.Module):
     """A network of three classes whose pass number `at` returns `value` for the last image, or as its gradient.
 
-    Passes of less than all images, which measure memory and compare gradients, do not count.
+    Passes of fewer than `least` images, which measure memory and compare gradients, do not count.
     """
 
     def __init__(self, value=torch.nan, in_gradient=False):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3))
-        self.value, self.in_gradient = value, in_gradient
+        self.value, self.in_gradient, self.least = value, in_gradient, IMAGES
         self.state = {"at": 0, "passes": 0}
 
     def forward(self, x):
         assert x.isfinite().all()  # control flow that needs data: it cannot be traced
-        counts = len(x) >= IMAGES and (x.requires_grad or not self.in_gradient)
+        counts = len(x) >= self.least and (x.requires_grad or not self.in_gradient)
         self.state["passes"] += counts
         fails = counts and self.state["passes"] == self.state["at"]
         out = self.layers(_Broken.apply(x, self.value) if fails and self.in_gradient else x)
@@ -103,3 +107,46 @@ def test_a_point_is_not_misclassified_by_logits_that_are_not_finite():
     for _ in passes(model, lambda: judge.wrong(x, torch.arange(IMAGES))):
         with pytest.raises(RunError, match="not finite"):
             judge.wrong(x, torch.arange(IMAGES))
+
+
+MAPS = [name for name in ATTRIBUTIONS if not ATTRIBUTIONS.declares(name, "control")]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("name", MAPS)
+def test_a_single_pass_that_is_not_finite_shows_in_a_map_or_in_its_gap(name, value):
+    model, x = faulty(value), torch.rand(IMAGES, 3, 8, 8)
+    y = model(x).argmax(1)
+    try:
+        method = ATTRIBUTIONS.make(name)
+        few = [key for key in ("samples", "roots", "steps", "draws") if hasattr(method, key)]
+        method = replace(method, **dict.fromkeys(few[:1], 2))
+        method(model, x, y)
+    except InputError:
+        pytest.skip("needs the operations of the network, which this one does not show")
+    for _ in passes(model, lambda: method(model, x, y)):
+        found = method(model, x, y)
+        parts = [part for part in (found.map, found.gap) if part is not None]
+        assert not all(part.isfinite().all() for part in parts)
+
+
+def test_a_single_pass_that_is_not_finite_is_not_taken_for_images_that_depend_on_each_other():
+    model = Classifier(faulty(), ("a", "b", "c"), Preparation(8, 8)).eval()
+    model.network.least = 2
+    for _ in passes(model.network, lambda: check_independent(model)):
+        with pytest.raises(RunError, match="not finite"):
+            check_independent(model)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_scores_of_episodes_are_finite_in_every_round(at):
+    rounds = []
+
+    def head(support, query):
+        rounds.append(1)
+        scores = torch.zeros(1, 4, 2)
+        return scores / (len(rounds) != at), None
+
+    with pytest.raises(RunError, match="scores of the few-shot network are not finite"):
+        scores_of(head, torch.rand(1, 2, 1, 3, 2, 2), torch.rand(1, 4, 3, 2, 2), transductive=True)
+    assert len(rounds) == at

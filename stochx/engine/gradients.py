@@ -216,7 +216,10 @@ def slope_of(model: nn.Module, points: Tensor, target: Tensor) -> Tensor:
 
 
 def value_and_slope_of(model: nn.Module, points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logit[target] (B,) beside its gradient at `points`."""
+    """Return logit[target] (B,) beside its gradient at `points`, which is NaN where the logit is not finite.
+
+    A network that overflows may return a gradient there as if the logit were a constant.
+    """
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         with current().autocast():
@@ -226,7 +229,8 @@ def value_and_slope_of(model: nn.Module, points: Tensor, target: Tensor) -> tupl
                 f"the model returns {tuple(outputs.shape)} for {len(points)} images", "it must return logits (N, K)"
             )
         slope = target_slope(outputs, target, points)
-        return outputs.detach().gather(1, target[:, None]).squeeze(1).to(points.dtype), slope
+        value = outputs.detach().gather(1, target[:, None]).squeeze(1).to(points.dtype)
+        return value, slope + 0 * value.view(-1, *[1] * (points.dim() - 1))
 
 
 def target_slope(outputs: Tensor, target: Tensor, leaf: Tensor) -> Tensor:

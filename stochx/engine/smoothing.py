@@ -71,7 +71,8 @@ def _pixels(steps: Tensor) -> Tensor:
 def check_independent(model: Classifier) -> None:
     """Raise an error if the outputs for the images of a batch depend on each other, unless batches hold one image.
 
-    The draws of an image would not be independent then, as the bound of its probability assumes.
+    The draws of an image would not be independent then, as the bound of its probability assumes. Raises `RunError` for
+    logits that are not finite.
     """
     if current().batch_size == 1:
         return
@@ -85,8 +86,7 @@ def check_independent(model: Classifier) -> None:
 
     def first_output(batch: Tensor) -> Tensor:
         with torch.inference_mode(), seeded(0, "independent"):
-            out: Tensor = model(batch)[0]
-        return out
+            return finite(model(batch))[0]
 
     pair = first_output(images[:2]), first_output(images[::2])
     if not torch.allclose(pair[0], pair[1], rtol=1e-4, atol=1e-5, equal_nan=True):

@@ -91,7 +91,7 @@ def explain(
     """Return the rows of all images, in order; `keep` receives each image's maps once they are computed.
 
     The target is the class index `target`, or each image's top prediction. A map of a stochastic network is the
-    mean over `draws` of its noise. Unreadable images, and logits or maps that are not finite, become `Failed`.
+    mean over `draws` of its noise. Unreadable images, and logits, maps or gaps that are not finite, become `Failed`.
     """
     unsigned = frozenset(name for name, method in methods.items() if not is_signed(method))
     methods = {name: bind(method, model) for name, method in methods.items()}
@@ -115,9 +115,14 @@ def _explain_batch(
 ) -> Iterator[Explained | Failed]:
     results = explanations(model, methods, batch)
     for n, (i, name) in enumerate(zip(batch.indices, batch.names, strict=True)):
-        bad = [method for method, (e, _) in results.items() if not e.map[n].isfinite().all()]
+        bad = [
+            f"the {what} of `{method}` is"
+            for method, (e, _) in results.items()
+            for what, values in (("map", e.map), ("completeness gap", e.gap))
+            if values is not None and not values[n].isfinite().all()
+        ]
         if bad:
-            yield not_finite(i, name, f"the map of `{bad[0]}` is")
+            yield not_finite(i, name, bad[0])
             continue
         chosen = int(batch.target[n])
         rows = [

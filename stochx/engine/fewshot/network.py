@@ -86,19 +86,22 @@ def scores_of(head: FewShotHead[Any], support: Tensor, query: Tensor, transducti
 
     Raises `RunError` for scores that are not finite.
     """
-    scores: Tensor = head(support, query)[0]
-    if not scores.isfinite().all():
-        raise RunError("the scores of the few-shot network are not finite", "train it again")
-    if not transductive:
-        return scores
-    for share in ROUNDS:
+    scores = _finite_scores(head, support, query)
+    for share in ROUNDS if transductive else ():
         confidence, predicted = scores.softmax(2).max(2)
         chosen = confidence.topk(max(1, round(share * query.shape[1])), 1).indices
         member = F.one_hot(predicted.gather(1, chosen), support.shape[1]).to(query)
         rows = torch.arange(len(query), device=query.device)[:, None]
         sums = support.sum(2) + torch.einsum("ekn,ekchw->enchw", member, query[rows, chosen])
         count = support.shape[2] + member.sum(1)
-        scores = head((sums / count[..., None, None, None]).unsqueeze(2), query)[0]
+        scores = _finite_scores(head, (sums / count[..., None, None, None]).unsqueeze(2), query)
+    return scores
+
+
+def _finite_scores(head: FewShotHead[Any], support: Tensor, query: Tensor) -> Tensor:
+    scores: Tensor = head(support, query)[0]
+    if not scores.isfinite().all():
+        raise RunError("the scores of the few-shot network are not finite", "train it again")
     return scores
 
 
