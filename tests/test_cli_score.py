@@ -79,6 +79,10 @@ def test_an_image_that_lacks_a_method_after_a_crash_is_scored_again(run, place):
         done = stochx("score", "a.png", "b.jpg", *FAST, "-o", "scores", "--resume", "--json", cwd=place)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["results"] == run["results"]
+    del damaged["scores"]["autvc"]["places"]
+    records.write_text("".join(f"{line}\n" for line in [json.dumps(damaged), *whole[1:]]))
+    refused = stochx("score", "a.png", "b.jpg", *FAST, "-o", "scores", "--resume", cwd=place)
+    assert refused.returncode == 2 and "missing required field `places`, at `scores.autvc`" in refused.stderr
     records.write_text("".join(f"{line}\n" for line in whole))
 
 

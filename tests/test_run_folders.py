@@ -25,6 +25,7 @@ class Line(TypedDict):
     label: Count
     scores: Mapping[str, Score]
     parts: NotRequired[list[float]]
+    name: NotRequired[str]
 
 
 SCORES = '"scores": {"a": {"share": 1}}'
@@ -141,6 +142,7 @@ def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
     ("line", "message"),
     [
         ("{", "records.jsonl` is not valid JSON in line 2"),
+        ('{"label": 1, "name": "é", SCORES}', "is not valid JSON in line 2: 'utf-8' codec can't decode"),
         ("null", "Expected `object`, got `null`"),
         ("{}", "Object missing required field `label`"),
         ('{"label": true, SCORES}', "Expected `int`, got `bool`, at `label`"),
@@ -159,7 +161,8 @@ def test_a_line_that_a_crash_cut_off_is_not_joined_to_the_next(tmp_path):
     ],
 )
 def test_a_record_without_the_form_of_its_run_is_named(line, message, tmp_path):
-    (tmp_path / "records.jsonl").write_text(f'{{"label": 0, {SCORES}}}\n{line.replace("SCORES", SCORES)}\n')
+    text = f'{{"label": 0, {SCORES}}}\n{line.replace("SCORES", SCORES)}\n'
+    (tmp_path / "records.jsonl").write_text(text, encoding="latin-1")
     run = RunFolder(tmp_path, {}, resume=True, kind=form(Line, scores=keyed(["a"], Score)))
     refused(lambda: [*run.lines], message, "leave out `--resume`")
 

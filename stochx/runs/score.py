@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
@@ -57,6 +57,8 @@ HINTS = {
     "explain": "leave out `--maps`, and name methods with `--method`",
     "mask": "use a data set with masks, such as `--data shapes`",
 }
+
+VALUE = form(Value, **get_type_hints(Value))  # records hold also what has a default
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
             sources = _with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
-        folder = open_folder(settings, world, form(ScoreRecord, scores=keyed(metrics, Value)))
+        folder = open_folder(settings, world, form(ScoreRecord, scores=keyed(metrics, VALUE)))
         before = earlier_records(folder, case.names, case.methods)
         if store is None:  # else there may be images that lack maps of some methods
             before = before.complete(len(case.methods))

@@ -103,7 +103,7 @@ class Lines:
             record: Record = self._decoder.decode(line.removeprefix(codecs.BOM_UTF8))
         except msgspec.ValidationError as error:
             raise self._fault(path, where, error) from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._decode_slowly(line, path, where)
         return record
 
