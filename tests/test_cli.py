@@ -215,6 +215,7 @@ def test_an_interrupt_keeps_what_is_finished(number, code, place):
         images.append(f"{out.name}-{i}.png")
         Image.fromarray(np.full((40, 40, 3), 20 * i + 10, dtype=np.uint8)).save(place / images[-1])
     args = ["explain", *images, "-m", "smoothtaylor:roots=3000", "--model", "net.safetensors", "-o", out.name]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` has every process ignore
     process = subprocess.Popen(
         [sys.executable, "-m", "stochx", *args, "--no-figure"],
         cwd=place,
@@ -231,7 +232,7 @@ def test_an_interrupt_keeps_what_is_finished(number, code, place):
     assert process.returncode == code, stderr
     assert "error: " in stderr and "--resume" in stderr and "Traceback" not in stderr
     done = [json.loads(line) for line in records.read_text().splitlines()]
-    assert 1 <= len(done) < 8 and all((out / record["map"]).exists() for record in done)
+    assert 1 <= len(done) < len(images) and all((out / record["map"]).exists() for record in done)
 
 
 @pytest.mark.slow

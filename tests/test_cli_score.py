@@ -131,7 +131,8 @@ def test_adaptive_noising_is_explained_and_scored(place):
     method = "smoothtaylor:noise=adaptive,objective=autvc,roots=4"
     done = stochx("explain", "a.png", "-m", method, *MODEL, "--no-figure", "-o", "adaptive", "--json", cwd=place)
     row = json.loads(done.stdout)["results"][0]
-    assert row["sigma"] > 0 and row["evaluations"] == 9 and row["used"] == 4 * 10 and row["objective"] > 0
+    assert row["sigma"] > 0 and row["objective"] > 0
+    assert row["evaluations"] >= 6 and row["used"] == 4 * (row["evaluations"] + 1)
     done = stochx(
         "score", "a.png", "-m", method, "-s", "autvc", *MODEL, "--no-figure", "-o", "scored", "--json", cwd=place
     )

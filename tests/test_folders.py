@@ -156,5 +156,5 @@ def test_a_record_that_was_edited_stops_the_run_before_it_begins(here):
     records = here / "run" / "records.jsonl"
     records.write_text(edited := records.read_text().replace('"target": ', '"target": 0.'))
     done = stochx(*words, "--resume", cwd=here)
-    assert done.returncode == 2 and "has no valid `target` in line 1" in done.stderr
+    assert done.returncode == 2 and "in line 1: Expected `int`, got `float`, at `target`" in done.stderr
     assert records.read_text() == edited

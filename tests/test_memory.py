@@ -22,6 +22,7 @@ from torch import nn
 
 from stochx.attributions import LRP, Gradient
 from stochx.catalog import ATTACKS, ATTRIBUTIONS
+from stochx.cli import output
 from stochx.engine.device import in_batches, in_parts, is_out_of_memory, select_runtime
 from stochx.engine.network.fused import fused
 
@@ -189,6 +190,15 @@ def test_memory_for_not_one_image_is_an_error(nets, room):
     done = stochx(*COMMANDS["explain"], "-o", "none", cwd=nets)
     assert done.returncode == 1 and "error: memory ran out, also with the smallest batch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_said_where_no_memory_is_left_to_print_it_well(monkeypatch, capfd):
+    def refuse():
+        raise MemoryError
+
+    monkeypatch.setattr(output, "stderr", refuse)
+    output.complain("memory ran out", "use fewer images")
+    assert capfd.readouterr().err == "error: memory ran out\nhint: use fewer images\n"
 
 
 def test_a_thread_that_the_system_refuses_is_an_error(nets, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -117,9 +118,12 @@ def _print_styled(lines: Sequence[str], style: str = "") -> None:
 
 def remark(label: str, message: str, style: str = "") -> None:
     """Print a line on stderr that begins with a label: `error: ...`, `ok  ...`; control characters become text."""
-    from rich.text import Text
+    try:
+        from rich.text import Text
 
-    stderr().print(Text.assemble((label, f"bold {style}"), " ", printable(message)))
+        stderr().print(Text.assemble((label, f"bold {style}"), " ", printable(message)))
+    except MemoryError:  # a plain line takes next to none
+        os.write(2, f"{label} {printable(message)}\n".encode())
 
 
 def complain(message: str, hint: str = "") -> None:

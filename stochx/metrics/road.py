@@ -28,9 +28,7 @@ class ROAD:
 
     shares: int = 9  # number of shares to remove, evenly spaced between 0 and 1
     noise: float = 0.01  # standard deviation of the noise on imputed pixels
-    removal: Literal["neighbours", "mean", "black", "white", "blur", "uniform"] = (
-        "neighbours"  # what removed pixels get
-    )
+    removal: Literal["neighbours", "mean", "black", "white", "blur", "uniform"] = "neighbours"  # what pixels become
     order: Literal["most", "least", "random"] = "most"  # remove the most or the least relevant pixels first
     read: Literal["logit", "probability", "margin"] = "probability"  # score that the curve records
     reduce: Literal["abs", "signed"] = "abs"  # rank pixels by the absolute or the signed channel sum

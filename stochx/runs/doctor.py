@@ -36,11 +36,11 @@ PACKAGES = {  # by the names that are imported
     "numpy": "numpy",
     "PIL": "pillow",
     "safetensors": "safetensors",
+    "msgspec": "msgspec",
     "matplotlib": "matplotlib",
 }
 EXTRAS = {  # the packages that each needs
     "timm": ("timm", "huggingface_hub"),
-    "scipy": ("scipy",),
     "parquet": ("pyarrow",),
     "hdf5": ("h5py",),
     "hub": ("huggingface_hub",),

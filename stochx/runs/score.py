@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NotRequired
 
 from stochx.attributions import is_signed
 from stochx.catalog import ATTRIBUTIONS, METRICS
@@ -47,6 +47,7 @@ from stochx.tasks.doubts import Accuracy, doubts, fewest_images
 from stochx.tasks.removals import reorderings
 from stochx.tasks.score import Scored, ScoreRecord, check_needs, score
 from stochx.tasks.score_maps import MapStore, score_maps
+from stochx.tasks.trials import Trials
 from stochx.tasks.trust import LEAST_DEGRADATION, trust
 from stochx.tasks.values import Value
 
@@ -57,8 +58,6 @@ HINTS = {
     "explain": "leave out `--maps`, and name methods with `--method`",
     "mask": "use a data set with masks, such as `--data shapes`",
 }
-
-VALUE = form(Value, **get_type_hints(Value))  # records hold also what has a default
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
             sources = _with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
-        folder = open_folder(settings, world, form(ScoreRecord, scores=keyed(metrics, VALUE)))
+        folder = open_folder(settings, world, _record_kind(metrics))
         before = earlier_records(folder, case.names, case.methods)
         if store is None:  # else there may be images that lack maps of some methods
             before = before.complete(len(case.methods))
@@ -155,6 +154,11 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         with watch.progress("drawing"):
             _write(case, folder, records, document)
     return Outcome(document, exit_code(records, failed) or (3 if any(gate["missed"] for gate in gates) else 0))
+
+
+def _record_kind(metrics: Mapping[str, Metric]) -> Any:
+    """Return the kind of a record, which holds every metric, and trials if there were any."""
+    return form(ScoreRecord, scores=keyed(metrics, Value), trust=NotRequired[Mapping[str, Trials]])
 
 
 def _score(

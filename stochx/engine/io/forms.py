@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import is_dataclass
 from types import UnionType
 from typing import (
     Annotated,
@@ -53,12 +53,12 @@ def one_of(texts: Collection[str]) -> Any:
 
 
 def form(kind: Any, **narrower: Any) -> Any:
-    """Return the kind of an object with the fields of a dataclass or TypedDict, some of them narrower or added."""
-    kinds = get_type_hints(kind, include_extras=True)
-    if is_dataclass(kind):
-        optional = {f.name for f in fields(kind) if _has_default(f)} - narrower.keys()
-        kinds |= {name: NotRequired[kinds[name]] for name in optional}
-    return _typed_dict(kind.__name__, {name: kind_of(each) for name, each in (kinds | narrower).items()})
+    """Return the kind of an object with the fields of a dataclass or TypedDict, some of them narrower or added.
+
+    What has a default in a dataclass is there too, since all of it was written.
+    """
+    kinds = get_type_hints(kind, include_extras=True) | narrower
+    return _typed_dict(kind.__name__, {name: kind_of(each) for name, each in kinds.items()})
 
 
 def kind_of(kind: Any) -> Any:
@@ -77,7 +77,3 @@ def kind_of(kind: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return list[kind_of(inner[0])]  # type: ignore[misc]
     return kind
-
-
-def _has_default(one: Field[Any]) -> bool:
-    return one.default is not MISSING or one.default_factory is not MISSING
