@@ -193,7 +193,7 @@ def shrink(step: Step) -> Step:
     if isinstance(step.settings, Attack):
         changes["attack"] = tuple(text.replace("steps=10", "steps=1") for text in step.settings.attack)
     if isinstance(step.settings, Explain | Score):
-        changes["method"] = tuple(text.replace(ADAPTIVE, f"{ADAPTIVE},roots=3") for text in step.settings.method)
+        changes["method"] = tuple(text.replace(ADAPTIVE, f"{ADAPTIVE},roots=4") for text in step.settings.method)
     return dataclasses.replace(step, settings=dataclasses.replace(step.settings, **changes))
 
 
