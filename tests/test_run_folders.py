@@ -107,6 +107,7 @@ def test_a_damaged_result_is_named(text, message, tmp_path):
     ("file", "text", "message"),
     [
         ("config.toml", "eps = ", "config.toml` is not valid TOML"),
+        ("config.toml", f"eps = {'[' * 600}{']' * 600}", "TOML: it is more than 64 levels deep"),
         ("records.jsonl", '{"index": 0}\n{"ind', "records.jsonl` is not valid JSON"),
         ("records.jsonl", "3\n", "has a line that is not an object"),
         ("records.jsonl", f'{{"n": {"9" * 21}}}', "in line 1: an integer of 21 digits"),

@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import mmap
+import re
 import tomllib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import msgspec
 from stochx.errors import InputError, first_line, printable, printable_json
 
 DIGITS, DEPTH = 20, 64  # of an integer, and of lists in lists, that no run has
+TOO_DEEP = f"it is more than {DEPTH} levels deep"
 AGAIN = "the file is damaged: run the command again"
 T = TypeVar("T")
 
@@ -175,6 +177,10 @@ def _json(text: str) -> Any:
 
 
 def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML. `tomllib` calls itself for each level, and at Python's limit anything may print a traceback."""
+    nested = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    if max(nested, default=0) > DEPTH:  # brackets within texts count, of which no setting leaves so many open
+        raise ValueError(TOO_DEEP)
     values = tomllib.loads(text, parse_float=_finite)
     _shallow(values, text)
     return values
@@ -187,7 +193,7 @@ def _shallow(value: T, text: str) -> T:
         for _ in range(DEPTH):
             level = [part for whole in level for part in _parts(whole)]
         if level:
-            raise ValueError(f"it is more than {DEPTH} levels deep")
+            raise ValueError(TOO_DEEP)
     return value
 
 
