@@ -7,8 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, NotRequired
 
 from stochx.attributions import is_signed
@@ -17,12 +16,11 @@ from stochx.engine.device import select_runtime
 from stochx.engine.io.data import Item
 from stochx.engine.io.forms import form, keyed
 from stochx.engine.io.lines import Record
-from stochx.engine.io.mapfile import MapFile, find_maps, read_map
 from stochx.engine.io.records import Records
 from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
-from stochx.errors import InputError, UsageError
+from stochx.errors import UsageError
 from stochx.metrics import Metric
 from stochx.reports.maps import file_names
 from stochx.reports.scores import draw_curves, draw_gallery, save_strip
@@ -38,6 +36,7 @@ from stochx.runs._results import (
     raise_lone_failure,
 )
 from stochx.runs._samples import sample_of
+from stochx.runs._stored_maps import open_maps, with_maps
 from stochx.runs.watch import Watch
 from stochx.settings import Score
 from stochx.settings.score import Gate, removal_groups
@@ -104,7 +103,7 @@ class Case:
 def run(settings: Score, world: World, watch: Watch) -> Outcome:
     """Measure the maps of all images, made here or read from files."""
     metrics = {text: METRICS.make(text) for text in settings.metrics}
-    store = None if settings.maps is None else _open_maps(settings.maps)
+    store = None if settings.maps is None else open_maps(settings.maps)
     pictured = bool(settings.images) or settings.data is not None
     given = ({"model", "mask"} if pictured else set()) | ({"explain"} if store is None else set())
     check_needs(metrics, given, HINTS)
@@ -118,7 +117,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
             sources, sample = list[Source](), sample_of(list(store.places), total, "first")
         else:
             images, sample = image_sources(settings, model, world, watch)
-            sources = _with_maps(images, store)
+            sources = with_maps(images, store)
         _check_masks(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world, _record_kind(metrics))
@@ -271,36 +270,3 @@ def _write(case: Case, folder: RunFolder, records: Records, document: Mapping[st
         curves, gallery = (settings.figure_file(folder.folder, name) for name in ("curves", "gallery"))
         draw_curves(curves, records, case.methods, case.metrics, settings.look)
         draw_gallery(gallery, strips, records, case.methods, files, case.unsigned, settings.look)
-
-
-def _open_maps(root: Path) -> MapStore:
-    """Index the maps below a folder by image and method; arrays are read when they are needed."""
-    places: dict[str, dict[str, Callable[[], MapFile]]] = {}
-    for path in find_maps(root):
-        stored = read_map(path, root)
-        methods = places.setdefault(stored.image, {})
-        if stored.method in methods:
-            raise InputError(
-                f"`{path}` is a second map of `{stored.image}` by `{stored.method}`", "put each method into a folder"
-            )
-        methods[stored.method] = partial(read_map, path, root)
-    return MapStore(places)
-
-
-def _with_maps(sources: list[Source], store: MapStore | None) -> list[Source]:
-    """Keep the images that have stored maps, with the classes that these explain."""
-    if store is None:
-        return sources
-    kept = []
-    for source in sources:
-        maps = store.of(source.name)
-        if not maps:
-            log.warning("`%s` has no map and is left out", source.name)
-            continue
-        targets = {open_map().target for open_map in maps.values()} - {None}
-        if len(targets) > 1:
-            raise InputError(f"the maps of `{source.name}` explain different classes", "score them apart")
-        kept.append(dataclasses.replace(source, target=targets.pop() if targets else None))
-    if not kept:
-        raise InputError("none of the images has a map", f"the maps belong to `{next(iter(store.places))}` and others")
-    return kept
