@@ -10,9 +10,10 @@ StochxError
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 
@@ -96,3 +97,14 @@ class LostRankError(RunError):
     def __init__(self, said: bool) -> None:
         super().__init__("another rank was lost", "what was finished is kept; `--resume` goes on from there")
         self.said = said
+
+
+@contextlib.contextmanager
+def during(what: str) -> Iterator[None]:
+    """Put `what` before the message of a `RunError` of the block: whose numbers they were."""
+    try:
+        yield
+    except RunError as error:
+        if type(error) is not RunError:  # files and ranks have messages of their own
+            raise
+        raise RunError(f"{what}: {error}", error.hint) from error

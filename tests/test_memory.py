@@ -211,6 +211,16 @@ def test_a_thread_that_the_system_refuses_is_an_error(nets, monkeypatch):
     assert "error: the system lets this process start no more threads" in done.stderr, done.stderr
 
 
+def test_a_library_that_finds_no_memory_is_an_error(nets, monkeypatch):
+    def refuse(*given, **named):
+        raise ImportError("/lib/_hashlib.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("stochx.runs._networks.open_model", refuse)
+    done = stochx(*COMMANDS["explain"], "-o", "none", cwd=nets)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: memory ran out while a library was loaded" in done.stderr, done.stderr
+
+
 def test_a_step_in_parts_begins_with_the_statistics_and_the_randomness_of_the_whole():
     norm, drawn = torch.nn.BatchNorm1d(2), []
 

@@ -11,12 +11,15 @@ from torch import nn
 from stochx.attacks import Ball, Context
 from stochx.catalog import ATTACKS, ATTRIBUTIONS
 from stochx.engine.fewshot.network import scores_of
+from stochx.engine.io.data import Item
 from stochx.engine.io.images import Preparation
 from stochx.engine.judging import Judge
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.network.ensemble import RandomEnsemble
 from stochx.engine.smoothing import check_independent
 from stochx.errors import InputError, RunError
+from stochx.tasks.attack import attack
+from stochx.tasks.batches import Source
 
 IMAGES = 4
 
@@ -150,3 +153,22 @@ def test_scores_of_episodes_are_finite_in_every_round(at):
     with pytest.raises(RunError, match="scores of the few-shot network are not finite"):
         scores_of(head, torch.rand(1, 2, 1, 3, 2, 2), torch.rand(1, 4, 3, 2, 2), transductive=True)
     assert len(rounds) == at
+
+
+def test_the_images_and_the_attack_that_met_it_are_named():
+    model = Classifier(faulty(torch.nan, True), ("a", "b", "c"), Preparation(8, 8)).eval()
+    model.network.least = 1
+    pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    label = int(model(pixels[:1]).argmax(1))
+    sources = [Source(f"{name}.png", lambda n=n: Item(str(n), pixels[n], label)) for n, name in enumerate("xy")]
+
+    def work():
+        return attack(model, {"pgd": ATTACKS.make("pgd:steps=3")}, sources, Ball(1e-4))
+
+    work()  # the first time it also measures the memory of a pass
+    said = []
+    for _ in passes(model.network, work):
+        with pytest.raises(RunError) as caught:
+            work()
+        said.append(str(caught.value))
+    assert said == ["`x.png`: `pgd`: the model's loss gradients are not finite"] * 3  # `y` is misclassified anyway

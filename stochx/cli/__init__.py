@@ -85,7 +85,8 @@ def root(
 KEPT = "what was finished is kept; `--resume` goes on from there"
 PATIENCE = 5.0  # seconds that ranks may start apart
 NO_THREAD = "can't start new thread"  # Python's words for a limit, and for a lack of memory
-MORE_THREADS = "close other programs, or raise the limits of processes and of memory"
+NO_MAPPING = "failed to map segment from shared object"  # the dynamic loader's words for a lack of memory
+HIGHER_LIMITS = "close other programs, or raise the limits of processes and of memory"
 LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
 
 
@@ -115,11 +116,16 @@ def main() -> NoReturn:
         if _leads() and not stopped.said:
             output.complain(str(stopped), hints[stopped.resumable])
         code = stopped.exit_code
+    except ImportError as error:
+        if NO_MAPPING not in str(error):
+            raise
+        output.complain("memory ran out while a library was loaded", HIGHER_LIMITS)
+        code = 1
     except (MemoryError, RuntimeError) as error:
         from stochx.engine.device import is_out_of_memory
 
         if NO_THREAD in str(error):
-            output.complain("the system lets this process start no more threads", MORE_THREADS)
+            output.complain("the system lets this process start no more threads", HIGHER_LIMITS)
         elif is_out_of_memory(error):
             output.complain("memory ran out, also with the smallest batch", LESS_MEMORY)
         else:

@@ -18,7 +18,7 @@ from stochx.engine.realisation import realised
 from stochx.engine.seeds import digest, seeded
 from stochx.engine.threat import Ball, Norm
 from stochx.engine.world import World
-from stochx.errors import RunError, StochxError
+from stochx.errors import RunError, StochxError, during
 from stochx.tasks.batches import Failed, Source, readable, sweep_images
 from stochx.tasks.curve import distances, to_the_end
 
@@ -163,7 +163,7 @@ def _attack_batch(
     adversarial, outcomes, seconds, choices = {}, {}, {}, {}
     for name, method in attacks.items():
         start = time.perf_counter()
-        with seeded(judge.seed, "attack", name, judge.batch):
+        with during(f"`{name}`"), seeded(judge.seed, "attack", name, judge.batch):
             search = to_the_end(method, chosen) if curve else method
             attempt = search(model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)

@@ -21,7 +21,7 @@ from stochx.engine.network.fused import fused
 from stochx.engine.seeds import seeded
 from stochx.engine.sweep import sweep
 from stochx.engine.world import World
-from stochx.errors import InputError, RunError, StochxError
+from stochx.errors import InputError, RunError, StochxError, during, quoted
 
 
 class Indexed(Protocol):
@@ -93,9 +93,14 @@ def sweep_images(
 ) -> list[R]:
     """Run `work` on batches of images, read in the background; return its records by image, then as `methods` are.
 
-    See `engine.sweep` for `done` and `report`.
+    See `engine.sweep` for `done` and `report`. A `RunError` names the images of its batch.
     """
-    records = sweep(len(sources), rows, lambda places: read_all(sources, places), work, world or World(), done, report)
+
+    def named(places: range, loaded: list[Item | StochxError]) -> list[R]:
+        with during(quoted([sources[i].name for i in places])):
+            return work(places, loaded)
+
+    records = sweep(len(sources), rows, lambda places: read_all(sources, places), named, world or World(), done, report)
     order = {name: place for place, name in enumerate(methods)}
     return sorted(records, key=lambda record: (record.index, order.get(getattr(record, "method", ""), 0)))
 

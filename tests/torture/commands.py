@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -233,8 +234,14 @@ def prepared(folder: Path) -> Path:
     for file in sorted([Path(__file__), *FOLDER.rglob("*.py")]):
         digest.update(file.read_bytes())
     place = folder / f"place-{digest.hexdigest()[:12]}"
-    if (place / "ready").exists():
-        return place
+    with (folder / "place.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process prepares it for all
+        if not (place / "ready").exists():
+            _prepare(place, folder)
+    return place
+
+
+def _prepare(place: Path, folder: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     Place(place)
@@ -245,7 +252,6 @@ def prepared(folder: Path) -> Path:
         if ended is None or ended.code:
             raise RuntimeError(f"`{words}` does not even work by itself: {ended}")
     (place / "ready").write_text(json.dumps(lengths))
-    return place
 
 
 def length_of(place: Path, name: str) -> float:

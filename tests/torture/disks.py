@@ -42,7 +42,7 @@ class Disks:
 
     def run(self, seed: int, numbers: Sequence[int], folder: Path) -> Iterator[Outcome]:
         """Run the cases."""
-        place, mounts = prepared(folder.parent), _mounts(folder)
+        place, mounts = prepared(folder.parents[1]), _mounts(folder)
         for number in numbers:
             name, kind = PAIRS[number % len(PAIRS)]
             kind = kind if mounts or kind not in DISKS[:3] else "file size limit"

@@ -55,7 +55,7 @@ class Load:
 
     def run(self, seed: int, numbers: Sequence[int], folder: Path) -> Iterator[Outcome]:
         """Run the cases."""
-        place = prepared(folder.parent)
+        place = prepared(folder.parents[1])
         for number in numbers:
             last = number - ROUNDS * len(PAIRS)
             kind, name = PAIRS[number % len(PAIRS)] if last < 0 else (MANY, LARGE[last])

@@ -72,8 +72,9 @@ def code_of(part: Part) -> str:
     """Return a hash of the product's code, and of that which makes the cases of a part."""
     made = Path(sys.modules[type(part).__module__].__file__ or "")
     own = made.parent.rglob("*.py") if made.name == "__init__.py" else [made]
+    shared = Path(__file__).with_name("commands.py")
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "stochx").rglob("*.py"), *own]):
+    for path in sorted([*(ROOT / "stochx").rglob("*.py"), *own, shared]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

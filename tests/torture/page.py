@@ -118,5 +118,5 @@ Seed {seed}; the seed and a case's number make it again.
 make torture
 ```
 
-It takes hours, goes on where it was interrupted, and writes this page when all is done.
+It takes hours with a process for each core, goes on where it was interrupted, and writes this page when all is done.
 """

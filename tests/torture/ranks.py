@@ -62,7 +62,7 @@ class Ranks:
 
     def run(self, seed: int, numbers: Sequence[int], folder: Path) -> Iterator[Outcome]:
         """Run the cases."""
-        place = prepared(folder.parent)
+        place = prepared(folder.parents[1])
         for number in numbers:
             this, own = case(seed, number), folder / str(number)
             shutil.rmtree(own, ignore_errors=True)

@@ -58,7 +58,7 @@ class Signals:
 
     def run(self, seed: int, numbers: Sequence[int], folder: Path) -> Iterator[Outcome]:
         """Run the cases."""
-        place = prepared(folder.parent)
+        place = prepared(folder.parents[1])
         lengths: dict[tuple[str, bool], float] = {}
         for number in numbers:
             this = case(seed, number)
