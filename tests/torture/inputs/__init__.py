@@ -48,6 +48,7 @@ class Inputs:
     def run(self, seed: int, numbers: Sequence[int], folder: Path) -> Iterator[Outcome]:
         torch.set_num_threads(1)  # others do not live in forked children
         os.environ |= {"HF_HUB_OFFLINE": "1", "TORCH_HOME": str(folder / CASE)}  # nothing is fetched
+        sys.dont_write_bytecode = True  # beside the product's code
         logging.lastResort = logging.NullHandler()
         warnings.simplefilter("ignore")
         with tempfile.TemporaryDirectory() as place:  # children that are forked then have what this makes and imports
