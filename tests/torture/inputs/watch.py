@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NoReturn
 
+import torch
 from torture.outcomes import Outcome
 
 from stochx.engine.io.files import UNFINISHED
@@ -161,6 +162,7 @@ def _work(cases: Cases, numbers: Sequence[int], folder: Path, writing: int) -> N
     for alarm in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(alarm, _raise_hang)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, who ends its child
+    torch.set_num_threads(1)  # makes the pool that a fork loses: two readers that make it at once are a fault of torch
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + LIMIT, resource.RLIM_INFINITY))
     guard = Guard()
     try:
