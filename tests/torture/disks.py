@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import resource
@@ -86,7 +87,7 @@ def _size(path: Path) -> int:
 def _disk(place: Path, name: str, kind: str, own: Path, chance: random.Random) -> str | None:
     """Run a command on a bad disk, and go on when it is mended."""
     whole = place / name if name in RUNS else place / "attack"
-    share, disk = chance.random(), own / "disk"
+    share, disk, limit = chance.random(), own / "disk", math.inf
     prepare: Callable[[], object] | None = None
     if kind == "full disk":
         _mount(disk, f"size={4096 + int(share * _size(whole))}")
@@ -95,7 +96,8 @@ def _disk(place: Path, name: str, kind: str, own: Path, chance: random.Random) -
     elif kind == "read-only disk":
         _mount(disk, f"size={LARGE}")
     elif kind == "file size limit":
-        prepare = partial(_limit, int(share * max(file.stat().st_size for file in whole.rglob("*") if file.is_file())))
+        limit = int(share * max(file.stat().st_size for file in whole.rglob("*") if file.is_file()))
+        prepare = partial(_limit, limit)
     output = _named(disk, name, chance.randrange(200, 400) if kind == "long name" else 3)
     started = start(typed(name, output), place, own / "streams", prepare=prepare)
     happened = time.time()
@@ -106,7 +108,10 @@ def _disk(place: Path, name: str, kind: str, own: Path, chance: random.Random) -
             shutil.rmtree(output if output.is_dir() else disk, ignore_errors=True)
         else:
             subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True)
-    fault = _fault(started.wait(), own, output, happened)
+    ended = started.wait()
+    if (own / "streams" / "stderr").stat().st_size >= limit and ended is not None and ended.code == 1:
+        return left_over(disk) or _half(disk)  # the limit is that of its words too
+    fault = _fault(ended, own, output, happened)
     if fault is None and kind in DISKS[:3]:
         subprocess.run(["mount", "-o", f"remount,rw,size={LARGE},nr_inodes=9999", disk], capture_output=True)
         fault = _afterwards(place, name, output, own)
