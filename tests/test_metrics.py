@@ -19,21 +19,28 @@ from stochx.engine.ranking import spearman
 from stochx.engine.seeds import generator
 from stochx.errors import InputError
 from stochx.metrics import (
+    CSDC,
     EMPRT,
     SMPRT,
     Completeness,
     Complexity,
+    DeletionCheck,
+    Distractibility,
     Evidence,
     Infidelity,
     MaxSensitivity,
     PointingGame,
+    PreservationCheck,
     Randomisation,
     RelevanceMass,
     RelevanceRank,
+    SingleDeletion,
     Sparseness,
+    TargetSensitivity,
 )
 from stochx.metrics._cascade import from_the_top
 from stochx.metrics.emprt import histogram_entropy
+from stochx.testing.samples import sample_parts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -55,6 +62,13 @@ METRICS = [
     PointingGame(reduce="signed"),
     RelevanceMass(),
     RelevanceRank(),
+    CSDC(),
+    PreservationCheck(),
+    DeletionCheck(),
+    Distractibility(),
+    SingleDeletion(),
+    SingleDeletion(intervention="replacement"),
+    TargetSensitivity(),
 ]
 KEYS = ["a", "b", "c", "d", "e"]
 
@@ -96,7 +110,8 @@ def evidence(tiny, images, mask):
     def explain(model, x, y):
         return SmoothGrad(samples=4, sigma=0.05)(model, x, y, KEYS).map
 
-    return Evidence(explain(tiny, images, target), KEYS, images, target, tiny, explain, mask)
+    parts = sample_parts(images, target.tolist())
+    return Evidence(explain(tiny, images, target), KEYS, images, target, tiny, explain, mask, parts)
 
 
 def only(evidence, n):
@@ -105,7 +120,7 @@ def only(evidence, n):
     def explain(model, x, y):
         return SmoothGrad(samples=4, sigma=0.05)(model, x, y, KEYS[n : n + 1]).map
 
-    parts = {name: getattr(evidence, name)[n : n + 1] for name in ("map", "keys", "x", "target", "mask")}
+    parts = {name: getattr(evidence, name)[n : n + 1] for name in ("map", "keys", "x", "target", "mask", "parts")}
     return Evidence(model=evidence.model, explain=explain, **parts)
 
 

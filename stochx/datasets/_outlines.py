@@ -15,7 +15,8 @@ Array = NDArray[np.floating]
 Distance = Callable[[Array, Array], Array]
 
 
-def _disc(x: Array, y: Array, radius: float = 1.0, cx: float = 0.0, cy: float = 0.0) -> Array:
+def disc(x: Array, y: Array, radius: float = 1.0, cx: float = 0.0, cy: float = 0.0) -> Array:
+    """Return the distance to a disc."""
     return np.sqrt((x - cx) ** 2 + (y - cy) ** 2) - radius
 
 
@@ -54,7 +55,7 @@ def _regular(count: int, radii: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _ring(x: Array, y: Array) -> Array:
-    return np.abs(_disc(x, y, 0.76)) - 0.24
+    return np.abs(disc(x, y, 0.76)) - 0.24
 
 
 def _cross(x: Array, y: Array) -> Array:
@@ -65,11 +66,11 @@ def _heart(x: Array, y: Array) -> Array:
     """Return the distance to a heart: a square on its corner with two half discs on its upper sides."""
     side = 0.52  # half the side of the square
     u, v = (x + y + 0.2) * 0.5**0.5, (y + 0.2 - x) * 0.5**0.5
-    return np.minimum(_box(u, v, side, side), np.minimum(_disc(u, v, side, side, 0), _disc(u, v, side, 0, side)))
+    return np.minimum(_box(u, v, side, side), np.minimum(disc(u, v, side, side, 0), disc(u, v, side, 0, side)))
 
 
 def _crescent(x: Array, y: Array) -> Array:
-    return np.maximum(_disc(x, y), -_disc(x, y, 0.82, 0.45, 0))
+    return np.maximum(disc(x, y), -disc(x, y, 0.82, 0.45, 0))
 
 
 def _bar(x: Array, y: Array) -> Array:
@@ -83,24 +84,24 @@ def _drop(x: Array, y: Array) -> Array:
     sine = radius / height
     cosine = (1 - sine**2) ** 0.5
     along = y * cosine - x * sine  # the tangent extends from 0 to height * cosine
-    side = np.where(along > height * cosine, _disc(x, y, 0, 0, height), x * cosine + y * sine - radius)
-    return np.where(along < 0, _disc(x, y, radius), side)
+    side = np.where(along > height * cosine, disc(x, y, 0, 0, height), x * cosine + y * sine - radius)
+    return np.where(along < 0, disc(x, y, radius), side)
 
 
 def _trefoil(x: Array, y: Array) -> Array:
-    top, left, right = (_disc(x, y, 0.47, cx, cy) for cx, cy in _regular(3, [0.53]))
+    top, left, right = (disc(x, y, 0.47, cx, cy) for cx, cy in _regular(3, [0.53]))
     return np.minimum(np.minimum(top, left), right)
 
 
 def _horseshoe(x: Array, y: Array) -> Array:
     """Return the distance to a half ring with two straight legs."""
-    middle = np.where(y > 0, _disc(x, y, 0.62), np.abs(x) - 0.62)
+    middle = np.where(y > 0, disc(x, y, 0.62), np.abs(x) - 0.62)
     arch: Array = np.maximum(np.abs(middle) - 0.23, -y - 0.5)
     return arch
 
 
 OUTLINES: dict[str, Distance] = {
-    "disc": _disc,
+    "disc": disc,
     "square": lambda x, y: _box(x, y, 0.7, 0.7),
     "triangle": _polygon(_regular(3, [1.0])),
     "star": _polygon(_regular(10, [1.0, 0.42])),

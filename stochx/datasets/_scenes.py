@@ -1,4 +1,4 @@
-"""Scenes of one shape on a textured background, drawn in batches: geometry, colours, light, and visual domains.
+"""Scenes of one object on a textured background, drawn in batches: geometry, colours, light, and visual domains.
 
 All numbers of a scene come from its own generator and are relative to the image's side, so that a scene looks the
 same at any size and in any batch. Fields are (N, S, S) float32, pictures (N, S, S, 3) in [0, 1].
@@ -21,6 +21,7 @@ AREA = (0.12, 0.32)  # share of the image that the object covers, if its outline
 REACH = 0.46  # largest radius, in image sides
 OCTAVES = ((4, 1.0), (8, 0.6), (15, 0.45), (27, 0.35))  # points per side and weight of each octave of noise
 FRAGMENTS = 16
+ABSENT = 1e3  # distance, in pixels, to what is not there
 
 
 def _cut(values: Array) -> Array:
@@ -38,6 +39,7 @@ class Scene:
     noise: Array  # (2, N, S, S), smooth, of unit deviation
     grain: Array  # (N, S, S, 3), white, of unit deviation
     distance: Array  # (N, S, S) to the outline, in pixels, negative inside
+    scattered: Sequence[bool] = (True,) * FRAGMENTS  # whether each fragment is there
 
     @property
     def alpha(self) -> Array:
@@ -47,12 +49,22 @@ class Scene:
 
 def draw(size: int, shapes: Sequence[str], seeds: Sequence[int]) -> Scene:
     """Draw one scene for each shape and seed."""
+    return draw_scenes(size, lambda u: _distance(size, shapes, u), seeds)
+
+
+def draw_ground(size: int, seeds: Sequence[int]) -> Scene:
+    """Draw one scene without an object for each seed."""
+    return draw_scenes(size, lambda u: np.full((len(u), size, size), ABSENT, np.float32), seeds)
+
+
+def draw_scenes(size: int, outline: Callable[[Array], Array], seeds: Sequence[int]) -> Scene:
+    """Draw one scene for each seed; `outline` returns the distances to the objects from their numbers (N, 32)."""
     generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
     u = np.stack([g.random(32) for g in generators]).astype(np.float32)
     fragments = np.stack([g.random((FRAGMENTS, 9), dtype=np.float32) for g in generators])
     grids = [np.stack([g.standard_normal((2, points, points)) for g in generators]) for points, _ in OCTAVES]
     grain = np.stack([g.standard_normal((size, size, 3), dtype=np.float32) for g in generators])
-    return Scene(size, u, fragments, _noise(size, grids), grain, _distance(size, shapes, u))
+    return Scene(size, u, fragments, _noise(size, grids), grain, outline(u))
 
 
 def _distance(size: int, shapes: Sequence[str], u: Array) -> Array:
@@ -60,16 +72,20 @@ def _distance(size: int, shapes: Sequence[str], u: Array) -> Array:
     areas = np.array([area(shape) for shape in shapes], dtype=np.float32)
     share = AREA[0] + (np.minimum(AREA[1], areas * REACH**2) - AREA[0]) * u[:, 0]
     radius = np.sqrt(share / areas)
-    margin = radius + 0.5 - REACH
-    centre = margin[:, None] + (1 - 2 * margin[:, None]) * u[:, 1:3]
-    angle = 2 * np.pi * u[:, 3]
-    x, y = _turned(size, centre, angle)
+    x, y = placed(size, radius, u)
     distance = np.empty_like(x)
     for shape in sorted(set(shapes)):
         chosen = np.flatnonzero([s == shape for s in shapes])
         scale = radius[chosen, None, None]
         distance[chosen] = OUTLINES[shape](x[chosen] / scale, y[chosen] / scale) * (scale * size)
     return distance
+
+
+def placed(size: int, radius: Array, u: Array) -> tuple[Array, Array]:
+    """Return coordinates, in image sides, around random centres that leave room for a radius (N,), randomly rotated."""
+    margin = radius + 0.5 - REACH
+    centre = margin[:, None] + (1 - 2 * margin[:, None]) * u[:, 1:3]
+    return _turned(size, centre, 2 * np.pi * u[:, 3])
 
 
 def _turned(size: int, centre: Array, angle: Array) -> tuple[Array, Array]:
@@ -144,15 +160,19 @@ def _lit(scene: Scene, picture: Array) -> Array:
 
 def _scattered(scene: Scene, picture: Array, colour: Array) -> Array:
     """Scatter small rounded fragments over a picture; every second one has the object's colour."""
-    for k in range(FRAGMENTS):
-        u = scene.fragments[:, k]
-        x, y = _turned(scene.size, u[:, 0:2], np.pi * u[:, 2])
-        half = (0.05 * u[:, 3:5] ** 2)[..., None, None]
-        dx, dy = np.maximum(np.abs(x) - half[:, 0], 0), np.maximum(np.abs(y) - half[:, 1], 0)
-        distance = (np.sqrt(dx**2 + dy**2) - (0.01 + 0.02 * u[:, 5, None, None])) * scene.size
-        piece = colour if k % 3 == 0 else _vivid(u[:, 6:9])
-        picture = _blend(picture, piece, _cut(0.5 - distance))
+    for k in (k for k, there in enumerate(scene.scattered) if there):
+        piece = colour if k % 3 == 0 else _vivid(scene.fragments[:, k, 6:9])
+        picture = _blend(picture, piece, fragment(scene, k))
     return picture
+
+
+def fragment(scene: Scene, k: int) -> Array:
+    """Return the opacity (N, S, S) of a fragment of the background, above which the object lies."""
+    u = scene.fragments[:, k]
+    x, y = _turned(scene.size, u[:, 0:2], np.pi * u[:, 2])
+    half = (0.05 * u[:, 3:5] ** 2)[..., None, None]
+    dx, dy = np.maximum(np.abs(x) - half[:, 0], 0), np.maximum(np.abs(y) - half[:, 1], 0)
+    return _cut(0.5 - (np.sqrt(dx**2 + dy**2) - (0.01 + 0.02 * u[:, 5, None, None])) * scene.size)
 
 
 def photo(scene: Scene) -> Array:

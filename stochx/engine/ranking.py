@@ -114,6 +114,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def _centred_ranks(values: Tensor) -> Tensor:
     """Return ranks (N, D) with mean 0; equal values get their mean rank."""
+    values = values.contiguous()  # or each search copies them
     rising = values.sort(1).values
     ranks = torch.searchsorted(rising, values) + torch.searchsorted(rising, values, right=True)
     centred = (ranks - values.shape[1]).to(values.dtype) / 2

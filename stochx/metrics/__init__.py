@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from stochx.engine.maps import Explainer as Explainer
     from stochx.engine.maps import Maps as Maps
+    from stochx.engine.parts import Parts as Parts
     from stochx.engine.seeds import Key as Key
 
-Need = Literal["model", "explain", "mask"]
+Need = Literal["model", "explain", "mask", "parts"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Evidence:
 
     `x` (N, C, H, W) in [0, 1], `target` (N,), `map` (N, C or 1, H, W) signed and finite. `keys`, one per image, seed
     its random draws: methods evaluated under the same keys get the same draws. `explain(model, x, target)` recomputes
-    the map, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object. Fields
-    that a metric does not list in `needs` may be None.
+    the map, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object, and
+    `parts` are the parts that it can be drawn without. Fields that a metric does not list in `needs` may be None.
     """
 
     map: Tensor
@@ -38,6 +39,7 @@ class Evidence:
     model: nn.Module | None = None
     explain: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
     mask: Tensor | None = None
+    parts: Sequence[Parts] | None = None
 
 
 @dataclass(frozen=True)

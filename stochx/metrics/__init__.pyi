@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from torch import Tensor, nn
 from stochx.engine.maps import Explainer as Explainer
 from stochx.engine.maps import Maps as Maps
+from stochx.engine.parts import Parts as Parts
 from stochx.engine.seeds import Key as Key
-Need = Literal['model', 'explain', 'mask']
+Need = Literal['model', 'explain', 'mask', 'parts']
 
 @dataclass(frozen=True)
 class Evidence:
@@ -19,8 +20,8 @@ class Evidence:
 
     `x` (N, C, H, W) in [0, 1], `target` (N,), `map` (N, C or 1, H, W) signed and finite. `keys`, one per image, seed
     its random draws: methods evaluated under the same keys get the same draws. `explain(model, x, target)` recomputes
-    the map, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object. Fields
-    that a metric does not list in `needs` may be None.
+    the map, with the same draws, for another network or other pixels. `mask` (N, H, W) is true on the object, and
+    `parts` are the parts that it can be drawn without. Fields that a metric does not list in `needs` may be None.
     """
     map: Tensor
     keys: Sequence[Key]
@@ -29,6 +30,7 @@ class Evidence:
     model: nn.Module | None = None
     explain: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
     mask: Tensor | None = None
+    parts: Sequence[Parts] | None = None
 
 @dataclass(frozen=True)
 class Score:
@@ -73,6 +75,10 @@ from stochx.metrics.autvc import AUTVC as _AUTVC
 
 class AUTVC(CheckedCall, _AUTVC):
     ...
+from stochx.metrics.background_independence import BackgroundIndependence as _BackgroundIndependence
+
+class BackgroundIndependence(CheckedCall, _BackgroundIndependence):
+    ...
 from stochx.metrics.completeness import Completeness as _Completeness
 
 class Completeness(CheckedCall, _Completeness):
@@ -81,9 +87,21 @@ from stochx.metrics.complexity import Complexity as _Complexity
 
 class Complexity(CheckedCall, _Complexity):
     ...
+from stochx.metrics.csdc import CSDC as _CSDC
+
+class CSDC(CheckedCall, _CSDC):
+    ...
 from stochx.metrics.deletion import Deletion as _Deletion
 
 class Deletion(CheckedCall, _Deletion):
+    ...
+from stochx.metrics.deletion_check import DeletionCheck as _DeletionCheck
+
+class DeletionCheck(CheckedCall, _DeletionCheck):
+    ...
+from stochx.metrics.distractibility import Distractibility as _Distractibility
+
+class Distractibility(CheckedCall, _Distractibility):
     ...
 from stochx.metrics.emprt import EMPRT as _EMPRT
 
@@ -117,6 +135,10 @@ from stochx.metrics.pointing_game import PointingGame as _PointingGame
 
 class PointingGame(CheckedCall, _PointingGame):
     ...
+from stochx.metrics.preservation_check import PreservationCheck as _PreservationCheck
+
+class PreservationCheck(CheckedCall, _PreservationCheck):
+    ...
 from stochx.metrics.r_oms import ROMS as _ROMS
 
 class ROMS(CheckedCall, _ROMS):
@@ -145,6 +167,10 @@ from stochx.metrics.sensitivity_n import SensitivityN as _SensitivityN
 
 class SensitivityN(CheckedCall, _SensitivityN):
     ...
+from stochx.metrics.single_deletion import SingleDeletion as _SingleDeletion
+
+class SingleDeletion(CheckedCall, _SingleDeletion):
+    ...
 from stochx.metrics.smprt import SMPRT as _SMPRT
 
 class SMPRT(CheckedCall, _SMPRT):
@@ -156,4 +182,8 @@ class Sparseness(CheckedCall, _Sparseness):
 from stochx.metrics.srg import SRG as _SRG
 
 class SRG(CheckedCall, _SRG):
+    ...
+from stochx.metrics.target_sensitivity import TargetSensitivity as _TargetSensitivity
+
+class TargetSensitivity(CheckedCall, _TargetSensitivity):
     ...

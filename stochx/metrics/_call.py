@@ -14,6 +14,7 @@ from stochx.checked_entries import check_kind
 from stochx.engine.arguments import Classes, Keys, check_arguments, check_keys, first_of
 from stochx.engine.maps import Explainer, Maps, maps_of, masks_of
 from stochx.engine.modes import plain_modes
+from stochx.engine.parts import Parts
 from stochx.errors import InputError, UsageError
 from stochx.metrics import Evidence, Need, Score
 
@@ -24,6 +25,7 @@ HINTS = {
     "model": "call it with a network, images and maps: `metric(model, x, map)`",
     "explain": "give the method that made the map: `explain=method`",
     "mask": "give `mask`, true on the object: (N, H, W)",
+    "parts": "give `parts`, of each image, such as `data.item(0).parts()` of `shapes:parts=4`",
 }
 DECLARED = {
     "needs": "needs: ClassVar[frozenset[Need]] = frozenset()",
@@ -58,6 +60,7 @@ class CheckedCall:
         *,
         explain: Explainer | None = None,
         mask: Tensor | np.ndarray | None = None,
+        parts: Parts | Sequence[Parts] | None = None,
         keys: Keys | None = None,
     ) -> Score: ...
 
@@ -70,20 +73,21 @@ class CheckedCall:
         *,
         explain: Explainer | None = None,
         mask: Tensor | np.ndarray | None = None,
+        parts: Parts | Sequence[Parts] | None = None,
         keys: Keys | None = None,
     ) -> Score:
         """Score maps of images x (N, C, H, W) in [0, 1], or of one image (C, H, W), for the class `target`.
 
         `map` is an explanation, a tensor or an array (N, C, H, W), (N, 1, H, W), (N, H, W) or, of one image, (C, H, W)
-        or (H, W); without it, `explain` makes it. `explain`, a method, and `mask` (N, H, W) are for metrics that need
-        them; those that need no network take `map` alone. `target` and `keys` are as for a method. Raises
-        `StochxError` for what cannot be used.
+        or (H, W); without it, `explain` makes it. `explain`, a method, `mask` (N, H, W) and `parts`, those of each
+        image, are for metrics that need them; those that need no network take `map` alone. `target` and `keys` are as
+        for a method. Raises `StochxError` for what cannot be used.
         """
         formula: Callable[[Evidence], object] = super().__call__  # type: ignore[misc]
         with plain_modes():
             if isinstance(model, Evidence):
                 return _checked(self, formula(model), len(model.map))
-            evidence, alone = _evidence(self, model, x, map, target, explain, mask, keys)
+            evidence, alone = _evidence(self, model, x, map, target, explain, mask, parts, keys)
             score = _checked(self, formula(evidence), len(evidence.map))
         return replace(first_of(score), places=score.places) if alone else score
 
@@ -96,11 +100,17 @@ def _evidence(
     target: Classes | None,
     explain: Explainer | None,
     mask: Tensor | np.ndarray | None,
+    parts: Parts | Sequence[Parts] | None,
     keys: Keys | None,
 ) -> tuple[Evidence, bool]:
     """Return the evidence, and true if it is of a single image; raises `UsageError` for what the metric lacks."""
     name, whole = type(metric).__name__, model is not None and x is not None
-    given: dict[Need, bool] = {"model": whole, "explain": explain is not None, "mask": mask is not None}
+    given: dict[Need, bool] = {
+        "model": whole,
+        "explain": explain is not None,
+        "mask": mask is not None,
+        "parts": parts is not None,
+    }
     for need in get_args(Need):
         if need in metric.needs and not given[need]:  # type: ignore[attr-defined]
             what = "the network and the images" if need == "model" else f"`{need}`"
@@ -118,7 +128,10 @@ def _evidence(
         assert again is not None
         map = again(of.model, of.x, classes)
     maps, _ = maps_of(map, of.x, of.alone)
-    return Evidence(maps, of.keys, of.x, classes, of.model, again, masks_of(mask, maps)), of.alone
+    each = [parts] if isinstance(parts, Parts) else parts
+    if each is not None and len(each) != len(maps):
+        raise InputError(f"there are {len(each)} `parts` for {len(maps)} maps", "give those of each image")
+    return Evidence(maps, of.keys, of.x, classes, of.model, again, masks_of(mask, maps), each), of.alone
 
 
 def _again(explain: Explainer, keys: Sequence[Key]) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:

@@ -21,7 +21,7 @@ from stochx.engine.io.store import RunFolder
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.world import World
 from stochx.errors import UsageError
-from stochx.metrics import Metric
+from stochx.metrics import Metric, Need
 from stochx.reports.maps import file_names
 from stochx.reports.scores import draw_curves, draw_gallery, save_strip
 from stochx.runs import Outcome
@@ -56,7 +56,10 @@ HINTS = {
     "model": "name the images beside `--maps`, and the network with `--model`",
     "explain": "leave out `--maps`, and name methods with `--method`",
     "mask": "use a data set with masks, such as `--data shapes`",
+    "parts": "use a data set of objects with parts, such as `--data shapes:parts=4`",
 }
+
+OF_DATA = frozenset[Need]({"mask", "parts"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
     metrics = {text: METRICS.make(text) for text in settings.metrics}
     store = None if settings.maps is None else open_maps(settings.maps)
     pictured = bool(settings.images) or settings.data is not None
-    given = ({"model", "mask"} if pictured else set()) | ({"explain"} if store is None else set())
+    given = ({"model", *OF_DATA} if pictured else set()) | ({"explain"} if store is None else set())
     check_needs(metrics, given, HINTS)
     runtime = select_runtime(settings.device, settings.precision, settings.rows)
     model = explained_network(settings, runtime.device) if pictured else None
@@ -118,7 +121,7 @@ def run(settings: Score, world: World, watch: Watch) -> Outcome:
         else:
             images, sample = image_sources(settings, model, world, watch)
             sources = with_maps(images, store)
-        _check_masks(metrics, sources)
+        _check_data(metrics, sources)
         case = Case(settings, metrics, model, sources, store)
         folder = open_folder(settings, world, _record_kind(metrics))
         before = earlier_records(folder, case.names, case.methods)
@@ -215,15 +218,15 @@ def _records(results: Sequence[Any]) -> list[Record]:
     return [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
 
 
-def _check_masks(metrics: Mapping[str, Metric], sources: Sequence[Source]) -> None:
-    """Raise `UsageError` for a metric that needs masks where the images have none."""
-    if any("mask" in metric.needs for metric in metrics.values()):
+def _check_data(metrics: Mapping[str, Metric], sources: Sequence[Source]) -> None:
+    """Raise `UsageError` for a metric that needs masks, or parts, where the images have none."""
+    if any(OF_DATA & metric.needs for metric in metrics.values()):
         items = (item for i in range(len(sources)) for item in read_all(sources, range(i, i + 1)))
         first = next((item for item in items if isinstance(item, Item)), None)
         if first is None:
             return
-        masked = first.mask is not None
-        check_needs(metrics, {"model", "explain"} | ({"mask"} if masked else set()), HINTS)
+        there = {need for need in OF_DATA if getattr(first, need) is not None}
+        check_needs(metrics, {"model", "explain"} | there, HINTS)
 
 
 def _judge(rows: Sequence[Record], gates: Sequence[Gate]) -> list[Record]:

@@ -109,6 +109,8 @@ def _score_batch(
     trials: bool,
 ) -> list[Scored]:
     masks = [item.mask for item in batch.items if item.mask is not None]
+    dissected = any("parts" in metric.needs for metric in metrics.values())
+    parts = [item.parts() for item in batch.items if dissected and item.parts is not None]
     evidence = Evidence(
         map=batch.images,
         keys=batch.keys,
@@ -116,6 +118,7 @@ def _score_batch(
         target=batch.target,
         model=model,
         mask=torch.stack(masks).to(model.mean.device) if len(masks) == len(batch.items) else None,
+        parts=parts if len(parts) == len(batch.items) else None,
     )
     values = {}
     for name, (e, _) in results.items():
@@ -171,6 +174,7 @@ def _trials(
         x=evidence.x[places],
         target=evidence.target[places],
         mask=None if evidence.mask is None else evidence.mask[places],
+        parts=None if evidence.parts is None else [evidence.parts[n] for n in places],
     )
     own = {name: relevance[places] for name, relevance in maps.items()}
     tried = try_metrics(methods, metrics, some, own, batch.logits[places].argmax(1))
@@ -198,7 +202,12 @@ def _values(metrics: Mapping[str, Metric], evidence: Evidence, batch: ImageBatch
 
 def check_needs(metrics: Mapping[str, Metric], available: Collection[str], hints: Mapping[str, str]) -> None:
     """Raise `InputError` for a metric with needs that are not `available`; `hints` say how to provide them."""
-    names = {"model": "images and a network", "explain": "to recompute maps", "mask": "masks of the object"}
+    names = {
+        "model": "images and a network",
+        "explain": "to recompute maps",
+        "mask": "masks of the object",
+        "parts": "the parts of the object",
+    }
     for name, metric in metrics.items():
         for need in sorted(metric.needs - set(available)):
             raise InputError(f"`{name}` needs {names[need]}", hints[need])

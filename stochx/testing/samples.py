@@ -7,7 +7,7 @@ import csv
 import importlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stochx.catalog import HEADS
 from stochx.engine.fewshot.head import FewShotHead
+from stochx.engine.parts import Parts, Variants
 
 KINDS = [f"n{number:08d}" for number in (1440764, 1443537, 1484850, 1491361, 1494475, 1496331, 1498041, 1514668)]
 
@@ -97,6 +98,34 @@ MODES: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "default dtype float64": float64_by_default,
 }
+
+
+def sample_parts(x: Tensor, labels: Sequence[int]) -> list[Parts]:
+    """Return the parts of images (N, 3, 16, 16): four squares, of five classes; gray where one is missing.
+
+    The only piece of the background is one without which nothing changes.
+    """
+    table: tuple[Variants, ...] = ((0, 0, 0, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 1), (1, 0, 1, 0))
+    masks = torch.zeros(4, *x.shape[2:], dtype=torch.bool)
+    for part, (row, column) in enumerate(((1, 1), (1, 9), (9, 1), (9, 9))):
+        masks[part, row : row + 5, column : column + 5] = True
+
+    def parts(image: Tensor, label: int) -> Parts:
+        own = table[label]
+
+        def draw(variants: Variants, kept: tuple[bool, ...]) -> Tensor:
+            grays = [
+                None if new == old else 0.5 if new is None else 0.75 for new, old in zip(variants, own, strict=True)
+            ]
+            drawn = image.clone()
+            for mask, gray in zip(masks, grays, strict=True):
+                if gray is not None:
+                    drawn[:, mask] = gray
+            return drawn
+
+        return Parts(masks, ~masks.any(0)[None], own, label, table, ["a", "b", "c", "d", "e"], draw)
+
+    return [parts(image, label) for image, label in zip(x, labels, strict=True)]
 
 
 def values(*shape: int, seed: int = 0, signed: bool = True) -> Tensor:

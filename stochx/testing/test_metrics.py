@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stochx.catalog import ATTRIBUTIONS, METRICS
 from stochx.metrics import Evidence, Score
 from stochx.tasks.comparison import bounds_of
-from stochx.testing.samples import MODES, TinyNet, unchanged
+from stochx.testing.samples import MODES, TinyNet, sample_parts, unchanged
 
 
 def evidence(model: TinyNet, x: Tensor, places: Sequence[int], scale: float = 1.0) -> Evidence:
@@ -26,7 +26,7 @@ def evidence(model: TinyNet, x: Tensor, places: Sequence[int], scale: float = 1.
     def make(network: nn.Module, pixels: Tensor, target: Tensor) -> Tensor:
         return ATTRIBUTIONS.make("smoothgrad:samples=3")(network, pixels, target, keys).map * scale
 
-    return Evidence(make(model, some, y), keys, some, y, model, make, mask)
+    return Evidence(make(model, some, y), keys, some, y, model, make, mask, sample_parts(some, y.tolist()))
 
 
 def measure(spec: str, given: Evidence) -> Score:
@@ -43,8 +43,8 @@ def test_a_metric_declares_itself(metric: str) -> None:
     low, high = bounds_of(made)
     assert low < high, f"`bounds` is {(low, high)}: the least and the greatest value that is possible"
     assert made.reduction, "`reduction` must name what the metric takes of a map (C, H, W)"
-    unknown = set(made.needs) - {"model", "explain", "mask"}
-    assert not unknown, f"`needs` holds {unknown}: it is a frozenset of model, explain and mask"
+    unknown = set(made.needs) - {"model", "explain", "mask", "parts"}
+    assert not unknown, f"`needs` holds {unknown}: it is a frozenset of model, explain, mask and parts"
 
 
 def test_a_metric_gives_a_number_an_image(metric: str, tiny: TinyNet, images: Tensor) -> None:
@@ -92,21 +92,19 @@ def test_a_metric_leaves_the_model_and_the_global_generator_alone(metric: str, t
 def test_a_metric_may_be_called_on_maps(metric: str, tiny: TinyNet, images: Tensor) -> None:
     made: Any = METRICS.make(metric)
     given = evidence(tiny, images, range(5))
-    more = {"explain": given.explain, "mask": given.mask, "keys": given.keys}
+    more = {"explain": given.explain, "mask": given.mask, "parts": given.parts, "keys": given.keys}
     expected, called = made(given).value, made(tiny, images, given.map, given.target, **more).value
     assert torch.equal(called, expected), f"called on maps it gives {called}, with `Evidence` {expected}"
-    assert given.mask is not None and given.target is not None
-    one = {"explain": given.explain, "mask": given.mask[0], "keys": "key 0"}
+    assert given.mask is not None and given.parts is not None and given.target is not None
+    one = {"explain": given.explain, "mask": given.mask[0], "parts": given.parts[0], "keys": "key 0"}
     alone, batch = made(tiny, images[0], given.map[0], given.target[:1], **one).value, made(first(given)).value
     assert torch.equal(alone, batch[0]), "the score of an image (C, H, W) is not that of a batch of one"
 
 
 def first(given: Evidence) -> Evidence:
     """The evidence of the first image alone, with its own keys for maps that are made again."""
-    assert given.x is not None and given.target is not None and given.mask is not None
-    return replace(
-        given, map=given.map[:1], keys=given.keys[:1], x=given.x[:1], target=given.target[:1], mask=given.mask[:1]
-    )
+    names = "map", "keys", "x", "target", "mask", "parts"
+    return replace(given, **{name: getattr(given, name)[:1] for name in names})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -117,7 +115,9 @@ def test_a_score_does_not_depend_on_the_modes_of_torch(metric: str, mode: str, t
     mask = torch.zeros(2, 16, 16, dtype=torch.bool)
     mask[:, 3:9, 4:12] = True
     maps = method(model, x, 1).map
-    expected = made(model, x, maps, 1, explain=method, mask=mask).value
+    more = {"explain": method, "mask": mask, "parts": sample_parts(x, [1, 1])}
+    expected = made(model, x, maps, 1, **more).value
     with MODES[mode]():
-        found = made(model, x.clone(), maps.clone(), 1, explain=method, mask=mask).value
-    assert torch.equal(found, expected), f"under {mode} the score is {found}, not {expected}"
+        found = made(model, x.clone(), maps.clone(), 1, **more).value
+    same = torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert same, f"under {mode} the score is {found}, not {expected}"

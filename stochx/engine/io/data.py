@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stochx.engine.io.images import RGB, Picture, Preparation, to_tensor
+from stochx.engine.io.images import RGB, Picture, Preparation, prepared_image, prepared_mask
+from stochx.engine.parts import Drawing, Parts
 from stochx.engine.seeds import generator
 from stochx.errors import InputError, printable, storable
 from stochx.settings.choices import Sampling
@@ -24,23 +25,24 @@ from stochx.settings.choices import Sampling
 
 @dataclass(frozen=True)
 class Item:
-    """An image (C, H, W) in [0, 1], its class index, and its object mask (H, W) if there is one."""
+    """An image (C, H, W) in [0, 1], its class index, and the mask (H, W) and parts of its object if there are any."""
 
     key: str
     image: Tensor
     label: int | None = None
     mask: Tensor | None = None
     domain: str | None = None
+    parts: Callable[[], Parts] | None = None
 
 
 @dataclass(frozen=True)
 class Data(Dataset[tuple[Tensor, int]]):
     """Images by index, read on demand: `len(data)`, `data[7]`, `data.item(7)`.
 
-    `read(i)` returns an 8-bit RGB image, or (H, W, C) uint8; `mask(i)` a mask (H, W). `pixels` (N, C, H, W) uint8 is
-    set if all images are in memory at one size, for training to read at once. Labels are class indices. `preparation`
-    is that of `data[i]`. A pickle holds no images: `reopen()` opens the data set again, and these are its images
-    `places`.
+    `read(i)` returns an 8-bit RGB image, or (H, W, C) uint8; `mask(i)` a mask (H, W); `parts(i)` the drawing of an
+    object of parts. `pixels` (N, C, H, W) uint8 is set if all images are in memory at one size, for training to read at
+    once. Labels are class indices. `preparation` is that of `data[i]`. A pickle holds no images: `reopen()` opens the
+    data set again, and these are its images `places`.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +55,7 @@ class Data(Dataset[tuple[Tensor, int]]):
     preparation: Preparation | None = None
     reopen: Callable[[], Data] | None = None
     places: Sequence[int] | None = None
+    parts: Callable[[int], Drawing] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(storable, self.classes)))  # as a network's file holds them
@@ -126,13 +129,14 @@ class Data(Dataset[tuple[Tensor, int]]):
 
     def subset(self, indices: Sequence[int]) -> Data:
         """Return the images `indices`, in this order."""
-        read, mask, labels, domains = self.read, self.mask, self.labels, self.domains
+        read, mask, parts, labels, domains = self.read, self.mask, self.parts, self.labels, self.domains
         return replace(
             self,
             keys=[self.keys[i] for i in indices],
             read=lambda i: read(indices[i]),
             labels=None if labels is None else [int(labels[i]) for i in indices],
             mask=None if mask is None else lambda i: mask(indices[i]),
+            parts=None if parts is None else lambda i: parts(indices[i]),
             domains=None if domains is None else [domains[i] for i in indices],
             pixels=None if self.pixels is None else self.pixels[list(indices)],
             places=list(indices) if self.places is None else [self.places[i] for i in indices],
@@ -140,23 +144,23 @@ class Data(Dataset[tuple[Tensor, int]]):
 
     def item(self, index: int, prepare: Preparation | None = None) -> Item:
         """Return item `index`, with image and mask prepared alike; raises `InputError` for an unusable image."""
-        key, picture = self.keys[index], self.read(index)
-        mask = None if self.mask is None else Image.fromarray(self.mask(index).astype(np.uint8) * 255)
+        key, picture, parts = self.keys[index], self.read(index), self.parts
         try:
-            image = to_tensor(picture) if prepare is None else prepare.tensor(picture)
-            mask = prepare(mask) if prepare and mask else mask
+            image = prepared_image(picture, prepare)
+            mask = None if self.mask is None else prepared_mask(self.mask(index), prepare)
         except InputError as error:
             raise InputError(f"`{printable(key)}`: {error}", error.hint) from None
         return Item(
             key=key,
             image=image,
             label=int(self.labels[index]) if self.labels is not None else None,
-            mask=None if mask is None else torch.from_numpy(np.array(mask) >= 128),
+            mask=mask,
             domain=self.domains[index] if self.domains is not None else None,
+            parts=None if parts is None else lambda: parts(index).prepared(prepare),
         )
 
 
-LIVE = ("read", "mask", "pixels")  # fields that a pickle leaves out
+LIVE = ("read", "mask", "parts", "pixels")  # fields that a pickle leaves out
 
 
 def _opened_again(parts: dict[str, Any]) -> Data:

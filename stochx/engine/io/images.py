@@ -23,6 +23,7 @@ from stochx.settings.values import Size
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
 RGB = 3  # channels
+COVERED = 128  # of 255, from which a pixel of a resized mask counts as covered
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in gray, as Pillow has them
 AVIF = features.check_module("avif")  # not in every build of Pillow
 SUFFIXES = frozenset(
@@ -252,3 +253,14 @@ def to_picture(pixels: Tensor) -> np.ndarray:
     """Return an image (C, H, W) as an array (H, W, 3) to look at."""
     picture: np.ndarray = visible(pixels.detach()).permute(1, 2, 0).cpu().float().numpy()
     return picture
+
+
+def prepared_image(picture: Picture, prepare: Preparation | None) -> Tensor:
+    """Return an image (C, H, W) in [0, 1] as a network sees it; raises `InputError` for one that cannot be used."""
+    return to_tensor(picture) if prepare is None else prepare.tensor(picture)
+
+
+def prepared_mask(mask: np.ndarray, prepare: Preparation | None) -> Tensor:
+    """Return a mask (H, W), prepared as its image is."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return torch.from_numpy(np.array(picture if prepare is None else prepare(picture)) >= COVERED)
