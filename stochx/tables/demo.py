@@ -146,17 +146,17 @@ def _ranking(rows: Sequence[Row], methods: set[str]) -> str:
     best = next(row for row in defined if row["method"] in methods)
     control = next(row for row in defined if row["method"] not in methods)
     p = max(best, control, key=defined.index)["p"]  # one of them has the best mean, which the other is tested against
-    verdict = "not significantly different"
-    if p is not None and p < SIGNIFICANT:
-        verdict = f"significantly {'better' if control is defined[0] else 'worse'}"
+    verdict = "significantly worse" if p is not None and p < SIGNIFICANT else "not significantly different"
     verdict += "" if p is None else f" (p = {p:.2g})"
     below = [row["method"].partition(":")[0] for row in defined[defined.index(control) :] if row["method"] in methods]
     worse = f" Worse than that on average: {', '.join(below)}." if below else ""
     metric, method = (row.partition(":")[0] for row in (best["metric"], best["method"]))
-    return (
-        f"By {metric} ({best['better']} is better) `{method}` is the best method, {best['mean']:.3g}; the best "
-        f"control, `{control['method']}`, has {control['mean']:.3g}, {verdict}.{worse}"
-    )
+    means = f"`{method}` has {best['mean']:.3g}", f"`{control['method']}` has {control['mean']:.3g}"
+    if control is defined[0]:
+        found = f"a control leads, so that no method is marked best: {means[1]}. Of the methods {means[0]}"
+    else:
+        found = f"{means[0]}, the best; of the controls {means[1]}"
+    return f"By {metric} ({best['better']} is better) {found}, {verdict}.{worse}"
 
 
 def _few_shot(name: str) -> Callable[[Documents], str]:
