@@ -127,6 +127,21 @@ def test_masks_of_shapes_are_pointed_at(place):
     assert [row["n"] for row in rows] == [4, 4] and all(0 <= row["mean"] <= 1 for row in rows)
 
 
+def test_parts_of_objects_are_scored_and_tried(place):
+    metrics = "single-deletion", "deletion-check", "distractibility", "target-sensitivity", "background-independence"
+    words = ["--data", "shapes:size=32,classes=3,count=20,parts=3", "-m", "gradient", "-m", "random", "--trust"]
+    words += [word for metric in metrics for word in ("-s", metric)]
+    done = stochx("score", *words, *MODEL, "--json", "-o", "parts", cwd=place)
+    document = json.loads(done.stdout)
+    rows = {(row["method"], row["metric"]): row for row in document["results"]}
+    assert {metric for _, metric in rows} == set(metrics) and len(rows) == 10
+    assert all(row["n"] + row["excluded"] == 4 for row in rows.values())
+    alike = {rows[method, "background-independence"]["mean"] for method in ("gradient", "random")}
+    assert len(alike) == 1, "it speaks of the network alone"
+    assert {row["metric"] for row in document["trust"]} == set(metrics)
+    assert (place / "parts" / "curves.png").exists()
+
+
 def test_adaptive_noising_is_explained_and_scored(place):
     method = "smoothtaylor:noise=adaptive,objective=autvc,roots=4"
     done = stochx("explain", "a.png", "-m", method, *MODEL, "--no-figure", "-o", "adaptive", "--json", cwd=place)
@@ -206,6 +221,8 @@ def test_a_constant_image_is_left_out(place):
         (("a.png", "-s", "autvc", "--fail-over", "aupc=3"), "names no metric that is scored", ""),
         (("a.png", "-s", "autvc", "--fail-over", "autvc=x"), "expects a number", ""),
         (("a.png", "-s", "pointing-game"), "needs masks of the object", "--data shapes"),
+        (("a.png", "-s", "csdc"), "needs the parts of the object", "--data shapes:parts=4"),
+        (("--data", "shapes:count=20", "-s", "deletion-check"), "needs the parts of the object", "shapes:parts=4"),
         (("--maps", "nowhere", "-s", "autvc"), "no such folder", "--maps"),
         (("--maps", ".", "-m", "ig"), "`--maps` takes existing ones", ""),
         ((), "there is nothing to score", "`--maps`"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from stochx.datasets import Split
 from stochx.datasets._figures import combinations, draw_figures, drawing, incomplete, name_of, to_bytes
 from stochx.datasets._outlines import NAMES
-from stochx.datasets._scenes import DOMAINS, Scene, draw
+from stochx.datasets._scenes import DOMAINS, draw
 from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.parts import Drawing, Variants
 from stochx.engine.seeds import digest
@@ -43,7 +44,7 @@ class Shapes:
     )
 
     size: int = 32  # image side in pixels, at least 16
-    classes: int = 10  # number of shapes, 1 to 16; of combinations of parts, up to 125
+    classes: int = 10  # number of shapes, 1 to 16; of combinations of 3, 4 or 5 parts, up to 125, 256 or 243
     count: int = 2000  # images in the train split
     domain: Literal["photo", "sketch", "inverted", "clutter", "mixed"] = "photo"  # visual domain of the images
     parts: int = 0  # parts around the body of an object, 3 to 5; 0: objects of one shape
@@ -65,51 +66,67 @@ class Shapes:
         labels = [i % self.classes for i in range(count)]
         looks = list(DOMAINS) if self.domain == "mixed" else [self.domain]
         domains = [looks[i // self.classes % len(looks)] for i in range(count)]
-
-        table = combinations(self.parts)[: self.classes] if self.parts else ()
-        names = tuple(map(name_of, table)) if self.parts else NAMES[: self.classes]
-
-        def seed(i: int) -> int:
-            return digest("shapes", self.seed, split, domains[i], i)
-
-        def figure(i: int) -> Variants:
-            whole = table[labels[i]]
-            return whole if split == "test" else incomplete(whole, table, digest(seed(i), "parts"))
-
-        def scenes(indices: list[int]) -> Scene:
-            seeds = [seed(i) for i in indices]
-            if self.parts:
-                return draw_figures(self.size, [figure(i) for i in indices], seeds)
-            return draw(self.size, [NAMES[labels[i]] for i in indices], seeds)
-
-        def paint(indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-            """Draw images (N, S, S, 3) uint8 and masks (N, S, S) of one domain."""
-            (domain,) = {domains[i] for i in indices}
-            scene = scenes(indices)
-            return to_bytes(DOMAINS[domain](scene)), scene.distance < 0
-
-        def drawn(i: int) -> Drawing:
-            return drawing(self.size, domains[i], seed(i), figure(i), labels[i], table)
-
-        prefix = f"shapes/{self.domain}/{split}"
+        images, prefix = _Images(self, split, labels, domains), f"shapes/{self.domain}/{split}"
+        parts = images.drawing if self.parts else None
         if self.size <= LARGE and count * self.size**2 * 3 <= IN_MEMORY:
             pixels = np.empty((count, self.size, self.size, 3), np.uint8)
             masks = np.empty((count, self.size, self.size), bool)
             step = max(1, AT_ONCE // self.size**2)
             for look in looks:
                 indices = [i for i in range(count) if domains[i] == look]
-                for part in (indices[k : k + step] for k in range(0, len(indices), step)):
-                    pixels[part], masks[part] = paint(part)
-            data = from_arrays(pixels, labels, names, prefix, masks, domains)
-            return replace(data, parts=drawn) if self.parts else data
+                for some in (indices[k : k + step] for k in range(0, len(indices), step)):
+                    pixels[some], masks[some] = images.paint(some)
+            return replace(from_arrays(pixels, labels, images.classes, prefix, masks, domains), parts=parts)
 
-        painted = lru_cache(maxsize=8)(lambda i: paint([i]))  # the mask is requested after its image
+        painted = lru_cache(maxsize=8)(lambda i: images.paint([i]))  # the mask is requested after its image
         return Data(
-            classes=names,
+            classes=images.classes,
             keys=[f"{prefix}/{i:05d}" for i in range(count)],
             read=lambda i: Image.fromarray(painted(i)[0][0]),
             labels=labels,
             mask=lambda i: np.asarray(painted(i)[1][0]),
             domains=domains,
-            parts=drawn if self.parts else None,
+            parts=parts,
         )
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a split: what each shows, drawn from a seed of its own."""
+
+    shapes: Shapes
+    split: Split
+    labels: Sequence[int]
+    domains: Sequence[str]
+
+    @cached_property
+    def table(self) -> tuple[Variants, ...]:
+        """The variants of the parts of each class, for objects of parts."""
+        return combinations(self.shapes.parts)[: self.shapes.classes] if self.shapes.parts else ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return tuple(map(name_of, self.table)) or NAMES[: self.shapes.classes]
+
+    def paint(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Draw images (N, S, S, 3) uint8 and masks (N, S, S) of one domain."""
+        (domain,) = {self.domains[i] for i in indices}
+        size, seeds = self.shapes.size, [self._seed(i) for i in indices]
+        if self.table:
+            scene = draw_figures(size, [self._figure(i) for i in indices], seeds)
+        else:
+            scene = draw(size, [NAMES[self.labels[i]] for i in indices], seeds)
+        return to_bytes(DOMAINS[domain](scene)), scene.distance < 0
+
+    def drawing(self, i: int) -> Drawing:
+        """Return the parts of the object on an image."""
+        return drawing(self.shapes.size, self.domains[i], self._seed(i), self._figure(i), self.labels[i], self.table)
+
+    def _seed(self, i: int) -> int:
+        return digest("shapes", self.shapes.seed, self.split, self.domains[i], i)
+
+    def _figure(self, i: int) -> Variants:
+        """Return the variants of the parts on an image, of which some are missing in training."""
+        whole = self.table[self.labels[i]]
+        return incomplete(whole, self.table, digest(self._seed(i), "parts")) if self.split == "train" else whole

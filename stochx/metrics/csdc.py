@@ -40,9 +40,8 @@ class CSDC:
 
     def __call__(self, evidence: Evidence) -> Score:
         parts = parts_of(evidence)
-        chosen = important(shares(evidence.map, parts, self.reduce)).double()
+        chosen = important(shares(evidence.map, parts, self.reduce)).to(evidence.map)
         curve = torch.stack([_largest(sets, each) for sets, each in zip(map(_sets, parts), chosen, strict=True)])
-        curve = curve.to(evidence.map)
         wrong = not_of_the_object(evidence)
         score = Score(curve.mean(1), curve, THRESHOLDS.to(curve.dtype))
         return with_reasons(evidence, score, self.reduce, {"the map is not of the object's class": wrong})
