@@ -107,6 +107,36 @@ def test_two_networks_are_compared_on_their_common_images():
     assert (alone.n, alone.sd) == (20, pytest.approx(2**0.5 * np.std([0.0, 1.0] * 10, ddof=1)))
 
 
+def test_draws_take_the_noise_of_verdicts_off():
+    """Simulated: a verdict is a mean of draws, and as many images find the difference with the draws that are named."""
+    source, n, delta = np.random.default_rng(0), 4000, 0.015
+
+    def run(draws, gap=0.0):
+        rights = np.clip(0.5 + gap / 2 * np.array([[1], [-1]]) + source.normal(0, 0.1, (2, n)), 0, 1)
+        worst = source.binomial(draws, rights) / draws
+        return [[{"index": k, "worst": float(w)} for k, w in enumerate(row)] for row in worst]
+
+    def finds(first, second):
+        gaps = np.array([a["worst"] - b["worst"] for a, b in zip(first, second, strict=True)])
+        return gaps.mean() / gaps.std(ddof=1) * n**0.5 > 1.96
+
+    first, second = run(2)
+    found = robustness.power(first, second, delta)
+    needed = robustness.draws_needed(found, first, second, 2)
+    assert found.detectable > 1.2 * delta and needed > 2
+    assert 0.9 * delta < robustness.power(*run(needed), delta).detectable <= 1.02 * delta
+    assert 0.75 <= np.mean([finds(*run(needed, delta)) for _ in range(200)]) <= 0.92
+    assert np.mean([finds(*run(2, delta)) for _ in range(200)]) < 0.7
+
+
+def test_no_number_of_draws_replaces_images_that_differ():
+    certain = [{"index": k, "worst": float(k % 2)} for k in range(30)]
+    turned = [{"index": k, "worst": float(k % 3 == 0)} for k in range(30)]
+    assert robustness.draws_needed(robustness.power(certain, turned, 0.01), certain, turned, 20) is None
+    assert robustness.draws_needed(robustness.power(certain, turned, 0.9), certain, turned, 20) is None, "it is found"
+    assert robustness.draws_needed(robustness.power(certain, None, None), certain, None, 20) is None
+
+
 def text(found):
     return power_remark(vars(found), "`srg`", "images", "{:.2f}".format).text
 
@@ -115,6 +145,8 @@ def test_the_line_says_what_is_found_and_what_it_takes():
     assert text(power(1.0, 33, 1, 0.2)) == (
         "`srg`: a difference of 0.50 is found in 4 of 5 cases (n = 33 images); 0.20 takes 199 images"
     )
+    row = vars(power(1.0, 33, 1, 0.2)) | {"draws": 64}
+    assert power_remark(row, "`srg`", "images", "{:.2f}".format).text.endswith("images, or 64 draws on these")
     assert text(power(1.0, 3, 3)) == "`srg`: n = 3 images finds no difference of any size, Holm over 3 pairs"
     assert "nothing varies" in text(power(0.0, 30))
 

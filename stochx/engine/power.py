@@ -54,3 +54,17 @@ def power(sd: float, n: int, tests: int = 1, delta: float | None = None) -> Powe
     detectable = factor / math.sqrt(n - z * z / 2) if sd > 0 and n >= least and n > z * z / 2 else None
     needed = None if delta is None else max(least, math.ceil((factor / delta) ** 2 + z * z / 2))
     return Power(n, sd, tests, detectable, delta, needed)
+
+
+def draws_for(found: Power, one_draw: float, draws: int) -> int | None:
+    """Return how many draws a value make the same n values find `delta`; None if they do, or if no number does.
+
+    The values are means over `draws` draws, and `one_draw` is the variance of their differences with one, less that
+    with infinitely many.
+    """
+    if found.delta is None or (found.detectable is not None and found.detectable <= found.delta):
+        return None
+    z = _QUANTILE(1 - SIGNIFICANT / found.tests / 2)
+    largest = max(0.0, found.n - z * z / 2) * (found.delta / (z + _QUANTILE(POWER))) ** 2
+    left = largest - max(0.0, found.sd**2 - one_draw / draws)
+    return math.ceil(one_draw / left) if left > 0 and one_draw > 0 else None

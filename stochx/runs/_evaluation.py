@@ -23,7 +23,7 @@ from stochx.settings import Attack
 from stochx.tasks.attack import AttackRecord, Outcome
 from stochx.tasks.batches import Failed
 from stochx.tasks.correct_images import Check
-from stochx.tasks.robustness import compare, power
+from stochx.tasks.robustness import compare, draws_needed, power
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ def _power(settings: Attack, records: Sequence[Sequence[Record]]) -> Document | 
     """
     points = enumerate(settings.points)
     place, _ = max(points, key=lambda at: (at[1].eps, at[1].noise or 0.0))
-    found = power(records[place], None if settings.versus is None else records[1], settings.power)
-    return None if found is None else dataclasses.asdict(found)
+    first, second = records[place], None if settings.versus is None else records[1]
+    found = power(first, second, settings.power)
+    if found is None:
+        return None
+    return dataclasses.asdict(found) | {"draws": draws_needed(found, first, second, settings.draws)}
 
 
 def _saved(parts: Sequence[Part]) -> Document:

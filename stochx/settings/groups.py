@@ -210,7 +210,7 @@ class Comparison(Settings):
         float | None,
         Option(
             RUN,
-            "Say how many images or episodes it takes to find a difference of DELTA in 4 of 5 cases.",
+            "Say how many images, draws or episodes it takes to find a difference of DELTA in 4 of 5 cases.",
             metavar="DELTA",
             minimum=1e-9,
             free=True,

@@ -17,5 +17,6 @@ def power_remark(row: Row, what: str, unit: str, value: Callable[[float], str]) 
     elif row["sd"] == 0:
         text = f"{what}: nothing varies over n = {row['n']} {unit}, so no smallest difference is known"
     if row["needed"] is not None:
-        text = f"{text}; {value(row['delta'])} takes {row['needed']} {unit}"
+        draws = f", or {row['draws']} draws on these" if row.get("draws") is not None else ""
+        text = f"{text}; {value(row['delta'])} takes {row['needed']} {unit}{draws}"
     return Remark("power:", text)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stochx.engine.power import Power, power_of, power_of_two
+from stochx.engine.power import Power, draws_for, power_of, power_of_two
 from stochx.engine.statistics import Estimate, mean_difference, paired_p, share
 from stochx.errors import InputError, RunError
 
@@ -156,6 +156,20 @@ def power(
     if second is None:
         return power_of_two([record["worst"] for record in first], delta)
     return power_of(_gaps(first, second), 1, delta)
+
+
+def draws_needed(
+    found: Power, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]] | None, draws: int
+) -> int | None:
+    """Return how many judging draws find `delta` on the same images; see `draws_for`."""
+    networks = (first, first) if second is None else (first, second)
+    return draws_for(found, sum(_variance_of_a_draw(records, draws) for records in networks), draws)
+
+
+def _variance_of_a_draw(records: Sequence[Mapping[str, Any]], draws: int) -> float:
+    """Return the mean variance of the verdict of one draw on an image: 0 for a network without noise."""
+    shares = [record["worst"] for record in records]
+    return sum(share * (1 - share) for share in shares) / len(shares) * draws / (draws - 1) if draws > 1 else 0.0
 
 
 def _gaps(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> list[float]:
