@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torture.commands import start
 from torture.inputs import watch
 from torture.outcomes import Book, Outcome, tally
 
@@ -106,3 +107,10 @@ def test_outcomes_are_kept_and_those_of_another_seed_do_not_count(tmp_path: Path
         ("a", 1, 1, 3.0, 4),
         ("b", 1, 1, 2.0, None),
     ]
+
+
+def test_a_process_that_ends_before_its_moment_is_not_waited_for(tmp_path: Path) -> None:
+    started = start("list attacks", tmp_path, tmp_path / "streams", fresh=True)
+    assert not started.reaches(1e6)
+    ended = started.wait()
+    assert ended is not None and ended.code == 0 and "pgd" in ended.stdout

@@ -122,7 +122,7 @@ class Started:
         if not self.listens():
             return False
         begin = cpu_seconds(self.pid) or 0.0
-        while (now := cpu_seconds(self.pid)) is not None:
+        while self.is_alive() and (now := cpu_seconds(self.pid)) is not None:  # a zombie still has its time
             if now >= begin + seconds:
                 return self.is_alive()
             time.sleep(0.001)
