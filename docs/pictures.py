@@ -21,6 +21,7 @@ from rich.text import Text
 
 from stochx.engine.io.images import to_image
 from stochx.loading import load_data
+from stochx.reports.figure import new_figure, own_style, save_figure
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "build" / "pictures"
@@ -159,6 +160,32 @@ def draw_report(target: Path) -> None:
     reduce(shot, target)
 
 
+def draw_parts(target: Path) -> None:
+    """Draw objects of parts in three domains: whole, without a part, with another variant, and on another ground."""
+    size = 96
+    source = RUNS / "parts.png"
+    with own_style():
+        figure = new_figure(7.2, 5.2)
+        for row, domain in enumerate(("photo", "clutter", "sketch")):
+            item = load_data(f"shapes:parts=4,classes=8,size={size},count=40,domain={domain}", "test").item(row)
+            assert item.parts is not None
+            parts = item.parts()
+            ground = range(4, 4 + len(parts.pieces))
+            columns = {
+                "an object of four parts": item.image,
+                "without one": parts.without([0]),
+                "with another variant": parts.replaced(0),
+                "without fragments" if domain == "clutter" else "on another ground": parts.without(ground),
+            }
+            for column, (title, pixels) in enumerate(columns.items()):
+                axis = figure.add_subplot(3, 4, 4 * row + column + 1)
+                axis.imshow(to_image(pixels), interpolation="nearest")
+                axis.set_title(title)
+                axis.axis("off")
+        save_figure(source, figure)
+    reduce(source, target)
+
+
 def main() -> None:
     """Make all pictures."""
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -171,6 +198,7 @@ def main() -> None:
         reduce(next(RUNS.glob(pattern)), pictures / f"{picture}.png")
     for picture, name in TABLES.items():
         draw_terminal(name, pictures / f"{picture}.svg")
+    draw_parts(pictures / "parts.png")
     draw_report(pictures / "report.png")
 
 
