@@ -245,6 +245,18 @@ def test_doubtful_numbers_are_red():
     assert label.get_color() == "#B2182B"
 
 
+def test_what_is_known_of_a_map_does_not_reach_its_neighbours():
+    methods = ["expected-gradients", "smoothtaylor", "ig", "lrp"]
+    all_known = explained(methods)
+    rows = [replace(row, error=0.0512, used=1500, gap=-12.34, logit=123.4) for row in all_known.rows]
+    figure = explanation.make_figure(replace(all_known, rows=rows), CLASSES)
+    figure.draw_without_rendering()
+    said = [t for t in figure.findobj(Text) if t.get_text().startswith("Monte-Carlo error")]
+    assert {t.get_text() for t in said} == {"Monte-Carlo error 0.05, n = 1500\ngap -12.34 of logit 123.4"}
+    spans = sorted((box.x0, box.x1) for box in (t.get_window_extent() for t in said))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
 # Other commands -------------------------------------------------------------------------------------------------------
 
 

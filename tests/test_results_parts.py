@@ -41,8 +41,9 @@ def plant(folder: Path, names: tuple[list[str], list[str], list[str]], networks:
         }
         file = folder / "page" / f"network-{seed}.json"
         file.parent.mkdir(exist_ok=True)
-        unit = {"accuracy": 0.9, "independence": 0.5, "scores": scores, "seconds": 60.0, "version": "0"}
-        file.write_text(json.dumps(unit))
+        settings = {"images": 100, "count": 6000, "epochs": 40}
+        unit = {"accuracy": 0.9, "independence": 0.5, "scores": scores}
+        file.write_text(json.dumps({**unit, "settings": settings, "seconds": 60.0, "version": "0"}))
 
 
 def test_methods_that_lead_the_controls_are_named_and_no_others(tmp_path, names):
@@ -66,6 +67,13 @@ def test_no_method_is_named_where_a_control_is_as_good(tmp_path, names):
     assert "0 order the parts of an object as the network does better than every control: none" in write_page(
         tmp_path, "--networks", "3"
     )
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path, names):
+    plant(tmp_path, names, 1)
+    with pytest.raises(subprocess.CalledProcessError):
+        write_page(tmp_path, "--networks", "1", "--epochs", "2")
+    assert not (tmp_path / "page.md").exists()
 
 
 @pytest.mark.slow

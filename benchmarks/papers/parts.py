@@ -15,14 +15,15 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from commands import run  # the module beside this one
+from commands import run  # the modules beside this one
+from units import Shelf, rounded, work_through
 
-from stochx import __version__
 from stochx.catalog import METRICS
 from stochx.engine.io.store import write_text
 from stochx.engine.statistics import Estimate, estimate, holm, paired_ps
@@ -56,24 +57,21 @@ METRICS_OF_PARTS = (
 )
 OTHERS = "srg", "deletion"  # of pixels, to see whether they agree
 NETWORK = "background-independence"
-DIGITS = 5  # significant ones that are kept
 
 
 @dataclass(frozen=True)
-class Unit:
+class Measured:
     """A network: its accuracy, how independent of the background it is, and its scores by metric and method."""
 
     accuracy: float
     independence: float
     scores: Mapping[str, Mapping[str, Sequence[float | None]]]
-    seconds: float
-    version: str = __version__
 
 
-def measure(args: argparse.Namespace, seed: int) -> Unit:
-    """Train a network and score the maps of its first test images."""
-    folder, data = args.output / f"network-{seed}", f"shapes:parts=4,size=48,classes=8,count={args.count},seed={seed}"
-    start = time.perf_counter()
+def measure(args: argparse.Namespace, unit: str) -> dict[str, Any]:
+    """Train a network and score the maps of its first test images; return what `Measured` has."""
+    seed = int(unit.rpartition("-")[2])
+    folder, data = args.output / unit, f"shapes:parts=4,size=48,classes=8,count={args.count},seed={seed}"
     trained = run(
         Train(
             data=data,
@@ -102,27 +100,25 @@ def measure(args: argparse.Namespace, seed: int) -> Unit:
     scores: dict[str, dict[str, list[float | None]]] = {}
     for record in map(json.loads, lines):
         for metric, found in record["scores"].items():
-            value = found["value"]
-            kept = None if value is None else float(f"{value:.{DIGITS}g}")
-            scores.setdefault(metric, {}).setdefault(record["method"], []).append(kept)
+            scores.setdefault(metric, {}).setdefault(record["method"], []).append(rounded(found["value"]))
     (independence,) = {row["mean"] for row in scored["results"] if row["metric"] == NETWORK}
     del scores[NETWORK]
-    return Unit(trained["results"][0]["accuracy"], independence, scores, time.perf_counter() - start)
+    return {"accuracy": trained["results"][0]["accuracy"], "independence": independence, "scores": scores}
 
 
-def mean_of(unit: Unit, metric: str, method: str) -> float:
+def mean_of(unit: Measured, metric: str, method: str) -> float:
     """Return the mean score of a method over the images of a network on which all methods have one."""
     rows = zip(*unit.scores[metric].values(), strict=True)
     whole = [dict(zip(unit.scores[metric], row, strict=True)) for row in rows if None not in row]
     return statistics.fmean(float(row[method] or 0.0) for row in whole) if whole else math.nan
 
 
-def over_networks(units: Sequence[Unit], metric: str, method: str) -> Estimate:
+def over_networks(units: Sequence[Measured], metric: str, method: str) -> Estimate:
     """Return the mean score of a method over networks, with a 95 % interval over them."""
     return estimate([mean_of(unit, metric, method) for unit in units])
 
 
-def leads(units: Sequence[Unit], metric: str) -> dict[str, tuple[Estimate, float]]:
+def leads(units: Sequence[Measured], metric: str) -> dict[str, tuple[Estimate, float]]:
     """Return each method's lead over the best control in a metric, over networks, and its p after Holm.
 
     The p is that of the images, pooled over networks: as there are few of these, intervals are wide.
@@ -142,7 +138,7 @@ def knows(lead: Estimate, p: float) -> bool:
     return lead.low > 0 and p < 0.05
 
 
-def answer(units: Sequence[Unit]) -> str:
+def answer(units: Sequence[Measured]) -> str:
     """Return the page's first sentence."""
     if len(units) < 2:
         return "Fewer than two networks have been measured: nothing is decided yet."
@@ -158,7 +154,7 @@ def answer(units: Sequence[Unit]) -> str:
     )
 
 
-def page(args: argparse.Namespace, units: Sequence[Unit]) -> str:
+def page(args: argparse.Namespace, units: Sequence[Measured]) -> str:
     """Return the results page."""
     images = len(next(iter(units[0].scores[MAIN].values()))) if units else 0
     accuracy, independence = (
@@ -192,7 +188,7 @@ def page(args: argparse.Namespace, units: Sequence[Unit]) -> str:
     return "\n".join(lines)
 
 
-def table(units: Sequence[Unit], metric: str) -> list[str]:
+def table(units: Sequence[Measured], metric: str) -> list[str]:
     """Return the folded table of a metric: all methods, the best first, and their leads over the best control."""
     found = leads(units, metric)
     better = METRICS.make(metric).higher_is_better
@@ -214,7 +210,7 @@ def table(units: Sequence[Unit], metric: str) -> list[str]:
 
 
 @own_style()
-def draw(path: Path, units: Sequence[Unit]) -> None:
+def draw(path: Path, units: Sequence[Measured]) -> None:
     """Draw the scores of all methods in a panel for each metric, in the order of the first panel."""
     shown = (*METRICS_OF_PARTS, "srg")
     order = sorted(METHODS, key=lambda m: over_networks(units, MAIN, m).mean)
@@ -250,21 +246,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/parts"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/parts.md"))
     args = parser.parse_args()
-    kept, end = args.page.with_suffix(""), time.perf_counter() + 60 * args.budget
-    units: list[Unit] = []
-    for seed in range(args.networks):
-        file = kept / f"network-{seed}.json"
-        if file.exists():
-            units.append(Unit(**json.loads(file.read_text(encoding="utf-8"))))
-            continue
-        longest = max((unit.seconds for unit in units), default=0.0)
-        if time.perf_counter() + longest > end:
-            break
-        units.append(measure(args, seed))
-        kept.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(units[-1].__dict__))
+    names = [f"network-{seed}" for seed in range(args.networks)]
+    settings = {name: getattr(args, name) for name in ("images", "count", "epochs")}
+    for results in work_through(Shelf(args.page), names, partial(measure, args), settings, args.budget):
+        units = [
+            Measured(*(results[name][field.name] for field in fields(Measured))) for name in names if name in results
+        ]
         write_text(args.page, page(args, units))
-    write_text(args.page, page(args, units))
 
 
 if __name__ == "__main__":

@@ -131,12 +131,9 @@ def _headline(explained: Explained, classes: Sequence[str]) -> str:
 
 
 def _quality(row: ExplanationRow) -> str:
-    """Return the line under a map: its Monte-Carlo error, completeness gap and samples, as far as they exist."""
-    parts = []
-    if row.error is not None:
-        parts.append(f"Monte-Carlo error {row.error:.2f}")
-    if row.gap is not None:
-        parts.append(f"gap {row.gap:+.2f} of logit {row.logit:.1f}")
+    """Return the lines under a map: its Monte-Carlo error and samples, and its completeness gap, if they exist."""
+    drawn = [] if row.error is None else [f"Monte-Carlo error {row.error:.2f}"]
     if row.used is not None:
-        parts.append(f"n = {row.used}")
-    return ", ".join(parts)
+        drawn.append(f"n = {row.used}")
+    gap = [] if row.gap is None else [f"gap {row.gap:+.2f} of logit {row.logit:.1f}"]
+    return "\n".join([", ".join(drawn), *gap]).strip()
