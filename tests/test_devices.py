@@ -24,7 +24,7 @@ from stochx.engine.training.fit import Plan, fit
 from stochx.engine.training.items import Images
 from stochx.network_files import install_noise
 from stochx.tasks.objectives import Adversarial, objective
-from stochx.testing.samples import features, make_head
+from stochx.testing.samples import features, make_head, sample_parts
 
 KEYS = ["a", "b", "c"]
 SIZES = {"linf": 0.02, "l2": 0.5, "l1": 3.0}
@@ -110,10 +110,11 @@ def test_a_metric_measures_on_the_device(name, data, there):
     (first, *_), method = METRICS.declares(name, "examples") or ("",), ATTRIBUTIONS.make("gradient")
     metric, mask = METRICS.make(f"{name}:{first}" if first else name), torch.zeros(3, 12, 12, dtype=torch.bool)
     mask[:, 3:8, 3:8] = True
+    parts = sample_parts(data[1], data[2].tolist())
 
     def measured(model, x, y, mask):
         maps = method(model, x, y, KEYS).map
-        return metric(model, x, maps, y, explain=method, mask=mask, keys=KEYS).value
+        return metric(model, x, maps, y, explain=method, mask=mask, parts=parts, keys=KEYS).value
 
     expected = measured(*data, mask)
     near(there(lambda: measured(*moved(data), to_device(mask)))[0], expected)

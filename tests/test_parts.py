@@ -365,7 +365,7 @@ def test_classes_are_found_by_their_names():
 
     given = evidence(Reads(), count=3)
     turned = tuple(reversed(given.parts[0].classes))
-    model = Classifier(Reads().float(), turned, Preparation(48, 48)).eval()
+    model = Classifier(Reads(), turned, Preparation(48, 48)).eval().double()
     found = CSDC()(replace(given, model=model, target=CLASSES - 1 - given.target))
     assert torch.equal(found.value, CSDC()(given).value)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
 from stochx.engine.parts import Parts
 from stochx.engine.ranking import Reduction, channel_sum
@@ -116,17 +117,23 @@ def visible_pieces(evidence: Evidence) -> Tensor:
 
 def outputs(evidence: Evidence) -> list[list[int | None]]:
     """Return by image the network's output for each class of the table: that of its name, or else of its number."""
+    assert evidence.model is not None and evidence.x is not None
     names = evidence.model.classes if isinstance(evidence.model, Classifier) else ()
-    place = {name: number for number, name in enumerate(names)}
-    known = [[place.get(name) for name in each.classes] for each in parts_of(evidence)]
-    return [own if any(n is not None for n in own) else list(range(len(own))) for own in known]
+    place: dict[str, int | None] = {name: number for number, name in enumerate(names)}
+    count = logits(evidence.model, evidence.x[:1]).shape[1]
+    found = []
+    for each in parts_of(evidence):
+        named = [place.get(name) for name in each.classes]
+        numbered = [number if number < count else None for number in range(len(named))]
+        found.append(numbered if named.count(None) == len(named) else named)
+    return found
 
 
 def not_of_the_object(evidence: Evidence) -> Tensor:
     """Return where (N,) the class that the map explains is not that of the object."""
     assert evidence.target is not None
     of = [row[each.label] for row, each in zip(outputs(evidence), parts_of(evidence), strict=True)]
-    return torch.tensor([own != int(target) for own, target in zip(of, evidence.target, strict=True)])
+    return torch.tensor([own != target for own, target in zip(of, evidence.target.tolist(), strict=True)])
 
 
 def with_reasons(evidence: Evidence, score: Score, reduce: Reduction, more: Mapping[str, Tensor] = NONE) -> Score:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from stochx.engine.parts import Parts, sufficient_sets
 from stochx.engine.statistics import SHARE, Bounds
@@ -41,18 +41,19 @@ class CSDC:
     def __call__(self, evidence: Evidence) -> Score:
         parts = parts_of(evidence)
         chosen = important(shares(evidence.map, parts, self.reduce)).to(evidence.map)
-        curve = torch.stack([_largest(sets, each) for sets, each in zip(map(_sets, parts), chosen, strict=True)])
+        curve = torch.stack([_largest(each, own) for each, own in zip(parts, chosen, strict=True)])
         wrong = not_of_the_object(evidence)
         score = Score(curve.mean(1), curve, THRESHOLDS.to(curve.dtype))
         return with_reasons(evidence, score, self.reduce, {"the map is not of the object's class": wrong})
 
 
-def _sets(parts: Parts) -> list[list[int]]:
-    """Return the smallest sets of parts of an object that tell its class; those that lack none of them."""
+def _largest(parts: Parts, chosen: Tensor) -> Tensor:
+    """Return the largest share (T,) of a smallest set that tells the object's class among the chosen parts (T, Q).
+
+    Sets of which the object lacks a part do not count. The empty set, which tells the only class there is, is whole.
+    """
     there = {part for part, variant in enumerate(parts.variants) if variant is not None}
-    return [sorted(found) for found in sufficient_sets(parts.table[parts.label], parts.table) if found <= there]
-
-
-def _largest(sets: Iterable[list[int]], chosen: torch.Tensor) -> torch.Tensor:
-    """Return the largest share (T,) of a set that is among the chosen parts (T, Q); the empty set is always whole."""
-    return torch.stack([chosen[:, found].sum(1) / max(1, len(found)) + (not found) for found in sets]).amax(0)
+    sets = [found for found in sufficient_sets(parts.table[parts.label], parts.table) if found <= there]
+    holds = torch.tensor([[q in found for q in range(chosen.shape[1])] for found in sets]).to(chosen)
+    size = holds.sum(1)
+    return ((chosen @ holds.T + (size == 0)) / size.clamp(min=1)).amax(1)

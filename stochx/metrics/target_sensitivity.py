@@ -16,6 +16,7 @@ from stochx.metrics import Evidence, Need, Score
 from stochx.metrics._parts import outputs, parts_of, shares, with_reasons
 from stochx.metrics._undefined import undefined
 
+ROUNDING = 1e-6  # of a share, by which equal ones may differ
 NO_PAIR = "no two other classes share different parts with the object"
 
 
@@ -84,5 +85,7 @@ def _pair(parts: Parts, own: Sequence[int | None]) -> _Pair | None:
 
 def _won(pair: _Pair, first: Tensor, second: Tensor) -> Tensor:
     """Return the mean of two comparisons of shares (Q,): 1 for more, 0 for less, half for equal ones."""
-    gaps = torch.stack([(first - second)[pair.shared[0]].sum(), (second - first)[pair.shared[1]].sum()])
-    return (gaps.sign().where(gaps.isfinite(), torch.nan).mean() + 1) / 2
+    own = torch.tensor([[float(part in shared) for part in range(len(first))] for shared in pair.shared]).to(first)
+    gaps = (own * torch.stack([first - second, second - first])).sum(1)
+    signs = gaps.sign().where(gaps.abs() > ROUNDING, 0).where(gaps.isfinite(), torch.nan)
+    return (signs.mean() + 1) / 2

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import io
+import itertools
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib import util
@@ -101,14 +102,15 @@ MODES: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
 
 
 def sample_parts(x: Tensor, labels: Sequence[int]) -> list[Parts]:
-    """Return the parts of images (N, 3, 16, 16): four squares, of five classes; gray where one is missing.
+    """Return the parts of images (N, C, H, H): four squares, of five classes; gray where one is missing.
 
     The only piece of the background is one without which nothing changes.
     """
     table: tuple[Variants, ...] = ((0, 0, 0, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 1), (1, 0, 1, 0))
     masks = torch.zeros(4, *x.shape[2:], dtype=torch.bool)
-    for part, (row, column) in enumerate(((1, 1), (1, 9), (9, 1), (9, 9))):
-        masks[part, row : row + 5, column : column + 5] = True
+    half = x.shape[2] // 2
+    for mask, (row, column) in zip(masks, itertools.product((1, half + 1), repeat=2), strict=True):
+        mask[row : row + half - 3, column : column + half - 3] = True
 
     def parts(image: Tensor, label: int) -> Parts:
         own = table[label]
