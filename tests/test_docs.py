@@ -248,6 +248,18 @@ def test_readme_quotes_the_results():
     assert len(quotes) >= 5 and all(re.sub(r"[|\s]+", " ", quote) in results for quote in quotes)
 
 
+def answers(text):
+    """The answers in one sentence that a page of results starts with."""
+    return re.findall(r"\A# .*\n\n\*\*(.+)\*\*\n", text)
+
+
+def test_readme_quotes_the_answer_that_a_page_starts_with():
+    assert answers("# A page\n\n**It is so.**\n\nmore **bold**\n") == ["It is so."]
+    pages = [text for page, text in MANUAL.items() if page.startswith("docs/results/")]
+    quotes = re.findall(r"^> (.*)$", MANUAL["README.md"], re.M)
+    assert not {answer for text in pages for answer in answers(text)} - {*quotes}
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with the files that snippets name."""

@@ -19,6 +19,7 @@ from stochx.engine.losses import Goal
 from stochx.engine.network import weights
 from stochx.engine.network.classifier import Classifier, measure_noise
 from stochx.engine.network.ensemble import RandomEnsemble
+from stochx.engine.network.readout import last_linear
 from stochx.ensembles import Part, ensemble_parts
 from stochx.errors import InputError, UsageError
 from stochx.models.convnet import ConvNet
@@ -227,3 +228,11 @@ def test_a_stochastic_member_is_refused(place):
 def test_an_ensemble_without_images_of_a_member_is_whole():
     model = Classifier(RandomEnsemble([net(0), net(1)], [0.999, 0.001]), ("a", "b", "c"), Preparation(16, 16)).eval()
     assert model(torch.rand(3, 3, 16, 16)).shape == (3, 3)
+
+
+def test_no_layer_of_an_ensemble_is_its_last_one(place):
+    """Each image passes one member alone: a search for planted examples once took what the last draw had passed."""
+    members = {name: load_model(f"{name}.safetensors") for name in "ab"}
+    x = torch.rand(2, *members["a"].input_shape)
+    assert last_linear(members["a"], x) is not None
+    assert last_linear(load_model("a.safetensors+b.safetensors"), x) is None

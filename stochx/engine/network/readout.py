@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stochx.engine.device import as_float64, full_precision
 from stochx.engine.gradients import logits
 from stochx.engine.network.classifier import Classifier
+from stochx.engine.network.ensemble import ensemble_of
 from stochx.engine.network.sites import LAYERS
 from stochx.engine.network.stochastic import Noisy
 
@@ -28,7 +29,12 @@ class LastLayer:
 
 
 def last_linear(model: Classifier, x: Tensor) -> LastLayer | None:
-    """Return the last layer that runs on x (N, C, H, W), if it is linear, on features (N, D), and runs once."""
+    """Return the last layer that runs on x (N, C, H, W), if it is linear, on features (N, D), and runs once.
+
+    A randomised ensemble has none: no layer of it sees every image.
+    """
+    if ensemble_of(model) is not None:
+        return None
     ran: list[tuple[str, tuple[int, ...]]] = []
 
     def note(name: str, value: Any) -> None:
