@@ -129,7 +129,7 @@ def make_figure(verdicts: Sequence[Verdict]) -> Figure:
     axis.set_xlabel("difference in robust accuracy, points: filled, all seeds with 95 % over images; open, each seed")
     for colour, way in zip(COLOURS, BOTH, strict=False):
         axis.plot([], [], "o-", color=colour, label=way)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.5 / len(cases)), ncols=len(BOTH))
+    figure.legend(loc="outside upper center", ncols=len(BOTH))
     return figure
 
 
