@@ -109,7 +109,7 @@ def cost_of(args: argparse.Namespace, arm: Arm, extra: bool) -> float:
     per_image = TRAINING.get(arm.noise.partition(":")[0], OTHER_TRAINING)
     if arm.adversarial == "none":
         per_image /= 8  # of seven gradients that craft and one that trains
-    training: float = 0.0 if arm.network else args.limit * epochs_of(args, arm) * per_image * (1.2 if arm.awp else 1.0)
+    training: float = 0.0 if arm.network else args.limit * epochs_of(args, arm) * per_image * (1.5 if arm.awp else 1.0)
     ways = 1 + 2 * USUAL_DRAWS + (6 if extra else 0) if arm.noisy else 2
     checks = 3 * CHECKED * args.steps * (USUAL_DRAWS if arm.noisy else 1)
     attacks: float = GRADIENT * (args.images * args.steps * ways + checks)
