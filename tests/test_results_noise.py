@@ -86,19 +86,23 @@ def test_a_unit_is_read_as_it_was_written(papers, tmp_path):
     shares = {"clean": [0.0, 1.0, 1.0], "attack": [k / 32 for k in (0, 17, 32)], "known": [0.2, 0.4, 1.0]}
     result = units.Result("a + b", 1, {"n": 3}, {}, {}, 5, [], shares)
     path = tmp_path / f"{units.Unit('a + b', 1).name}.json"
-    units.write_result(path, result)
-    assert path.name == "a_b-1.json" and units.read_result(path) == result
+    result.write(path)
+    assert path.name == "a_b-1.json" and units.Result.read(path) == result
     with pytest.raises(ValueError, match="not shares"):
-        units.write_result(path, units.Result("a", 1, {}, {}, {}, 5, [], {"clean": [1 / 37, 0.5]}))
+        units.Result("a", 1, {}, {}, {}, 5, [], {"clean": [1 / 37, 0.5]}).write(path)
 
 
 def test_a_unit_of_other_settings_is_refused(papers, tmp_path):
     units = papers["units"]
     unit = units.Unit("RPF", 0)
-    units.write_result(tmp_path / f"{unit.name}.json", planted(papers, "RPF", 0, 0.5, settings={"images": 300}))
-    assert len(units.kept(tmp_path, [unit], lambda _: {"images": 300})) == 1
+
+    def bench(images):
+        return units.Bench(units.Result, tmp_path, lambda _: {"images": images}, None, None, None)
+
+    planted(papers, "RPF", 0, 0.5, settings={"images": 300}).write(tmp_path / f"{unit.name}.json")
+    assert len(units.kept(bench(300), [unit])) == 1
     with pytest.raises(ValueError, match="other settings"):
-        units.kept(tmp_path, [unit], lambda _: {"images": 400})
+        units.kept(bench(400), [unit])
 
 
 def test_names_of_units_differ(papers):
@@ -118,7 +122,9 @@ def test_a_budget_ends_between_units_and_within_one(papers, tmp_path):
         return planted(papers, unit.arm, unit.seed, 0.5)
 
     work = [units.Unit("RPF", 0), units.Unit("RPF", 1)]
-    bench = units.Bench(tmp_path, lambda _: {}, make, lambda _: 30.0, lambda results: pages.append(len(results)))
+    bench = units.Bench(
+        units.Result, tmp_path, lambda _: {}, make, lambda _: 30.0, lambda results: pages.append(len(results))
+    )
     units.work_through(bench, work, 0.4, partial=False)  # 24 seconds, of which a unit takes 30
     assert made == [] and pages == [0]
     begun = time.time()
@@ -160,7 +166,7 @@ def test_two_units_are_trained_interrupted_and_resumed(papers, tmp_path, net_of_
     text = (tmp_path / "page.md").read_text()
     assert re.search(r"\*\*Attacked as published.* of 1 randomised defences", text) and "<details>" in text
     assert (tmp_path / "page.png").stat().st_size < 200_000
-    control = units.read_result(tmp_path / "kept" / "control_at-0.json")
+    control = units.Result.read(tmp_path / "kept" / "control_at-0.json")
     assert control.right[arms.ONE_DRAW] == control.right[arms.EOT] and control.draws == 1
     before = text
     page.main([*given, "--budget", "0"])
@@ -170,13 +176,14 @@ def test_two_units_are_trained_interrupted_and_resumed(papers, tmp_path, net_of_
 def test_the_page_of_adaptive_noise_waits_for_both_arms_of_the_claim(papers, tmp_path, monkeypatch):
     page, arms, units = papers["adaptive_noise"], papers["noise_arms"], papers["units"]
     given = ["--budget", "0", "--results", str(tmp_path / "kept"), "--page", str(tmp_path / "page.md")]
+    (tmp_path / "kept").mkdir()
     for arm in (page.CLAIM, page.EQUAL_TIME):
         page.main(given)
         assert not (tmp_path / "page.md").exists()
         args = page_arguments(page, arms, given)
         settings = arms.settings_of(args, page.ARMS[arm])
         unit = units.Unit(arm, 0)
-        units.write_result(tmp_path / "kept" / f"{unit.name}.json", planted(papers, arm, 0, 0.4, settings=settings))
+        planted(papers, arm, 0, 0.4, settings=settings).write(tmp_path / "kept" / f"{unit.name}.json")
     page.main(given)
     text = (tmp_path / "page.md").read_text()
     assert text.splitlines()[2].startswith("**That `adaptive + AT` withstands") and "is undecided" in text
@@ -194,4 +201,4 @@ def test_kept_units_of_the_pages_are_small_and_of_the_pages_arms(papers):
         names = {unit.name for unit in papers["noise_arms"].balanced(papers[name].ARMS, 20)}
         for path in (ROOT / "docs" / "results" / name).glob("*.json"):
             assert path.stem in names and path.stat().st_size < 20_000
-            assert math.isfinite(sum(map(sum, papers["units"].read_result(path).right.values())))
+            assert math.isfinite(sum(map(sum, papers["units"].Result.read(path).right.values())))

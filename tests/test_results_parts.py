@@ -42,8 +42,8 @@ def plant(folder: Path, names: tuple[list[str], list[str], list[str]], networks:
         file = folder / "page" / f"network-{seed}.json"
         file.parent.mkdir(exist_ok=True)
         settings = {"images": 100, "count": 6000, "epochs": 40}
-        unit = {"accuracy": 0.9, "independence": 0.5, "scores": scores}
-        file.write_text(json.dumps({**unit, "settings": settings, "seconds": 60.0, "version": "0"}))
+        facts = {"arm": "network", "seed": seed, "settings": settings, "version": "0", "seconds": 60.0}
+        file.write_text(json.dumps({**facts, "accuracy": 0.9, "independence": 0.5, "scores": scores}))
 
 
 def test_methods_that_lead_the_controls_are_named_and_no_others(tmp_path, names):

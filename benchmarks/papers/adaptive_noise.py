@@ -211,6 +211,7 @@ def main(given: Sequence[str] | None = None) -> None:
     add_options(parser, "adaptive_noise", epochs=3, limit=16_384, images=2000, seeds=3)
     args = parser.parse_args(given)
     bench = Bench(
+        kind=Result,
         folder=args.results,
         settings=lambda unit: settings_of(args, ARMS[unit.arm]),
         make=lambda unit: make_unit(args, ARMS[unit.arm], unit, extra=False),

@@ -15,17 +15,17 @@ import argparse
 import json
 import math
 import statistics
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from commands import run  # the modules beside this one
-from units import Shelf, rounded, work_through
+from units import Bench, Unit, folded, table, work_through
 
 from stochx.catalog import METRICS
-from stochx.engine.io.store import write_text
+from stochx.engine.io.files import write_text
 from stochx.engine.statistics import Estimate, estimate, holm, paired_ps
 from stochx.reports.figure import new_figure, own_style, save_figure
 from stochx.settings import Score, Train
@@ -57,21 +57,37 @@ METRICS_OF_PARTS = (
 )
 OTHERS = "srg", "deletion"  # of pixels, to see whether they agree
 NETWORK = "background-independence"
+DIGITS = 5  # significant ones that are kept
+TRAINING, SCORING = 0.0009, 5.0  # seconds of a training image in an epoch, and of all scores of a test image; one core
 
 
 @dataclass(frozen=True)
 class Measured:
     """A network: its accuracy, how independent of the background it is, and its scores by metric and method."""
 
+    arm: str
+    seed: int
+    settings: Mapping[str, Any]
+    version: str
+    seconds: float
     accuracy: float
     independence: float
     scores: Mapping[str, Mapping[str, Sequence[float | None]]]
 
+    def write(self, path: Path) -> None:
+        """Write the network's file."""
+        write_text(path, json.dumps(asdict(self)) + "\n")
 
-def measure(args: argparse.Namespace, unit: str) -> dict[str, Any]:
-    """Train a network and score the maps of its first test images; return what `Measured` has."""
-    seed = int(unit.rpartition("-")[2])
-    folder, data = args.output / unit, f"shapes:parts=4,size=48,classes=8,count={args.count},seed={seed}"
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Read the network's file."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def measure(args: argparse.Namespace, unit: Unit) -> Measured:
+    """Train a network and score the maps of its first test images."""
+    seed, start = unit.seed, time.perf_counter()
+    folder, data = args.output / unit.name, f"shapes:parts=4,size=48,classes=8,count={args.count},seed={seed}"
     trained = run(
         Train(
             data=data,
@@ -100,10 +116,28 @@ def measure(args: argparse.Namespace, unit: str) -> dict[str, Any]:
     scores: dict[str, dict[str, list[float | None]]] = {}
     for record in map(json.loads, lines):
         for metric, found in record["scores"].items():
-            scores.setdefault(metric, {}).setdefault(record["method"], []).append(rounded(found["value"]))
+            scores.setdefault(metric, {}).setdefault(record["method"], []).append(_rounded(found["value"]))
     (independence,) = {row["mean"] for row in scored["results"] if row["metric"] == NETWORK}
     del scores[NETWORK]
-    return {"accuracy": trained["results"][0]["accuracy"], "independence": independence, "scores": scores}
+    return Measured(
+        unit.arm,
+        seed,
+        settings_of(args),
+        scored["version"],
+        round(time.perf_counter() - start, 1),
+        trained["results"][0]["accuracy"],
+        independence,
+        scores,
+    )
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the scores of a network depend on."""
+    return {name: getattr(args, name) for name in ("images", "count", "epochs")}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
 def mean_of(unit: Measured, metric: str, method: str) -> float:
@@ -184,29 +218,25 @@ def page(args: argparse.Namespace, units: Sequence[Measured]) -> str:
         "",
     ]
     for metric in (*METRICS_OF_PARTS, *OTHERS):
-        lines += table(units, metric) if units else []
+        lines += rows_of(units, metric) if units else []
     return "\n".join(lines)
 
 
-def table(units: Sequence[Measured], metric: str) -> list[str]:
+def rows_of(units: Sequence[Measured], metric: str) -> list[str]:
     """Return the folded table of a metric: all methods, the best first, and their leads over the best control."""
     found = leads(units, metric)
     better = METRICS.make(metric).higher_is_better
     means = {m: over_networks(units, metric, m) for m in (*METHODS, *CONTROLS)}
     order = sorted(means, key=lambda m: -means[m].mean if better else means[m].mean)
     note = f"; chance has {CHANCE[metric]:g}" if metric in CHANCE else ""
-    lines = [
-        f"<details><summary>{metric} ({'higher' if better else 'lower'} is better{note})</summary>",
-        "",
-        "| method | mean | lead over the best control | p |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for method in order:
         mean = f"{means[method].mean:.3f} ± {means[method].half:.3f}"
         lead, p = found.get(method, (None, math.nan))
-        more = "control | " if lead is None else f"{lead.mean:+.3f} ± {lead.half:.3f} | {p:.2g}"
-        lines.append(f"| `{method}` | {mean} | {more} |")
-    return [*lines, "", "</details>", ""]
+        more = ["control", ""] if lead is None else [f"{lead.mean:+.3f} ± {lead.half:.3f}", f"{p:.2g}"]
+        rows.append([f"`{method}`", mean, *more])
+    summary = f"{metric} ({'higher' if better else 'lower'} is better{note})"
+    return folded(summary, table(["method", "mean", "lead over the best control", "p"], rows))
 
 
 @own_style()
@@ -239,20 +269,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="test images of each network")
     parser.add_argument("--count", type=int, default=6000, help="images to train on")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument(
-        "--budget", type=float, default=math.inf, help="minutes; no network is begun that would end later"
-    )
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="MINUTES", help="end after this time")
+    parser.add_argument("--partial", action="store_true", help="begin networks that do not fit into the budget")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/parts"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/parts.md"))
     args = parser.parse_args()
-    names = [f"network-{seed}" for seed in range(args.networks)]
-    settings = {name: getattr(args, name) for name in ("images", "count", "epochs")}
-    for results in work_through(Shelf(args.page), names, partial(measure, args), settings, args.budget):
-        units = [
-            Measured(*(results[name][field.name] for field in fields(Measured))) for name in names if name in results
-        ]
-        write_text(args.page, page(args, units))
+    bench = Bench(
+        kind=Measured,
+        folder=args.page.with_suffix(""),
+        settings=lambda unit: settings_of(args),
+        make=lambda unit: measure(args, unit),
+        cost=lambda unit: TRAINING * args.count * args.epochs + SCORING * args.images,
+        write_page=lambda measured: write_text(args.page, page(args, measured)),
+    )
+    work_through(bench, [Unit("network", seed) for seed in range(args.networks)], args.budget, args.partial)
 
 
 if __name__ == "__main__":

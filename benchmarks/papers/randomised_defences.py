@@ -210,6 +210,7 @@ def main(given: Sequence[str] | None = None) -> None:
     add_options(parser, "randomised_defences", epochs=3, limit=4096, images=500, seeds=1)
     args = parser.parse_args(given)
     bench = Bench(
+        kind=Result,
         folder=args.results,
         settings=lambda unit: settings_of(args, ARMS[unit.arm]),
         make=lambda unit: make_unit(args, ARMS[unit.arm], unit, extra=True),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from stochx.engine.io.files import write_text
 from stochx.engine.statistics import Estimate
@@ -43,9 +43,32 @@ class Unit:
         return f"{words}-{self.seed}"
 
 
+class Outcome(Protocol):
+    """What a unit came to, with the `settings` that it depends on, in a file of its own."""
+
+    @property
+    def arm(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def write(self, path: Path) -> None:
+        """Write the unit's file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the unit's file."""
+
+
+R = TypeVar("R", bound=Outcome)
+
+
 @dataclass(frozen=True)
 class Result:
-    """What a unit came to: `right` holds the share of right draws by image, for every way to evaluate the network.
+    """The outcome of attacks on a unit: `right` holds the share of right draws by image, for every way to evaluate it.
 
     `draws` is the number of draws a gradient was averaged over, and `checks` says how it was found to be enough.
     """
@@ -59,19 +82,19 @@ class Result:
     checks: Sequence[Mapping[str, Any]]
     right: Mapping[str, Sequence[float]]
 
+    def write(self, path: Path) -> None:
+        """Write a unit's file, in which the shares of an attack are one letter an image."""
+        packed = {way: _pack(shares) for way, shares in self.right.items()}
+        write_text(path, json.dumps(asdict(replace(self, right={})) | {"right": packed}, indent=1) + "\n")
 
-def write_result(path: Path, result: Result) -> None:
-    """Write a unit's file, in which the shares of an attack are one letter an image."""
-    packed = {way: _pack(shares) for way, shares in result.right.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(replace(result, right={})) | {"right": packed}, indent=1) + "\n")
-
-
-def read_result(path: Path) -> Result:
-    """Read a unit's file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    right = {way: [DIGITS.index(c) / packed["of"] for c in packed["right"]] for way, packed in content["right"].items()}
-    return Result(**content | {"right": right})
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a unit's file."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        right = {
+            way: [DIGITS.index(c) / packed["of"] for c in packed["right"]] for way, packed in content["right"].items()
+        }
+        return cls(**content | {"right": right})
 
 
 def _pack(shares: Sequence[float]) -> dict[str, Any]:
@@ -83,37 +106,38 @@ def _pack(shares: Sequence[float]) -> dict[str, Any]:
     raise ValueError(f"these are not shares of {MOST_DRAWS} draws or fewer")
 
 
-def kept(folder: Path, units: Sequence[Unit], settings: Callable[[Unit], Mapping[str, Any]]) -> list[Result]:
+def kept(bench: Bench[R], units: Sequence[Unit]) -> list[R]:
     """Return the results of all units that have one; raises `ValueError` for one that was made with other settings."""
     results = []
     for unit in units:
-        path = folder / f"{unit.name}.json"
+        path = bench.folder / f"{unit.name}.json"
         if path.exists():
-            result = read_result(path)
-            if result.settings != settings(unit):
+            result = bench.kind.read(path)
+            if result.settings != bench.settings(unit):
                 raise ValueError(f"`{path}` was made with other settings: use these again, or another `--results`")
             results.append(result)
     return results
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Generic[R]):
     """How units are worked on: where their files are, how one is made, with which settings, and its cost in seconds."""
 
+    kind: type[R]
     folder: Path
     settings: Callable[[Unit], Mapping[str, Any]]
-    make: Callable[[Unit], Result]
+    make: Callable[[Unit], R]
     cost: Callable[[Unit], float]
-    write_page: Callable[[Sequence[Result]], None]
+    write_page: Callable[[Sequence[R]], None]
 
 
-def work_through(bench: Bench, units: Sequence[Unit], minutes: float, partial: bool) -> None:
+def work_through(bench: Bench[R], units: Sequence[Unit], minutes: float, partial: bool) -> None:
     """Work on the units in their order until the minutes are spent, and write the page after each.
 
     A unit that does not fit into what is left is begun only if `partial`: what is done of it stays on this machine.
     """
     deadline = time.time() + 60 * minutes
-    results = kept(bench.folder, units, bench.settings)
+    results = kept(bench, units)
     done = {(result.arm, result.seed) for result in results}
     open_units = [unit for unit in units if (unit.arm, unit.seed) not in done]
     for unit in open_units:
@@ -131,8 +155,9 @@ def work_through(bench: Bench, units: Sequence[Unit], minutes: float, partial: b
         except OutOfTimeError:
             print(f"{unit.name}: interrupted, the same command continues it", flush=True)
             return
-        write_result(bench.folder / f"{unit.name}.json", result)
-        results = kept(bench.folder, units, bench.settings)
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        result.write(bench.folder / f"{unit.name}.json")
+        results = kept(bench, units)
         bench.write_page(results)
 
 
