@@ -263,7 +263,8 @@ def draw(path: Path, units: Sequence[Measured]) -> None:
     save_figure(path, figure)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
+    """Work until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--images", type=int, default=100, help="test images of each network")
@@ -274,7 +275,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/parts"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/parts.md"))
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     bench = Bench(
         kind=Measured,
         folder=args.page.with_suffix(""),

@@ -1,346 +1,357 @@
-"""Repeat the comparison of Goh et al. (ICPR 2020, tables I and II) on other networks and images.
+"""Decide the claims of Goh et al. (ICPR 2020) about SmoothTaylor and adaptive noising, on several networks.
 
     python benchmarks/papers/smoothtaylor.py --budget 60
-    python benchmarks/papers/smoothtaylor.py --model densenet121 --data imagenet:root=DIR --limit 1000 --draws 50
-    torchrun --nproc-per-node 8 benchmarks/papers/smoothtaylor.py --model resnet152 --data imagenet --limit 1000
+    python benchmarks/papers/smoothtaylor.py --network DenseNet=densenet121 --photos DIR --device cuda
 
-Each network scores the images one by one with every method of the table until the budget is spent. Finished images are
-kept: the same command continues, and rewrites `--page` from all results so far. The default networks and images are the
-ImageNet weights and photos below STOCHX_SHARED (default ../shared/data).
+A unit is a network with ten photos: runs of `stochx score` with every method of the paper, its rivals, and controls.
+What came of it is kept beside the page; the same command goes on with the units that are missing, network by network in
+turn, and writes the page anew from all of them. The default networks and photos are those below STOCHX_SHARED.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import itertools
+import json
 import math
 import os
-import statistics
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from commands import run  # the modules beside this one
+from units import Bench, Unit, folded, table, work_through
 
-from stochx.catalog import ATTRIBUTIONS, METRICS
-from stochx.engine.device import select_runtime
-from stochx.engine.gradients import gradient, logits
-from stochx.engine.io.store import RunFolder, write_text
-from stochx.engine.network.classifier import Classifier
-from stochx.engine.statistics import estimate, holm, paired_p, student
-from stochx.engine.world import World, process_group
-from stochx.loading import load_data, load_model
-from stochx.reports.scores import draw_curves
-from stochx.tasks.batches import Failed, Source
-from stochx.tasks.score import score
+from stochx.catalog import METRICS
+from stochx.engine.io.files import write_text
+from stochx.engine.power import power_of
+from stochx.engine.statistics import SIGNIFICANT, Estimate, estimate, holm, paired_p
+from stochx.reports.figure import new_figure, own_style, save_figure, style_axis
+from stochx.reports.palette import COLOURS
+from stochx.settings import Score
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-AT_ONCE = 1  # images per rank between two checks of the deadline
-ENOUGH = 12  # images that the budget must allow for the adaptive methods to be included
-ADAPTIVE_GRADIENTS, OTHER_GRADIENTS = 2 * 10 * 150, 3620  # per image, over all methods
-
-# Methods, and their published AUPC / AUTVC for DenseNet-121 and ResNet-152.
-PUBLISHED: dict[str, str] = {
-    "ig": "23.63 / 1.52, 22.87 / 1.51",
-    "ig:baseline=noise,draws=1": "21.51 / 1.62, 21.05 / 1.54",
-    "ig:baseline=noise,draws=5": "21.54 / 1.52, 20.99 / 1.43",
-    "ig:baseline=noise,draws=10": "21.46 / 1.45, 21.02 / 1.37",
-    "ig:baseline=noise,draws=20": "21.43 / 1.39, 21.02 / 1.32",
-    "smoothgrad": "",
-    "smoothtaylor:sigma=0.5,roots=10": "21.74 / 1.55, 21.43 / 1.43",
-    "smoothtaylor:sigma=0.3,roots=100": "21.24 / 1.28, 20.83 / 1.20",
-    "smoothtaylor:sigma=0.3,roots=150": "21.19 / 1.24, 20.79 / 1.16",
-    "smoothtaylor:sigma=0.3,roots=200": "21.13 / 1.22, 20.78 / 1.14",
-    "smoothtaylor:sigma=0.5,roots=100": "21.25 / 1.23, 21.00 / 1.14",
-    "smoothtaylor:sigma=0.5,roots=150": "21.20 / 1.19, 20.95 / 1.10",
-    "smoothtaylor:sigma=0.5,roots=200": "21.13 / 1.16, 20.86 / 1.07",
-    "smoothtaylor:sigma=0.7,roots=100": "21.39 / 1.20, 21.37 / 1.08",
-    "smoothtaylor:sigma=0.7,roots=150": "21.30 / 1.15, 21.32 / 1.04",
-    "smoothtaylor:sigma=0.7,roots=200": "21.30 / 1.12, 21.14 / 1.01",
-    "smoothtaylor:noise=adaptive,objective=aupc,patches=50": "19.55 / 1.14, 19.30 / 1.05",
-    "smoothtaylor:noise=adaptive,objective=autvc": "22.14 / 0.99, 22.52 / 0.85",
-    "ig:steps=150": "",
-    "smoothgrad:samples=150": "",
-    "random": "",
-    "centre": "",
-    "sobel": "",
-    "blurred-ig": "",
+WEIGHTS = SHARED / "weights_imagenet"
+NETWORKS = {  # name on the page -> network, and its architecture where the weights do not tell it
+    "SqueezeNet 1.1": (str(WEIGHTS / "squeezenet1_1.safetensors"), None),
+    "MobileNetV2": (str(WEIGHTS / "mobilenet_v2.safetensors"), None),
+    "EfficientNet-Lite0": (str(WEIGHTS / "efficientnet_lite0.safetensors"), "timm:tf_efficientnet_lite0"),
 }
-NOTES = {
-    "ig:steps=150": "as many gradients as 150 roots",
-    "smoothgrad:samples=150": "as many gradients as 150 roots",
-    "random": "control",
-    "centre": "control",
-    "sobel": "control",
-    "blurred-ig": "control",
-}
-BASE, NEW = "ig", "smoothtaylor:sigma=0.5,roots=150"
-PAIRS = [
-    (NEW, BASE),
-    (NEW, "ig:steps=150"),
-    (NEW, "ig:baseline=noise,draws=20"),
-    (NEW, "smoothgrad:samples=150"),
-    (NEW, "random"),
-    (NEW, "centre"),
-    (NEW, "sobel"),
-    ("smoothtaylor:noise=adaptive,objective=aupc,patches=50", NEW),
-    ("smoothtaylor:noise=adaptive,objective=autvc", NEW),
-    ("blurred-ig", BASE),
-]
+PHOTOS = 10  # of a unit
+GOLDEN = (
+    0.382  # share of all photos between two in turn: they are sorted by class, and the first are to be of all kinds
+)
+AUPC, AUTVC, SRG = "aupc", "autvc", "srg"
+IG, NOISE_IG, TAYLOR = "ig", "ig:baseline=noise,draws=20", "smoothtaylor:sigma=0.5,roots=150"
+GRAD, ADAPTED = "smoothgrad:samples=150", "adaptgrad:samples=150"
+FOR_AUPC, FOR_AUTVC = (f"smoothtaylor:noise=adaptive,objective={objective},sigma=0.5" for objective in (AUPC, AUTVC))
+ARMS = (IG, NOISE_IG, GRAD, TAYLOR, ADAPTED, FOR_AUPC, FOR_AUTVC, "centre", "blurred-ig")  # that AUPC judges
+OTHERS = ("expected-gradients:draws=150", "idgi", "lrp", "random", "sobel")
+CONTROLS = ("centre", "blurred-ig", "random", "sobel")
+CHEAP = (AUTVC, SRG, "deletion", "insertion")
+BLIND = {"blurred-ig": "a blurred map of IG", "centre": "a blob in the centre"}  # controls, in words
+DIGITS = 5  # significant ones that are kept
+SECONDS = 250.0  # of a photo on one core, until a unit has been measured
 
 
-def metric_texts(draws: int) -> dict[str, str]:
-    """Return the metrics by their titles on the page."""
-    aupc = "aupc" if draws == 50 else f"aupc:draws={draws}"
-    return {
-        "AUPC": aupc,
-        "AUTVC": "autvc",
-        "deletion, mean": "deletion",
-        "deletion, blur": "deletion:removal=blur",
-        "deletion, least first": "deletion:order=least",
-        "insertion": "insertion",
-    }
+@dataclass(frozen=True)
+class Claim:
+    """That a method is better than another by a metric."""
+
+    text: str
+    first: str
+    second: str
+    metric: str
 
 
-def affordable_methods(model: Classifier, args: argparse.Namespace, folder: Path, seconds: float) -> list[str]:
-    """Return the methods of the run that is continued, else those affordable on `ENOUGH` images, by a probe."""
-    if (folder / "config.toml").exists():
-        return list(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["method"])
-    x = torch.rand(16, *model.input_shape, device=model.mean.device)
-    y, cost = torch.zeros(16, dtype=torch.long, device=x.device), {}
-    for name, work in (("gradients", lambda: gradient(model, x, y)), ("forwards", lambda: logits(model, x))):
-        work()
-        start = time.time()
-        work()
-        cost[name] = (time.time() - start) / len(x)
-    adaptive = ADAPTIVE_GRADIENTS * cost["gradients"] + 10 * 30 * args.draws * cost["forwards"]
-    others = OTHER_GRADIENTS * cost["gradients"] + len(PUBLISHED) * (30 * args.draws + 4 * 51) * cost["forwards"]
-    affordable = ENOUGH * (adaptive + others) < seconds
-    print(f"{model.arch}: about {others:.0f} s per image, {adaptive:.0f} s more with adaptive noising", flush=True)
-    return [text for text in PUBLISHED if affordable or "adaptive" not in text]
+CLAIMS = (
+    Claim("SmoothTaylor is smoother than IG", TAYLOR, IG, AUTVC),
+    Claim("SmoothTaylor is more sensitive than IG", TAYLOR, IG, AUPC),
+    Claim("SmoothTaylor is more sensitive than IG with 20 noise baselines", TAYLOR, NOISE_IG, AUPC),
+    Claim("SmoothTaylor is more sensitive than SmoothGrad of as many gradients", TAYLOR, GRAD, AUPC),
+    Claim("adaptive noising for AUPC makes SmoothTaylor more sensitive", FOR_AUPC, TAYLOR, AUPC),
+    Claim("adaptive noising for AUTVC makes SmoothTaylor smoother", FOR_AUTVC, TAYLOR, AUTVC),
+    Claim("adaptive noising for AUPC is more sensitive than AdaptGrad", FOR_AUPC, ADAPTED, AUPC),
+    Claim("adaptive noising for AUTVC is smoother than AdaptGrad", FOR_AUTVC, ADAPTED, AUTVC),
+    Claim("SmoothTaylor has a larger symmetric relevance gain than IG", TAYLOR, IG, SRG),
+    Claim("SmoothTaylor is smoother than a blurred map of IG", TAYLOR, "blurred-ig", AUTVC),
+    *(Claim(f"SmoothTaylor is more sensitive than {BLIND[c]}", TAYLOR, c, AUPC) for c in BLIND),
+    *(Claim(f"SmoothTaylor has a larger symmetric relevance gain than {BLIND[c]}", TAYLOR, c, SRG) for c in BLIND),
+)
+OF_THE_PAPER = (CLAIMS[0], CLAIMS[1], CLAIMS[4], CLAIMS[5])
 
 
-def run_network(
-    name: str, args: argparse.Namespace, folder: Path, deadline: float, world: World
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score images until the deadline; return all records of this network so far, and the facts of the run."""
-    texts = metric_texts(args.draws)
-    metrics = {text: METRICS.make(text) for text in texts.values()}
-    runtime = select_runtime(args.device)
-    model = load_model(name, device=runtime.device)
-    data = load_data(args.data)
-    count = min(len(data), args.limit or len(data))
-    sources = [Source(data.keys[i], partial(data.item, i, model.preparation)) for i in range(count)]
-    sources = sources[:: max(1, len(sources) // args.spread)] if args.spread else sources
-    texts_of_methods = world.gather([affordable_methods(model, args, folder, (deadline - time.time()) * world.size)])[0]
-    methods = {text: ATTRIBUTIONS.make(text) for text in texts_of_methods}
-    config = {"model": name, "data": args.data, "draws": args.draws, "seed": args.seed, "method": list(methods)}
-    run = RunFolder(folder, config, rank=world.rank, resume=True)
-    records, done = list(run.records), {record["index"] for record in run.records}
-    failures, spent = 0, 0.0
-    with runtime.scope():
-        for stop in range(AT_ONCE * world.size, len(sources) + AT_ONCE * world.size, AT_ONCE * world.size):
-            if all(i in done for i in range(min(stop, len(sources)))):
-                continue
-            if max(world.gather([time.time()])) > deadline:
-                break
-            start = time.time()
-            results = score(
-                model,
-                methods,
-                metrics,
-                sources[:stop],
-                seed=args.seed,
-                world=world,
-                done=done,
-                report=lambda new, _: run.append(dataclasses.asdict(r) for r in new if not isinstance(r, Failed)),
+@dataclass(frozen=True)
+class Photos:
+    """The scores of some photos on a network, by metric and method, and the sigma that adaptive noising chose."""
+
+    arm: str
+    seed: int
+    settings: Mapping[str, Any]
+    version: str
+    seconds: float
+    photos: Sequence[str]
+    scores: Mapping[str, Mapping[str, Sequence[float | None]]]
+    sigma: Mapping[str, Sequence[float | None]]
+
+    def write(self, path: Path) -> None:
+        """Write the unit's file."""
+        write_text(path, json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Photos:
+        """Read the unit's file."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim on one network: the difference, oriented so that it is positive where the claim holds."""
+
+    claim: Claim
+    network: str
+    mean: Estimate
+    p: float  # adjusted for all claims and networks
+    detectable: float | None  # the smallest difference that is found in four of five cases
+
+    @property
+    def word(self) -> str:
+        """The verdict in one word."""
+        if self.p >= SIGNIFICANT or self.mean.low <= 0 <= self.mean.high:
+            return "undecided"
+        return "supported" if self.mean.mean > 0 else "refuted"
+
+
+def photos_of(args: argparse.Namespace, block: int) -> list[str]:
+    """Return the photos of a block, in an order in which the first ones are of all kinds."""
+    files = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    stride = next(step for step in itertools.count(math.ceil(GOLDEN * len(files))) if math.gcd(step, len(files)) == 1)
+    order = [files[place * stride % len(files)] for place in range(len(files))]
+    return [str(path) for path in order[args.size * block : args.size * (block + 1)]]
+
+
+def measure(args: argparse.Namespace, unit: Unit) -> Photos:
+    """Score all methods on the photos of a unit."""
+    start, (model, arch) = time.perf_counter(), args.networks[unit.arm]
+    photos, folder = photos_of(args, unit.seed), args.output / unit.name
+    scores: dict[str, dict[str, list[float | None]]] = {}
+    sigma: dict[str, list[float | None]] = {}
+    version = ""
+    for name, methods, metrics in (("arms", ARMS, (AUPC, *CHEAP)), ("others", OTHERS, CHEAP)):
+        document = run(
+            Score(
+                model=model,
+                arch=arch,
+                images=tuple(photos),
+                method=methods,
+                metric=metrics,
+                device=args.device,
+                figure=False,
+                output=folder / name,
             )
-            failures += sum(isinstance(result, Failed) for result in results)
-            records += [dataclasses.asdict(result) for result in results if not isinstance(result, Failed)]
-            done |= {record["index"] for record in records}
-            spent += time.time() - start
-            if world.leads:
-                print(f"{name}: {len(done)} of {len(sources)} images, {spent / 60:.1f} min", flush=True)
-    facts = {
-        "arch": model.arch or name,
-        "images": len(done),
-        "failed": failures,
-        "threads": torch.get_num_threads(),
-        "device": str(runtime.device),
-        "metrics": metrics,
-        "methods": list(methods),
-    }
-    return records, facts
+        )
+        version = document["version"]
+        lines = (folder / name / "records.jsonl").read_text(encoding="utf-8").splitlines()
+        for record in sorted(map(json.loads, lines), key=lambda record: record["index"]):
+            for metric, found in record["scores"].items():
+                scores.setdefault(metric, {}).setdefault(record["method"], []).append(_rounded(found["value"]))
+            if record["sigma"] is not None:
+                sigma.setdefault(record["method"], []).append(_rounded(record["sigma"]))
+    seconds = round(time.perf_counter() - start, 1)
+    names = [Path(photo).stem for photo in photos]
+    return Photos(unit.arm, unit.seed, settings_of(args, unit), version, seconds, names, scores, sigma)
 
 
-def table_of(records: Sequence[Mapping[str, Any]], methods: Sequence[str], metric: str) -> dict[str, list[float]]:
-    """Return each method's values over the images on which all methods have one."""
-    rows: dict[int, dict[str, float | None]] = {}
-    for record in records:
-        rows.setdefault(record["index"], {})[record["method"]] = record["scores"][metric]["value"]
-    whole = [row for _, row in sorted(rows.items()) if all(row.get(m) is not None for m in methods)]
-    return {m: [float(row[m] or 0.0) for row in whole] for m in methods}
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
-def cell(values: Sequence[float], digits: int) -> str:
-    """Format a mean with the half-width of its interval, where it has one."""
-    mean = estimate(values)
-    text = f"{mean.mean:.{digits}f}"
-    return f"{text} ± {mean.half:.{digits}f}" if math.isfinite(mean.half) else text
+def settings_of(args: argparse.Namespace, unit: Unit) -> dict[str, Any]:
+    """Return what the scores of a unit depend on; files are named without their folders."""
+    model, arch = args.networks[unit.arm]
+    return {"model": Path(model).name, "arch": arch, "photos": args.photos.name, "size": args.size}
 
 
-def page_of_network(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], draws: int) -> list[str]:
-    """Return the section of a network: its table, chosen sigmas and paired differences."""
-    texts, methods = metric_texts(draws), facts["methods"]
-    tables = {title: table_of(records, methods, text) for title, text in texts.items()}
-    counts = {title: len(table[methods[0]]) for title, table in tables.items()}
-    lines = [
-        f"## {facts['arch']}",
-        "",
-        f"{facts['images']} images; AUPC is defined for {counts['AUPC']} of them (first logit above 0)."
-        f" Device {facts['device']}, threads per rank: {facts['threads']}.",
-        "",
-        "| method | AUPC ↓ | AUTVC ↓ | deletion, mean ↓ | deletion, blur ↓ | least first ↑ | insertion ↑ |"
-        " published AUPC / AUTVC: DenseNet-121, ResNet-152 |",
-        "|---|---|---|---|---|---|---|---|",
+def cost_of(args: argparse.Namespace, unit: Unit) -> float:
+    """Return the seconds that a unit takes: those of an earlier one of the same network."""
+    files = sorted(args.page.with_suffix("").glob("*.json"))
+    earlier = [found.seconds for found in map(Photos.read, files) if found.arm == unit.arm]
+    return max(earlier, default=SECONDS * args.size)
+
+
+def values_of(units: Sequence[Photos], network: str, metric: str, method: str) -> list[float | None]:
+    """Return the scores of a method on all photos of a network, in the order of the units."""
+    return [value for unit in units if unit.arm == network for value in unit.scores[metric][method]]
+
+
+def difference(units: Sequence[Photos], network: str, claim: Claim) -> list[float]:
+    """Return by photo how much better the first method of a claim is, where both have a score."""
+    sign = 1 if METRICS.make(claim.metric).higher_is_better else -1
+    pairs = zip(*(values_of(units, network, claim.metric, m) for m in (claim.first, claim.second)), strict=True)
+    return [sign * (a - b) for a, b in pairs if a is not None and b is not None]
+
+
+def judge(units: Sequence[Photos]) -> list[Verdict]:
+    """Return the verdict on each claim for each network, with Holm's correction over all of them."""
+    networks = list(dict.fromkeys(unit.arm for unit in units))
+    cases = [(claim, network, difference(units, network, claim)) for claim in CLAIMS for network in networks]
+    cases = [case for case in cases if len(case[2]) > 1]
+    adjusted = holm([paired_p(gaps) for _, _, gaps in cases])
+    found = []
+    for (claim, network, gaps), p in zip(cases, adjusted, strict=True):
+        power = power_of(gaps, tests=len(cases))
+        found.append(Verdict(claim, network, estimate(gaps), p, None if power is None else power.detectable))
+    return found
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Return the page's first sentence: what the paper's four claims came to."""
+    parts = []
+    for claim in OF_THE_PAPER:
+        words = [verdict.word for verdict in verdicts if verdict.claim == claim]
+        counts = [f"{word} on {words.count(word)}" for word in ("supported", "refuted", "undecided") if word in words]
+        parts.append(f"that {claim.text} is {' and '.join(counts)}")
+    networks = len({verdict.network for verdict in verdicts})
+    return f"Of {networks} network{'s' if networks > 1 else ''}: {'; '.join(parts)}."
+
+
+@own_style()
+def draw(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Draw the differences of all claims with their intervals: a panel for each metric, a colour for each network."""
+    metrics, networks = (AUPC, AUTVC, SRG), list(dict.fromkeys(verdict.network for verdict in verdicts))
+    rows = {m: [claim for claim in CLAIMS if claim.metric == m] for m in metrics}
+    figure = new_figure(8.4, 1.6 + 0.42 * sum(map(len, rows.values())))
+    panels = figure.subplots(len(metrics), 1, height_ratios=[len(claims) for claims in rows.values()])
+    for axis, (metric, claims) in zip(panels, rows.items(), strict=True):
+        style_axis(axis)
+        axis.axvline(0, color="black", linewidth=0.8)
+        for verdict in (verdict for verdict in verdicts if verdict.claim.metric == metric):
+            place = networks.index(verdict.network)
+            row, colour = claims.index(verdict.claim) + 0.2 * (place - (len(networks) - 1) / 2), COLOURS[place]
+            axis.plot([verdict.mean.low, verdict.mean.high], [row, row], color=colour)
+            face = "white" if verdict.word == "undecided" else colour
+            axis.plot(verdict.mean.mean, row, "o", color=colour, markerfacecolor=face, markersize=5)
+        axis.set_yticks(range(len(claims)), [claim.text for claim in claims])
+        axis.set_ylim(len(claims) - 0.5, -0.5)
+        axis.set_xlabel(f"{metric}: by how much the claim holds")
+    for place, network in enumerate(networks):
+        panels[0].plot([], [], "o-", color=COLOURS[place], label=network)
+    figure.legend(loc="outside upper center", ncols=len(networks))
+    save_figure(path, figure)
+
+
+def page(args: argparse.Namespace, units: Sequence[Photos], verdicts: Sequence[Verdict]) -> str:
+    """Return the results page."""
+    networks = list(dict.fromkeys(unit.arm for unit in units))
+    counts = ", ".join(f"{sum(len(u.photos) for u in units if u.arm == name)} with {name}" for name in networks)
+    rows = [
+        [
+            verdict.claim.text,
+            verdict.claim.metric,
+            verdict.network,
+            f"{verdict.mean.mean:+.3f} ± {verdict.mean.half:.3f}",
+            f"{verdict.p:.2g}",
+            "" if verdict.detectable is None else f"{verdict.detectable:.3f}",
+            verdict.word,
+        ]
+        for verdict in verdicts
     ]
-    for method in methods:
-        note = f" ({NOTES[method]})" if method in NOTES else ""
-        digits = {"AUPC": 2, "AUTVC": 2}
-        cells = [cell(table[method], digits.get(title, 3)) for title, table in tables.items()]
-        lines.append(f"| `{method}`{note} | {' | '.join(cells)} | {PUBLISHED[method]} |")
-    adaptive = [m for m in methods if "adaptive" in m]
-    heading = "Selected sigma in normalised units, mean and range over images:"
-    lines += ["", heading if adaptive else "Adaptive noising was not run: the budget did not allow it.", ""]
-    for method in adaptive:
-        sigmas = [r["sigma"] for r in records if r["method"] == method and r["sigma"] is not None]
-        lines.append(f"- `{method}`: {statistics.mean(sigmas):.2f}, {min(sigmas):.2f} to {max(sigmas):.2f}")
-    lines += ["", *differences(tables, methods)]
-    return lines
-
-
-def differences(tables: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> list[str]:
-    """Return paired differences for AUPC and AUTVC with adjusted p values, and the smallest detectable ones."""
+    head = ["claim", "metric", "network", "difference", "p", "detectable", "verdict"]
     lines = [
-        "Paired differences, first minus second (negative: the first is better); p values of sign-flip tests, adjusted"
-        " by Holm within the column; in brackets the smallest difference detected with 80 % power.",
+        "# SmoothTaylor and adaptive noising: the paper's claims on other networks",
         "",
-        "| first | second | AUPC | p | AUTVC | p |",
-        "|---|---|---|---|---|---|",
+        f"**{answer(verdicts)}**",
+        "",
+        f"![By how much each claim holds; open circles are undecided]({args.page.with_suffix('.png').name})",
+        "",
+        "Written by `benchmarks/papers/smoothtaylor.py`; do not edit. Claims of Goh et al. (ICPR 2020), who used 1,000"
+        f" images, DenseNet-121 and ResNet-152, on photos of ImageNet's classes: {counts}. AUPC takes 50 patches a"
+        " region, as in the paper, and is in logits, whose scale differs between networks; maps are of the predicted"
+        " class. Rivals have as many gradients as SmoothTaylor. Adaptive noising is the search that knows its noise;"
+        " its maps are scored on fresh roots and patches.",
+        "",
+        "A claim is supported or refuted on a network if the difference over its photos has p < "
+        f"{SIGNIFICANT}, adjusted by Holm for all claims and networks; else it is undecided, and `detectable` is the"
+        " difference that would have been found in four of five cases. Controls explain nothing: what they lead, a"
+        " metric does not measure.",
+        "",
+        *table(head, rows),
+        "",
     ]
-    pairs = [pair for pair in PAIRS if all(m in methods for m in pair)]
-    columns = {}
-    for title in ("AUPC", "AUTVC"):
-        gaps = [[a - b for a, b in zip(tables[title][x], tables[title][y], strict=True)] for x, y in pairs]
-        columns[title] = list(zip(gaps, holm([paired_p(gap) for gap in gaps]), strict=True))
-    for place, (x, y) in enumerate(pairs):
+    for network in networks:
+        lines += folded(f"All scores of {network}", table(["method", *SHOWN], score_rows(units, network)))
+    chosen = [[n, f"`{m}`", *sigma_cells(units, n, m)] for n in networks for m in (FOR_AUPC, FOR_AUTVC)]
+    lines += folded("Chosen sigma", table(["network", "method", "mean", "least", "greatest"], chosen))
+    return "\n".join(lines)
+
+
+SHOWN = (AUPC, *CHEAP)
+
+
+def score_rows(units: Sequence[Photos], network: str) -> list[list[str]]:
+    """Return the mean scores of all methods on a network."""
+    rows = []
+    for method in (*ARMS, *OTHERS):
         cells = []
-        for title in ("AUPC", "AUTVC"):
-            gap, p = columns[title][place]
-            n = len(gap)
-            detectable = (student(n - 1) + 0.84) * statistics.stdev(gap) / math.sqrt(n) if n > 1 else math.nan
-            cells.append(f"{cell(gap, 2)} ({detectable:.2f}) | {p:.2g}")
-        lines.append(f"| `{x}` | `{y}` | {' | '.join(cells)} |")
-    return [*lines, ""]
+        for metric in SHOWN:
+            known = method in next(iter(units)).scores[metric]
+            values = [v for v in values_of(units, network, metric, method) if v is not None] if known else []
+            mean = estimate(values) if values else None
+            cells.append("" if mean is None else f"{mean.mean:.3f} ± {mean.half:.3f}")
+        rows.append([f"`{method}`{' (control)' if method in CONTROLS else ''}", *cells])
+    return rows
 
 
-def verdicts(results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]], draws: int) -> list[str]:
-    """Return a table of the paper's claims, and whether these images support each."""
-    texts = metric_texts(draws)
-    claims = [
-        ("SmoothTaylor is smoother than IG (AUTVC)", "AUTVC", NEW, BASE),
-        ("SmoothTaylor is more sensitive than IG (AUPC)", "AUPC", NEW, BASE),
-        ("the same, against IG with 20 noise baselines (AUPC)", "AUPC", NEW, "ig:baseline=noise,draws=20"),
-        (
-            "adaptive noising for AUPC improves AUPC",
-            "AUPC",
-            "smoothtaylor:noise=adaptive,objective=aupc,patches=50",
-            NEW,
-        ),
-        ("adaptive noising for AUTVC improves AUTVC", "AUTVC", "smoothtaylor:noise=adaptive,objective=autvc", NEW),
-        ("control: a blurred IG is smoother than SmoothTaylor (AUTVC)", "AUTVC", "blurred-ig", NEW),
-        ("control: a blob in the centre is more sensitive than SmoothTaylor (AUPC)", "AUPC", "centre", NEW),
-        ("control: Sobel edges are more sensitive than SmoothTaylor (AUPC)", "AUPC", "sobel", NEW),
-    ]
-    lines = ["| claim | " + " | ".join(f["arch"] for _, f in results.values()) + " |"]
-    lines.append("|---|" + "---|" * len(results))
-    for text, title, x, y in claims:
-        cells = []
-        for records, facts in results.values():
-            if x not in facts["methods"]:
-                cells.append("not run")
-                continue
-            table = table_of(records, facts["methods"], texts[title])
-            gap = [a - b for a, b in zip(table[x], table[y], strict=True)]
-            p = paired_p(gap)
-            word = "yes" if statistics.mean(gap) < 0 else "no"
-            cells.append(f"{word} ({statistics.mean(gap):+.2f}, p = {p:.2g}{'' if p < 0.05 else ', not significant'})")
-        lines.append(f"| {text} | {' | '.join(cells)} |")
-    return [*lines, ""]
+def sigma_cells(units: Sequence[Photos], network: str, method: str) -> list[str]:
+    """Return the mean, the least and the greatest sigma that was chosen on a network."""
+    found = [s for unit in units if unit.arm == network for s in unit.sigma[method] if s is not None]
+    return [f"{value:.2f}" for value in (sum(found) / len(found), min(found), max(found))] if found else ["", "", ""]
 
 
-def write_page(
-    path: Path, results: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]], args: argparse.Namespace
-) -> None:
-    where = "the photos and weights below STOCHX_SHARED" if args.data.startswith(str(SHARED)) else f"`{args.data}`"
-    lines = [
-        "# SmoothTaylor, IG and adaptive noising: the paper's comparison on other networks and fewer images",
-        "",
-        "Written by `benchmarks/papers/smoothtaylor.py`; do not edit. It runs the comparison of Goh et al. (ICPR 2020)"
-        f" on {where}. The paper used the first 1,000 validation images of ILSVRC2012, DenseNet-121 and ResNet-152: its"
-        " numbers are shown for orientation only. AUPC is in logits, whose scale differs between networks.",
-        "",
-        f"AUPC with {args.draws} patches per region (50 in the paper), 30 regions of 15 px; seed {args.seed}. Mean ±"
-        " half-width of the 95 % interval over images; all rows use the same patches. Adaptive rows are searched with"
-        " `search=race` (6 to 12 evaluations of an objective with 50 patches) and scored on fresh roots and patches;"
-        " the paper reports the minimum of up to 41 noisy values. AUTVC rewards blur and means little alone: compare"
-        " with the control rows.",
-        "",
-        "## Agreement with the paper",
-        "",
-        "The p values here are uncorrected; the table of each network has corrected ones.",
-        "",
-        *verdicts(results, args.draws),
-    ]
-    for name, (records, facts) in results.items():
-        lines += page_of_network(records, facts, args.draws)
-        figure = path.parent / f"{path.stem}-{Path(name).stem}.png"
-        shown = [BASE, "ig:baseline=noise,draws=20", "smoothgrad", NEW, "random", "centre", "sobel", "blurred-ig"]
-        shown += [m for m in facts["methods"] if "adaptive" in m]
-        kept = {k: v for k, v in facts["metrics"].items() if k.startswith(("aupc", "autvc"))}
-        drawn = [record for record in records if record["method"] in shown]
-        if draw_curves(figure, drawn, [m for m in facts["methods"] if m in shown], kept):
-            lines += [f"![curves]({figure.name})", ""]
-    write_text(path, "\n".join(lines).rstrip() + "\n")
+def write_page(args: argparse.Namespace, units: Sequence[Photos]) -> None:
+    """Write page and figure, once each network has as many photos as asked for."""
+    counts = {name: sum(len(unit.photos) for unit in units if unit.arm == name) for name in args.networks}
+    if not units or min(counts.values()) < args.least:
+        print(f"{args.page}: left alone until each network has {args.least} photos", flush=True)
+        return
+    verdicts = judge(units)
+    draw(args.page.with_suffix(".png"), verdicts)
+    write_text(args.page, page(args, units, verdicts))
 
 
-def main() -> None:
+def network(text: str) -> tuple[str, tuple[str, str | None]]:
+    """Return a network that was typed as `NAME=MODEL`."""
+    name, _, model = text.partition("=")
+    return name, (model or name, None)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Work until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help="a network, as for `stochx score --model`; repeatable")
-    parser.add_argument("--data", default=str(SHARED / "imagenet_samples"))
-    parser.add_argument("--limit", type=int, default=None, help="maximum number of images")
-    parser.add_argument("--spread", type=int, default=0, help="use N evenly spaced images instead of the first ones")
-    parser.add_argument("--budget", type=float, default=math.inf, help="minutes, shared by the networks")
-    parser.add_argument("--draws", type=int, default=None, help="patches per region; default 10 with a budget, else 50")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--network", action="append", type=network, metavar="NAME=MODEL", help="repeatable")
+    parser.add_argument("--photos", type=Path, default=SHARED / "imagenet_samples", help="folder of photos")
+    parser.add_argument("--units", type=int, default=15, help=f"units of each network, {PHOTOS} photos each")
+    parser.add_argument("--size", type=int, default=PHOTOS, help="photos of a unit")
+    parser.add_argument("--least", type=int, default=50, help="photos of each network before the page is written")
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="MINUTES", help="end after this time")
+    parser.add_argument("--partial", action="store_true", help="begin units that do not fit into the budget")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("stochx-out/papers/smoothtaylor"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/smoothtaylor.md"))
-    args = parser.parse_args()
-    args.draws = args.draws or (10 if math.isfinite(args.budget) else 50)
-    names = args.model or [str(path) for path in sorted((SHARED / "weights_imagenet").glob("*.safetensors"))]
-    if not names:
-        parser.error("no weights below STOCHX_SHARED: give --model")
-    results, begun = {}, time.time()
-    with process_group() as world:
-        for place, name in enumerate(names):
-            deadline = begun + 60 * args.budget * (place + 1) / len(names)
-            results[name] = run_network(name, args, args.output / Path(name).stem, deadline, world)
-        if world.leads:
-            write_page(args.page, {name: pair for name, pair in results.items() if pair[0]}, args)
+    args = parser.parse_args(given)
+    args.networks = dict(args.network or NETWORKS)
+    bench = Bench(
+        kind=Photos,
+        folder=args.page.with_suffix(""),
+        settings=lambda unit: settings_of(args, unit),
+        make=lambda unit: measure(args, unit),
+        cost=lambda unit: cost_of(args, unit),
+        write_page=lambda units: write_page(args, units),
+    )
+    units = [Unit(name, block) for block in range(args.units) for name in args.networks]
+    work_through(bench, units, args.budget, args.partial)
 
 
 if __name__ == "__main__":
