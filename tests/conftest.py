@@ -161,3 +161,11 @@ def trained():
 def waves():
     """Thirty images and their labels."""
     return textures(30, 1)
+
+
+LONGEST = "test_verdicts.py", "test_matcher.py", "test_masked.py", "test_demo.py"  # with tests of a minute and more
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, lest one of them runs alone at the end while the other processes have none left."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
