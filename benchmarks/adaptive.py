@@ -28,7 +28,7 @@ SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
 HEAD = """\
 # The search of adaptive noising: few patches against all
 
-Written by `benchmarks/adaptive.py`; do not edit. `smoothtaylor:noise=adaptive,objective=aupc`, 6 to 12 evaluations and
+Written by `benchmarks/adaptive.py`; do not edit. `smoothtaylor:noise=adaptive,objective=aupc`, 6 to 15 evaluations and
 the fresh one that is reported, which takes 50 patches in every row. {threads} threads on a CPU that other work shares.
 
 | network | photo | patches in the search | sigma | AUPC on fresh roots and patches | seconds |

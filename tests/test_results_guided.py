@@ -15,6 +15,7 @@ from support import ROOT
 SETTINGS = {
     "head": "relation",
     "network": None,
+    "size": None,
     "lr": 0.001,
     "start": None,
     "backbone": "conv4:size=64",

@@ -55,14 +55,14 @@ TARGETS = (
     Place("RSSCN7", f"zip:path={DOMAINS / 'rsscn7.zip'}"),
     Place("Omniglot", f"zip:path={DOMAINS / 'omniglot_images_background_small1.zip'},nested=classes"),
 )
-MOBILENET = str(SHARED / "weights_imagenet" / "mobilenet_v2.safetensors")
+SQUEEZENET = str(SHARED / "weights_imagenet" / "squeezenet1_1.safetensors")
 ARMS = {
     "relation": Arm("relation"),
     "cross-attention": Arm("cross-attention:base=64"),
     "graph": Arm("gnn:transductive=true", start=True),
-    "relation, ImageNet": Arm("relation", MOBILENET, lr=0.0001),
-    "cross-attention, ImageNet": Arm("cross-attention:base=64", MOBILENET, lr=0.0001),
-    "graph, ImageNet": Arm("gnn:transductive=true", MOBILENET, lr=0.0001),
+    "relation, ImageNet": Arm("relation", SQUEEZENET, size=96, lr=0.0001),
+    "cross-attention, ImageNet": Arm("cross-attention:base=64", SQUEEZENET, size=96, lr=0.0001),
+    "graph, ImageNet": Arm("gnn:transductive=true", SQUEEZENET, size=96, lr=0.0001),
 }
 OTHERS = {"none": "no guidance", "random": "weights in random places", "shuffled": "weights of another query"}
 LEAST = 2  # seeds of a head for the page
@@ -279,8 +279,8 @@ def page(args: argparse.Namespace, units: Sequence[Guided], verdicts: Sequence[V
         "",
         f"Written by `benchmarks/papers/explanation_guided.py`; do not edit. Heads are trained on {args.episodes}"
         f" episodes of {args.source.name} ({WAY}-way, {args.train_shot}-shot) and tested on {args.test_episodes}"
-        f" episodes of each other domain with {' and '.join(map(str, SHOTS))} shots. `ImageNet`: a MobileNetV2 that was"
-        " trained on ImageNet, which has seen the classes of miniImageNet, the novel ones too. All others stand on a"
+        f" episodes of each other domain with {' and '.join(map(str, SHOTS))} shots. `ImageNet`: a SqueezeNet 1.1 that"
+        " was trained on ImageNet, which has seen the classes of miniImageNet, the novel ones too. All others stand on a"
         f" new `{args.backbone}`, trained for {args.pretrain} epochs on the source: their accuracies are far below"
         " those of full training. The guides of a seed start from the same weights and see the same episodes; no epoch"
         f" or episode is selected. `graph` starts from {args.start_episodes} episodes without guidance, before which it"

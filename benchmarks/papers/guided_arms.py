@@ -29,7 +29,6 @@ LETTERS = string.digits + string.ascii_letters + "!#$%&()*+,-./:;"  # one holds 
 # Seconds at 5 ways and 5 shots on one core: an epoch of a new backbone, an episode of training, one of the start of a
 # graph network, and a test episode in all domains with all shots
 EPOCH, EPISODE, START, TEST = 12, 0.35, 0.17, 0.1
-EPISODE_PRETRAINED = 1.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Arm:
 
     head: str
     network: str | None = None
+    size: int | None = None  # of its images
     lr: float = 0.001
     start: bool = False
 
@@ -98,8 +98,7 @@ def settings_of(args: argparse.Namespace, arm: Arm) -> dict[str, Any]:
 def cost_of(args: argparse.Namespace, arm: Arm) -> float:
     """Estimate the seconds of a unit, with a backbone of its own."""
     start = (EPOCH * args.pretrain if arm.network is None else 0) + START * args.start_episodes * arm.start
-    episode = EPISODE if arm.network is None else EPISODE_PRETRAINED
-    return float(start + len(GUIDES) * (episode * args.episodes + TEST * args.test_episodes))
+    return float(start + len(GUIDES) * (EPISODE * args.episodes + TEST * args.test_episodes))
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,7 @@ def make_unit(args: argparse.Namespace, arm: Arm, unit: Unit) -> Guided:
         data=(args.source.data,),
         shot=args.train_shot,
         validation=0,
+        size=arm.size,
         lr=arm.lr,
         seed=unit.seed,
         device=args.device,
@@ -126,7 +126,7 @@ def make_unit(args: argparse.Namespace, arm: Arm, unit: Unit) -> Guided:
     version, right, started = "", {}, None
     if arm.start:
         row = _start(args, replace(common, **new))
-        new, started = {"init": row["model"]}, row["train_accuracy"]
+        new, started = {"init": row["model"], "size": None}, row["train_accuracy"]
     if started is None or started > LEARNT:
         started = None
         for guide in GUIDES:

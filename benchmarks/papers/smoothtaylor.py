@@ -46,7 +46,9 @@ GOLDEN = (
 AUPC, AUTVC, SRG = "aupc", "autvc", "srg"
 IG, NOISE_IG, TAYLOR = "ig", "ig:baseline=noise,draws=20", "smoothtaylor:sigma=0.5,roots=150"
 GRAD, ADAPTED = "smoothgrad:samples=150", "adaptgrad:samples=150"
-FOR_AUPC, FOR_AUTVC = (f"smoothtaylor:noise=adaptive,objective={objective},sigma=0.5" for objective in (AUPC, AUTVC))
+FOR_AUPC, FOR_AUTVC = (
+    f"smoothtaylor:noise=adaptive,objective={objective},sigma=0.5,roots=150" for objective in (AUPC, AUTVC)
+)
 ARMS = (IG, NOISE_IG, GRAD, TAYLOR, ADAPTED, FOR_AUPC, FOR_AUTVC, "centre", "blurred-ig")  # that AUPC judges
 OTHERS = ("expected-gradients:draws=150", "idgi", "lrp", "random", "sobel")
 CONTROLS = ("centre", "blurred-ig", "random", "sobel")

@@ -31,11 +31,11 @@ class SmoothTaylor:
 
     With `noise=adaptive` each image gets the sigma that minimises `objective`, an average over few roots, 150 at most,
     and so a noisy value. `search=race` measures that noise: it compares `sigma` with a third and three times of it in
-    rounds of fresh roots, and leaves it only for a sigma that is better by more than the standard error. The choice is
-    reported with the sigmas that are as good. `search=paper` is algorithm 1, from the mean absolute input, which knows
-    no noise. The returned map uses fresh roots. The search for the best AUPC tries the same few `patches` for every
-    sigma, since the roots decide more than the patches do (benchmarks/adaptive.py compares). The value that is reported
-    is that of the full metric.
+    rounds of fresh roots, and leaves it only for a sigma that is better by more than the standard error; where a valley
+    shows through the noise, it tries the lowest point of a parabola too. The choice is reported with the sigmas that
+    are as good. `search=paper` is algorithm 1, from the mean absolute input, which knows no noise. The returned map
+    uses fresh roots. The search for the best AUPC tries the same few `patches` for every sigma, since the roots decide
+    more than the patches do (benchmarks/adaptive.py compares). The value that is reported is that of the full metric.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("roots=6",)  # settings that are tested
@@ -48,7 +48,7 @@ class SmoothTaylor:
     error: float = 0.0  # stop at this relative Monte-Carlo error; 0 uses all roots
     noise: Literal["fixed", "adaptive"] = "fixed"  # one sigma for all images, or the best sigma for each
     objective: Literal["aupc", "autvc"] = "aupc"  # metric that the best sigma minimises (noise=adaptive)
-    search: Literal["race", "paper"] = "race"  # search for sigma: 6 to 12 evaluations, or up to 41 (noise=adaptive)
+    search: Literal["race", "paper"] = "race"  # search for sigma: 6 to 15 evaluations, or up to 41 (noise=adaptive)
     patches: int = 3  # random patches per region in the search for the best AUPC; the paper's are 50
     backward: Literal["plain", "balanced"] = "plain"  # gradients as they are, or balanced (LibraGrad)
 
