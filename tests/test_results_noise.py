@@ -14,6 +14,8 @@ import pytest
 from conftest import SHAPES
 from support import ROOT
 
+from stochx.engine.io.store import locked
+
 PAPERS = ("units", "claims", "noise_arms", "adaptive_noise", "randomised_defences")
 
 
@@ -132,6 +134,22 @@ def test_a_budget_ends_between_units_and_within_one(papers, tmp_path):
     assert made == work and pages == [0, 0, 1] and time.time() - begun < 30
     units.work_through(bench, work, 0.0, partial=True)
     assert made == work and pages[-1] == 1
+
+
+def test_a_unit_of_another_process_is_passed_over(papers, tmp_path):
+    units, made = papers["units"], []
+
+    def make(unit):
+        made.append(unit.seed)
+        return planted(papers, unit.arm, unit.seed, 0.5)
+
+    work = [units.Unit("RPF", seed) for seed in range(3)]
+    bench = units.Bench(units.Result, tmp_path, lambda _: {}, make, lambda _: 1.0, lambda results: None)
+    with locked(tmp_path / work[1].name):
+        units.work_through(bench, work, 1.0, partial=False)
+    assert made == [0, 2]
+    units.work_through(bench, work, 1.0, partial=False)
+    assert made == [0, 2, 1] and all(path.suffix == ".json" for path in tmp_path.iterdir())
 
 
 def test_two_units_are_trained_interrupted_and_resumed(papers, tmp_path, net_of_shapes, monkeypatch):

@@ -280,8 +280,8 @@ def page(args: argparse.Namespace, units: Sequence[Guided], verdicts: Sequence[V
         f"Written by `benchmarks/papers/explanation_guided.py`; do not edit. Heads are trained on {args.episodes}"
         f" episodes of {args.source.name} ({WAY}-way, {args.train_shot}-shot) and tested on {args.test_episodes}"
         f" episodes of each other domain with {' and '.join(map(str, SHOTS))} shots. `ImageNet`: a SqueezeNet 1.1 that"
-        " was trained on ImageNet, which has seen the classes of miniImageNet, the novel ones too. All others stand on a"
-        f" new `{args.backbone}`, trained for {args.pretrain} epochs on the source: their accuracies are far below"
+        " was trained on ImageNet, which has seen the classes of miniImageNet, the novel ones too. All others stand on"
+        f" a new `{args.backbone}`, trained for {args.pretrain} epochs on the source: their accuracies are far below"
         " those of full training. The guides of a seed start from the same weights and see the same episodes; no epoch"
         f" or episode is selected. `graph` starts from {args.start_episodes} episodes without guidance, before which it"
         f" is at chance{'; still at chance, and left out: ' + ', '.join(stuck) if stuck else ''}.",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from stochx.engine.io.files import write_text
+from stochx.engine.io.store import FolderInUseError, locked
 from stochx.engine.statistics import Estimate
 
 DIGITS = string.digits + string.ascii_lowercase  # one letter holds the number of right draws of an image
@@ -135,30 +136,43 @@ def work_through(bench: Bench[R], units: Sequence[Unit], minutes: float, partial
     """Work on the units in their order until the minutes are spent, and write the page after each.
 
     A unit that does not fit into what is left is begun only if `partial`: what is done of it stays on this machine.
+    Several processes may work on the same page: one that meets a unit of another goes on with the next.
     """
     deadline = time.time() + 60 * minutes
     results = kept(bench, units)
     done = {(result.arm, result.seed) for result in results}
-    open_units = [unit for unit in units if (unit.arm, unit.seed) not in done]
-    for unit in open_units:
+    waiting = [unit for unit in units if (unit.arm, unit.seed) not in done]
+    for unit in waiting:
         print(f"{unit.name}: about {bench.cost(unit) / 60:.0f} min", flush=True)
-    print(f"{len(open_units)} of {len(units)} units: about {sum(map(bench.cost, open_units)) / 3600:.1f} h", flush=True)
+    print(f"{len(waiting)} of {len(units)} units: about {sum(map(bench.cost, waiting)) / 3600:.1f} h", flush=True)
     bench.write_page(results)
-    for unit in open_units:
-        left = deadline - time.time()
-        if left <= 0 or (bench.cost(unit) > left and not partial):
-            print(f"{unit.name}: not begun, {max(0.0, left) / 60:.1f} min are left", flush=True)
-            return
-        try:
-            with time_limit(left):
-                result = bench.make(unit)
-        except OutOfTimeError:
-            print(f"{unit.name}: interrupted, the same command continues it", flush=True)
-            return
-        bench.folder.mkdir(parents=True, exist_ok=True)
-        result.write(bench.folder / f"{unit.name}.json")
-        results = kept(bench, units)
-        bench.write_page(results)
+    with contextlib.suppress(OutOfTimeError):
+        while waiting:
+            busy = [unit for unit in waiting if not _work_on(bench, unit, units, deadline, partial)]
+            waiting = busy if len(busy) < len(waiting) else []
+
+
+def _work_on(bench: Bench[R], unit: Unit, units: Sequence[Unit], deadline: float, partial: bool) -> bool:
+    """Make a unit and write the page; return False where another process is at it, or at what it stands on.
+
+    Raises `OutOfTimeError` where it does not fit into what is left, or did not.
+    """
+    left, path = deadline - time.time(), bench.folder / f"{unit.name}.json"
+    if left <= 0 or (bench.cost(unit) > left and not partial):
+        print(f"{unit.name}: not begun, {max(0.0, left) / 60:.1f} min are left", flush=True)
+        raise OutOfTimeError
+    try:
+        with locked(bench.folder / unit.name), time_limit(left):
+            if not path.exists():
+                bench.make(unit).write(path)
+    except FolderInUseError:
+        print(f"{unit.name}: another process is at it", flush=True)
+        return False
+    except OutOfTimeError:
+        print(f"{unit.name}: interrupted, the same command continues it", flush=True)
+        raise
+    bench.write_page(kept(bench, units))
+    return True
 
 
 @contextlib.contextmanager
