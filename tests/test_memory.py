@@ -221,6 +221,19 @@ def test_a_library_that_finds_no_memory_is_an_error(nets, monkeypatch):
     assert "error: memory ran out while a library was loaded" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", ["error return without exception set", "<function f> returned NULL without setting an exception"]
+)
+def test_a_library_that_cannot_even_say_that_memory_ran_out_is_an_error(nets, monkeypatch, words):
+    def refuse(*given, **named):
+        raise SystemError(words)
+
+    monkeypatch.setattr("stochx.runs._networks.open_model", refuse)
+    done = stochx(*COMMANDS["explain"], "-o", "none", cwd=nets)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: a library failed and gave no reason, as happens where memory runs out" in done.stderr, done.stderr
+
+
 def test_a_step_in_parts_begins_with_the_statistics_and_the_randomness_of_the_whole():
     norm, drawn = torch.nn.BatchNorm1d(2), []
 

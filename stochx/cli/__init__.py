@@ -86,6 +86,10 @@ KEPT = "what was finished is kept; `--resume` goes on from there"
 PATIENCE = 5.0  # seconds that ranks may start apart
 NO_THREAD = "can't start new thread"  # Python's words for a limit, and for a lack of memory
 NO_MAPPING = "failed to map segment from shared object"  # the dynamic loader's words for a lack of memory
+NO_REASON = (
+    "without exception set",
+    "without setting an exception",
+)  # Python's words, where C code had no memory to fail
 HIGHER_LIMITS = "close other programs, or raise the limits of processes and of memory"
 LESS_MEMORY = "use smaller images or a smaller network, or another `--device`"
 
@@ -120,6 +124,11 @@ def main() -> NoReturn:
         if NO_MAPPING not in str(error):
             raise
         output.complain("memory ran out while a library was loaded", HIGHER_LIMITS)
+        code = 1
+    except SystemError as error:
+        if not str(error).endswith(NO_REASON):
+            raise
+        output.complain("a library failed and gave no reason, as happens where memory runs out", HIGHER_LIMITS)
         code = 1
     except (MemoryError, RuntimeError) as error:
         from stochx.engine.device import is_out_of_memory

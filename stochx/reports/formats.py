@@ -10,8 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from matplotlib.backends.backend_mixed import MixedModeRenderer
-from matplotlib.backends.backend_pdf import Op, PdfFile, RendererPdf
 from matplotlib.figure import Figure
 
 Target = Path | IO[bytes]
@@ -26,6 +24,9 @@ def write_png(target: Target, figure: Figure, dpi: float, scale: float) -> None:
 
 def write_pdf(target: Target, figure: Figure, dpi: float, scale: float) -> None:
     """Write a figure as a PDF; matplotlib's own writer knows no scale."""
+    from matplotlib.backends.backend_mixed import MixedModeRenderer  # here, as it takes a tenth of a second
+    from matplotlib.backends.backend_pdf import Op, PdfFile, RendererPdf
+
     _settle(figure)
     width, height = figure.get_size_inches()
     figure.set_dpi(72)  # points
