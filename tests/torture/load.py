@@ -83,11 +83,16 @@ def _watch(started: Started) -> tuple[Ended | None, int]:
     return started.wait(1.0), peak
 
 
+def _aborted(ended: Ended | None) -> bool:
+    """Return true where the C library ended the process, which could clean up as little as one that is killed."""
+    return ended is not None and ended.code == 127 and ABORTS in ended.stderr
+
+
 def _fault(ended: Ended | None, peak: int, mustn: Sequence[int] = ()) -> str | None:
     """Return the fault of a command that may be refused with one error, though not with those codes."""
     if ended is None:
         return "hang"
-    if ended.code == 127 and ABORTS in ended.stderr:
+    if _aborted(ended):
         return None
     if ended.traceback:
         return ended.traceback
@@ -128,6 +133,8 @@ def _loaded(place: Path, kind: str, name: str, own: Path, chance: random.Random)
         limit = partial(_limit, int(chance.uniform(0, 0.3) * GIB))
         ended, peak = _watch(start(typed(name, output), place, own / "streams", prepare=limit))
         fault = _fault(ended, peak)
+        if _aborted(ended):
+            return fault, peak
         done = ended is not None and ended.code == 0
     else:
         more = " --batch-size 1" if kind == "batch of one" else ""
