@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from stochx.background import Thread
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 GRACE = 0.5  # seconds that a second signal leaves to what the first has begun; torchrun passes on what a terminal sent
 NO_BARS = b"\r\x1b[2K\x1b[?25h"  # erases the line of a bar, and shows the cursor, which bars hide
@@ -54,7 +56,7 @@ def listen() -> None:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         with contextlib.suppress(RuntimeError):  # the system has no room for a thread: a second signal has to wait
-            threading.Thread(target=_await_second, args=(reading,), name="signals", daemon=True).start()
+            Thread(lambda: _await_second(reading), name="signals").start()
 
 
 def rest() -> None:

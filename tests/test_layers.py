@@ -48,6 +48,7 @@ LEVELS = {
     "entries": 1,
     "checked_entries": 1,
     "declarations": 1,
+    "background": 0,
     "errors": 0,
     "input_files": 0,
     "installation": 0,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from stochx.background import NO_THREAD
 from stochx.cli import output
 from stochx.cli.commands import Group
 from stochx.engine.threads import configure_threads
@@ -84,7 +85,6 @@ def root(
 
 KEPT = "what was finished is kept; `--resume` goes on from there"
 PATIENCE = 5.0  # seconds that ranks may start apart
-NO_THREAD = "can't start new thread"  # Python's words for a limit, and for a lack of memory
 NO_MAPPING = "failed to map segment from shared object"  # the dynamic loader's words for a lack of memory
 NO_REASON = (
     "without exception set",

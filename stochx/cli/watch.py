@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stochx.background import Thread
 from stochx.cli import output
 from stochx.runs.watch import Quiet, QuietTraining, TrainingWatch
 from stochx.tables.estimate import needs
@@ -155,7 +156,7 @@ class Lines:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds, self._stages = seconds, list[LineStage]()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
+        self._thread = Thread(self._print, name="progress")
         self.refresh, self._passes = 1.0, 0
 
     def start(self) -> None:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from stochx.engine.io import images
 from stochx.engine.io.archives import read_npy
 from stochx.engine.io.data import Data, from_arrays
 from stochx.engine.threads import usable_cpus
+from stochx.engine.workers import Workers
 from stochx.engine.world import local_rank
 from stochx.errors import InputError, first_line, printable
 from stochx.input_files import open_file
@@ -66,7 +66,7 @@ def _strips(folder: Path, kind: str, split: Split) -> Data:
     missing = next((i for i, file in enumerate(files) if int(file.stem.rpartition("_")[2]) != i), None)
     if missing is not None:
         raise InputError(f"`{printable(folder / f'{split}_{missing:03d}.webp')}` is missing", "download all strips")
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    with Workers(usable_cpus()) as pool:
         strips = list(pool.map(_strip, files))
     pixels = np.concatenate(strips) if strips else np.empty((0, 32, 32, 3), np.uint8)
     if len(pixels) != len(labels) or not labels:

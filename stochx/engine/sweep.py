@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from itertools import zip_longest
 from typing import TypeVar
 
 from stochx import interrupts
+from stochx.engine.workers import Workers
 from stochx.engine.world import World
 
 L = TypeVar("L")
@@ -54,18 +54,14 @@ def sweep(
     batches = [b for b in canonical_batches(count, rows) if not all(i in done for i in b)]
     mine = batches[world.rank :: world.size]
     results: list[R] = []
-    with ThreadPoolExecutor(1) as loader:
-        try:
-            ahead = loader.submit(load, mine[0]) if mine else None
-            for batch, following in zip_longest(mine, mine[1:]):
-                interrupts.check()
-                assert ahead is not None
-                loaded = ahead.result()
-                ahead = loader.submit(load, following) if following is not None else None
-                batch_results = work(batch, loaded)
-                results += batch_results
-                report(batch_results, len(batch))
-        except BaseException:
-            loader.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Workers(1) as loader:
+        ahead = loader.submit(load, mine[0]) if mine else None
+        for batch, following in zip_longest(mine, mine[1:]):
+            interrupts.check()
+            assert ahead is not None
+            loaded = ahead.result()
+            ahead = loader.submit(load, following) if following is not None else None
+            batch_results = work(batch, loaded)
+            results += batch_results
+            report(batch_results, len(batch))
     return world.gather(results)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from stochx.background import Thread
 from stochx.engine.memory import resident_memory
 from stochx.engine.sweep import large_batches
 from stochx.engine.world import World
@@ -172,7 +173,7 @@ def _peak() -> Iterator[list[int]]:
         while not ended.wait(INTERVAL):
             seen.append(resident_memory() or 0)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = Thread(look)
     thread.start()
     try:
         yield seen

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
 from stochx.engine.io.fingerprints import fingerprint
 from stochx.engine.passes import Report, unreported
+from stochx.engine.workers import Workers
 from stochx.errors import InputError
 from stochx.tasks.batches import Source
 from stochx.tasks.reading import READERS
@@ -34,7 +34,7 @@ def trained_sources(sources: Sequence[Source], trained: Tensor, report: Report =
             return False
 
     names = []
-    with ThreadPoolExecutor(READERS) as readers:
+    with Workers(READERS) as readers:
         for source, found in zip(sources, readers.map(is_known, sources), strict=True):
             if found:
                 names.append(source.name)

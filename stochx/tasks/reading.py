@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from stochx.engine.io.data import Data
 from stochx.engine.io.images import Preparation
 from stochx.engine.io.scratch import scratch
 from stochx.engine.passes import Report, unreported
+from stochx.engine.workers import Workers
 from stochx.errors import InputError
 from stochx.tasks.batches import Failed
 
@@ -52,7 +52,7 @@ def stack(data: Data, preparation: Preparation, report: Report = unreported) -> 
         return None
 
     kept, failed = list[int](), list[Failed]()
-    with ThreadPoolExecutor(READERS) as readers:
+    with Workers(READERS) as readers:
         for i, error in enumerate(readers.map(place, range(count))):
             if error is None:
                 kept.append(i)

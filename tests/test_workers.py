@@ -1,0 +1,44 @@
+"""Calls in the background: in order, at once, and without a hang where a thread does not begin."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from stochx import background
+from stochx.engine.workers import Workers
+
+
+def test_results_come_in_the_order_of_the_items_whatever_each_takes():
+    with Workers(4) as workers:
+        assert list(workers.map(lambda n: time.sleep(0.02 * (5 - n)) or n, range(5))) == [0, 1, 2, 3, 4]
+
+
+def test_as_many_calls_run_at_once_as_asked_for():
+    met = threading.Barrier(3, timeout=20)
+    with Workers(3) as workers:
+        assert sorted(workers.map(lambda _: met.wait(), range(3))) == [0, 1, 2]
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for_and_what_waits_is_dropped():
+    called = []
+
+    def work(n):
+        called.append(n)
+        time.sleep(0.05)
+        raise KeyError(n)
+
+    with pytest.raises(KeyError, match="0"), Workers(1) as workers:
+        for _ in workers.map(work, range(100)):
+            pass
+    assert len(called) < 10 and threading.active_count() < 20
+
+
+def test_a_thread_that_finds_no_memory_to_begin_is_an_error_and_no_hang(monkeypatch):
+    """Python 3.11 waits for ever for one whose first steps raise MemoryError."""
+    monkeypatch.setattr(background, "PATIENCE", 0.2)
+    monkeypatch.setattr(background.Thread, "_bootstrap", lambda self: None)
+    with pytest.raises(RuntimeError, match="can't start new thread"), Workers(2) as workers:
+        workers.submit(str, 1)
