@@ -41,7 +41,8 @@ def test_an_honest_evaluation_raises_no_alarm(name):
 
 @pytest.mark.slow
 def test_one_in_twenty_honest_evaluations_raises_an_alarm_at_most():
-    alarms = {name: found for name, one in HONEST.items() if (found := failures(one))}
+    others = {name: one for name, one in HONEST.items() if name not in DAILY}  # of which none raises one
+    alarms = {name: found for name, one in others.items() if (found := failures(one))}
     assert len(alarms) <= ALARMS * len(HONEST), alarms
 
 
@@ -72,7 +73,7 @@ def test_honest_evaluations_of_real_networks_raise_no_alarm():
     for file, arch, ball, texts in KIT:
         model = load_model(str(shared(f"weights_cifar10/{file}.safetensors")), arch=arch).requires_grad_(False)
         one = Evaluation(lambda model=model: model, with_attacks(*texts), ball)
-        verdicts = judged(one, images=cifar_test_images(20))[1]
+        verdicts = judged(one, images=cifar_test_images(10))[1]
         if found := {name for name, verdict in verdicts.items() if verdict == "fail"}:
             alarms[file, ball, *texts] = found
     assert not alarms
