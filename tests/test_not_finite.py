@@ -155,7 +155,7 @@ def test_scores_of_episodes_are_finite_in_every_round(at):
     assert len(rounds) == at
 
 
-def test_the_images_and_the_attack_that_met_it_are_named():
+def test_the_images_the_attack_and_its_step_that_met_it_are_named():
     model = Classifier(faulty(torch.nan, True), ("a", "b", "c"), Preparation(8, 8)).eval()
     model.network.least = 1
     pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -171,4 +171,5 @@ def test_the_images_and_the_attack_that_met_it_are_named():
         with pytest.raises(RunError) as caught:
             work()
         said.append(str(caught.value))
-    assert said == ["`x.png`: `pgd`: the model's loss gradients are not finite"] * 3  # `y` is misclassified anyway
+    expected = "`x.png`: `pgd`: the model's loss gradients are not finite at evaluation"  # `y` is misclassified anyway
+    assert said == [f"{expected} {step}" for step in (1, 2, 3)]

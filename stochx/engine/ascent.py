@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +20,17 @@ from stochx.engine.realisation import drawing, is_realised
 from stochx.errors import RunError
 
 Estimand = Literal["mean", "vote"]
+_NUMBERS: ContextVar[Iterator[int] | None] = ContextVar("numbers", default=None)
+
+
+@contextlib.contextmanager
+def numbered() -> Iterator[None]:
+    """Number the evaluations of the block, which are the steps of an attack: an error says at which one it arose."""
+    token = _NUMBERS.set(itertools.count(1))
+    try:
+        yield
+    finally:
+        _NUMBERS.reset(token)
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,8 @@ def loss_value(
 def _over_batches(
     model: nn.Module, points: Tensor, goal: Goal, loss: Loss, eot: int, estimand: Estimand, slopes: Tensor
 ) -> Evaluation:
+    numbers = _NUMBERS.get()
+    where = "" if numbers is None else f" at evaluation {next(numbers)}"
     fast = fused(model, points)
     climbs = bool(slopes.numel())
     rows = fast.rows(points) * (1 if climbs or is_realised() else 2)
@@ -86,7 +102,8 @@ def _over_batches(
         for name, tensor in (("logits", out), ("loss gradients", slopes)):
             if not tensor.isfinite().all():
                 raise RunError(
-                    f"the model's {name} are not finite", "check the weights; otherwise attacks would appear to fail"
+                    f"the model's {name} are not finite{where}",
+                    "check the weights; otherwise attacks would appear to fail",
                 )
     return Evaluation(values, slopes, out, eot, eot if climbs else 0)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stochx.attacks import Attack, Attempt, Context
+from stochx.engine.ascent import numbered
 from stochx.engine.io.data import Item
 from stochx.engine.io.forms import Count, Share
 from stochx.engine.judging import Judge, Verdict
@@ -163,7 +164,7 @@ def _attack_batch(
     adversarial, outcomes, seconds, choices = {}, {}, {}, {}
     for name, method in attacks.items():
         start = time.perf_counter()
-        with during(f"`{name}`"), seeded(judge.seed, "attack", name, judge.batch):
+        with during(f"`{name}`"), numbered(), seeded(judge.seed, "attack", name, judge.batch):
             search = to_the_end(method, chosen) if curve else method
             attempt = search(model, x[places], chosen.y, ball, context) if len(places) else _nothing(x, chosen.y)
         seconds[name] = (time.perf_counter() - start) / len(items)
