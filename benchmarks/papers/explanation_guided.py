@@ -267,7 +267,7 @@ def difference_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
 def page(args: argparse.Namespace, units: Sequence[Guided], verdicts: Sequence[Verdict], domains: Sequence[str]) -> str:
     """Return the results page."""
     heads = ["arm", "minus", "points, open", "by seed", "points, over seeds", "p", "detectable", *domains]
-    stuck = [f"{unit.arm}, seed {unit.seed} ({100 * unit.started:.0f} %)" for unit in units if unit.started is not None]
+    stuck = [f"{unit.arm}, seed {unit.seed} ({100 * unit.chance:.0f} %)" for unit in units if unit.chance is not None]
     lines = [
         "# Few-shot training guided by explanations, across domains",
         "",
@@ -284,7 +284,7 @@ def page(args: argparse.Namespace, units: Sequence[Guided], verdicts: Sequence[V
         f" a new `{args.backbone}`, trained for {args.pretrain} epochs on the source: their accuracies are far below"
         " those of full training. The guides of a seed start from the same weights and see the same episodes; no epoch"
         f" or episode is selected. `graph` starts from {args.start_episodes} episodes without guidance, before which it"
-        f" is at chance{'; still at chance, and left out: ' + ', '.join(stuck) if stuck else ''}.",
+        f" is at chance. {'At chance without guidance, and left out: ' + ', '.join(stuck) + '.' if stuck else ''}",
         "",
         "`lrp` is guidance by explanations (Sun et al., 2020). The controls, `random` and `shuffled`, have the same"
         " weights in random places, and those of another query: a gain that they share does not come from the"

@@ -23,7 +23,7 @@ GUIDES = ("none", "lrp", "random", "shuffled")
 SHOTS = (1, 5)
 WAY, QUERIES = 5, 15  # of a test episode
 START_QUERIES = 4  # per class in the episodes that a graph network starts with, which are cheap
-LEARNT = 0.25  # accuracy of 5 ways in the last training episodes that counts as above chance
+LEARNT = 0.25  # accuracy of 5 ways in training, without guidance, that counts as above chance
 EPISODES = "episodes.json"  # the classes of the test episodes, which are the same for all units
 LETTERS = string.digits + string.ascii_letters + "!#$%&()*+,-./:;"  # one holds the number of right queries
 # Seconds at 5 ways and 5 shots on one core: an epoch of a new backbone, an episode of training, one of the start of a
@@ -49,7 +49,7 @@ class Arm:
 class Guided:
     """A head with one training seed: right queries in every test episode, by guide, domain and shots.
 
-    `started` is the accuracy in training of a network that stayed at chance without guidance: nothing was tested then.
+    `chance` is the accuracy in training of a network that stayed at it without guidance: nothing was tested then.
     """
 
     arm: str
@@ -57,7 +57,7 @@ class Guided:
     settings: Mapping[str, Any]
     version: str
     seconds: float
-    started: float | None
+    chance: float | None
     right: Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
 
     def write(self, path: Path) -> None:
@@ -123,18 +123,19 @@ def make_unit(args: argparse.Namespace, arm: Arm, unit: Unit) -> Guided:
         output=folder,
     )
     new = {"head": arm.head, "backbone": arm.network or _pretrain(args, unit.seed)}
-    version, right, started = "", {}, None
+    version, right, reached = "", {}, 1.0
     if arm.start:
         row = _start(args, replace(common, **new))
-        new, started = {"init": row["model"], "size": None}, row["train_accuracy"]
-    if started is None or started > LEARNT:
-        started = None
-        for guide in GUIDES:
+        new, reached = {"init": row["model"], "size": None}, row["train_accuracy"]
+    for guide in GUIDES:
+        if reached > LEARNT:
             given = {"guide": guide, "episodes": args.episodes, "every": args.episodes, "output": folder / guide}
-            run(replace(common, **new, **given))
-            version, right[guide] = _test(args, folder / guide)
-    seconds = round(time.perf_counter() - begin, 1)
-    return Guided(unit.arm, unit.seed, settings_of(args, arm), version, seconds, started, right)
+            trained = run(replace(common, **new, **given))["results"][0]["train_accuracy"]
+            reached = trained if guide == "none" else reached
+    for guide in GUIDES if reached > LEARNT else ():
+        version, right[guide] = _test(args, folder / guide)
+    seconds, chance = round(time.perf_counter() - begin, 1), None if reached > LEARNT else reached
+    return Guided(unit.arm, unit.seed, settings_of(args, arm), version, seconds, chance, right)
 
 
 def _pretrain(args: argparse.Namespace, seed: int) -> str:
