@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -174,6 +176,9 @@ def test_ranks_share_the_canonical_batches_and_together_see_everything():
             def gather(self, mine):
                 return mine
 
+            def leading(self, mine):
+                return mine
+
         seen += sweep(21, 4, list, lambda b, loaded: loaded, Alone(rank, 3))
     assert sorted(seen) == list(range(21))
 
@@ -248,3 +253,37 @@ def test_conv_free_models_have_no_stem(linear):
     assert fused(linear).stem is None
     x = random_images(2, 1, 4, 4)
     torch.testing.assert_close(gradient(linear, x, torch.tensor([0, 2])).flatten(1), linear.weight[[0, 2]].detach())
+
+
+@dataclass(frozen=True)
+class Thread(World):
+    """A rank that is a thread, and meets the others in `parts`."""
+
+    parts: dict = field(default_factory=dict)
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def gather(self, mine):
+        self.parts[self.rank] = mine
+        self.meeting.wait(30)
+        found = [item for rank in range(self.size) for item in self.parts[rank]]
+        self.meeting.wait(30)
+        return found
+
+
+@pytest.mark.parametrize("leader", [{0}, {0, 2, 3}])
+def test_ranks_that_find_other_records_share_the_batches_that_the_leading_one_has_left(leader):
+    """One comes late, and sees what another has appended meanwhile: no image may be left to nobody."""
+    found, parts, meeting = {}, {}, threading.Barrier(3)
+
+    def run(rank):
+        world = Thread(rank, 3, parts, meeting)
+        done = leader if rank == 0 else {2, 3} if rank == 1 else set()
+        found[rank] = sweep(12, 2, lambda batch: None, lambda batch, _: [*batch], world, done)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = set(range(12)) if leader == {0} else {*range(2), *range(4, 12)}
+    assert all(sorted(found[rank]) == sorted(expected) for rank in range(3))

@@ -49,8 +49,9 @@ def sweep(
     """Run `work` on every batch that is not entirely `done`, each on one rank; return the results of all ranks.
 
     `load(batch)` runs in the background during the previous batch. `report(results, items)` is called after each batch
-    of this rank, so that results can be stored before an interrupt.
+    of this rank, so that results can be stored before an interrupt. What is done is what the leading rank says.
     """
+    done = world.leading({*done})
     batches = [b for b in canonical_batches(count, rows) if not all(i in done for i in b)]
     mine = batches[world.rank :: world.size]
     results: list[R] = []

@@ -41,6 +41,13 @@ class World:
             dist.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
 
+    def leading(self, mine: T) -> T:
+        """Return what the leading rank has, on every rank; all meet here.
+
+        What is read from a folder that ranks write to has to be agreed upon: a rank that comes late sees more there.
+        """
+        return self.gather([mine] if self.leads else [])[0]
+
 
 def sum_over_ranks(values: Tensor) -> None:
     """Sum a tensor over all ranks, in place."""

@@ -69,7 +69,7 @@ def run(settings: FscTest, world: World, watch: Watch) -> Outcome:
         for network in networks:
             check_transductive(network.model.head, network.model.head_text)
     folder = open_folder(settings, world, _kind(settings, networks))
-    records = {record["domain"]: record for record in folder.lines}
+    records = world.leading({record["domain"]: record for record in folder.lines})
     with runtime.scope(), watch.progress("domains", len(settings.data)) as advance:
         for text in settings.data:
             if text not in records:
