@@ -8,6 +8,7 @@ import time
 import pytest
 
 from stochx import background
+from stochx.engine import workers
 from stochx.engine.workers import Workers
 
 
@@ -42,3 +43,11 @@ def test_a_thread_that_finds_no_memory_to_begin_is_an_error_and_no_hang(monkeypa
     monkeypatch.setattr(background.Thread, "_bootstrap", lambda self: None)
     with pytest.raises(RuntimeError, match="can't start new thread"), Workers(2) as workers:
         workers.submit(str, 1)
+
+
+def test_a_thread_that_is_lost_at_work_is_an_error_and_no_hang(monkeypatch):
+    """As by a MemoryError between two calls, or while it says what came of one."""
+    monkeypatch.setattr(workers, "WATCH", 0.1)
+    monkeypatch.setattr(Workers, "_serve", lambda self: None)
+    with pytest.raises(MemoryError), Workers(2) as readers:
+        list(readers.map(str, range(5)))

@@ -60,7 +60,7 @@ def sweep(
         for batch, following in zip_longest(mine, mine[1:]):
             interrupts.check()
             assert ahead is not None
-            loaded = ahead.result()
+            loaded = ahead()
             ahead = loader.submit(load, following) if following is not None else None
             batch_results = work(batch, loaded)
             results += batch_results

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from stochx.background import Thread
 
+WATCH = 1.0  # seconds after which a call that has no result yet is asked whether a thread is there for it
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -39,20 +40,30 @@ class Workers:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, function: Callable[[T], R], given: T) -> Future[R]:
-        """Call `function(given)` in the background; raises `RuntimeError` where no thread can be started."""
+    def submit(self, function: Callable[[T], R], given: T) -> Callable[[], R]:
+        """Call `function(given)` in the background, and return what waits for the result.
+
+        Raises `RuntimeError` where no thread can be started.
+        """
         future = Future[R]()
         self._calls.put((future, lambda: function(given)))
         if len(self._threads) < self._count:
             thread = Thread(self._serve)
             thread.start()
             self._threads.append(thread)
-        return future
+        return lambda: self._result(future)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Yield the results of all calls, in order."""
-        futures = [self.submit(function, item) for item in items]
-        return (future.result() for future in futures)
+        results = [self.submit(function, item) for item in items]
+        return (result() for result in results)
+
+    def _result(self, future: Future[R]) -> R:
+        """Wait for a result; raises `MemoryError` if a thread is gone, as one is that has no memory to say so."""
+        while not wait([future], WATCH).done:
+            if not all(thread.is_alive() for thread in self._threads) and not future.done():
+                raise MemoryError("a thread was lost")
+        return future.result()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
