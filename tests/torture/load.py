@@ -22,7 +22,8 @@ GIB = 2**30
 MOST = 2 * GIB  # of memory, for small commands
 SLOWEST = 10 * SECONDS  # seconds of any command, on a busy machine
 FLAT = 0.25 * GIB  # by which a tenfold number of images may raise the peak
-ABORTS = "cannot allocate memory for thread-local data"  # by which glibc ends a process
+# By which glibc ends a process, with exit code 127 or by SIGABRT
+ABORTS = "cannot allocate memory for thread-local data", "Fatal glibc error: failed to register TLS destructor"
 BESIDE = 4  # processes that run the same command
 SIZES = {"10,000 classes": (24, 16, 10_000), "one class": (24, 16, 1), "one pixel": (24, 1, 3), "one image": (1, 16, 3)}
 MANY, FEW = "20,000 images", "2,000 images"
@@ -85,7 +86,7 @@ def _watch(started: Started) -> tuple[Ended | None, int]:
 
 def _aborted(ended: Ended | None) -> bool:
     """Return true where the C library ended the process, which could clean up as little as one that is killed."""
-    return ended is not None and ended.code == 127 and ABORTS in ended.stderr
+    return ended is not None and ended.code in (127, 134) and any(words in ended.stderr for words in ABORTS)
 
 
 def _fault(ended: Ended | None, peak: int, mustn: Sequence[int] = ()) -> str | None:
