@@ -14,7 +14,7 @@ class Thread(threading.Thread):
 
     def __init__(self, work: Callable[[], None], name: str | None = None) -> None:
         super().__init__(target=work, name=name, daemon=True)
-        self._started = _Start()
+        self._started = _Start()  # what `start` of the base class waits for
 
 
 class _Start(threading.Event):

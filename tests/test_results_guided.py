@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from support import ROOT
+from results_pages import paper, write_page
 
 SETTINGS = {
     "head": "relation",
@@ -31,14 +31,12 @@ DOMAINS = "--source", "source=a.zip", "--target", "one=b.zip", "--target", "two=
 
 @pytest.fixture
 def guided(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "papers"))
-    return importlib.import_module("explanation_guided")
+    return paper(monkeypatch, "explanation_guided")
 
 
-def write_page(guided: ModuleType, folder: Path, *options: str) -> str:
-    page = folder / "page.md"
-    guided.main(["--output", str(folder / "runs"), "--page", str(page), "--device", "cpu", *options])
-    return page.read_text(encoding="utf-8") if page.exists() else ""
+def arms() -> ModuleType:
+    """Return the module of a unit's work, beside that of the page."""
+    return importlib.import_module("guided_arms")
 
 
 def plant(folder: Path, seeds: int, stuck: int = 0, **gains: float) -> None:
@@ -54,7 +52,9 @@ def plant(folder: Path, seeds: int, stuck: int = 0, **gains: float) -> None:
         right = {
             guide: {
                 name: {
-                    shot: [int(40 + gains.get(guide, 0) + sum(classes) % 5 + draw.integers(3)) for classes in episodes]
+                    shot: arms().letters(
+                        40 + gains.get(guide, 0) + sum(classes) % 5 + draw.integers(3) for classes in episodes
+                    )
                     for shot in ("1", "5")
                 }
                 for name, episodes in drawn.items()
@@ -68,7 +68,7 @@ def plant(folder: Path, seeds: int, stuck: int = 0, **gains: float) -> None:
 
 def write(folder: Path, arm: str, seed: int, started: float | None, right: dict) -> None:
     """Write a unit with the module of the page."""
-    kind = importlib.import_module("guided_arms").Guided
+    kind = arms().Guided
     graph = {"head": "gnn:transductive=true", "start": 4000} if arm == "graph" else {}
     kind(arm, seed, SETTINGS | graph, "0", 60.0, started, right).write(folder / "page" / f"{arm}-{seed}.json")
 
@@ -112,7 +112,7 @@ def test_five_seeds_leave_the_page_alone_and_other_settings_are_not_mixed(tmp_pa
 def test_the_open_interval_holds_the_truth_where_seeds_and_classes_are_drawn_anew(guided):
     """Simulated: a gain that varies over seeds and classes is within the interval in 95 % of the trials."""
     draw, hits, trials, ways = np.random.default_rng(1), 0, 100, 5
-    kind = importlib.import_module("guided_arms").Guided
+    kind = arms().Guided
     for _ in range(trials):
         classes = {name: np.stack([draw.permutation(15)[:ways] for _ in range(200)]).tolist() for name in "ab"}
         effect = {name: draw.normal(0, 6, 15) for name in "ab"}
@@ -121,12 +121,14 @@ def test_the_open_interval_holds_the_truth_where_seeds_and_classes_are_drawn_ane
             shift = draw.normal(0, 2)
             lrp = {
                 name: {
-                    shot: [37 + shift + effect[name][each].mean() + draw.normal(0, 3) for each in classes[name]]
+                    shot: arms().letters(
+                        round(37 + shift + effect[name][each].mean() + draw.normal(0, 3)) for each in classes[name]
+                    )
                     for shot in ("1", "5")
                 }
                 for name in "ab"
             }
-            none = {name: {shot: [37.0] * 200 for shot in ("1", "5")} for name in "ab"}
+            none = {name: {shot: arms().letters([37] * 200) for shot in ("1", "5")} for name in "ab"}
             units.append(kind("relation", seed, {}, "0", 1.0, None, {"lrp": lrp, "none": none}))
         mean = guided.compare(units, "none", classes).mean
         hits += mean.low <= 0 <= mean.high
@@ -143,25 +145,24 @@ def test_variances_add_up_as_satterthwaite_says(guided):
 
 def test_letters_hold_every_number_of_right_queries(tmp_path, guided):
     counts = list(range(guided.WAY * guided.QUERIES + 1))
-    kind = importlib.import_module("guided_arms").Guided
-    unit = kind("relation", 0, {}, "0", 1.0, None, {"lrp": {"one": {"1": counts}}})
+    unit = arms().Guided("relation", 0, {}, "0", 1.0, None, {"lrp": {"one": {"1": arms().letters(counts)}}})
     unit.write(tmp_path / "unit.json")
-    assert kind.read(tmp_path / "unit.json") == unit
+    assert arms().Guided.read(tmp_path / "unit.json") == unit and unit.counts("lrp", "one", 1) == counts
 
 
 @pytest.mark.slow
 def test_a_head_is_trained_tested_and_kept(tmp_path, guided, monkeypatch):
     """The graph network is the arm with most steps; it has one seed more than asked for."""
     monkeypatch.setattr(guided, "ARMS", {"graph": guided.ARMS["graph"]})
-    monkeypatch.setattr(importlib.import_module("guided_arms"), "LEARNT", 0.0)
+    monkeypatch.setattr(arms(), "LEARNT", 0.0)
     tiny = "--pretrain", "1", "--episodes", "2", "--start-episodes", "2", "--test-episodes", "20", "--seeds", "0"
     shapes = [f"{name}=shapes:size=32,classes=6,count=600,seed={seed}" for seed, name in enumerate(("source", "one"))]
     options = *tiny, "--backbone", "conv4:size=32", "--source", shapes[0], "--target", shapes[1]
     assert write_page(guided, tmp_path, *options) == ""
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "page").iterdir()}
     assert {path.name for path in kept} == {"episodes.json", "graph-0.json"}
-    unit = importlib.import_module("guided_arms").Guided.read(tmp_path / "page" / "graph-0.json")
-    counts = [len(right) for by_domain in unit.right.values() for right in by_domain["one"].values()]
+    unit = arms().Guided.read(tmp_path / "page" / "graph-0.json")
+    counts = [len(episodes) for by_domain in unit.right.values() for episodes in by_domain["one"].values()]
     assert {*unit.right} == {"none", "lrp", "random", "shuffled"} and counts == [20] * 8
     write_page(guided, tmp_path, *options)
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "page").iterdir()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import random
@@ -12,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from conftest import SHAPES
+from results_pages import paper
 from support import ROOT
 
 from stochx.engine.io.store import locked
@@ -21,8 +21,7 @@ PAPERS = ("units", "claims", "noise_arms", "adaptive_noise", "randomised_defence
 
 @pytest.fixture
 def papers(monkeypatch) -> dict[str, ModuleType]:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "papers"))
-    return {name: importlib.import_module(name) for name in PAPERS}
+    return {name: paper(monkeypatch, name) for name in PAPERS}
 
 
 def planted(papers, arm, seed, share, n=300, settings=None):

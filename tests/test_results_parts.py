@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import ROOT
+from results_pages import paper, write_page
 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "papers"))
-    return importlib.import_module("parts")
-
-
-def write_page(parts: ModuleType, folder: Path, *options: str) -> str:
-    page = folder / "page.md"
-    parts.main(["--output", str(folder / "runs"), "--page", str(page), "--device", "cpu", *options])
-    return page.read_text(encoding="utf-8")
+    return paper(monkeypatch, "parts")
 
 
 def plant(parts: ModuleType, folder: Path, networks: int, **means: float) -> None:

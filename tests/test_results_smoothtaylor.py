@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -12,22 +11,19 @@ import numpy as np
 import pytest
 from conftest import save_net
 from PIL import Image
-from support import ROOT
+from results_pages import paper, write_page
 
 SETTINGS = {"model": "net", "arch": None, "photos": "photos", "size": 10}
 
 
 @pytest.fixture
 def taylor(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "papers"))
-    return importlib.import_module("smoothtaylor")
+    return paper(monkeypatch, "smoothtaylor")
 
 
-def write_page(taylor: ModuleType, folder: Path, *options: str) -> str:
-    words = ["--output", str(folder / "runs"), "--page", str(folder / "page.md"), "--device", "cpu"]
-    taylor.main([*words, "--photos", str(folder / "photos"), *options])
-    page = folder / "page.md"
-    return page.read_text(encoding="utf-8") if page.exists() else ""
+def photos(folder: Path) -> tuple[str, str]:
+    """Return the option that names the photos."""
+    return "--photos", str(folder / "photos")
 
 
 def plant(taylor: ModuleType, folder: Path, shift: dict[tuple[str, str], float]) -> None:
@@ -56,7 +52,7 @@ PLANTED = "--network", "one=net", "--network", "two=net", "--units", "3", "--lea
 
 def test_claims_are_supported_refuted_or_undecided_by_their_scores(tmp_path, taylor):
     plant(taylor, tmp_path, {(taylor.TAYLOR, "autvc"): -0.3, (taylor.TAYLOR, "aupc"): 0.3})
-    text = write_page(taylor, tmp_path, *PLANTED)
+    text = write_page(taylor, tmp_path, *photos(tmp_path), *PLANTED)
     first = text.splitlines()[2]
     assert first.startswith("**Of 2 networks: that SmoothTaylor is smoother than IG is supported on 2; ")
     assert "that SmoothTaylor is more sensitive than IG is refuted on 2; " in first
@@ -70,7 +66,7 @@ def test_claims_are_supported_refuted_or_undecided_by_their_scores(tmp_path, tay
 
 def test_a_page_is_left_alone_until_there_are_enough_photos(tmp_path, taylor):
     plant(taylor, tmp_path, {})
-    assert write_page(taylor, tmp_path, *PLANTED[:-3], "40", "--budget", "0") == ""
+    assert write_page(taylor, tmp_path, *photos(tmp_path), *PLANTED[:-3], "40", "--budget", "0") == ""
 
 
 def test_photos_come_in_an_order_that_is_spread_and_each_once(tmp_path, taylor):
@@ -94,10 +90,10 @@ def test_photos_are_scored_kept_and_not_scored_again(tmp_path, taylor):
         Image.fromarray(blocks).resize((160, 160)).save(tmp_path / "photos" / f"{n}.png")
     net = save_net(tmp_path / "net.safetensors", ["a", "b", "c"])
     options = "--network", f"tiny={net}", "--units", "2", "--size", "1", "--least", "2"
-    assert write_page(taylor, tmp_path, *options, "--units", "1") == ""
+    assert write_page(taylor, tmp_path, *photos(tmp_path), *options, "--units", "1") == ""
     kept = tmp_path / "page" / "tiny-0.json"
     before = kept.stat().st_mtime_ns
-    text = write_page(taylor, tmp_path, *options)
+    text = write_page(taylor, tmp_path, *photos(tmp_path), *options)
     assert kept.stat().st_mtime_ns == before and (tmp_path / "page" / "tiny-1.json").exists()
     unit = json.loads(kept.read_text())
     assert {len(values) for by in unit["scores"].values() for values in by.values()} == {1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -45,9 +46,28 @@ def test_a_thread_that_finds_no_memory_to_begin_is_an_error_and_no_hang(monkeypa
         workers.submit(str, 1)
 
 
-def test_a_thread_that_is_lost_at_work_is_an_error_and_no_hang(monkeypatch):
+def test_a_thread_that_is_lost_at_work_is_an_error_and_no_hang_though_another_is_there(monkeypatch):
     """As by a MemoryError between two calls, or while it says what came of one."""
+    serve, begun = Workers._serve, []
+
+    def serve_or_die(self):
+        begun.append(self)
+        self._calls.get() if len(begun) == 1 else serve(self)
+
     monkeypatch.setattr(workers, "WATCH", 0.1)
-    monkeypatch.setattr(Workers, "_serve", lambda self: None)
+    monkeypatch.setattr(Workers, "_serve", serve_or_die)
     with pytest.raises(MemoryError), Workers(2) as readers:
         list(readers.map(str, range(5)))
+
+
+class Batch:
+    """What a call returns, and a weak reference can follow."""
+
+
+def test_a_result_that_was_taken_is_not_kept_by_the_thread_that_made_it():
+    with Workers(1) as readers:
+        made = readers.submit(lambda _: Batch(), 0)()
+        gone = weakref.ref(made)
+        del made
+        assert readers.submit(str, 1)() == "1"  # the thread has come to the next call
+        assert gone() is None

@@ -117,7 +117,7 @@ Classes = Mapping[str, Sequence[Sequence[int]]]
 
 def gaps(unit: Guided, other: str, domain: str) -> list[float]:
     """Return `lrp` minus another guide by episode of a domain, the mean over shots."""
-    by_shot = [zip(unit.right["lrp"][domain][str(s)], unit.right[other][domain][str(s)], strict=True) for s in SHOTS]
+    by_shot = [zip(unit.counts("lrp", domain, s), unit.counts(other, domain, s), strict=True) for s in SHOTS]
     return [sum(a - b for a, b in pairs) / (WAY * QUERIES * len(SHOTS)) for pairs in zip(*by_shot, strict=True)]
 
 
@@ -239,10 +239,10 @@ def accuracy_rows(units: Sequence[Guided], domains: Sequence[str]) -> list[list[
     for arm in ARMS:
         tested = learnt(units, arm)
         for guide in GUIDES if tested else ():
-            for shot in map(str, SHOTS):
-                right = [[value for unit in tested for value in unit.right[guide][name][shot]] for name in domains]
+            for shot in SHOTS:
+                right = [[n for unit in tested for n in unit.counts(guide, name, shot)] for name in domains]
                 cells = [f"{100 * sum(values) / len(values) / (WAY * QUERIES):.2f}" for values in right]
-                rows.append([arm, str(len(tested)), guide, shot, *cells])
+                rows.append([arm, str(len(tested)), guide, str(shot), *cells])
     return rows
 
 

@@ -7,19 +7,19 @@ import json
 import os
 import string
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from commands import run  # the modules beside this one
-from units import Unit
+from units import Plain, Unit
 
 from stochx.engine.io.files import write_text
 from stochx.settings import FscTest, FscTrain, Train
 
 SHARED = Path(os.environ.get("STOCHX_SHARED", "../shared/data"))
-GUIDES = ("none", "lrp", "random", "shuffled")
+GUIDES = ("none", "lrp", "random", "shuffled")  # the first is trained first, and shows whether a network learns
 SHOTS = (1, 5)
 WAY, QUERIES = 5, 15  # of a test episode
 START_QUERIES = 4  # per class in the episodes that a graph network starts with, which are cheap
@@ -46,8 +46,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Guided:
-    """A head with one training seed: right queries in every test episode, by guide, domain and shots.
+class Guided(Plain):
+    """A head with one training seed: the right queries of the test episodes, by guide, domain and shots, as `letters`.
 
     `chance` is the accuracy in training of a network that stayed at it without guidance: nothing was tested then.
     """
@@ -58,29 +58,16 @@ class Guided:
     version: str
     seconds: float
     chance: float | None
-    right: Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
+    right: Mapping[str, Mapping[str, Mapping[str, str]]]
 
-    def write(self, path: Path) -> None:
-        """Write the unit's file, in which an episode is one letter."""
-        packed = {
-            guide: {
-                name: {shot: "".join(LETTERS[n] for n in v) for shot, v in shots.items()} for name, shots in by.items()
-            }
-            for guide, by in self.right.items()
-        }
-        write_text(path, json.dumps(asdict(replace(self, right={})) | {"right": packed}, indent=1) + "\n")
+    def counts(self, guide: str, domain: str, shot: int) -> list[int]:
+        """Return the number of right queries in each episode."""
+        return [LETTERS.index(letter) for letter in self.right[guide][domain][str(shot)]]
 
-    @classmethod
-    def read(cls, path: Path) -> Guided:
-        """Read the unit's file."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        right = {
-            guide: {
-                name: {shot: [LETTERS.index(c) for c in v] for shot, v in shots.items()} for name, shots in by.items()
-            }
-            for guide, by in content["right"].items()
-        }
-        return cls(**content | {"right": right})
+
+def letters(counts: Iterable[int]) -> str:
+    """Return a letter for each number of right queries."""
+    return "".join(LETTERS[count] for count in counts)
 
 
 def settings_of(args: argparse.Namespace, arm: Arm) -> dict[str, Any]:
@@ -127,12 +114,11 @@ def make_unit(args: argparse.Namespace, arm: Arm, unit: Unit) -> Guided:
     if arm.start:
         row = _start(args, replace(common, **new))
         new, reached = {"init": row["model"], "size": None}, row["train_accuracy"]
-    for guide in GUIDES:
-        if reached > LEARNT:
-            given = {"guide": guide, "episodes": args.episodes, "every": args.episodes, "output": folder / guide}
-            trained = run(replace(common, **new, **given))["results"][0]["train_accuracy"]
-            reached = trained if guide == "none" else reached
     for guide in GUIDES if reached > LEARNT else ():
+        given = {"guide": guide, "episodes": args.episodes, "every": args.episodes, "output": folder / guide}
+        trained = run(replace(common, **new, **given))["results"][0]["train_accuracy"]
+        if guide == "none" and (reached := trained) <= LEARNT:
+            break
         version, right[guide] = _test(args, folder / guide)
     seconds, chance = round(time.perf_counter() - begin, 1), None if reached > LEARNT else reached
     return Guided(unit.arm, unit.seed, settings_of(args, arm), version, seconds, chance, right)
@@ -169,7 +155,7 @@ def _start(args: argparse.Namespace, common: FscTrain) -> dict[str, Any]:
     return row
 
 
-def _test(args: argparse.Namespace, folder: Path) -> tuple[str, dict[str, dict[str, list[int]]]]:
+def _test(args: argparse.Namespace, folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the version and the right queries by domain and shots; the episodes' classes are kept beside the units."""
     settings = FscTest(
         model=str(folder / "model.safetensors"),
@@ -187,7 +173,9 @@ def _test(args: argparse.Namespace, folder: Path) -> tuple[str, dict[str, dict[s
     records = {target.name: by_data[target.data] for target in args.targets}
     _keep_episodes(args.page.with_suffix("") / EPISODES, {name: r["classes"] for name, r in records.items()})
     right = {
-        name: {shot: [round(WAY * QUERIES * share) for share in shares] for shot, shares in r["episodes"][0].items()}
+        name: {
+            shot: letters(round(WAY * QUERIES * share) for share in shares) for shot, shares in r["episodes"][0].items()
+        }
         for name, r in records.items()
     }
     return document["version"], right

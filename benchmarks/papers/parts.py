@@ -17,12 +17,12 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands import run  # the modules beside this one
-from units import Bench, Unit, folded, table, work_through
+from units import Bench, Plain, Unit, folded, table, work_through
 
 from stochx.catalog import METRICS
 from stochx.engine.io.files import write_text
@@ -62,7 +62,7 @@ TRAINING, SCORING = 0.0009, 5.0  # seconds of a training image in an epoch, and 
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Plain):
     """A network: its accuracy, how independent of the background it is, and its scores by metric and method."""
 
     arm: str
@@ -73,15 +73,6 @@ class Measured:
     accuracy: float
     independence: float
     scores: Mapping[str, Mapping[str, Sequence[float | None]]]
-
-    def write(self, path: Path) -> None:
-        """Write the network's file."""
-        write_text(path, json.dumps(asdict(self)) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Measured:
-        """Read the network's file."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def measure(args: argparse.Namespace, unit: Unit) -> Measured:

@@ -17,12 +17,12 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands import run  # the modules beside this one
-from units import Bench, Unit, folded, table, work_through
+from units import Bench, Plain, Unit, folded, table, work_through
 
 from stochx.catalog import METRICS
 from stochx.engine.io.files import write_text
@@ -86,7 +86,7 @@ OF_THE_PAPER = (CLAIMS[0], CLAIMS[1], CLAIMS[4], CLAIMS[5])
 
 
 @dataclass(frozen=True)
-class Photos:
+class Photos(Plain):
     """The scores of some photos on a network, by metric and method, and the sigma that adaptive noising chose."""
 
     arm: str
@@ -97,15 +97,6 @@ class Photos:
     photos: Sequence[str]
     scores: Mapping[str, Mapping[str, Sequence[float | None]]]
     sigma: Mapping[str, Sequence[float | None]]
-
-    def write(self, path: Path) -> None:
-        """Write the unit's file."""
-        write_text(path, json.dumps(asdict(self)) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Photos:
-        """Read the unit's file."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,19 @@ class Outcome(Protocol):
         """Read the unit's file."""
 
 
+class Plain:
+    """A dataclass of what JSON knows, whose file holds its fields as they are."""
+
+    def write(self, path: Path) -> None:
+        """Write the unit's file."""
+        write_text(path, json.dumps(asdict(self)) + "\n")  # type: ignore[call-overload]  # a dataclass
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the unit's file."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
 R = TypeVar("R", bound=Outcome)
 
 

@@ -105,7 +105,7 @@ def race(objective: Objective, start: Tensor, ratio: float = 3.0) -> Best:
     values.replay(walking, beyond[walking])
     error = values.error()
     place = values.better(place, beyond, error)
-    tried = everyone[values.has_vertex(place, error)]
+    tried = everyone[values.put_vertex(place) > error]
     values.replay(tried, torch.full_like(tried, VERTEX))
     place = values.better(place, torch.full_like(place, VERTEX), error)
     means = values.means
@@ -169,17 +169,18 @@ class _Values:
         first, second = (self.means.gather(0, each[None])[0] for each in (place, other))
         return torch.where(first - second > error, other, place)
 
-    def has_vertex(self, place: Tensor, error: Tensor) -> Tensor:
-        """Find the vertex of the parabola in log sigma through `place` (N,) and its neighbours.
+    def put_vertex(self, place: Tensor) -> Tensor:
+        """Put the vertex of the parabola in log sigma through `place` (N,) and its neighbours at its own place.
 
-        Return for which images it lies between these, and promises more than `error`.
+        Return by how much (N,) it lies below `place`; 0 where it is not between the neighbours.
         """
         inner = place.clamp(1, 2 * MIDDLE - 1)
         below, at, above = (self.means.gather(0, (inner + step)[None])[0] for step in (-1, 0, 1))
         bend = below - 2 * at + above
         step = (below - above) / (2 * bend)
         self.sigmas[VERTEX] = self.sigmas.gather(0, inner[None])[0] * self.ratio**step
-        return (place == inner) & (bend > 0) & (step.abs() < 1) & (bend * step.square() / 2 > error)
+        between = (place == inner) & (bend > 0) & (step.abs() < 1)
+        return torch.where(between, bend * step.square() / 2, 0.0)
 
     def lead(self, place: Tensor) -> Tensor:
         """Return by how much sigma number `place` (N,) is lower than `start` in the mean of rounds after the first."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -53,10 +54,11 @@ class Workers:
             self._threads.append(thread)
         return lambda: self._result(future)
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        """Yield the results of all calls, in order."""
-        results = [self.submit(function, item) for item in items]
-        return (result() for result in results)
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield the results of all calls, in order, and keep none."""
+        results = deque(self.submit(function, item) for item in items)
+        while results:
+            yield results.popleft()()
 
     def _result(self, future: Future[R]) -> R:
         """Wait for a result; raises `MemoryError` if a thread is gone, as one is that has no memory to say so."""
@@ -72,3 +74,4 @@ class Workers:
                 future.set_result(work())
             except BaseException as error:  # raised where the result is asked for
                 future.set_exception(error)
+            del call, future, work  # while it waits for the next one, the result is not its own to keep
